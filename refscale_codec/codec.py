@@ -1,0 +1,199 @@
+"""The sentence: *image -> align -> rescale -> lrcodec -> container*, and back.
+
+    hr ──┐                    ┌─> levels ──smap──────────────┐
+         ├─ RescaleNet down ──┤                              ├─ container ──> bytes
+    ref ─┘                    └─> lr ──8 bits──lrcodec───────┘
+                                                                bytes ──> levels, lr_hat ──┐
+                                                                                           ├─ RescaleNet up ──> hr_hat
+                                                                                    ref ───┘
+
+After RefScale (paper, Fig. 2). The reference must lie on the picture's own pixel grid; there is no alignment.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from refscale_codec import container, lrcodec, smap
+from refscale_codec.container import Container, Header
+from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.image import Image
+from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
+from refscale_codec.rescale.net import RescaleNet
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Choices of an encoder; none of them is needed to decode."""
+
+    quality: int = 75  # 1..100, higher is better and bigger
+    subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
+    output_hash: bool = False  # also decode, and store the hash of what comes out
+
+    def __post_init__(self) -> None:
+        """Refuse a quality outside 1..100 and an unknown subsampling."""
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"quality must be 1..100, not {self.quality}")
+        if self.subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
+            raise UsageError(f"subsampling must be 4:4:4, 4:2:2 or 4:2:0, not {self.subsampling}")
+
+
+class LowRes(NamedTuple):
+    """What the net leaves of a picture: all that a file has to hold."""
+
+    lr: NDArray[np.uint8]  # [ceil(h/s), ceil(w/s), 3] RGB
+    levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference
+
+
+def encode(image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions | None = None) -> bytes:
+    """Return a complete `.rsc` file.
+
+    Args:
+        image: the picture, any size from 1x1.
+        reference: an older picture of the same place and the same size; None codes without one.
+        net: from `weights.load`; the computation runs on its device.
+        options: see `EncodeOptions`.
+
+    Raises:
+        ImageError: the reference has another size.
+    """
+    options = options or EncodeOptions()
+    low = downscale(image, reference, net, options.quality)
+    header = Header(
+        width=image.width,
+        height=image.height,
+        scale=net.config.scale,
+        codec=lrcodec.JPEG,
+        quality=options.quality,
+        weights=net.fingerprint,
+        reference=None if reference is None else reference.fingerprint(),
+    )
+    payload = Jpeg(options.subsampling).encode(low.lr, options.quality)
+    similarity_map = None if low.levels is None else smap.encode(low.levels, net.config.map_levels)
+    data = container.pack(Container(header, payload, similarity_map))
+    if not options.output_hash:
+        return data
+    fingerprint = decode(data, reference, net).fingerprint()
+    return container.pack(Container(header, payload, similarity_map, fingerprint))
+
+
+def decode(
+    data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
+) -> Image:
+    """Return the picture in a `.rsc` file.
+
+    Args:
+        data: the file's bytes.
+        reference: the very picture the file was made with; None if it was made without.
+        net: the very weights the file was made with, see `weights.load`.
+        z_scale: standard deviation of the latent; 0, the default, is best and deterministic (supplement, section 2.1).
+        z_seed: seed of the latent, drawn on the CPU.
+
+    Raises:
+        ContainerError: not a valid file, or its payloads do not fit its header.
+        WeightsError: other weights than the file asks for.
+        ReferenceMismatch: no reference, a superfluous one, or another one than the file asks for.
+    """
+    file = container.unpack(data)
+    require_same(file.header, reference, net)
+    return upscale(unpack_low_res(file, net), reference, file.header, net, z_scale=z_scale, z_seed=z_seed)
+
+
+def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:
+    """Check that weights and reference are those that a file names; see `decode` for what is raised."""
+    if header.weights != net.fingerprint:
+        raise WeightsError(
+            f"the file was made with the weights {header.weights.hex()}, these are {net.fingerprint.hex()}"
+        )
+    if header.scale != net.config.scale:
+        raise ContainerError(f"the header says scale {header.scale}, but its weights have scale {net.config.scale}")
+    if header.reference is None and reference is not None:
+        raise ReferenceMismatch("the file was made without a reference; decode it without one")
+    if header.reference is not None and reference is None:
+        raise ReferenceMismatch(f"the file needs its reference {header.reference.hex()}; none was given")
+    if reference is not None and header.reference != reference.fingerprint():
+        wanted = "" if header.reference is None else header.reference.hex()
+        raise ReferenceMismatch(
+            f"the file was made with the reference {wanted}, this picture is {reference.fingerprint().hex()}"
+        )
+    if reference is not None:
+        _require_same_size(reference, header.height, header.width)
+
+
+def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
+    """Decode the payloads of a container; ContainerError when they do not fit its header."""
+    header = file.header
+    codec = lrcodec.CODECS.get(header.codec)
+    if codec is None:
+        raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
+    height, width = -(-header.height // header.scale), -(-header.width // header.scale)
+    lr = codec.decode(file.lr, height, width)
+    if file.similarity_map is None:
+        return LowRes(lr, None)
+    return LowRes(lr, smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels))
+
+
+@torch.inference_mode()
+def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: int) -> LowRes:
+    """Run the net down, to integers. `quality` is that of the low-res codec to follow, 1..100."""
+    if reference is not None:
+        _require_same_size(reference, image.height, image.width)
+    scale = net.config.scale
+    ref = None if reference is None else _tensor(reference.pixels, net, scale)
+    small = net.downscale(_tensor(image.pixels, net, scale), ref, _told(quality, net))
+    lr = _pixels(small.lr)
+    levels = None if small.levels is None else small.levels[0, 0].to(torch.uint8).cpu().numpy()
+    return LowRes(lr, levels)
+
+
+@torch.inference_mode()
+def upscale(
+    low: LowRes, reference: Image | None, header: Header, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
+) -> Image:
+    """Run the net up from integers; the header gives the size of the picture and the quality."""
+    scale = net.config.scale
+    lr_hat = _tensor(low.lr, net, 1)
+    ref = None if reference is None else _tensor(reference.pixels, net, scale)
+    levels = None if low.levels is None else torch.from_numpy(low.levels).to(lr_hat)[None, None]
+    condition = net.condition(ref, levels, _told(header.quality, net), lr_hat.shape[-2] * scale, lr_hat.shape[-1] * scale)
+    z = None
+    if z_scale:
+        generator = torch.Generator().manual_seed(z_seed)
+        shapes = [(1, 9, f_c.shape[-2], f_c.shape[-1]) for f_c in condition]
+        z = [(z_scale * torch.randn(shape, generator=generator)).to(lr_hat) for shape in shapes]
+    hr_hat = net.upscale(lr_hat, condition, z)  # [1, 3, h, w] of the padded size
+    return Image(np.ascontiguousarray(_pixels(hr_hat)[: header.height, : header.width]))
+
+
+def _require_same_size(reference: Image, height: int, width: int) -> None:
+    if (reference.height, reference.width) != (height, width):
+        raise ImageError(
+            f"the reference is {reference.width}x{reference.height} pixels, the picture {width}x{height}: "
+            "bring the reference onto the picture's grid first"
+        )
+
+
+def _told(quality: int, net: RescaleNet) -> Tensor:
+    return torch.tensor([quality / 100], device=_device(net))
+
+
+def _device(net: RescaleNet) -> torch.device:
+    return next(net.parameters()).device
+
+
+def _tensor(pixels: NDArray[np.uint8], net: RescaleNet, multiple: int) -> Tensor:
+    """Return [1, 3, h, w] in [0, 1] on the net's device, padded at right and bottom by repeating the last pixel."""
+    x = torch.from_numpy(pixels.copy()).to(_device(net)).permute(2, 0, 1)[None].float() / 255
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def _pixels(x: Tensor) -> NDArray[np.uint8]:
+    """Return [1, 3, h, w] in [0, 1] as rounded 8-bit RGB [h, w, 3]."""
+    rounded = (x[0].clamp(0, 1) * 255).round().to(torch.uint8)
+    return rounded.permute(1, 2, 0).cpu().numpy()

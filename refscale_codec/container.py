@@ -1,0 +1,308 @@
+"""Bytes <-> header and sections: the last noun of *image → align → rescale → lrcodec → container*, and back.
+
+`docs/FORMAT.md` is normative; this module is its code. One `struct` layout is used both ways, so that writer and reader
+cannot drift apart:
+
+    | fixed header, 40 bytes | MAP, with a reference | LR | OUTPUT_HASH, if wanted | ancillary sections ... |
+
+The reader trusts nothing: magic, version, CRC-32, flags and size limits are checked in that order, and a length is
+compared with the bytes that are left before a payload is copied. Any bytes at all give a `Container` or raise
+`ContainerError`, nothing else.
+
+Deliberately absent: what a payload means (`lrcodec` and `rescale` know), whether the fingerprints are the right ones
+(`codec` compares them), files and streams (a container is held in memory whole), and anything outside the standard
+library, so that `refscale info` starts fast.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum, unique
+
+from refscale_codec.errors import ContainerError
+
+MAGIC = b"\x89RSC"
+VERSION = 1
+MAX_SIDE = 1 << 20  # pixels
+MAX_PIXELS = 400_000_000  # width * height
+SCALES = (2, 4)
+FINGERPRINT_SIZE = 8  # bytes, of weights, reference and output alike
+
+# magic | version | required, optional features | width, height | scale, codec, quality | weights, reference
+_HEADER = struct.Struct("<4sBHHIIBBB8s8s")
+_CRC = struct.Struct("<I")  # over the header bytes before it
+_SECTION = struct.Struct("<BII")  # type | payload length | CRC-32 over type, length and payload
+_SECTION_CRC_AT = 5  # bytes of type and length, the part of a section's head that its CRC-32 covers
+_MAX_PAYLOAD = 0xFFFF_FFFF  # bytes; the length is a u32
+_FIRST_ANCILLARY = 128  # a reader skips an unknown section of this type or above, and refuses one below
+
+HEADER_SIZE = _HEADER.size + _CRC.size
+"""Bytes of the fixed header, its CRC-32 included: 40."""
+
+SECTION_OVERHEAD = _SECTION.size
+"""Bytes that each section costs beside its payload: 9."""
+
+
+@unique
+class RequiredFeature(IntEnum):
+    """Bits of the required flags: a reader refuses a file with a bit that is not listed here."""
+
+    REFERENCE = 1 << 0
+    """Coded against a reference: its fingerprint is meaningful and a MAP section is present."""
+
+
+@unique
+class OptionalFeature(IntEnum):
+    """Bits of the optional flags: a reader ignores a bit that is not listed here."""
+
+    OUTPUT_HASH = 1 << 0
+    """An OUTPUT_HASH section is present."""
+
+
+@unique
+class SectionType(IntEnum):
+    """Types of the sections read and written here; 0 is never used, 4 and 5 are reserved."""
+
+    MAP = 1
+    """The similarity map."""
+    LR = 2
+    """The low-res picture, as the codec named in the header wrote it."""
+    OUTPUT_HASH = 3
+    """Fingerprint of the decoded picture."""
+
+
+_KNOWN: frozenset[int] = frozenset(SectionType)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a decoder must know before it looks at a payload."""
+
+    width: int
+    """Width of the decoded picture in pixels, 1..`MAX_SIDE`; width * height is at most `MAX_PIXELS`."""
+    height: int
+    """Height of the decoded picture in pixels, 1..`MAX_SIDE`."""
+    scale: int
+    """Ratio of high-res to low-res side, 2 or 4."""
+    codec: int
+    """Id of the low-res codec, 1..255. Which of them exist is `lrcodec`'s business."""
+    quality: int
+    """Quality the low-res codec was asked for, 1..100; higher is better and bigger."""
+    weights: bytes
+    """Fingerprint of the weights file, 8 bytes."""
+    reference: bytes | None
+    """Fingerprint of the reference picture, 8 bytes; None for a picture coded without a reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A whole `.rsc` file, taken apart. Payloads are opaque here."""
+
+    header: Header
+    lr: bytes = field(repr=False)
+    """Low-res payload, at least 1 byte; for codec 1 a complete JPEG."""
+    similarity_map: bytes | None = field(default=None, repr=False)
+    """Similarity-map payload; present if and only if `header.reference` is."""
+    output_hash: bytes | None = None
+    """Fingerprint of the decoded picture, 8 bytes; None where the writer gave none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartSizes:
+    """Bytes by part. A section counts with its 9 bytes of overhead, so the parts add up to the whole file."""
+
+    header: int
+    """The fixed header: always `HEADER_SIZE`."""
+    map: int
+    """The MAP section; 0 without a reference."""
+    lr: int
+    """The LR section."""
+    other: int
+    """All other sections."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole file."""
+        return self.header + self.map + self.lr + self.other
+
+
+def pack(container: Container) -> bytes:
+    """Return the container as the bytes of a `.rsc` file.
+
+    The flags follow from what is there: REFERENCE from `header.reference`, OUTPUT_HASH from `output_hash`.
+
+    Raises:
+        ValueError: A value is out of the range its field documents, or the similarity map is given without a
+            reference or a reference without the map: a mistake of the caller, never of a user.
+    """
+    header = container.header
+    if problem := _header_problem(header):
+        raise ValueError(problem)
+    if (header.reference is None) != (container.similarity_map is None):
+        given = "a reference without a similarity map" if header.reference else "a similarity map without a reference"
+        raise ValueError(f"{given}, expected both or neither")
+
+    fixed = _HEADER.pack(
+        MAGIC,
+        VERSION,
+        0 if header.reference is None else RequiredFeature.REFERENCE,
+        0 if container.output_hash is None else OptionalFeature.OUTPUT_HASH,
+        header.width,
+        header.height,
+        header.scale,
+        header.codec,
+        header.quality,
+        header.weights,
+        bytes(FINGERPRINT_SIZE) if header.reference is None else header.reference,
+    )
+    parts = [fixed, _CRC.pack(zlib.crc32(fixed))]
+    for kind, payload in _sections(container):
+        if problem := _payload_problem(kind, len(payload)):
+            raise ValueError(problem)
+        crc = zlib.crc32(payload, zlib.crc32(_SECTION.pack(kind, len(payload), 0)[:_SECTION_CRC_AT]))
+        parts += [_SECTION.pack(kind, len(payload), crc), payload]
+    return b"".join(parts)
+
+
+def unpack(data: bytes) -> Container:
+    """Return the container that `data`, the bytes of a whole `.rsc` file, holds.
+
+    Ancillary sections and optional flags that are not known here are skipped and kept nowhere.
+
+    Raises:
+        ContainerError: Anything is wrong with the bytes. The message begins with the kind: `not a .rsc file`,
+            `newer format version`, `truncated`, `damaged` (a CRC-32 does not fit), `unknown required feature`,
+            `over the size limit`, or `malformed` (a writer broke the rules); then what, where and what was expected.
+    """
+    view = memoryview(data)
+    header, announced = _read_header(view)
+    found = _read_sections(view)
+    for kind in SectionType:
+        if kind in announced and kind not in found:
+            raise ContainerError(f"truncated: the file ends at byte {len(view)} without its {kind.name} section")
+        if kind in found and kind not in announced:
+            raise ContainerError(f"malformed: {_name(kind)} section, but the header's flags do not announce one")
+    return Container(
+        header=header,
+        lr=found[SectionType.LR],
+        similarity_map=found.get(SectionType.MAP),
+        output_hash=found.get(SectionType.OUTPUT_HASH),
+    )
+
+
+def part_sizes(container: Container) -> PartSizes:
+    """Return how many bytes of `pack(container)` each part takes; their sum is its length."""
+    size = {kind: SECTION_OVERHEAD + len(payload) for kind, payload in _sections(container)}
+    lr, similarity_map = size.pop(SectionType.LR), size.pop(SectionType.MAP, 0)
+    return PartSizes(header=HEADER_SIZE, map=similarity_map, lr=lr, other=sum(size.values()))
+
+
+def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
+    """Yield the sections that are there, in file order."""
+    if container.similarity_map is not None:
+        yield SectionType.MAP, container.similarity_map
+    yield SectionType.LR, container.lr
+    if container.output_hash is not None:
+        yield SectionType.OUTPUT_HASH, container.output_hash
+
+
+def _read_header(view: memoryview) -> tuple[Header, set[SectionType]]:
+    """Return the header and the sections that its flags announce."""
+    start = bytes(view[: len(MAGIC)])
+    if not MAGIC.startswith(start):
+        raise ContainerError(f"not a .rsc file: it begins with {start.hex(' ')}, expected {MAGIC.hex(' ')}")
+    if len(view) > len(MAGIC) and view[len(MAGIC)] > VERSION:  # before the size: a later header may be shorter
+        raise ContainerError(f"newer format version: {view[len(MAGIC)]}, this refscale reads up to {VERSION}")
+    if len(view) < HEADER_SIZE:
+        raise ContainerError(f"truncated: {len(view)} bytes, expected at least the {HEADER_SIZE} of the header")
+    if zlib.crc32(view[: _HEADER.size]) != _CRC.unpack_from(view, _HEADER.size)[0]:
+        raise ContainerError(f"damaged: the header, bytes 0 to {HEADER_SIZE - 1}, does not fit its CRC-32")
+
+    _, version, required, optional, width, height, scale, codec, quality, weights, reference = _HEADER.unpack_from(view)
+    if version != VERSION:
+        raise ContainerError(f"malformed: format version {version}, which was never used")
+    if unknown := required & ~RequiredFeature.REFERENCE:
+        bits = ", ".join(str(bit) for bit in range(16) if unknown >> bit & 1)
+        raise ContainerError(f"unknown required feature: bit {bits} of the required flags; a newer refscale may know")
+    has_reference = bool(required & RequiredFeature.REFERENCE)
+    if not has_reference and any(reference):
+        raise ContainerError(f"malformed: reference fingerprint {reference.hex()} without the REFERENCE flag")
+    header = Header(width, height, scale, codec, quality, weights, reference if has_reference else None)
+    if problem := _header_problem(header):
+        raise ContainerError(problem)
+
+    announced = {SectionType.LR}
+    if has_reference:
+        announced.add(SectionType.MAP)
+    if optional & OptionalFeature.OUTPUT_HASH:
+        announced.add(SectionType.OUTPUT_HASH)
+    return header, announced
+
+
+def _read_sections(view: memoryview) -> dict[int, bytes]:
+    """Return the payload of each known section by its type; the bytes after the header must be sections to the end."""
+    found: dict[int, bytes] = {}
+    last, at = 0, HEADER_SIZE
+    while at < len(view):
+        left = len(view) - at
+        if left < SECTION_OVERHEAD:
+            raise ContainerError(
+                f"truncated or with trailing bytes: {left} bytes at byte {at}, expected 0 or {SECTION_OVERHEAD} up"
+            )
+        kind, length, crc = _SECTION.unpack_from(view, at)
+        where = f"{_name(kind)} section at byte {at}"
+        if length > (present := left - SECTION_OVERHEAD):
+            raise ContainerError(f"truncated: {where} has {present} bytes of payload, expected {length}")
+        payload = view[at + SECTION_OVERHEAD : at + SECTION_OVERHEAD + length]
+        if zlib.crc32(payload, zlib.crc32(view[at : at + _SECTION_CRC_AT])) != crc:
+            raise ContainerError(f"damaged: {where} does not fit its CRC-32")
+        if kind == 0:
+            raise ContainerError(f"malformed: {where}, a type that is never used")
+        if kind <= last:
+            raise ContainerError(f"malformed: {where} after {_name(last)}, expected each type once and in rising order")
+        if kind in _KNOWN:
+            if problem := _payload_problem(kind, length):
+                raise ContainerError(f"{problem}, at byte {at}")
+            found[kind] = bytes(payload)
+        elif kind < _FIRST_ANCILLARY:
+            raise ContainerError(f"unknown required feature: {where}; a newer refscale may know")
+        last, at = kind, at + SECTION_OVERHEAD + length
+    return found
+
+
+def _header_problem(header: Header) -> str | None:
+    """Return what is out of range in a header, worded for a user, or None."""
+    width, height = header.width, header.height
+    if width < 1 or height < 1:
+        return f"malformed: picture of {width}x{height} pixels, expected at least 1x1"
+    if width > MAX_SIDE or height > MAX_SIDE:
+        return f"over the size limit: picture of {width}x{height} pixels, expected sides up to {MAX_SIDE}"
+    if width * height > MAX_PIXELS:
+        return f"over the size limit: {width}x{height} = {width * height} pixels, expected up to {MAX_PIXELS}"
+    if header.scale not in SCALES:
+        return f"malformed: scale {header.scale}, expected {' or '.join(map(str, SCALES))}"
+    if not 1 <= header.codec <= 255:
+        return f"malformed: low-res codec {header.codec}, expected 1..255"
+    if not 1 <= header.quality <= 100:
+        return f"malformed: quality {header.quality}, expected 1..100"
+    for what, fingerprint in (("weights", header.weights), ("reference", header.reference)):
+        if fingerprint is not None and len(fingerprint) != FINGERPRINT_SIZE:
+            return f"malformed: {what} fingerprint of {len(fingerprint)} bytes, expected {FINGERPRINT_SIZE}"
+    return None
+
+
+def _payload_problem(kind: int, length: int) -> str | None:
+    """Return what is wrong with a payload's length in bytes, worded for a user, or None."""
+    if length > _MAX_PAYLOAD:
+        return f"over the size limit: {_name(kind)} section of {length} bytes, expected up to {_MAX_PAYLOAD}"
+    if kind == SectionType.LR and length == 0:
+        return f"malformed: {_name(kind)} section is empty, expected at least 1 byte"
+    if kind == SectionType.OUTPUT_HASH and length != FINGERPRINT_SIZE:
+        return f"malformed: {_name(kind)} section of {length} bytes, expected {FINGERPRINT_SIZE}"
+    return None
+
+
+def _name(kind: int) -> str:
+    """Return a section type as a message shows it."""
+    return SectionType(kind).name if kind in _KNOWN else f"type-{kind}"

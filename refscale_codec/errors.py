@@ -1,0 +1,48 @@
+"""The exception tree and the exit codes of the command line.
+
+    RefscaleError                anything a user can cause; its message says what, where and what was expected
+    ├── UsageError           2   options that contradict each other or would have no effect
+    ├── ImageError           3   a picture that is missing, damaged, unwritable or of an unsupported kind
+    ├── ContainerError       4   a file that is not a `.rsc` file, or a damaged or too new one
+    ├── WeightsError         5   weights that are missing, damaged, or not those the file was made with
+    └── ReferenceMismatch    6   no reference, or not the one the file was made with
+
+`cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug and keeps its
+traceback.
+"""
+
+
+class RefscaleError(Exception):
+    """Base of everything that a user can cause and that a message can explain."""
+
+    exit_code = 1
+
+
+class UsageError(RefscaleError):
+    """Options that contradict each other, are out of range, or would have no effect."""
+
+    exit_code = 2
+
+
+class ImageError(RefscaleError):
+    """A picture that cannot be read, written or coded."""
+
+    exit_code = 3
+
+
+class ContainerError(RefscaleError):
+    """Bytes that are not a valid `.rsc` container of a version and feature set known here."""
+
+    exit_code = 4
+
+
+class WeightsError(RefscaleError):
+    """A weights file that cannot be used, or that is not the one a container names."""
+
+    exit_code = 5
+
+
+class ReferenceMismatch(RefscaleError):
+    """The reference picture is missing, superfluous, or not the one a container names."""
+
+    exit_code = 6

@@ -1,0 +1,1 @@
+"""The conditional invertible network: `blocks`, `refnet`, `net` and its `weights` file."""

@@ -1,0 +1,129 @@
+"""RescaleNet: the conditional invertible network, downwards and upwards.
+
+Notation in all nets: `b` batch, `c` channels, `h w` high-res size, `s` scale; pictures are float in [0, 1], RGB,
+[b, 3, h, w], named `hr`, `ref`, `lr`, with a hat for everything reconstructed. `levels` is the quantised similarity map,
+[b, 1, ceil(h/s/d), ceil(w/s/d)] with d the map divisor. `quality` is [b] in [0, 1]: what the low-res codec will be told,
+divided by 100; 1 means that the low-res picture is only rounded to 8 bits.
+
+    hr ──features──┐                                     ref ──features─┐
+    ref ─features──┴─> levels ─> f_c      levels ───────────────────────┴─> f_c
+    hr ──stage 1 .. n | f_c──> lr, z      lr, z = 0 ──stage n .. 1 | f_c──> hr_hat
+
+A scale of 4 is two stages, the second on the first one's low-res picture. The latent z of a stage is everything that
+is not its low-res picture; zeros replace it on the way up unless the caller asks for samples (see the supplement of the
+RefScale paper: samples add only noise).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from refscale_codec.rescale.blocks import haar_stage, paper_stage
+from refscale_codec.rescale.refnet import RefNet
+
+
+@dataclass(frozen=True)
+class RescaleConfig:
+    """Everything that fixes the architecture; stored in the weights file."""
+
+    scale: int = 2  # 2 or 4
+    flow: Literal["haar", "paper"] = "haar"
+    blocks: int = 8  # couplings in a stage
+    width: int = 48  # hidden channels of a sub-net
+    ref_width: int = 32  # feature channels of the Ref-Net
+    map_divisor: int = 2  # low-res side over map side: 1, 2 or 4
+    map_levels: int = 4  # integer levels of the map
+
+    def __post_init__(self) -> None:
+        """Reject values that no net can be built for."""
+        if self.scale not in (2, 4):
+            raise ValueError(f"scale must be 2 or 4, not {self.scale}")
+        if self.flow not in ("haar", "paper"):
+            raise ValueError(f"flow must be 'haar' or 'paper', not {self.flow!r}")
+        if self.map_divisor not in (1, 2, 4):
+            raise ValueError(f"map_divisor must be 1, 2 or 4, not {self.map_divisor}")
+        if not 2 <= self.map_levels <= 256:
+            raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
+        if min(self.blocks, self.width, self.ref_width) < 1:
+            raise ValueError(f"blocks, width and ref_width must be positive: {self}")
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the map's (rows, columns) for a low-res picture of this size in pixels."""
+        return -(-height // self.map_divisor), -(-width // self.map_divisor)
+
+
+class Downscaled(NamedTuple):
+    """What the way down gives."""
+
+    lr: Tensor  # [b, 3, h/s, w/s], about [0, 1], not yet rounded
+    levels: Tensor | None  # the map's levels; None without a reference
+    z: list[Tensor]  # latents, one [b, 9, h/2^k, w/2^k] a stage
+    condition: list[Tensor]  # f_c of each stage, for a caller that goes up again at once
+
+
+class RescaleNet(nn.Module):
+    """Ref-Net and flow together. Built from a `RescaleConfig`; loaded from a file by `weights.load`."""
+
+    def __init__(self, config: RescaleConfig) -> None:
+        """Build with fresh parameters: the haar flow starts as plain 2x2 averaging."""
+        super().__init__()
+        self.config = config
+        self.fingerprint = bytes(8)  # of the file it was loaded from, see `weights.fingerprint`
+        stages = config.scale.bit_length() - 1
+        self.refnet = RefNet(stages, config.ref_width, config.map_divisor, config.map_levels)
+        stage = {"haar": haar_stage, "paper": paper_stage}[config.flow]
+        self.stages = nn.ModuleList(
+            stage(config.blocks, self.refnet.condition_channels, config.width) for _ in range(stages)
+        )
+
+    def downscale(self, hr: Tensor, ref: Tensor | None, quality: Tensor) -> Downscaled:
+        """Make the low-res picture and the similarity map.
+
+        Args:
+            hr: [b, 3, h, w] in [0, 1], h and w multiples of the scale.
+            ref: the reference on the same grid, or None.
+            quality: [b] in [0, 1].
+        """
+        levels, ref_features = None, None
+        if ref is not None:
+            ref_features = self.refnet.features(ref)
+            levels = self.refnet.quantise(self.refnet.similarity(self.refnet.features(hr), ref_features))
+        condition = self.refnet.condition(ref_features, levels, quality, *hr.shape[-2:])
+        lr, z = self.descend(hr, condition)
+        return Downscaled(lr, levels, z, condition)
+
+    def descend(self, hr: Tensor, condition: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Run the flow down under a given condition; return lr and the latents, as in `Downscaled`."""
+        lr, z = hr, []
+        for stage, f_c in zip(self.stages, condition, strict=True):
+            split = stage(lr, f_c)  # [b, 12, h/2^k, w/2^k]
+            lr = split[:, :3]
+            z.append(split[:, 3:])
+        return lr, z
+
+    def condition(
+        self, ref: Tensor | None, levels: Tensor | None, quality: Tensor, height: int, width: int
+    ) -> list[Tensor]:
+        """Return the decoder's f_c from its own copy of the reference and the transmitted map, for a size of hr."""
+        features = None if ref is None else self.refnet.features(ref)
+        return self.refnet.condition(features, levels, quality, height, width)
+
+    def upscale(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+        """Rebuild the high-res picture.
+
+        Args:
+            lr: the decoded low-res picture [b, 3, h/s, w/s] in [0, 1].
+            condition: from `condition`, or from `downscale` in training.
+            z: latents as `downscale` gives them; None for zeros.
+
+        Returns:
+            [b, 3, h, w], about [0, 1], not clamped.
+        """
+        latents: list[Tensor | None] = [None] * len(self.stages) if z is None else list(z)
+        for stage, f_c, latent in zip(reversed(self.stages), reversed(condition), reversed(latents), strict=True):
+            if latent is None:
+                latent = lr.new_zeros(lr.shape[0], 9, *lr.shape[-2:])
+            lr = stage.inverse(torch.cat([lr, latent], dim=1), f_c)  # type: ignore[operator]
+        return lr

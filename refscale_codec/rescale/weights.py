@@ -1,0 +1,69 @@
+"""One .safetensors file <-> one net: parameters, with the config as JSON in the file's metadata."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from refscale_codec.errors import WeightsError
+from refscale_codec.image import write_atomically
+from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+
+SHIPPED = Path(__file__).parent.parent / "_weights"  # inside an installed wheel
+SOURCE = Path(__file__).parent.parent.parent / "weights"  # beside the package in a source checkout
+
+
+def shipped(scale: int) -> Path:
+    """Return the path of the weights that come with the package for a scale of 2 or 4.
+
+    Raises:
+        WeightsError: the installation lacks them.
+    """
+    folder = SHIPPED if SHIPPED.is_dir() else SOURCE
+    path = folder / f"refscale-x{scale}.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"no weights for scale {scale} come with this installation (looked for {path})")
+    return path
+
+
+def fingerprint(path: Path) -> bytes:
+    """Return the first 8 bytes of the SHA-256 of the file, the name by which a container asks for its weights."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()[:8]
+    except OSError as error:
+        raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
+
+
+def store(net: RescaleNet, path: Path) -> None:
+    """Write the net in half precision, which costs less than 0.01 dB (see weights/README.md)."""
+    tensors = {name: tensor.detach().cpu().contiguous().half() for name, tensor in net.state_dict().items()}
+    write_atomically(path, save(tensors, metadata={"config": json.dumps(asdict(net.config))}))
+
+
+def load(path: Path) -> RescaleNet:
+    """Read a net in float32, ready for inference.
+
+    Raises:
+        WeightsError: the file is missing, is no weights file of refscale, or does not fit its own config.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"no weights file at {path}") from None
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from None
+    try:
+        with torch.device("meta"):
+            net = RescaleNet(RescaleConfig(**json.loads(metadata["config"])))
+        net.load_state_dict(tensors, strict=True, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path} does not hold the weights of a refscale net: {reason}") from None
+    net.fingerprint = fingerprint(path)
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,96 @@
+"""The similarity map <-> bytes: lossless, adaptive, small.
+
+Rows are coded from top to bottom with constriction's range coder. In a row the even columns come first, each under its
+upper neighbours; then the odd columns, each between the two columns just coded. A context is a pair of neighbouring
+values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is sent. A map
+that is the same everywhere costs a few bytes.
+
+The levels of a map are few (4 by default). With many levels the contexts are merged to at most 8 classes a neighbour.
+"""
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError
+
+Levels = NDArray[np.uint8]  # [rows, columns], each 0 .. levels - 1
+
+_INCREMENT = 16  # weight of one seen level against the initial count of 1 for each
+_CLASSES = 8  # contexts tell at most so many values of a neighbour apart
+_MODEL = constriction.stream.model.Categorical(perfect=False)
+
+
+class _Counts:
+    """Adaptive statistics: for each phase and pair of neighbour classes, how often each level came."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        self.classes = min(levels, _CLASSES)
+        self.table = np.ones((2, self.classes, self.classes, levels), np.int64)
+
+    def contexts(self, phase: int, first: Levels, second: Levels) -> tuple[NDArray[np.int64], ...]:
+        """Return the index of each symbol's row of the table."""
+        a, b = (x.astype(np.int64) * self.classes // self.levels for x in (first, second))
+        return np.full_like(a, phase), np.minimum(a, b), np.maximum(a, b)
+
+    def probabilities(self, contexts: tuple[NDArray[np.int64], ...]) -> NDArray[np.float64]:
+        counts = self.table[contexts]
+        return counts / counts.sum(axis=1, keepdims=True)
+
+    def update(self, contexts: tuple[NDArray[np.int64], ...], symbols: Levels) -> None:
+        np.add.at(self.table, (*contexts, symbols.astype(np.int64)), _INCREMENT)
+
+
+def _neighbours(above: Levels, row: Levels, phase: int) -> tuple[Levels, Levels]:
+    """Return two neighbours of each column of a phase: 0 for even columns (from above), 1 for odd (left and right)."""
+    if phase == 0:
+        right = np.append(above[1:], above[-1])
+        left = np.insert(above[:-1], 0, above[0])
+        return above[0::2], np.rint((left.astype(float) + right) / 2).astype(np.uint8)[0::2]
+    left = row[0::2][: len(row) // 2]
+    right = row[2::2]
+    return left, np.append(right, above[-1:]) if len(right) < len(left) else right
+
+
+def encode(smap: Levels, levels: int) -> bytes:
+    """Return the payload of a map whose values are 0 .. levels - 1."""
+    counts, coder = _Counts(levels), constriction.stream.queue.RangeEncoder()
+    above = np.zeros_like(smap[0])
+    for row in smap:
+        for phase in (0, 1):
+            symbols = row[phase::2]
+            if symbols.size:
+                contexts = counts.contexts(phase, *_neighbours(above, row, phase))
+                coder.encode(symbols.astype(np.int32), _MODEL, counts.probabilities(contexts))
+                counts.update(contexts, symbols)
+        above = row
+    return bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+def decode(payload: bytes, rows: int, columns: int, levels: int) -> Levels:
+    """Return the map [rows, columns] in a payload.
+
+    Raises:
+        ContainerError: the payload cannot hold such a map.
+    """
+    if len(payload) % 4:
+        raise ContainerError(f"the similarity map has {len(payload)} bytes, which is no multiple of 4")
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    counts = _Counts(levels)
+    smap = np.zeros((rows, columns), np.uint8)
+    above = np.zeros_like(smap[0])
+    try:
+        for row in smap:
+            for phase in (0, 1):
+                if row[phase::2].size:
+                    contexts = counts.contexts(phase, *_neighbours(above, row, phase))
+                    symbols = coder.decode(_MODEL, counts.probabilities(contexts)).astype(np.uint8)
+                    row[phase::2] = symbols
+                    counts.update(contexts, symbols)
+            above = row
+    except AssertionError:
+        raise ContainerError("the similarity map is damaged: it does not decode") from None
+    if not coder.maybe_exhausted():
+        raise ContainerError("the similarity map is damaged: it holds more than its size asks for")
+    return smap

@@ -1,0 +1,279 @@
+"""The training loop: `refscale train config.toml -o run/`.
+
+One step: crops -> downscale -> real JPEG at a random quality (straight-through gradient) -> upscale -> loss. It stops after
+`steps` or `--minutes` and continues from `run/checkpoint.pt`, on this machine or another, CPU or CUDA. Batches and noise
+are functions of (seed, step), so a resumed run equals an uninterrupted one. `run/weights.safetensors` holds the
+exponential moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a line every 50 steps.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refscale_codec import losses
+from refscale_codec.data import Crops, read_manifest
+from refscale_codec.errors import UsageError
+from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.rescale import weights
+from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+HEADER_BPP = 0.04  # bits per high-res pixel of container and JPEG headers on a 256x256 picture; not trainable
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A recipe; every field but `manifest` has a default. `[net]` in the TOML file is a `RescaleConfig`."""
+
+    manifest: str  # CSV of pairs, relative to the config file
+    splits: tuple[str, ...] = ("train", "single")
+    net: RescaleConfig = RescaleConfig()
+    start_from: str = ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
+    seed: int = 1
+    steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
+    warmup: int = 100  # steps
+    decay: float = 0.4  # share of the steps, at the end
+    learning_rate: float = 6e-4  # of Adam
+    batch: int = 8
+    crop: int = 128  # side in pixels
+    clip: float = 1.0  # bound on the gradient's norm
+    average: float = 0.999  # decay of the moving average of parameters
+    simulated: float = 0.12  # share of real pairs given a simulated reference
+    unrelated: float = 0.06  # share of samples given an unrelated reference
+    alone: float = 0.12  # share of samples coded without a reference
+    rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
+    quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
+    slope: float = 1.1  # weight of ln(squared error) beside ln(bits)
+    guidance: float = 1.0  # weight of Eq. 5
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainConfig":
+        """Read a TOML file.
+
+        Raises:
+            UsageError: the file is missing or no TOML, or names a field that does not exist.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"cannot read the training config {path}: {error}") from None
+        try:
+            net = RescaleConfig(**_known(table.pop("net", {}), RescaleConfig, path))
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(table, cls, path).items()}
+            return cls(net=net, **values)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{path}: {error}") from None
+
+
+def _known(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
+    unknown = table.keys() - {field.name for field in fields(kind)}
+    if unknown:
+        raise UsageError(f"{path}: unknown field {', '.join(sorted(unknown))} in a {kind.__name__}")
+    return table
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    rise = min(1.0, (step + 1) / config.warmup)
+    fall = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
+    return config.learning_rate * rise * max(fall, 0.0)
+
+
+def through_jpeg(lr: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Code low-res pictures as real JPEGs.
+
+    Args:
+        lr: [b, 3, h, w], about [0, 1].
+        quality: [b], 1..100 for a JPEG of that quality, above 100 for rounding to 8 bits only.
+
+    Returns:
+        The decoded pictures, with the identity as gradient inside [-0.05, 1.05] and none outside, and the bits [b] of
+        their entropy-coded part (0 where rounded).
+    """
+    lr = lr.clamp(-0.05, 1.05)
+    levels = (lr.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    decoded, bits = levels.copy(), np.zeros(len(levels), np.float32)
+    for place, q in enumerate(quality.tolist()):
+        if q <= 100:
+            payload = Jpeg().encode(levels[place], int(q))
+            decoded[place] = Jpeg().decode(payload, *levels.shape[1:3])
+            bits[place] = 8 * (len(payload) - payload.index(b"\xff\xda") - 16)  # from start-of-scan to end marker
+    lr_hat = torch.from_numpy(decoded).to(lr.device).permute(0, 3, 1, 2).float() / 255
+    return lr + (lr_hat - lr).detach(), torch.from_numpy(bits).to(lr.device)
+
+
+def loss_of(net: RescaleNet, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray], step: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run one batch down, through JPEG and up; return the mean loss and per-crop figures [b] for the log."""
+    rng = np.random.default_rng([config.seed, step])
+    hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() / 255 for x in batch)  # [b, 3, h, w]
+    size = len(hr)
+    quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
+    rounded = torch.from_numpy(rng.random(size) < config.rounded).to(device)
+    quality = torch.where(rounded, 101, quality)
+    told = torch.where(rounded, 1.0, quality / 100)
+    referenced = torch.from_numpy(rng.random(size) >= config.alone).float().to(device)[:, None, None, None]
+
+    features = net.refnet.features(ref)
+    similarity = net.refnet.similarity(net.refnet.features(hr), features) * referenced
+    levels = net.refnet.quantise(similarity) * referenced
+    condition = net.refnet.condition(features, levels, told, *hr.shape[-2:])
+    lr = net.descend(hr, condition)[0]
+    lr_hat, jpeg_bits = through_jpeg(lr, quality)
+    hr_hat = net.upscale(lr_hat, condition)
+
+    pixels = hr.shape[-2] * hr.shape[-1]
+    error = (hr_hat.float() - hr).square().mean(dim=(1, 2, 3))
+    rate_lr = losses.with_gradient_of(jpeg_bits, losses.jpeg_activity(lr, quality.clamp(max=100))) / pixels
+    rate_map = losses.map_bits(levels, similarity * (config.net.map_levels - 1)) * referenced.flatten() / pixels
+    rate = torch.log(rate_lr + rate_map + HEADER_BPP)
+    guide = losses.guidance(lr.float(), hr, similarity)
+    loss = rate + config.slope * torch.log(error + 4e-6) + config.guidance * guide
+    figures = {
+        "loss": loss,
+        "psnr": -10 * torch.log10(error),
+        "bpp_lr": rate_lr,
+        "bpp_map": rate_map,
+        "similarity": similarity.mean(dim=(1, 2, 3)),
+        "guidance": guide,
+    }
+    return loss.mean(), {name: value.detach() for name, value in figures.items()}
+
+
+class _Run:
+    """Everything that a checkpoint holds."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.net = RescaleNet(config.net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.step, self.skipped, self.seconds = 0, 0, 0.0
+
+    def start_from(self, path: Path) -> None:
+        """Take over the parameters of equal name and shape from other weights."""
+        given, own = weights.load(path).state_dict(), self.net.state_dict()
+        own.update({name: value for name, value in given.items() if name in own and own[name].shape == value.shape})
+        self.net.load_state_dict(own)
+        self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the averaged weights, each renamed into place when complete."""
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "counters": (self.step, self.skipped, self.seconds),
+        }
+        torch.save(state, folder / "checkpoint.part")
+        (folder / "checkpoint.part").replace(folder / "checkpoint.pt")
+        averaged = RescaleNet(self.net.config)
+        averaged.load_state_dict(self.average)
+        weights.store(averaged, folder / "weights.safetensors")
+
+    def load(self, path: Path, device: torch.device) -> None:
+        """Continue from a checkpoint."""
+        state = torch.load(path, map_location=device, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped, self.seconds = state["counters"]
+
+    def update(self, loss: Tensor, config: TrainConfig) -> None:
+        """Take one optimiser step, unless loss or gradient is not finite: then count it as skipped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
+        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
+            self.optimizer.step()
+            keep = min(config.average, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for name, value in self.net.state_dict().items():
+                    self.average[name].lerp_(value.to(self.average[name].dtype), 1 - keep)
+        else:
+            self.skipped += 1
+        self.step += 1
+
+
+def train(
+    config: TrainConfig,
+    config_folder: Path,
+    folder: Path,
+    *,
+    minutes: float = math.inf,
+    device: str = "cpu",
+    report: Callable[[dict[str, float]], None] = lambda line: None,
+) -> Path:
+    """Train, or continue in `folder`, until the schedule or the time is over.
+
+    Args:
+        config: the recipe; it must equal the one that `folder` was begun with, but for `steps`.
+        config_folder: where the config's relative paths start.
+        folder: gets checkpoint.pt, weights.safetensors, log.jsonl, config.json.
+        minutes: wall-clock limit of this call.
+        device: a torch device.
+        report: called with every line of the log.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        UsageError: `folder` belongs to another recipe.
+    """
+    started = saved = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = asdict(config)
+    before = folder / "config.json"
+    if before.exists() and _without_steps(json.loads(before.read_text())) != _without_steps(json.loads(json.dumps(recipe))):
+        raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
+    before.write_text(json.dumps(recipe, indent=1))
+    run = _Run(config, torch.device(device))
+    if (folder / "checkpoint.pt").exists():
+        run.load(folder / "checkpoint.pt", torch.device(device))
+    elif config.start_from:
+        run.start_from(config_folder / config.start_from)
+    crops = Crops(read_manifest(config_folder / config.manifest, config.splits), config.crop, config.simulated, config.unrelated)
+    recent: dict[str, list[Tensor]] = {}
+    run.net.train()
+    with ThreadPoolExecutor(1) as ahead:
+        upcoming = ahead.submit(crops.batch, config.seed, run.step, config.batch)
+        while run.step < config.steps and time.monotonic() - started < 60 * minutes:
+            batch, upcoming = upcoming.result(), ahead.submit(crops.batch, config.seed, run.step + 1, config.batch)
+            begun = time.monotonic()
+            torch.manual_seed(config.seed * 1_000_003 + run.step)
+            with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+                loss, figures = loss_of(run.net, config, batch, run.step, torch.device(device))
+            run.update(loss, config)
+            run.seconds += time.monotonic() - begun
+            for name, value in figures.items():
+                recent.setdefault(name, []).append(value)
+            if run.step % 50 == 0:
+                line = {name: round(float(torch.cat(values).mean()), 4) for name, values in recent.items()}
+                line |= {"step": run.step, "skipped": run.skipped, "seconds": round(run.seconds)}
+                recent = {}
+                with (folder / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(line) + "\n")
+                report(line)
+            if time.monotonic() - saved > 120:
+                run.save(folder)
+                saved = time.monotonic()
+    run.save(folder)
+    return folder / "weights.safetensors"
+
+
+def _without_steps(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name != "steps"}

@@ -1,0 +1,482 @@
+"""bytes <-> header and sections: golden bytes, properties, and every way a file can be bad."""
+
+import hashlib
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale_codec import container
+from refscale_codec.container import Container, Header, PartSizes, pack, part_sizes, unpack
+from refscale_codec.errors import ContainerError
+
+ROOT = Path(__file__).parents[1]
+
+# Every field has a value of its own, so two swapped fields cannot pass.
+FULL = Container(
+    header=Header(
+        width=0x0605,
+        height=0x0807,
+        scale=4,
+        codec=9,
+        quality=90,
+        weights=bytes.fromhex("a1a2a3a4a5a6a7a8"),
+        reference=bytes.fromhex("b1b2b3b4b5b6b7b8"),
+    ),
+    lr=b"low-res",
+    similarity_map=b"\xc1\xc2\xc3",
+    output_hash=bytes.fromhex("d1d2d3d4d5d6d7d8"),
+)
+FULL_HEX = """
+    89525343 01 0100 0100 05060000 07080000 04 09 5a a1a2a3a4a5a6a7a8 b1b2b3b4b5b6b7b8 debc0a8f
+    01 03000000 db1facf3 c1c2c3
+    02 07000000 0b9e3894 6c6f772d726573
+    03 08000000 53867974 d1d2d3d4d5d6d7d8
+"""
+
+# Without a reference: the required flags differ from the optional ones.
+PLAIN = Container(
+    header=Header(width=1, height=2, scale=2, codec=3, quality=100, weights=b"weights!", reference=None),
+    lr=b"\x00",
+    output_hash=b"12345678",
+)
+PLAIN_HEX = """
+    89525343 01 0000 0100 01000000 02000000 02 03 64 7765696768747321 0000000000000000 b4a9d336
+    02 01000000 18296ac1 00
+    03 08000000 7459704b 3132333435363738
+"""
+
+
+def header_bytes(
+    magic=b"\x89RSC",
+    version=1,
+    required=0,
+    optional=0,
+    width=6,
+    height=5,
+    scale=2,
+    codec=1,
+    quality=50,
+    weights=b"weights!",
+    reference=bytes(8),
+):
+    """A fixed header with a CRC that fits, written without the module under test."""
+    body = magic + struct.pack(
+        "<BHHIIBBB8s8s", version, required, optional, width, height, scale, codec, quality, weights, reference
+    )
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def section(kind, payload=b"payload"):
+    """A section with a CRC that fits, written without the module under test."""
+    head = struct.pack("<BI", kind, len(payload))
+    return head + struct.pack("<I", zlib.crc32(head + payload)) + payload
+
+
+MAP, LR, OUTPUT_HASH = section(1), section(2), section(3, b"12345678")
+
+
+def refused(data, pattern):
+    with pytest.raises(ContainerError, match=pattern):
+        unpack(data)
+
+
+# ---- golden bytes
+
+
+@pytest.mark.parametrize(("value", "data"), [(FULL, FULL_HEX), (PLAIN, PLAIN_HEX)], ids=["full", "plain"])
+def test_golden_bytes_both_ways(value, data):
+    golden = bytes.fromhex(data)
+    assert pack(value) == golden
+    assert unpack(golden) == value
+
+
+def test_smallest_file():
+    value = replace(PLAIN, output_hash=None)
+    data = pack(value)
+    assert len(data) == 40 + 9 + 1
+    assert unpack(data) == value
+
+
+def test_overhead_is_small():
+    assert container.HEADER_SIZE == 40
+    assert container.SECTION_OVERHEAD == 9
+
+
+def test_helpers_of_this_file_agree_with_pack():
+    expected = Container(Header(6, 5, 2, 1, 50, b"weights!", b"referenc"), b"payload", b"payload", b"12345678")
+    data = header_bytes(required=1, optional=1, reference=b"referenc") + MAP + LR + OUTPUT_HASH
+    assert unpack(data) == expected
+    assert pack(expected) == data
+
+
+# ---- docs/FORMAT.md
+
+
+def test_worked_example_of_the_format_document_is_what_pack_gives():
+    block = re.search(r"```hex\n(.*?)```", (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8"), re.S)
+    data = b""
+    for line in block[1].splitlines():
+        row, offset, _ = line.split("|")
+        assert int(offset) == len(data), line
+        data += bytes.fromhex(row)
+    header = Header(5, 3, 2, 1, 50, bytes(range(0x10, 0x18)), bytes(range(0x20, 0x28)))
+    example = Container(header, b"lr-jpg", b"map", bytes(range(0x30, 0x38)))
+    assert pack(example) == data
+    assert unpack(data) == example
+
+
+def test_fingerprint_example_of_the_format_document():
+    pixels = b"refscale-pixels-v1" + struct.pack("<III", 1, 2, 3) + bytes(range(6))
+    fingerprint = hashlib.sha256(pixels).digest()[:8]
+    assert f"`{fingerprint.hex(' ')}`" in (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+
+
+def test_crc_check_value_of_the_format_document():
+    assert zlib.crc32(b"123456789") == 0xCBF43926
+
+
+# ---- properties
+
+fingerprints = st.binary(min_size=8, max_size=8)
+
+
+@st.composite
+def containers(draw):
+    width = draw(st.integers(1, 1 << 20))
+    height = draw(st.integers(1, min(1 << 20, 400_000_000 // width)))
+    reference = draw(st.none() | fingerprints)
+    header = Header(
+        width=width,
+        height=height,
+        scale=draw(st.sampled_from([2, 4])),
+        codec=draw(st.integers(1, 255)),
+        quality=draw(st.integers(1, 100)),
+        weights=draw(fingerprints),
+        reference=reference,
+    )
+    return Container(
+        header=header,
+        lr=draw(st.binary(min_size=1, max_size=64)),
+        similarity_map=None if reference is None else draw(st.binary(max_size=64)),
+        output_hash=draw(st.none() | fingerprints),
+    )
+
+
+@given(containers())
+def test_unpack_gives_back_what_pack_was_given(value):
+    data = pack(value)
+    assert unpack(data) == value
+    assert part_sizes(value).total == len(data)
+
+
+def container_or_error(data):
+    try:
+        value = unpack(data)
+    except ContainerError as error:
+        assert str(error)
+        return None
+    assert isinstance(value, Container)
+    return value
+
+
+@given(st.binary(max_size=128))
+def test_any_bytes_give_a_container_or_a_container_error(data):
+    container_or_error(data)
+
+
+@given(st.binary(max_size=128))
+def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(data):
+    container_or_error(header_bytes() + data)
+    container_or_error(header_bytes() + LR + data)
+
+
+@given(
+    st.builds(
+        header_bytes,
+        version=st.integers(0, 2),
+        required=st.integers(0, 1) | st.integers(0, 0xFFFF),
+        optional=st.integers(0, 1) | st.integers(0, 0xFFFF),
+        width=st.integers(0, 9) | st.integers(0, 0xFFFFFFFF),
+        height=st.integers(0, 9) | st.integers(0, 0xFFFFFFFF),
+        scale=st.integers(0, 5),
+        codec=st.integers(0, 255),
+        quality=st.integers(0, 255),
+        weights=fingerprints,
+        reference=st.just(bytes(8)) | fingerprints,
+    ),
+    st.lists(st.builds(section, st.integers(0, 5) | st.integers(0, 255), st.binary(max_size=9)), max_size=5),
+)
+def test_any_parts_with_fitting_crcs_give_a_container_or_a_container_error(header, sections):
+    value = container_or_error(header + b"".join(sections))
+    if value is not None:  # what was accepted is what the format document says, but for what a reader skips
+        assert unpack(pack(value)) == value
+        critical = [part for part in sections if part[0] < 128]
+        assert pack(value)[9:36] == header[9:36]
+        assert pack(value)[40:] == b"".join(critical)
+
+
+# ---- cut off and damaged
+
+
+@pytest.mark.parametrize("value", [FULL, PLAIN], ids=["full", "plain"])
+def test_truncation_at_every_byte_is_noticed(value):
+    data = pack(value)
+    for size in range(len(data)):
+        refused(data[:size], "^truncated")
+
+
+@pytest.mark.parametrize("value", [FULL, PLAIN], ids=["full", "plain"])
+def test_every_change_of_a_single_byte_is_noticed(value):
+    data = bytearray(pack(value))
+    for at, original in enumerate(data):
+        for byte in set(range(256)) - {original}:
+            data[at] = byte
+            with pytest.raises(ContainerError):
+                unpack(bytes(data))
+        data[at] = original
+
+
+def test_damaged_header_says_so():
+    data = bytearray(pack(FULL))
+    data[20] ^= 1
+    refused(bytes(data), "^damaged: the header")
+
+
+@pytest.mark.parametrize(("at", "name"), [(49, "MAP"), (61, "LR"), (76, "OUTPUT_HASH")])
+def test_damaged_payload_names_its_section(at, name):
+    data = bytearray(pack(FULL))
+    data[at] ^= 1
+    refused(bytes(data), f"^damaged: {name} section at byte ")
+
+
+def test_swapped_section_type_is_damage():
+    data = bytearray(header_bytes() + LR)
+    data[40] = 200  # an ancillary type would be skipped, were the type not under the CRC
+    refused(bytes(data), "^damaged: type-200 section at byte 40")
+
+
+# ---- each way a header can be bad
+
+
+def test_empty_file_is_refused():
+    refused(b"", "^truncated: 0 bytes")
+
+
+def test_wrong_magic_is_refused():
+    refused(header_bytes(magic=b"\x89PNG") + LR, r"^not a .rsc file: it begins with 89 50 4e 47, expected 89 52 53 43$")
+    refused(b"\x89R\n", "^not a .rsc file")
+
+
+def test_newer_version_is_refused_whatever_its_length():
+    refused(header_bytes(version=2) + LR, "^newer format version: 2, this refscale reads up to 1$")
+    refused(b"\x89RSC\xff", "^newer format version: 255")
+
+
+def test_version_zero_is_refused():
+    refused(header_bytes(version=0) + LR, "^malformed: format version 0")
+
+
+def test_unknown_required_flag_is_refused_by_its_bit():
+    refused(header_bytes(required=0b1000_0010) + LR, "^unknown required feature: bit 1, 7 of")
+
+
+def test_unknown_optional_flag_is_ignored():
+    assert unpack(header_bytes(optional=0xFFFE) + LR) == unpack(header_bytes() + LR)
+
+
+def test_reference_fingerprint_without_its_flag_is_refused():
+    refused(header_bytes(reference=b"referenc") + LR, "^malformed: reference fingerprint .* without the REFERENCE flag")
+
+
+def test_reference_fingerprint_may_be_zero():
+    assert unpack(header_bytes(required=1) + MAP + LR).header.reference == bytes(8)
+
+
+@pytest.mark.parametrize("field", ["width", "height"])
+def test_side_of_zero_is_refused(field):
+    refused(header_bytes(**{field: 0}) + LR, "^malformed: picture of")
+
+
+@pytest.mark.parametrize("size", [((1 << 20) + 1, 1), (1, (1 << 20) + 1), (0xFFFFFFFF, 0xFFFFFFFF)])
+def test_side_over_the_limit_is_refused(size):
+    refused(header_bytes(width=size[0], height=size[1]) + LR, "^over the size limit: .* sides up to 1048576$")
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_001), (1 << 20, 382)])
+def test_area_over_the_limit_is_refused(size):
+    refused(header_bytes(width=size[0], height=size[1]) + LR, "^over the size limit: .* up to 400000000$")
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (1 << 20, 381), (1, 1 << 20), (1, 1)])
+def test_sizes_at_the_limit_are_accepted(size):
+    header = unpack(header_bytes(width=size[0], height=size[1]) + LR).header
+    assert (header.width, header.height) == size
+
+
+@pytest.mark.parametrize("scale", [0, 1, 3, 5, 8, 255])
+def test_unknown_scale_is_refused(scale):
+    refused(header_bytes(scale=scale) + LR, f"^malformed: scale {scale}, expected 2 or 4$")
+
+
+def test_codec_zero_is_refused():
+    refused(header_bytes(codec=0) + LR, "^malformed: low-res codec 0, expected 1..255$")
+
+
+@pytest.mark.parametrize("codec", [1, 2, 255])
+def test_which_codecs_exist_is_not_the_containers_business(codec):
+    assert unpack(header_bytes(codec=codec) + LR).header.codec == codec
+
+
+@pytest.mark.parametrize("quality", [0, 101, 255])
+def test_quality_out_of_range_is_refused(quality):
+    refused(header_bytes(quality=quality) + LR, f"^malformed: quality {quality}, expected 1..100$")
+
+
+# ---- each way the sections can be bad
+
+
+def test_missing_lr_is_refused():
+    refused(header_bytes(), "^truncated: .* without its LR section$")
+
+
+def test_missing_map_is_refused():
+    refused(header_bytes(required=1) + LR, "^truncated: .* without its MAP section$")
+
+
+def test_missing_output_hash_is_refused():
+    refused(header_bytes(optional=1) + LR, "^truncated: .* without its OUTPUT_HASH section$")
+
+
+def test_map_without_its_flag_is_refused():
+    refused(header_bytes() + MAP + LR, "^malformed: MAP section, but")
+
+
+def test_output_hash_without_its_flag_is_refused():
+    refused(header_bytes() + LR + OUTPUT_HASH, "^malformed: OUTPUT_HASH section, but")
+
+
+def test_wrong_order_is_refused():
+    refused(header_bytes(required=1) + LR + MAP, "^malformed: MAP section at byte 56 after LR")
+    refused(header_bytes() + section(128) + LR, "^malformed: LR section at byte 56 after type-128")
+
+
+@pytest.mark.parametrize("kind", [2, 128])
+def test_duplicate_section_is_refused(kind):
+    name = {2: "LR", 128: "type-128"}[kind]
+    twice = section(2) * (kind != 2) + section(kind) * 2
+    refused(header_bytes() + twice, f"^malformed: {name} section at byte .* after {name}, expected each type once")
+
+
+def test_empty_lr_is_refused():
+    refused(header_bytes() + section(2, b""), "^malformed: LR section is empty")
+
+
+def test_empty_map_is_accepted_and_is_not_no_map():
+    assert unpack(header_bytes(required=1) + section(1, b"") + LR).similarity_map == b""
+
+
+@pytest.mark.parametrize("size", [0, 7, 9])
+def test_output_hash_of_wrong_length_is_refused(size):
+    data = header_bytes(optional=1) + LR + section(3, bytes(size))
+    refused(data, f"^malformed: OUTPUT_HASH section of {size} bytes, expected 8, at byte 56$")
+
+
+def test_section_type_zero_is_refused():
+    refused(header_bytes() + section(0) + LR, "^malformed: type-0 section at byte 40, a type that is never used")
+
+
+@pytest.mark.parametrize("kind", [4, 5, 6, 127])
+def test_unknown_critical_section_is_refused(kind):
+    refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 56")
+
+
+@pytest.mark.parametrize("kind", [128, 255])
+def test_unknown_ancillary_section_is_skipped(kind):
+    assert unpack(header_bytes() + LR + section(kind)) == unpack(header_bytes() + LR)
+
+
+def test_damaged_ancillary_section_is_refused():
+    data = bytearray(header_bytes() + LR + section(128))
+    data[-1] ^= 1
+    refused(bytes(data), "^damaged: type-128 section at byte 56")
+
+
+def test_length_beyond_the_end_is_refused():
+    data = header_bytes() + struct.pack("<BII", 2, 0xFFFFFFFF, 0) + b"lr"
+    refused(data, "^truncated: LR section at byte 40 has 2 bytes of payload, expected 4294967295$")
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_trailing_zeros_are_refused(size):
+    refused(pack(FULL) + bytes(size), "trailing bytes|damaged: type-0 section")
+
+
+def test_a_second_file_behind_the_first_is_refused():
+    with pytest.raises(ContainerError):
+        unpack(pack(FULL) + pack(FULL))
+
+
+# ---- mistakes of a caller of pack
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 0},
+        {"height": -1},
+        {"width": (1 << 20) + 1},
+        {"width": 20_000, "height": 20_001},
+        {"scale": 3},
+        {"codec": 0},
+        {"codec": 256},
+        {"quality": 0},
+        {"quality": 101},
+        {"weights": b"seven b"},
+        {"weights": b"nine byte"},
+        {"reference": b""},
+        {"reference": None},
+    ],
+    ids=str,
+)
+def test_pack_refuses_a_header_out_of_range(change):
+    with pytest.raises(ValueError, match="expected"):
+        pack(replace(FULL, header=replace(FULL.header, **change)))
+
+
+@pytest.mark.parametrize("change", [{"lr": b""}, {"similarity_map": None}, {"output_hash": b""}], ids=str)
+def test_pack_refuses_sections_out_of_range(change):
+    with pytest.raises(ValueError, match="expected"):
+        pack(replace(FULL, **change))
+
+
+def test_pack_refuses_a_map_without_a_reference():
+    with pytest.raises(ValueError, match="a similarity map without a reference"):
+        pack(replace(PLAIN, similarity_map=b"map"))
+
+
+def test_pack_refuses_a_payload_that_its_length_field_cannot_hold(monkeypatch):
+    monkeypatch.setattr(container, "_MAX_PAYLOAD", 6)
+    with pytest.raises(ValueError, match="over the size limit: LR section of 7 bytes, expected up to 6"):
+        pack(FULL)
+
+
+# ---- sizes and imports
+
+
+def test_part_sizes_by_hand():
+    assert part_sizes(FULL) == PartSizes(header=40, map=9 + 3, lr=9 + 7, other=9 + 8)
+    assert part_sizes(replace(PLAIN, output_hash=None)) == PartSizes(header=40, map=0, lr=10, other=0)
+
+
+def test_importing_container_loads_the_standard_library_only():
+    code = "import sys, refscale_codec.container; print(*({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

@@ -1,0 +1,430 @@
+"""Files become pixels as stored or one clear error, and pixels become files whole or not at all."""
+
+import hashlib
+import io
+import logging
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageFile
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from refscale_codec import container, image
+from refscale_codec.errors import ImageError
+from refscale_codec.image import Image
+
+RGB = np.random.default_rng(7).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+LOSSLESS = ["png", "webp", "tiff"]
+
+
+def file_of(picture: PIL.Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def rgb_file(format: str, **options: object) -> bytes:
+    return file_of(PIL.Image.fromarray(RGB), format, **options)
+
+
+def png_file(depth: int, colour_type: int, row: bytes, width: int = 2, height: int = 1) -> bytes:
+    """Return a PNG put together by hand, for the kinds that Pillow does not write."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + row)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def tiff_file(samples: NDArray[np.generic], photometric: int = 2, **tags: int) -> bytes:
+    """Return an uncompressed little-endian TIFF of [h, w, bands] put together by hand."""
+    height, width, bands = samples.shape
+    body = samples.tobytes()
+    sample_format = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
+    entries = {  # tag: (type, values); type 3 is u16, 4 is u32
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [8 * samples.dtype.itemsize] * bands),
+        259: (3, [1]),
+        262: (3, [photometric]),
+        273: (4, [8]),
+        277: (3, [bands]),
+        278: (4, [height]),
+        279: (4, [len(body)]),
+        339: (3, [sample_format] * bands),
+    }
+    if "orientation" in tags:
+        entries[274] = (3, [tags["orientation"]])
+    if "extra" in tags:
+        entries[338] = (3, [tags["extra"]] * (bands - 3))
+    body += b"\0" * (len(body) % 2)
+    directory_at = 8 + len(body)
+    overflow_at = directory_at + 2 + 12 * len(entries) + 4
+    directory, overflow = struct.pack("<H", len(entries)), b""
+    for tag, (kind, values) in sorted(entries.items()):
+        packed = struct.pack("<" + "HI"[kind - 3] * len(values), *values)
+        if len(packed) > 4:
+            overflow, packed = overflow + packed, struct.pack("<I", overflow_at + len(overflow))
+        directory += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", directory_at) + body + directory + struct.pack("<I", 0) + overflow
+
+
+def refusal(data: bytes, name: str = "photo.png") -> str:
+    with pytest.raises(ImageError) as caught:
+        image.from_bytes(data, name)
+    message = str(caught.value)
+    assert name in message
+    assert "\n" not in message
+    return message
+
+
+# --- Image -----------------------------------------------------------------------------------------------------------
+
+
+def test_image_knows_its_size() -> None:
+    picture = Image(RGB)
+    assert (picture.height, picture.width) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "value"),
+    [
+        (RGB.astype(np.float32), "float32"),
+        (RGB[..., 0], r"\(7, 5\)"),
+        (RGB[..., :2], r"\(7, 5, 2\)"),
+        (RGB[:0], r"\(0, 5, 3\)"),
+    ],
+)
+def test_an_array_of_another_kind_is_a_programming_error(pixels: NDArray[np.uint8], value: str) -> None:
+    with pytest.raises(ValueError, match=value):
+        Image(pixels)
+
+
+def test_fingerprint_is_the_documented_hash() -> None:
+    pixels = np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)  # one row of two pixels
+    hashed = b"refscale-pixels-v1" + b"\1\0\0\0" + b"\2\0\0\0" + b"\3\0\0\0" + bytes([1, 2, 3, 4, 5, 6])
+    assert Image(pixels).fingerprint() == hashlib.sha256(hashed).digest()[:8]
+    assert Image(pixels).fingerprint().hex() == "10839d025d077980"
+
+
+def test_fingerprint_does_not_depend_on_memory_layout() -> None:
+    assert Image(np.asfortranarray(RGB)).fingerprint() == Image(RGB).fingerprint()
+    assert Image(RGB[:, ::-1][:, ::-1]).fingerprint() == Image(RGB).fingerprint()
+
+
+def test_fingerprint_does_not_depend_on_the_file_format() -> None:
+    prints = {image.from_bytes(image.to_bytes(Image(RGB), kind), kind).fingerprint() for kind in LOSSLESS}
+    assert prints == {Image(RGB).fingerprint()}
+
+
+@given(height=st.integers(1, 5), width=st.integers(1, 5), data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_fingerprint_depends_on_every_pixel_value_and_on_shape(height: int, width: int, data: st.DataObject) -> None:
+    n = height * width * 3
+    values = data.draw(st.binary(min_size=n, max_size=n))
+    pixels = np.frombuffer(values, dtype=np.uint8).reshape(height, width, 3)
+    changed = pixels.copy()
+    changed.flat[data.draw(st.integers(0, n - 1))] ^= data.draw(st.integers(1, 255))
+    assert Image(changed).fingerprint() != Image(pixels).fingerprint()
+    if height != width:
+        reshaped = pixels.reshape(width, height, 3)
+        assert Image(reshaped).fingerprint() != Image(pixels).fingerprint()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".tiff", ".PNG"])
+def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix}"
+    image.write(Image(RGB), path)
+    assert np.array_equal(image.read(path).pixels, RGB)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_the_smallest_pictures_survive(kind: str, shape: tuple[int, int]) -> None:
+    pixels = np.arange(shape[0] * shape[1] * 3, dtype=np.uint8).reshape(*shape, 3)
+    assert np.array_equal(image.from_bytes(image.to_bytes(Image(pixels), kind), kind).pixels, pixels)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_read(progressive: bool) -> None:
+    grey_ramp = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(16, axis=0)
+    data = file_of(PIL.Image.fromarray(grey_ramp), "JPEG", quality=100, subsampling=0, progressive=progressive)
+    pixels = image.from_bytes(data, "ramp.jpg").pixels
+    assert np.abs(pixels.astype(int) - grey_ramp).max() <= 2
+
+
+def test_read_pixels_are_writable_and_contiguous() -> None:
+    pixels = image.from_bytes(rgb_file("PNG"), "photo.png").pixels
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+def test_the_kind_is_told_from_the_bytes_not_the_name() -> None:
+    assert np.array_equal(image.from_bytes(rgb_file("TIFF"), "photo.png").pixels, RGB)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "WEBP"])
+def test_orientation_is_not_applied(format: str, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    turned = image.from_bytes(rgb_file(format, exif=exif.tobytes(), **options), "photo").pixels
+    plain = image.from_bytes(rgb_file(format, **options), "photo").pixels
+    assert np.array_equal(turned, plain)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_read_as_stored(orientation: int) -> None:
+    assert np.array_equal(image.from_bytes(tiff_file(RGB, orientation=orientation), "photo.tif").pixels, RGB)
+
+
+RGBA = np.dstack([RGB, RGB[..., :1]])
+GREY = RGB[..., 0]
+GREY16 = GREY.astype(np.uint16) * 257
+PALETTE = PIL.Image.fromarray(RGB).quantize(64)
+CMYK = PIL.Image.fromarray(RGB).convert("CMYK")
+SECOND = [PIL.Image.fromarray(RGB[::-1].copy())]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (file_of(PIL.Image.fromarray(GREY), "PNG"), "an 8-bit grey picture;"),
+        (file_of(PIL.Image.fromarray(GREY), "JPEG"), "an 8-bit grey picture;"),
+        (file_of(PIL.Image.fromarray(GREY), "TIFF"), "an 8-bit grey picture;"),
+        (file_of(PIL.Image.fromarray(GREY > 99), "PNG"), "a 1-bit black-and-white picture;"),
+        (file_of(PIL.Image.fromarray(GREY > 99), "TIFF"), "a 1-bit black-and-white picture;"),
+        (file_of(PIL.Image.fromarray(GREY16), "PNG"), "a 16-bit grey picture;"),
+        (file_of(PIL.Image.fromarray(GREY16), "TIFF"), "a 16-bit grey picture;"),
+        (file_of(PIL.Image.fromarray(np.dstack([GREY, GREY])), "PNG"), "an 8-bit grey picture with transparency;"),
+        (file_of(PIL.Image.fromarray(GREY.astype(np.int32)), "TIFF"), "a 32-bit integer grey picture;"),
+        (file_of(PIL.Image.fromarray(GREY.astype(np.float32)), "TIFF"), "a 32-bit floating-point grey picture;"),
+        (file_of(PIL.Image.fromarray(RGBA), "PNG"), "an 8-bit RGB picture with transparency;"),
+        (file_of(PIL.Image.fromarray(RGBA), "WEBP"), "an 8-bit RGB picture with transparency;"),
+        (file_of(PIL.Image.fromarray(RGBA), "TIFF"), "an 8-bit RGB picture with transparency;"),
+        (rgb_file("PNG", transparency=(1, 2, 3)), "an 8-bit RGB picture with transparency;"),
+        (file_of(PALETTE, "PNG"), "an 8-bit palette picture;"),
+        (file_of(PIL.Image.fromarray(RGB).quantize(8), "PNG", bits=4), "a 4-bit palette picture;"),
+        (file_of(PALETTE, "TIFF"), "an 8-bit palette picture;"),
+        (file_of(PALETTE, "PNG", transparency=0), "an 8-bit palette picture with transparency;"),
+        (png_file(16, 2, bytes(range(12))), "a 16-bit RGB picture;"),
+        (png_file(16, 6, bytes(range(16))), "a 16-bit RGB picture with transparency;"),
+        (png_file(16, 4, bytes(range(8))), "a 16-bit grey picture with transparency;"),
+        (png_file(2, 0, b"\x10"), "a 2-bit grey picture;"),
+        (tiff_file(RGB.astype(np.uint16)), "a 16-bit RGB picture;"),
+        (tiff_file(RGBA.astype(np.uint16), extra=2), "a 16-bit RGB picture with transparency;"),
+        (tiff_file(RGBA.astype(np.uint16), extra=0), "a 16-bit RGB picture;"),
+        (tiff_file(RGBA, extra=0), "4 bands;"),
+        (tiff_file(RGBA, extra=2), "an 8-bit RGB picture with transparency;"),
+        (tiff_file(RGB, photometric=6), "an 8-bit YCbCr picture;"),
+        (tiff_file(RGB, photometric=8), "an 8-bit CIELAB picture;"),
+        (tiff_file(RGB, photometric=1), "an 8-bit TIFF with 3 bands in a layout that is not supported;"),
+        (tiff_file(RGB.astype(np.float32)), "a 32-bit floating-point TIFF with 3 bands"),
+        (tiff_file(RGB.astype(np.int16)), "a 16-bit signed TIFF with 3 bands"),
+        (tiff_file(np.dstack([RGBA] * 3).astype(np.uint16), extra=0), "a 16-bit TIFF with 12 bands"),
+        (file_of(CMYK, "JPEG"), "an 8-bit CMYK picture;"),
+        (file_of(CMYK, "TIFF"), "an 8-bit CMYK picture;"),
+        (rgb_file("PNG", save_all=True, append_images=SECOND), "2 pictures"),
+        (rgb_file("WEBP", save_all=True, append_images=SECOND), "2 pictures"),
+        (rgb_file("TIFF", save_all=True, append_images=SECOND), "2 pictures"),
+        (rgb_file("MPO", save_all=True, append_images=SECOND), "2 pictures"),
+        (rgb_file("GIF"), "a GIF file;"),
+        (rgb_file("BMP"), "a BMP file;"),
+        (rgb_file("PPM"), "a PPM file;"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "file",
+)
+def test_an_unsupported_kind_is_refused_by_name_with_a_way_out(data: bytes, said: str) -> None:
+    message = refusal(data)
+    assert said in message
+    assert "convert" in message or "gdal_translate" in message or "save it as RGB" in message or "save three" in message
+
+
+def test_the_advice_quotes_the_name_and_takes_off_transparency() -> None:
+    message = refusal(file_of(PIL.Image.fromarray(RGBA), "PNG"), "my photo.png")
+    assert "`convert 'my photo.png' -alpha off PNG24:rgb.png`" in message
+    message = refusal(file_of(PIL.Image.fromarray(GREY), "PNG"), "grey.png")
+    assert message == (
+        "grey.png is an 8-bit grey picture; refscale codes 8-bit RGB for now: "
+        "convert it with `convert grey.png PNG24:rgb.png`"
+    )
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_truncated_file_is_never_half_read(format: str) -> None:
+    data = rgb_file(format)
+    whole = image.from_bytes(data, "whole").pixels
+    spare = 4 if format == "PNG" else 0  # the check sum of PNG's empty last chunk
+    for length in range(len(data) - spare):
+        refusal(data[:length])
+    for length in range(len(data) - spare, len(data)):
+        assert np.array_equal(image.from_bytes(data[:length], "nearly whole").pixels, whole)
+
+
+def test_a_truncated_file_is_refused_even_where_pillow_was_told_to_be_lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    refusal(rgb_file("JPEG")[:-20])
+    assert PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_every_changed_byte_of_png_pixels_is_noticed() -> None:
+    data = rgb_file("PNG")
+    for position in range(data.index(b"IDAT"), data.index(b"IEND") - 8):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        refusal(bytes(damaged))
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"RIFFaaaaWEBP"]))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_are_a_picture_or_an_image_error(noise: bytes, start: bytes) -> None:
+    try:
+        image.from_bytes(start + noise, "noise")
+    except ImageError as error:
+        assert str(error).startswith("noise ")
+
+
+def test_no_picture_at_all_is_said_so(tmp_path: Path) -> None:
+    assert "is empty" in refusal(b"")
+    assert "is not a picture" in refusal(b"just some text\n")
+    with pytest.raises(ImageError, match="does not exist"):
+        image.read(tmp_path / "absent.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        image.read(tmp_path)
+    with pytest.raises(ImageError, match="null"):
+        image.read(Path("a\0b.png"))
+
+
+def test_an_unreadable_file_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ImageError, match=r"cannot read .*photo\.png: Permission denied"):
+        image.read(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_001, 20_000), (60_000, 60_000)])
+def test_an_absurd_size_is_refused_before_anything_is_decoded(width: int, height: int) -> None:
+    data = png_file(8, 2, b"", width, height)  # 400,020,000 pixels; far beyond Pillow's own limit
+    assert "at most 400,000,000" in refusal(data)
+
+
+def test_files_and_containers_have_the_same_limit() -> None:
+    assert image.MAX_PIXELS == container.MAX_PIXELS
+
+
+def test_a_size_that_only_pillow_finds_too_large_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)  # RGB has 35: Pillow would raise
+    for format in ("PNG", "JPEG", "TIFF", "WEBP"):
+        assert image.from_bytes(rgb_file(format), "photo").height == 7
+    assert PIL.Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_what_pillow_warns_about_is_logged_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(tiff_file(RGB))
+    entry = data.index(struct.pack("<HHI", 259, 3, 1))  # compression: one value; claim two
+    data[entry + 4 : entry + 12] = struct.pack("<IHH", 2, 1, 1)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(image.from_bytes(bytes(data), "odd.tif").pixels, RGB)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["odd.tif"]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_explicit_format_overrides_the_suffix(tmp_path: Path) -> None:
+    image.write(Image(RGB), tmp_path / "picture.dat", format="PNG")
+    assert (tmp_path / "picture.dat").read_bytes().startswith(b"\x89PNG")
+
+
+def test_jpeg_output_is_refused_because_it_is_lossy(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.JPEG"):
+        with pytest.raises(ImageError, match="loses detail"):
+            image.write(Image(RGB), tmp_path / name)
+    with pytest.raises(ImageError, match="lose detail"):
+        image.write(Image(RGB), tmp_path / "a.png", format="jpeg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_suffix_or_format_is_refused(tmp_path: Path) -> None:
+    for name, value in (("a.bmp", "'.bmp'"), ("a", "''")):
+        with pytest.raises(ImageError, match=value):
+            image.write(Image(RGB), tmp_path / name)
+    with pytest.raises(ImageError, match="'gif'"):
+        image.to_bytes(Image(RGB), "gif")
+
+
+def test_a_picture_too_wide_for_webp_is_refused() -> None:
+    wide = Image(np.zeros((1, 16_384, 3), dtype=np.uint8))
+    with pytest.raises(ImageError, match=r"16383 pixels a side .* 16384 x 1: use png or tiff"):
+        image.to_bytes(wide, "webp")
+
+
+def test_a_missing_folder_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"there is no folder .*absent"):
+        image.write(Image(RGB), tmp_path / "absent" / "a.png")
+
+
+def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(ImageError, match=r"cannot write .*a\.png: Is a directory"):
+        image.write(Image(RGB), tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_dir()
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    existing = tmp_path / "old.png"
+    existing.write_bytes(b"the old one")
+    monkeypatch.setattr(os, step, fail)
+    for name in ("old.png", "new.png"):
+        with pytest.raises(ImageError, match=rf"cannot write .*{name}: No space left on device"):
+            image.write(Image(RGB), tmp_path / name)
+        with pytest.raises(OSError, match="No space left"):
+            image.write_atomically(tmp_path / name, b"bytes")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
+    assert existing.read_bytes() == b"the old one"
+
+
+def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
+    usual = tmp_path / "usual"
+    usual.write_bytes(b"")
+    new = tmp_path / "new"
+    image.write_atomically(new, b"one")
+    assert new.stat().st_mode == usual.stat().st_mode
+    new.chmod(0o640)
+    image.write_atomically(new, b"two")
+    assert new.read_bytes() == b"two"
+    assert stat.S_IMODE(new.stat().st_mode) == 0o640
+
+
+def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    image.write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    image.write_atomically(Path(os.devnull), b"gone")
+    assert not Path(os.devnull).is_file()
