@@ -1,9 +1,9 @@
 """Draw a believable revisit pair: `reference.png` (older) and `target.png` (newer), two aerial pictures of one place.
 
 Everything is procedural and seeded. A `Scene` holds what stays between the dates: roads, houses, trees, soil; a
-`Capture` what does not: season, sun, haze, shift and noise of the camera. `render` lays the scene out as a map of colours
-and one of heights, lights it and photographs it. A place on the ground is a complex number of metres, x to the right and
-y, the imaginary part, down; a direction is one of length one. Colours are sRGB as seen in full sun.
+`Capture` what does not: season, sun, haze, shift and noise of the camera. `render` lays the scene out as a map of
+colours and one of heights, lights it and photographs it. A place on the ground is a complex number of metres, x to the
+right and y, the imaginary part, down; a direction is one of length one. Colours are sRGB as seen in full sun.
 """
 
 import argparse
@@ -25,7 +25,7 @@ OVERSAMPLING = 2  # the ground is drawn this much finer than the picture
 BARLEY = (122, 131, 92), (144, 130, 104), 0.80, 1.7, 0.12
 WHEAT = (184, 170, 130), (162, 143, 114), 0.75, 1.7, 0.10
 STUBBLE = (190, 178, 146), (160, 142, 116), 0.50, 3.4, 0.06
-MAIZE = (86, 100, 74), (132, 116, 96), 0.72, 2.2, 0.30
+MAIZE = (90, 102, 76), (132, 116, 96), 0.72, 2.2, 0.30
 PLOUGHED = (116, 100, 84), (144, 124, 102), 0.50, 2.7, 0.16
 MEADOW = (112, 120, 84), (142, 134, 102), 0.62, 5.0, 0.05
 HAY = (146, 144, 106), (166, 158, 122), 0.50, 5.0, 0.10
@@ -70,15 +70,16 @@ class Capture:
     noise: float  # sigma of the sensor, in grey levels
 
 
-REFERENCE = Capture(0, 0.88 + 0.47j, 52, (120, 126, 88), (72, 88, 58), (0.98, 1.00, 1.06), 0.07, (0.0, 0.0), 0.46, 2.2)
-TARGET = Capture(1, -0.72 + 0.69j, 44, (144, 138, 106), (76, 87, 56), (1.09, 1.07, 1.03), 0.03, (0.4, -0.35), 0.40, 2.0)
+REFERENCE = Capture(0, 0.88 + 0.47j, 52, (120, 126, 92), (72, 88, 58), (0.98, 1.00, 1.10), 0.07, (0.0, 0.0), 0.46, 2.2)
+TARGET = Capture(1, -0.72 + 0.69j, 44, (142, 138, 110), (76, 87, 56), (1.07, 1.06, 1.08), 0.03, (0.4, -0.35), 0.40, 2.0)
 
 
 def smooth(*corners: complex) -> Array:
     """Round off a path by three rounds of Chaikin's corner cutting, and return a point a metre."""
     line = np.array(corners)
     for _ in range(3):
-        line = np.stack([0.75 * line[:-1] + 0.25 * line[1:], 0.25 * line[:-1] + 0.75 * line[1:]], 1).ravel()
+        cut = np.stack([0.75 * line[:-1] + 0.25 * line[1:], 0.25 * line[:-1] + 0.75 * line[1:]], 1).ravel()
+        line = np.concatenate([line[:1], cut, line[-1:]])
     length = np.concatenate([[0], np.cumsum(abs(np.diff(line)))])
     return np.asarray(np.interp(np.arange(length[-1]), length, line))
 
@@ -101,13 +102,13 @@ class Scene:
         rng = self.rng = np.random.default_rng(self.seed)
         self.stream = smooth(340 + 180j, 272 + 204j, 238 + 238j, 214 + 282j, 200 + 335j)
         main = smooth(-30 + 181j, 80 + 174j, 170 + 158j, 240 + 136j, 345 + 95j)
-        street, grey, dirt = smooth(130 + 94j, 190 + 78j, 245 + 60j, 340 + 12j), (138, 134, 126), (172, 157, 132)
+        street, grey, dirt = smooth(141 + 92j, 190 + 78j, 245 + 60j, 340 + 12j), (138, 134, 126), (172, 157, 132)
         # fmt: off
         self.roads = [
-            Road(smooth(96 + 160j, 104 + 235j, 101 + 275j, 108 + 330j), 1.9, dirt, "track"),
-            Road(smooth(230 + 130j, 240 + 158j, 252 + 178j), 2.0, dirt, "track"),
+            Road(smooth(96 + 171j, 104 + 235j, 101 + 275j, 108 + 330j), 1.9, dirt, "track"),
+            Road(smooth(233 + 140j, 240 + 158j, 252 + 178j), 2.0, dirt, "track"),
             Road(street, 3.6, grey, "street"),
-            Road(smooth(152 + 175j, 145 + 120j, 130 + 55j, 121 - 22j), 3.3, grey, "side"),
+            Road(smooth(151 + 162j, 145 + 120j, 130 + 55j, 121 - 22j), 3.3, grey, "side"),
             Road(main, 5.0, (124, 120, 111), "main"),
         ]
         self.fields = [  # outline, direction of the rows in radians, crops on the two dates
@@ -130,15 +131,15 @@ class Scene:
             self.add_houses(line, aside)
         for metres in np.arange(0, 190, 2.4):
             point, ahead = walk(self.stream, metres)
-            self.plant(point + 1j * ahead * rng.choice([-1, 1]) * rng.uniform(2.5, 11), 1.5, 5.5)
+            self.plant(point + 1j * ahead * rng.choice([-1, 1]) * rng.uniform(3.5, 12), 2.0, 6.5)
         for start, end in ((-5 + 78.5j, 124 + 61j), (110 + 245.5j, 190 + 228.5j), (126 + 64j, 139 + 118j)):
             for t in np.arange(0, 1, 0.015):  # hedgerows
-                self.plant(start + (end - start) * t + rng.normal(0, 0.5), 0.9, rng.choice([1.5, 1.5, 4]))
+                self.plant(start + (end - start) * t + rng.normal(0, 0.5), 1.0, rng.choice([1.8, 1.8, 5]))
         for i, j in np.ndindex(11, 9):  # the orchard
-            self.plant(108.5 + 186j + 6.5 * complex(i, j) * np.exp(-0.2j) + rng.normal(0, 0.25), 1.5, 2.3)
+            self.plant(108.5 + 186j + 6.5 * complex(i, j) * np.exp(-0.2j) + rng.normal(0, 0.25), 2.0, 2.7)
         for x, y in rng.uniform((142, -5), (307, 130), (230, 2)):
-            self.plant(complex(x, y), 1.2, 4.8)
-            self.plant(complex(x, 160 + y / 3), 1.0, 3.5, chance=0.12)
+            self.plant(complex(x, y), 1.3, 5.6)
+            self.plant(complex(x, 160 + y / 3), 1.3, 5.0, chance=0.12)
 
     def add_houses(self, line: Array, aside: float) -> None:
         """Line a street with houses, each with garden, drive and trees, where there is room."""
@@ -162,7 +163,7 @@ class Scene:
                 Box(home + 15 * out + ahead * rng.uniform(-7, 7), 4.5, 3.2, ahead, (158, 154, 150), 2.2, 0.2),
             ]
             for along, back in rng.uniform((-10, 8), (10, 20), (6, 2)):
-                self.plant(home + along * ahead + back * out, 1.0, 4.2)
+                self.plant(home + along * ahead + back * out, 1.2, 5.0)
             for back in np.arange(-5, 19, 1.6):
                 self.plant(home + 10 * ahead + back * out, 0.8, 1.2)  # the hedge
 
@@ -199,8 +200,8 @@ class Canvas:
     def streaks(self, key: int, where: Array, length: float, width: float) -> Array:
         """Noise whose grains are drawn out along the real axis of `where`."""
         tile = np.random.default_rng([self.seed, key]).normal(size=(512, 512)).astype(np.float32) * 1.5
-        at = np.stack([where.real / length % 511, where.imag / width % 511], -1).astype(np.float32)
-        return cv2.remap(tile, at, None, cv2.INTER_LINEAR)
+        x, y = np.asarray(where.real / length % 511, np.float32), np.asarray(where.imag / width % 511, np.float32)
+        return cv2.remap(tile, x, y, cv2.INTER_LINEAR)
 
     def window(self, centre: complex, radius: float) -> tuple[slice, slice]:
         """Rows and columns within a radius of a point."""
@@ -232,7 +233,7 @@ def lay_fields(canvas: Canvas, scene: Scene, capture: Capture) -> None:
     grain, fine = canvas.noise(3, 3, 5, 0.9), canvas.noise(4, 0.6, 1)
     dry = edge(0.6 * patches + 0.5 * canvas.noise(10 + date, 30, 5) - 0.3, 2.0)
     canvas.paint(np.ones_like(dry), capture.grass, 0.07 * patches + 0.08 * grain + 0.07 * fine)
-    canvas.paint(0.7 * dry, (172, 158, 130), 0.09 * grain + 0.07 * fine)
+    canvas.paint(0.7 * dry, (170, 158, 135), 0.09 * grain + 0.07 * fine)
     canvas.height += 0.05 * grain + 0.03 * fine
     for i, (outline, angle, crops) in enumerate(scene.fields):
         (plant, soil, share, spacing, relief), depth = crops[date], canvas.distance(np.array(outline), filled=True)
@@ -242,7 +243,7 @@ def lay_fields(canvas: Canvas, scene: Scene, capture: Capture) -> None:
         tillage = canvas.streaks(30 + i, where, 9.0, 0.55)  # of the soil: the same on both dates
         worked = canvas.streaks(50 + 10 * date + i, where, 16.0, 1.3)
         vigour = 0.5 * patches + 0.4 * canvas.noise(70 + i, 18, 5) + 0.3 * canvas.noise(80 + date, 25, 4)
-        texture = 0.05 * tillage + 0.04 * worked + 0.05 * vigour + 0.035 * grain + 0.045 * fine
+        texture = 0.05 * tillage + 0.04 * worked + 0.05 * vigour + 0.04 * grain + 0.055 * fine
         cover = edge(share - 0.5 + 0.22 * row + 0.16 * vigour + 0.1 * worked + 0.09 * grain, 0.9)
         wheels = edge(0.3 - abs(abs((where.imag + bend) % 18 - 9) - 0.9), 0.5) * inner
         canvas.paint(mask, soil, 1.2 * texture)
@@ -326,7 +327,7 @@ def raise_trees(canvas: Canvas, scene: Scene, capture: Capture) -> None:
             lift = 1.1 * radius + 0.7 * np.sqrt(radius**2 - away**2)
             top = np.maximum(top, (lump > 0) * (lift + np.sqrt(lump.clip(0))))
         top += (top > 0) * 0.28 * min(radius, 2) * leaves[at]
-        shade = 0.1 * leaves[at] + 0.17 * top / radius - 0.3
+        shade = 0.15 * leaves[at] + 0.17 * top / radius - 0.3
         canvas.paint(0.95 * (top > canvas.height[at].clip(0)), np.array(capture.leaf) * tint, shade, at)
         canvas.height[at] = np.where(top > 0, np.maximum(canvas.height[at], top), canvas.height[at])
 

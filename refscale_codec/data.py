@@ -100,7 +100,7 @@ class Crops:
     pair are used, and the same flip or quarter turn for both.
     """
 
-    def __init__(self, pairs: list[Pair], crop: int, simulated: float, unrelated: float) -> None:
+    def __init__(self, pairs: list[Pair], crop: int, simulated: float, unrelated: float, changed: float) -> None:
         """Load all pictures.
 
         Args:
@@ -108,11 +108,12 @@ class Crops:
             crop: side in pixels; smaller pictures are left out.
             simulated: share of real pairs whose reference is replaced by a simulated one (singles always are).
             unrelated: share of samples whose reference is a crop of an unrelated picture.
+            changed: share of the other samples in whose reference some rectangles show an unrelated picture.
 
         Raises:
             ImageError: no picture is large enough, or one cannot be read.
         """
-        self.crop, self.simulated, self.unrelated = crop, simulated, unrelated
+        self.crop, self.simulated, self.unrelated, self.changed = crop, simulated, unrelated, changed
         self.pictures: list[tuple[Pixels, Pixels | None]] = []
         areas: dict[str, list[float]] = defaultdict(list)
         places: dict[str, list[int]] = defaultdict(list)
@@ -147,6 +148,8 @@ class Crops:
             target, reference = target[window], reference[window]
             if rng.random() < 0.5:
                 target, reference = reference, target
+        if rng.random() < self.changed:
+            reference = self._changed(reference, rng)
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
         target, reference = np.rot90(target, turns), np.rot90(reference, turns)
         return (target[:, ::-1], reference[:, ::-1]) if flip else (target, reference)
@@ -158,6 +161,13 @@ class Crops:
         other, _ = self._pick(rng)
         y, x = (int(rng.integers(0, side - self.crop + 1)) for side in other.shape[:2])
         return other[y : y + self.crop, x : x + self.crop]
+
+    def _changed(self, reference: Pixels, rng: Generator) -> Pixels:
+        changed, other = reference.copy(), self._unrelated(rng)
+        for _ in range(int(rng.integers(1, 4))):
+            (y, x), (height, width) = rng.integers(0, self.crop, 2), rng.integers(self.crop // 8, self.crop // 2, 2)
+            changed[y : y + height, x : x + width] = other[y : y + height, x : x + width]
+        return changed
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Pixels, Pixels]:
         """Return the (targets, references) of one training step, each [size, crop, crop, 3]."""

@@ -170,8 +170,8 @@ def from_bytes(data: bytes, name: str) -> Image:
     """Decode the bytes of a PNG, JPEG, WebP or TIFF file with one 8-bit RGB picture in it.
 
     The kind is told from the bytes, not from the name. Every truncated file is refused; a changed byte is noticed
-    where the format has check sums (PNG, deflated TIFF) and may pass as other pixels where it has none. What Pillow warns about (a damaged EXIF block, say) and the
-    pixels survive is passed on through `logging`.
+    where the format has check sums (PNG, deflated TIFF) and may pass as other pixels where it has none. What Pillow
+    warns about and the pixels survive (a damaged EXIF block, say) is passed on through `logging`.
 
     Args:
         data: The whole file.
@@ -217,7 +217,7 @@ def write(image: Image, path: Path, format: str | None = None) -> None:
             is then as it was.
     """
     path = Path(path)
-    data = to_bytes(image, format if format is not None else _format_of(path))
+    data = to_bytes(image, format if format is not None else format_of(path))
     try:
         write_atomically(path, data)
     except FileNotFoundError as error:
@@ -401,7 +401,8 @@ def _tiff_layout(tags: ImageFileDirectory_v2) -> tuple[int, int]:
     return max(bits), int(tags.get(_TAG_SAMPLES, len(bits)))
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """Return `png`, `webp` or `tiff` for the suffix of a picture to be written; ImageError for any other suffix."""
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") in _LOSSY_NAMES:
         raise ImageError(f"{path} would be a JPEG, which loses detail a second time: use .png, .webp or .tif")

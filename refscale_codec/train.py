@@ -52,7 +52,8 @@ class TrainConfig:
     clip: float = 1.0  # bound on the gradient's norm
     average: float = 0.999  # decay of the moving average of parameters
     simulated: float = 0.12  # share of real pairs given a simulated reference
-    unrelated: float = 0.06  # share of samples given an unrelated reference
+    unrelated: float = 0.12  # share of samples given an unrelated reference
+    changed: float = 0.2  # share of the other samples whose reference shows an unrelated place in some rectangles
     alone: float = 0.12  # share of samples coded without a reference
     rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
     quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
@@ -246,7 +247,8 @@ def train(
         run.load(folder / "checkpoint.pt", torch.device(device))
     elif config.start_from:
         run.start_from(config_folder / config.start_from)
-    crops = Crops(read_manifest(config_folder / config.manifest, config.splits), config.crop, config.simulated, config.unrelated)
+    pairs = read_manifest(config_folder / config.manifest, config.splits)
+    crops = Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
     recent: dict[str, list[Tensor]] = {}
     run.net.train()
     with ThreadPoolExecutor(1) as ahead:

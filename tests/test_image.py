@@ -289,7 +289,9 @@ def test_every_changed_byte_of_png_pixels_is_noticed() -> None:
         refusal(bytes(damaged))
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"RIFFaaaaWEBP"]))
+@given(
+    st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"RIFFaaaaWEBP"])
+)
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_a_picture_or_an_image_error(noise: bytes, start: bytes) -> None:
     try:

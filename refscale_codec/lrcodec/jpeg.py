@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
@@ -21,6 +22,8 @@ class Jpeg:
 
     def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
         """Return `lr` [h, w, 3] RGB as a JPEG of quality 1..100 with Huffman tables fitted to the picture."""
+        # Fitted tables need the whole file in one buffer, which Pillow guesses too small for noise: raise its least size.
+        PIL.ImageFile.MAXBLOCK = max(PIL.ImageFile.MAXBLOCK, 2 * lr.size)
         buffer = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(lr))
         picture.save(buffer, "JPEG", quality=quality, subsampling=self.subsampling, optimize=True)

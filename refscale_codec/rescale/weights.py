@@ -30,6 +30,19 @@ def shipped(scale: int) -> Path:
     return path
 
 
+def shipped_as(wanted: bytes) -> Path:
+    """Return the path of the weights with this fingerprint among all that come with the package, old ones too.
+
+    Raises:
+        WeightsError: none of them has it.
+    """
+    folder = SHIPPED if SHIPPED.is_dir() else SOURCE
+    for path in sorted(folder.glob("*.safetensors")):
+        if fingerprint(path) == wanted:
+            return path
+    raise WeightsError(f"no weights with the fingerprint {wanted.hex()} come with this installation; give --weights")
+
+
 def fingerprint(path: Path) -> bytes:
     """Return the first 8 bytes of the SHA-256 of the file, the name by which a container asks for its weights."""
     try:

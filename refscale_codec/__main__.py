@@ -1,0 +1,5 @@
+"""`python -m refscale_codec` is `refscale`."""
+
+from refscale_codec.cli import main
+
+main()

@@ -1,0 +1,216 @@
+"""How many bits at what quality: `refscale eval`, the figures behind every claim about weights.
+
+Each pair is coded at several qualities, against its reference, without one, and against an unrelated one; plain JPEG
+(4:4:4, optimised) is the anchor. One row per picture, coder and quality; whole files are counted, and every file is
+decoded from its bytes. Conventions: bits per high-res pixel; PSNR over RGB, 8 bits, no border cropped; BD-rate per picture
+over a range of rates, then the mean.
+
+An unrelated reference is that of the next row with another place, repeated or cropped to the size asked for.
+"""
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import PIL
+import torch
+
+import refscale_codec
+from refscale_codec import codec, container, metrics
+from refscale_codec import image as pictures
+from refscale_codec.data import Pair
+from refscale_codec.errors import ImageError
+from refscale_codec.image import Image
+from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.rescale.net import RescaleNet
+
+Mode = Literal["reference", "alone", "unrelated"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+QUALITIES = (5, 15, 30, 50, 70, 83, 92, 97)
+JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92, 95, 97)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture through one coder at one quality."""
+
+    dataset: str
+    name: str
+    coder: str  # "jpeg", or a mode of refscale
+    quality: int  # 1..100
+    bytes_total: int  # the whole file
+    bytes_map: int
+    bytes_lr: int
+    bpp: float  # bits of the whole file per high-res pixel
+    psnr: float  # dB, RGB
+    psnr_y: float  # dB, luma
+    encode_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """BD-rate of a coder against an anchor, mean over the pictures of a dataset."""
+
+    dataset: str
+    coder: str
+    anchor: str
+    percent: float  # negative: the coder saves bits
+    pictures: int  # that count in the mean
+    left_out: int  # without a BD-rate, see the notes
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    pairs: list[Pair],
+    net: RescaleNet,
+    *,
+    qualities: Iterable[int] = QUALITIES,
+    modes: Iterable[Mode] = MODES,
+    report: Callable[[Pair], None] = lambda pair: None,
+) -> list[Row]:
+    """Code all pairs; `report` is called after each. A pair without a reference is coded alone only.
+
+    Raises:
+        ImageError: a picture cannot be read, or a reference has another size than its target.
+    """
+    qualities, modes = tuple(qualities), tuple(modes)
+    rows = []
+    for place, pair in enumerate(pairs):
+        target = pictures.read(pair.target)
+        references = _references(pairs, place, target)
+        rows += [_jpeg_row(pair, target, quality) for quality in JPEG_QUALITIES]
+        for mode in modes:
+            if mode in references:
+                rows += [_row(pair, mode, target, references[mode], net, quality) for quality in qualities]
+        report(pair)
+    return rows
+
+
+def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference") -> dict[str, float]:
+    """Return the mean PSNR in dB by dataset when the low-res picture is rounded to 8 bits but not coded further."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for place, pair in enumerate(pairs):
+        target = pictures.read(pair.target)
+        reference = _references(pairs, place, target).get(mode)
+        low = codec.downscale(target, reference, net, 100)
+        header = container.Header(target.width, target.height, net.config.scale, 1, 100, net.fingerprint, None)
+        values[pair.dataset].append(metrics.psnr(target.pixels, codec.upscale(low, reference, header, net).pixels))
+    return {dataset: float(np.mean(psnrs)) for dataset, psnrs in values.items()}
+
+
+def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Image | None]:
+    references: dict[Mode, Image | None] = {"alone": None}
+    own = pairs[place].reference
+    if own is None:
+        return references
+    reference = pictures.read(own)
+    if reference.pixels.shape != target.pixels.shape:
+        raise ImageError(f"{own} and {pairs[place].target} differ in size")
+    references["reference"] = reference
+    others = [p.reference for p in pairs[place + 1 :] + pairs[:place] if p.reference not in (None, own)]
+    if others and others[0] is not None:
+        other = pictures.read(others[0]).pixels
+        times = [-(-have // side) for have, side in zip(target.pixels.shape, other.shape, strict=True)]
+        cut = np.tile(other, times)[: target.height, : target.width]
+        references["unrelated"] = Image(np.ascontiguousarray(cut))
+    return references
+
+
+def _row(pair: Pair, mode: Mode, target: Image, reference: Image | None, net: RescaleNet, quality: int) -> Row:
+    start = time.perf_counter()
+    data = codec.encode(target, reference, net, codec.EncodeOptions(quality=quality))
+    encoded = time.perf_counter()
+    decoded = codec.decode(data, reference, net)
+    seconds = encoded - start, time.perf_counter() - encoded
+    parts = container.part_sizes(container.unpack(data))
+    return _measured(pair, mode, quality, target, decoded, (len(data), parts.map, parts.lr), seconds)
+
+
+def _jpeg_row(pair: Pair, target: Image, quality: int) -> Row:
+    start = time.perf_counter()
+    data = Jpeg().encode(target.pixels, quality)
+    encoded = time.perf_counter()
+    decoded = Image(Jpeg().decode(data, target.height, target.width))
+    seconds = encoded - start, time.perf_counter() - encoded
+    return _measured(pair, "jpeg", quality, target, decoded, (len(data), 0, len(data)), seconds)
+
+
+def _measured(
+    pair: Pair,
+    coder: str,
+    quality: int,
+    target: Image,
+    decoded: Image,
+    sizes: tuple[int, int, int],
+    seconds: tuple[float, float],
+) -> Row:
+    return Row(
+        dataset=pair.dataset,
+        name=pair.name,
+        coder=coder,
+        quality=quality,
+        bytes_total=sizes[0],
+        bytes_map=sizes[1],
+        bytes_lr=sizes[2],
+        bpp=metrics.bits_per_pixel(sizes[0], target.height, target.width),
+        psnr=metrics.psnr(target.pixels, decoded.pixels),
+        psnr_y=metrics.psnr_y(target.pixels, decoded.pixels),
+        encode_seconds=seconds[0],
+        decode_seconds=seconds[1],
+    )
+
+
+def compare(rows: list[Row], coder: str, anchor: str, low: float = 0.1, high: float = 1.0) -> list[Comparison]:
+    """Return the BD-rate of `coder` against `anchor` over [low, high] bits per pixel, by dataset and for "all"."""
+    curves: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        curves[row.dataset, row.name][row.coder].append(row)
+    found: dict[str, list[metrics.BdRate]] = defaultdict(list)
+    for (dataset, _), coders in curves.items():
+        if coder in coders and anchor in coders:
+            a, b = coders[anchor], coders[coder]
+            rate = metrics.bd_rate(
+                [r.bpp for r in a], [r.psnr for r in a], [r.bpp for r in b], [r.psnr for r in b], low, high
+            )
+            found[dataset].append(rate)
+    if len(found) > 1:
+        found["all"] = [rate for rates in found.values() for rate in rates]
+    return [_comparison(dataset, coder, anchor, rates) for dataset, rates in found.items()]
+
+
+def _comparison(dataset: str, coder: str, anchor: str, rates: list[metrics.BdRate]) -> Comparison:
+    percents = [rate.percent for rate in rates if np.isfinite(rate.percent)]
+    mean = float(np.mean(percents)) if percents else float("nan")
+    notes = tuple(sorted({rate.note for rate in rates if not np.isfinite(rate.percent)}))
+    return Comparison(dataset, coder, anchor, mean, len(percents), len(rates) - len(percents), notes)
+
+
+def map_bpp(rows: list[Row]) -> float:
+    """Return the mean bits per pixel of the similarity map, over pictures and qualities coded with their reference."""
+    shares = [row.bpp * row.bytes_map / row.bytes_total for row in rows if row.coder == "reference"]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def as_json(rows: list[Row], comparisons: list[Comparison], net: RescaleNet, command: str) -> dict[str, Any]:
+    """Return everything for a results file: what was measured, with what, where and how."""
+    return {
+        "command": command,
+        "convention": "whole file, bits per high-res pixel; PSNR over RGB, 8 bits, no crop; BD-rate Akima, mean of pictures",
+        "weights": net.fingerprint.hex(),
+        "net": asdict(net.config),
+        "versions": {
+            "refscale": refscale_codec.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pillow": PIL.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "rows": [asdict(row) for row in rows],
+    }
