@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from refscale_codec import __version__, container
-from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError, WeightsError
+from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
 
 if TYPE_CHECKING:
     from refscale_codec.image import Image
@@ -236,7 +236,9 @@ def train(
 
         def report(line: dict[str, float]) -> None:
             print(json.dumps(line), flush=True)
-            step(f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp_lr']} + {line['bpp_map']} bpp")
+            step(
+                f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp_lr']} + {line['bpp_map']} bpp"
+            )
 
         path = training.train(recipe, config.parent, output, minutes=minutes, device=where, report=report)
     _say(quiet, f"weights in {path}")
@@ -244,7 +246,9 @@ def train(
 
 @app.command("eval")
 def evaluate_command(
-    manifest: Annotated[Path, typer.Argument(metavar="PAIRS.csv", help="Columns target and reference; split, dataset.")],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="PAIRS.csv", help="Columns target and reference; split, dataset.")
+    ],
     split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
     scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
     weights: WeightsOption = None,
@@ -315,7 +319,9 @@ def _device(name: str) -> str:
     if name not in ("cpu", "cuda", "mps"):
         raise UsageError(f"--device must be auto, cpu, cuda or mps, not {name}")
     if name not in available:
-        raise UsageError(f"--device {name}: this machine or this build of torch has none; there is: {', '.join(available)}")
+        raise UsageError(
+            f"--device {name}: this machine or this build of torch has none; there is: {', '.join(available)}"
+        )
     return name
 
 

@@ -82,9 +82,7 @@ def encode(image: Image, reference: Image | None, net: RescaleNet, options: Enco
     return container.pack(Container(header, payload, similarity_map, fingerprint))
 
 
-def decode(
-    data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
-) -> Image:
+def decode(data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0) -> Image:
     """Return the picture in a `.rsc` file.
 
     Args:
@@ -160,7 +158,9 @@ def upscale(
     lr_hat = _tensor(low.lr, net, 1)
     ref = None if reference is None else _tensor(reference.pixels, net, scale)
     levels = None if low.levels is None else torch.from_numpy(low.levels).to(lr_hat)[None, None]
-    condition = net.condition(ref, levels, _told(header.quality, net), lr_hat.shape[-2] * scale, lr_hat.shape[-1] * scale)
+    condition = net.condition(
+        ref, levels, _told(header.quality, net), lr_hat.shape[-2] * scale, lr_hat.shape[-1] * scale
+    )
     z = None
     if z_scale:
         generator = torch.Generator().manual_seed(z_seed)

@@ -9,6 +9,7 @@ import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,9 +66,9 @@ def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pai
 def simulate_revisit(picture: Floats, rng: Generator) -> Floats:
     """Return `picture` as an older visit might have seen it.
 
-    In this order: things that came or went (patches of the picture copied elsewhere), sub-pixel to few-pixel shift and small
-    rotation, season and illumination (per-channel gamma, gain, offset; a smooth field of brightness), cloud or shadow,
-    sensor blur and noise. Each with its own chance and strength.
+    In this order: things that came or went (patches of the picture copied elsewhere), sub-pixel to few-pixel shift and
+    small rotation, season and illumination (per-channel gamma, gain, offset; a smooth field of brightness), cloud or
+    shadow, sensor blur and noise. Each with its own chance and strength.
     """
     height, width = picture.shape[:2]
     old = picture.copy()
@@ -76,21 +77,23 @@ def simulate_revisit(picture: Floats, rng: Generator) -> Floats:
         y, v = rng.integers(0, height - side + 1, 2)
         x, u = rng.integers(0, width - side + 1, 2)
         old[y : y + side, x : x + side] = picture[v : v + side, u : u + side]
-    shift = rng.laplace(0, 0.6, 2)
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 0.3)), 1.0)
-    turn[:, 2] += shift
-    old = np.asarray(cv2.warpAffine(old, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT))
-    gain, gamma = np.exp(rng.normal(0, 0.12, 3)), np.exp(rng.normal(0, 0.15, 3))
-    old = gain * np.clip(old, 0, 1) ** gamma + rng.normal(0, 0.04, 3)
-    field = cv2.resize(rng.normal(0, 1, (4, 4, 1)), (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
-    old = old * (1 + rng.exponential(0.05) * field)
+    turn[:, 2] = turn[:, 2] + rng.laplace(0, 0.6, 2)
+    old = np.array(cv2.warpAffine(old, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT))
+    gain, gamma, offset = np.exp(rng.normal(0, 0.12, 3)), np.exp(rng.normal(0, 0.15, 3)), rng.normal(0, 0.04, 3)
+    old = _float32(gain * np.clip(old, 0, 1) ** gamma + offset)
+    field = _float32(cv2.resize(rng.normal(0, 1, (4, 4, 1)), (width, height), interpolation=cv2.INTER_CUBIC)[..., None])
+    old = _float32(old * (1 + rng.exponential(0.05) * field))
     if rng.random() < 0.15:
         cover = np.clip(field * 2 - 1, 0, 1) * rng.uniform(0.4, 1)
-        old = old * (1 - cover) + cover * (0.9 if rng.random() < 0.7 else 0.05)
+        old = _float32(old * (1 - cover) + cover * (0.9 if rng.random() < 0.7 else 0.05))
     if rng.random() < 0.5:
-        old = cv2.GaussianBlur(old, (0, 0), float(rng.uniform(0.3, 1.0)))
-    old = old + rng.normal(0, rng.exponential(0.012), old.shape)
-    return np.clip(old, 0, 1).astype(np.float32)
+        old = _float32(cv2.GaussianBlur(old, (0, 0), float(rng.uniform(0.3, 1.0))))
+    return np.clip(_float32(old + rng.normal(0, rng.exponential(0.012), old.shape)), 0, 1)
+
+
+def _float32(x: Any) -> Floats:
+    return np.asarray(x, np.float32)
 
 
 class Crops:
@@ -142,7 +145,7 @@ class Crops:
             target, reference = target[window], self._unrelated(rng)
         elif reference is None or rng.random() < self.simulated:
             target = target[window]
-            simulated = simulate_revisit(target.astype(np.float32) / 255, rng)
+            simulated = simulate_revisit(_float32(target) / np.float32(255), rng)
             reference = np.rint(simulated * 255).astype(np.uint8)
         else:
             target, reference = target[window], reference[window]

@@ -2,8 +2,8 @@
 
 Each pair is coded at several qualities, against its reference, without one, and against an unrelated one; plain JPEG
 (4:4:4, optimised) is the anchor. One row per picture, coder and quality; whole files are counted, and every file is
-decoded from its bytes. Conventions: bits per high-res pixel; PSNR over RGB, 8 bits, no border cropped; BD-rate per picture
-over a range of rates, then the mean.
+decoded from its bytes. Conventions: bits per high-res pixel; PSNR over RGB, 8 bits, no border cropped; BD-rate per
+picture over a range of rates, then the mean.
 
 An unrelated reference is that of the next row with another place, repeated or cropped to the size asked for.
 """
@@ -200,7 +200,7 @@ def as_json(rows: list[Row], comparisons: list[Comparison], net: RescaleNet, com
     """Return everything for a results file: what was measured, with what, where and how."""
     return {
         "command": command,
-        "convention": "whole file, bits per high-res pixel; PSNR over RGB, 8 bits, no crop; BD-rate Akima, mean of pictures",
+        "convention": "whole file, bits per high-res pixel; RGB PSNR, 8 bits, no crop; BD-rate Akima, mean of pictures",
         "weights": net.fingerprint.hex(),
         "net": asdict(net.config),
         "versions": {

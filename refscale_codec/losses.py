@@ -6,11 +6,12 @@ BD-rate compares curves in log rate against log error, picture by picture, so ea
 
 with `slope` the usual steepness of a rate-distortion curve. It needs no weight that depends on quality or content.
 
-Bits of the low-res picture: the size of the real JPEG, whose gradient is that of a smooth estimate in the same DCT domain
-(`jpeg_activity`). Bits of the map: the Laplace likelihood of each level given its left and upper neighbours, scaled by
-the crop's own mean deviation. Both are gradients for the real coders' sizes, never reported as results.
+Bits of the low-res picture: the size of the real JPEG, whose gradient is that of a smooth estimate in the same DCT
+domain (`jpeg_activity`). Bits of the map: the Laplace likelihood of each level given its left and upper neighbours,
+scaled by the crop's own mean deviation. Both are gradients for the real coders' sizes, never reported as results.
 
-Guidance is RefScale's Eq. 5 (bicubic where dissimilar, blurred where similar), weakly: it keeps the low-res picture a picture.
+Guidance is RefScale's Eq. 5 (bicubic where dissimilar, blurred where similar), weakly: it keeps the low-res picture a
+picture.
 """
 
 import math
@@ -56,13 +57,13 @@ def jpeg_tables(quality: Tensor) -> Tensor:
 def jpeg_activity(lr: Tensor, quality: Tensor) -> Tensor:
     """Return a smooth stand-in [b] for the size of `lr` [b, 3, h, w] as a JPEG of `quality` [b] in 1..100.
 
-    A coefficient of v quantiser steps counts log2(1 + 4 v^2) / 2: nothing where it will be rounded away, one unit more for each
-    doubling where it is large. Proportional to bits, not bits.
+    A coefficient of v quantiser steps counts log2(1 + 4 v^2) / 2: nothing where it will be rounded away, one unit more
+    for each doubling where it is large. Proportional to bits, not bits.
     """
     height, width = lr.shape[-2] // 8 * 8, lr.shape[-1] // 8 * 8
     matrix = torch.tensor(_YCBCR, device=lr.device)
     ycbcr = torch.einsum("ij,bjhw->bihw", matrix, lr[..., :height, :width].float() * 255)
-    blocks = ycbcr.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-3, -2)  # [b, 3, h/8, w/8, 8, 8]
+    blocks = ycbcr.reshape(len(lr), 3, height // 8, 8, width // 8, 8).transpose(-3, -2)  # [b, 3, h/8, w/8, 8, 8]
     dct = _dct_matrix(lr.device)
     steps = dct @ blocks @ dct.T / jpeg_tables(quality)[:, :, None, None]
     return torch.log2(1 + 4 * steps.square()).sum(dim=(1, 2, 3, 4, 5)) / 2

@@ -2,8 +2,8 @@
 
 Rows are coded from top to bottom with constriction's range coder. In a row the even columns come first, each under its
 upper neighbours; then the odd columns, each between the two columns just coded. A context is a pair of neighbouring
-values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is sent. A map
-that is the same everywhere costs a few bytes.
+values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is
+sent. A map that is the same everywhere costs a few bytes.
 
 The levels of a map are few (4 by default). With many levels the contexts are merged to at most 8 classes a neighbour.
 """
@@ -35,8 +35,8 @@ class _Counts:
         return np.full_like(a, phase), np.minimum(a, b), np.maximum(a, b)
 
     def probabilities(self, contexts: tuple[NDArray[np.int64], ...]) -> NDArray[np.float64]:
-        counts = self.table[contexts]
-        return counts / counts.sum(axis=1, keepdims=True)
+        counts = self.table[contexts].astype(np.float64)
+        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
     def update(self, contexts: tuple[NDArray[np.int64], ...], symbols: Levels) -> None:
         np.add.at(self.table, (*contexts, symbols.astype(np.int64)), _INCREMENT)

@@ -1,13 +1,14 @@
 """The training loop: `refscale train config.toml -o run/`.
 
-One step: crops -> downscale -> real JPEG at a random quality (straight-through gradient) -> upscale -> loss. It stops after
-`steps` or `--minutes` and continues from `run/checkpoint.pt`, on this machine or another, CPU or CUDA. Batches and noise
-are functions of (seed, step), so a resumed run equals an uninterrupted one. `run/weights.safetensors` holds the
+One step: crops -> downscale -> real JPEG at a random quality (straight-through gradient) -> upscale -> loss. It stops
+after `steps` or `--minutes` and continues from `run/checkpoint.pt`, on this machine or another, CPU or CUDA. Batches
+and noise are functions of (seed, step): a resumed run equals an uninterrupted one. `run/weights.safetensors` holds the
 exponential moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a line every 50 steps.
 """
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,9 @@ from refscale_codec.lrcodec.jpeg import Jpeg
 from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 HEADER_BPP = 0.04  # bits per high-res pixel of container and JPEG headers on a 256x256 picture; not trainable
@@ -41,7 +42,9 @@ class TrainConfig:
     manifest: str  # CSV of pairs, relative to the config file
     splits: tuple[str, ...] = ("train", "single")
     net: RescaleConfig = RescaleConfig()
-    start_from: str = ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
+    start_from: str = (
+        ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
+    )
     seed: int = 1
     steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
     warmup: int = 100  # steps
@@ -73,7 +76,8 @@ class TrainConfig:
             raise UsageError(f"cannot read the training config {path}: {error}") from None
         try:
             net = RescaleConfig(**_known(table.pop("net", {}), RescaleConfig, path))
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(table, cls, path).items()}
+            values: dict[str, Any] = _known(table, cls, path)
+            values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(net=net, **values)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{path}: {error}") from None
@@ -116,7 +120,9 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     return lr + (lr_hat - lr).detach(), torch.from_numpy(bits).to(lr.device)
 
 
-def loss_of(net: RescaleNet, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray], step: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_of(
+    net: RescaleNet, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray], step: int, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Run one batch down, through JPEG and up; return the mean loss and per-crop figures [b] for the log."""
     rng = np.random.default_rng([config.seed, step])
     hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() / 255 for x in batch)  # [b, 3, h, w]
@@ -239,7 +245,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = asdict(config)
     before = folder / "config.json"
-    if before.exists() and _without_steps(json.loads(before.read_text())) != _without_steps(json.loads(json.dumps(recipe))):
+    if before.exists() and _without_steps(json.loads(before.read_text())) != _without_steps(
+        json.loads(json.dumps(recipe))
+    ):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
     before.write_text(json.dumps(recipe, indent=1))
     run = _Run(config, torch.device(device))

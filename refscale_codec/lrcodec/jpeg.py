@@ -22,7 +22,7 @@ class Jpeg:
 
     def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
         """Return `lr` [h, w, 3] RGB as a JPEG of quality 1..100 with Huffman tables fitted to the picture."""
-        # Fitted tables need the whole file in one buffer, which Pillow guesses too small for noise: raise its least size.
+        # Fitted tables need the whole file in one buffer, and Pillow's guess is too small for noise: raise its minimum.
         PIL.ImageFile.MAXBLOCK = max(PIL.ImageFile.MAXBLOCK, 2 * lr.size)
         buffer = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(lr))

@@ -1,7 +1,7 @@
 """Invertible blocks and the sub-nets inside them.
 
-Contract: every block has `forward(x, condition)` and `inverse(y, condition)`, and `inverse(forward(x, c), c)` equals `x`
-up to rounding for every input shape with even sides (tested in float64 and float32). A block that needs no condition
+Contract: every block has `forward(x, condition)` and `inverse(y, condition)`; `inverse(forward(x, c), c)` equals `x` up
+to rounding for every input shape with even sides (tested in float64 and float32). A block that needs no condition
 ignores it, so that a flow is a plain sequence.
 
 Sources: un-normalised Haar split and the 3 | rest coupling after IRN (Xiao et al., arXiv 2005.05650); ActNorm and the
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
 
 
 class SubNet(nn.Module):
-    """The learnable function inside a coupling; its last convolution starts at zero, so the coupling starts as identity.
+    """The learnable function inside a coupling; its last convolution starts at zero, and so the coupling as identity.
 
     The condition already has spatial context from the Ref-Net, so a 1x1 convolution injects it.
     """
@@ -59,7 +59,7 @@ class SubNet(nn.Module):
 
 
 def bounded(log_scale: Tensor) -> Tensor:
-    """Bound a log-scale to (-0.5, 0.5): stacked exponentials compound, and diverge in training where they are not bounded."""
+    """Bound a log-scale to (-0.5, 0.5): stacked exponentials compound, and without a bound training diverges."""
     return 0.5 * torch.tanh(log_scale)
 
 

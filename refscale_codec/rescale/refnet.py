@@ -26,7 +26,8 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus a fifth of what the blocks make of it."""
-        return x + 0.2 * self.blocks(x)
+        residual: Tensor = self.blocks(x)
+        return x + 0.2 * residual
 
 
 def quality_planes(quality: Tensor, like: Tensor) -> Tensor:
@@ -38,8 +39,8 @@ def quality_planes(quality: Tensor, like: Tensor) -> Tensor:
 class RefNet(nn.Module):
     """Features of a picture at the size of each stage, the similarity map, and the condition.
 
-    Args of the constructor: `stages` (1 for x2, 2 for x4), `width` of the features, `map_divisor` (low-res side over map
-    side: 1, 2 or 4; the paper's cases 4 to 6), `map_levels` (number of integer levels, at least 2).
+    Args of the constructor: `stages` (1 for x2, 2 for x4), `width` of the features, `map_divisor` (low-res side over
+    map side: 1, 2 or 4; the paper's cases 4 to 6), `map_levels` (number of integer levels, at least 2).
     """
 
     def __init__(self, stages: int, width: int, map_divisor: int, map_levels: int) -> None:
@@ -77,7 +78,7 @@ class RefNet(nn.Module):
         return result
 
     def similarity(self, hr: list[Tensor], ref: list[Tensor]) -> Tensor:
-        """Return the map before quantisation, [b, 1, ceil(h/s/d), ceil(w/s/d)] in [0, 1], from both pictures' features."""
+        """Return the map before quantisation, [b, 1, ceil(h/s/d), ceil(w/s/d)] in [0, 1], from both's features."""
         a, b = (self._narrow(features[-1][:, :-12]) for features in (hr, ref))
         return functional.cosine_similarity(a.float(), b.float(), dim=1, eps=1e-6)[:, None].clamp(0, 1)
 
