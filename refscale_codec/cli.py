@@ -284,7 +284,7 @@ def evaluate_command(
         comparisons = [c for mode in chosen for c in evaluate.compare(rows, mode, "jpeg")]
         comparisons += evaluate.compare(rows, "reference", "unrelated") + evaluate.compare(rows, "unrelated", "alone")
         if output is not None:
-            command = f"refscale {' '.join(sys.argv[1:])}"
+            command = " ".join(["refscale", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
             result = evaluate.as_json(rows, comparisons, net, command)
             _write(output, (json.dumps(result, indent=1) + "\n").encode())
     from rich.console import Console

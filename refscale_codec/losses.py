@@ -60,13 +60,34 @@ def jpeg_activity(lr: Tensor, quality: Tensor) -> Tensor:
     A coefficient of v quantiser steps counts log2(1 + 4 v^2) / 2: nothing where it will be rounded away, one unit more
     for each doubling where it is large. Proportional to bits, not bits.
     """
+    steps = _jpeg_steps(lr, quality)
+    return torch.log2(1 + 4 * steps.square()).sum(dim=(1, 2, 3, 4, 5)) / 2
+
+
+def surviving(lr: Tensor, quality: Tensor) -> Tensor:
+    """Return a picture like `lr` whose gradient passes only what a JPEG of `quality` [b] in 1..100 lets through.
+
+    Each DCT coefficient of v quantiser steps keeps the share v^2 / (v^2 + 1/4): almost nothing where it is rounded
+    away, almost all where it is large. The sides of `lr` [b, 3, h, w] must be multiples of 8.
+    """
+    b, _, height, width = lr.shape
+    tables = jpeg_tables(quality)[:, :, None, None]
+    steps = _jpeg_steps(lr, quality)
+    kept = steps * (steps.square() / (steps.square() + 0.25)).detach()
+    dct = _dct_matrix(lr.device)
+    blocks = dct.T @ (kept * tables) @ dct
+    ycbcr = blocks.transpose(-3, -2).reshape(b, 3, height, width)
+    return torch.einsum("ij,bjhw->bihw", torch.tensor(_YCBCR, device=lr.device).inverse(), ycbcr) / 255
+
+
+def _jpeg_steps(lr: Tensor, quality: Tensor) -> Tensor:
+    """Return the DCT coefficients in quantiser steps, [b, 3, h/8, w/8, 8, 8], without partial blocks at the sides."""
     height, width = lr.shape[-2] // 8 * 8, lr.shape[-1] // 8 * 8
     matrix = torch.tensor(_YCBCR, device=lr.device)
     ycbcr = torch.einsum("ij,bjhw->bihw", matrix, lr[..., :height, :width].float() * 255)
-    blocks = ycbcr.reshape(len(lr), 3, height // 8, 8, width // 8, 8).transpose(-3, -2)  # [b, 3, h/8, w/8, 8, 8]
+    blocks = ycbcr.reshape(len(lr), 3, height // 8, 8, width // 8, 8).transpose(-3, -2)
     dct = _dct_matrix(lr.device)
-    steps = dct @ blocks @ dct.T / jpeg_tables(quality)[:, :, None, None]
-    return torch.log2(1 + 4 * steps.square()).sum(dim=(1, 2, 3, 4, 5)) / 2
+    return dct @ blocks @ dct.T / jpeg_tables(quality)[:, :, None, None]
 
 
 def with_gradient_of(value: Tensor, estimate: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def _neighbours(above: Levels, row: Levels, phase: int) -> tuple[Levels, Levels]
 
 
 def encode(smap: Levels, levels: int) -> bytes:
-    """Return the payload of a map whose values are 0 .. levels - 1."""
+    """Return the payload of a map whose values are 0 .. levels - 1; nothing for a map of zeros."""
+    if not smap.any():
+        return b""
     counts, coder = _Counts(levels), constriction.stream.queue.RangeEncoder()
     above = np.zeros_like(smap[0])
     for row in smap:
@@ -74,6 +76,8 @@ def decode(payload: bytes, rows: int, columns: int, levels: int) -> Levels:
     Raises:
         ContainerError: the payload cannot hold such a map.
     """
+    if not payload:
+        return np.zeros((rows, columns), np.uint8)
     if len(payload) % 4:
         raise ContainerError(f"the similarity map has {len(payload)} bytes, which is no multiple of 4")
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))

@@ -1,9 +1,11 @@
 """The training loop: `refscale train config.toml -o run/`.
 
-One step: crops -> downscale -> real JPEG at a random quality (straight-through gradient) -> upscale -> loss. It stops
-after `steps` or `--minutes` and continues from `run/checkpoint.pt`, on this machine or another, CPU or CUDA. Batches
-and noise are functions of (seed, step): a resumed run equals an uninterrupted one. `run/weights.safetensors` holds the
-exponential moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a line every 50 steps.
+One step: crops -> downscale -> real JPEG at a random quality -> upscale -> loss. The gradient passes the JPEG as far as
+its coefficients survive (a plain straight-through one makes the net hide detail that costs bits and dies).
+
+It stops after `steps` or `--minutes` and continues from `run/checkpoint.pt`, on this machine or another, CPU or CUDA.
+Batches and noise are functions of (seed, step): a resumed run equals an uninterrupted one. `run/weights.safetensors`
+holds the moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a line every 50 steps.
 """
 
 import json
@@ -101,12 +103,12 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     """Code low-res pictures as real JPEGs.
 
     Args:
-        lr: [b, 3, h, w], about [0, 1].
+        lr: [b, 3, h, w], about [0, 1]; sides multiples of 8.
         quality: [b], 1..100 for a JPEG of that quality, above 100 for rounding to 8 bits only.
 
     Returns:
-        The decoded pictures, with the identity as gradient inside [-0.05, 1.05] and none outside, and the bits [b] of
-        their entropy-coded part (0 where rounded).
+        The decoded pictures, whose gradient is that of `losses.surviving` (the identity where rounded) inside
+        [-0.05, 1.05] and none outside, and the bits [b] of their entropy-coded part (0 where rounded).
     """
     lr = lr.clamp(-0.05, 1.05)
     levels = (lr.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -117,7 +119,9 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
             decoded[place] = Jpeg().decode(payload, *levels.shape[1:3])
             bits[place] = 8 * (len(payload) - payload.index(b"\xff\xda") - 16)  # from start-of-scan to end marker
     lr_hat = torch.from_numpy(decoded).to(lr.device).permute(0, 3, 1, 2).float() / 255
-    return lr + (lr_hat - lr).detach(), torch.from_numpy(bits).to(lr.device)
+    coded = (quality <= 100)[:, None, None, None]
+    near = torch.where(coded, losses.surviving(lr, quality.clamp(max=100)), lr)
+    return near + (lr_hat - near).detach(), torch.from_numpy(bits).to(lr.device)
 
 
 def loss_of(

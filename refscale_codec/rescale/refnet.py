@@ -5,8 +5,9 @@
     ref -> features ─┘                               │
              └───────────────────────────────────────⊙ (Eq. 4) -> f_c, one per x2 stage
 
-The cosine is mapped to [0, 1] by clamping: what is not positively similar counts as dissimilar. Encoder and decoder
-both build f_c from the quantised map. A picture without a reference is one whose map is zero everywhere.
+The cosine is mapped to [0, 1] by a learned ramp, clamp(gain * cosine + offset), because features of any two pictures
+point in similar directions. Encoder and decoder both build f_c from the quantised map. A picture without a reference is
+one whose map is zero everywhere.
 """
 
 import torch
@@ -55,6 +56,7 @@ class RefNet(nn.Module):
         self.groups = nn.ModuleList(nn.Sequential(ResidualGroup(width), ResidualGroup(width)) for _ in range(stages))
         strides = {1: [1], 2: [2], 4: [2, 2]}[map_divisor]
         self.bottleneck = nn.ModuleList(nn.Conv2d(width, width, 3, stride=stride, padding=1) for stride in strides)
+        self.ramp = nn.Parameter(torch.tensor([2.0, -1.0]))  # gain, offset: dissimilar up to a cosine of 0.5 at first
         self.condition_channels = width + 12 + 3  # learned features, Haar coefficients, map, quality planes
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -80,7 +82,8 @@ class RefNet(nn.Module):
     def similarity(self, hr: list[Tensor], ref: list[Tensor]) -> Tensor:
         """Return the map before quantisation, [b, 1, ceil(h/s/d), ceil(w/s/d)] in [0, 1], from both's features."""
         a, b = (self._narrow(features[-1][:, :-12]) for features in (hr, ref))
-        return functional.cosine_similarity(a.float(), b.float(), dim=1, eps=1e-6)[:, None].clamp(0, 1)
+        cosine = functional.cosine_similarity(a.float(), b.float(), dim=1, eps=1e-6)[:, None]
+        return (self.ramp[0] * cosine + self.ramp[1]).clamp(0, 1)
 
     def _narrow(self, features: Tensor) -> Tensor:
         for convolution in self.bottleneck:

@@ -1,0 +1,205 @@
+"""Seconds per megapixel and peak memory of encode and decode, with the weights that ship.
+
+The pictures are the drawn example pair, repeated to the size asked for. Every measurement has a process of its own, so
+that the peak of its resident memory belongs to nothing else. There the library's own `codec.encode` or `codec.decode`
+runs first, untimed: it warms up, and the peak is that of this run. Then the same is done stage by stage, `--repeat`
+times, and on the CPU must give the same bytes. A stage ends when the device has finished:
+
+    load     weights, from their file onto the device
+    read     pictures, or the `.rsc` and its reference: files, container taken apart, fingerprints compared
+    net      `codec.downscale` or `codec.upscale`, with the copies to and from the device
+    entropy  the low-res JPEG and the similarity map
+    write    fingerprint and container, or PNG; the file, until it is on the disk
+
+The parent holds no picture and no net: on Linux a process inherits its parent's peak. For Linux and macOS (`resource`).
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import refscale_codec
+from refscale_codec import codec, container, lrcodec, smap
+from refscale_codec import image as pictures
+from refscale_codec.rescale import weights
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("load", "read", "net", "entropy", "write")
+QUALITY = 75
+
+
+class Job(NamedTuple):
+    """One measurement, as a fresh process has to know it."""
+
+    direction: str  # "encode", or "decode", which needs what encode has written
+    scale: int  # 2 or 4
+    size: int  # side of the square picture, in pixels
+    repeat: int  # number of timed runs
+    threads: int  # of torch on the CPU
+    device: str  # "cpu" or "cuda"
+
+
+def at_once(job: Job, folder: Path) -> bytes:
+    """Encode or decode as a caller of the library does."""
+    net = weights.load(weights.shipped(job.scale)).to(job.device)
+    reference = pictures.read(folder / "reference.png")
+    if job.direction == "encode":
+        return codec.encode(pictures.read(folder / "target.png"), reference, net, codec.EncodeOptions(QUALITY))
+    return pictures.to_bytes(codec.decode((folder / "coded.rsc").read_bytes(), reference, net), "png")
+
+
+def by_stages(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
+    """Do the same in the steps of `codec.encode` and `codec.decode`; return the result and the seconds of each."""
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        if job.device == "cuda":
+            torch.cuda.synchronize()
+        seconds[stage] = time.perf_counter() - start - sum(seconds.values())
+
+    net = weights.load(weights.shipped(job.scale)).to(job.device)
+    lap("load")
+    reference = pictures.read(folder / "reference.png")
+    if job.direction == "encode":
+        target = pictures.read(folder / "target.png")
+        lap("read")
+        low = codec.downscale(target, reference, net, QUALITY)
+        lap("net")
+        lr = lrcodec.CODECS[lrcodec.JPEG].encode(low.lr, QUALITY)
+        similarity_map = None if low.levels is None else smap.encode(low.levels, net.config.map_levels)
+        lap("entropy")
+        names = net.fingerprint, reference.fingerprint()
+        header = container.Header(target.width, target.height, job.scale, lrcodec.JPEG, QUALITY, *names)
+        data = container.pack(container.Container(header, lr, similarity_map))
+        pictures.write_atomically(folder / "coded.rsc", data)
+    else:
+        content = container.unpack((folder / "coded.rsc").read_bytes())
+        codec.require_same(content.header, reference, net)
+        lap("read")
+        low = codec.unpack_low_res(content, net)
+        lap("entropy")
+        picture = codec.upscale(low, reference, content.header, net)
+        lap("net")
+        data = pictures.to_bytes(picture, "png")
+        pictures.write_atomically(folder / "decoded.png", data)
+    lap("write")
+    return data, seconds
+
+
+def measure(job: Job, folder: Path) -> dict[str, Any]:
+    """Return a row of the results, measured in a fresh process and a folder with target.png and reference.png."""
+    torch.set_num_threads(job.threads)
+    memory = {"start_mib": peak_mib()}
+    expected = at_once(job, folder)
+    memory["peak_mib"] = peak_mib()
+    if job.device == "cuda":
+        memory["device_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    runs = []
+    for _ in range(job.repeat):
+        data, seconds = by_stages(job, folder)
+        runs.append(seconds)
+        if data != expected and job.device == "cpu":  # an accelerator need not round alike twice
+            raise RuntimeError(f"{job.direction} by stages gives another result than at once: bring them together")
+    seconds = {stage: median(run[stage] for run in runs) for stage in STAGES}
+    total = median(sum(run.values()) - run["load"] for run in runs)
+    megapixels = job.size**2 / 1e6
+    return {
+        **job._asdict(),
+        "weights": weights.fingerprint(weights.shipped(job.scale)).hex(),
+        "file_bytes": (folder / "coded.rsc").stat().st_size,
+        "seconds": seconds,
+        "seconds_per_megapixel": {"total": total / megapixels, "net": seconds["net"] / megapixels},
+        **memory,
+        "runs": runs,
+    }
+
+
+def peak_mib() -> float:
+    """Return the peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def repeat_pair(folder: Path, size: int) -> None:
+    """Write target.png and reference.png: the example pair, repeated and cropped to a square of `size` pixels."""
+    for name in ("target.png", "reference.png"):
+        pixels = pictures.read(ROOT / "examples" / name).pixels
+        pixels = pixels.take(range(size), 0, mode="wrap").take(range(size), 1, mode="wrap")
+        pictures.write(pictures.Image(pixels), folder / name)
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function in a process that has done nothing before."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what the figures depend on, and nothing that tells whose machine it is."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return {
+        "system": platform.system(),
+        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "accelerator": in_fresh_process(torch.cuda.get_device_name) if device == "cuda" else None,
+        "load_before": round(os.getloadavg()[0], 2),  # mean of the last minute; near 0 on a quiet machine
+    }
+
+
+def main() -> None:
+    """Measure, print a table, write the results file."""
+    scales = [s for s in container.SCALES if (weights.SOURCE / f"refscale-x{s}.safetensors").is_file()]
+    parser = argparse.ArgumentParser(description="Seconds per megapixel and peak memory of encode and decode.")
+    parser.add_argument("--size", type=int, nargs="+", default=[1024, 2048], help="sides of the square pictures")
+    parser.add_argument("--repeat", type=int, default=5, help="timed runs, of which the median counts")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one a core")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "throughput.json")
+    args = parser.parse_args()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    words = f"--repeat {args.repeat} --threads {args.threads} --device {args.device}"
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/throughput.py --size {' '.join(map(str, args.size))} {words}",
+        "convention": "medians of warm runs; load not in the seconds of 10**6 high-res pixels; peak_mib: resident, of one run",
+        "machine": machine(args.device),
+        "versions": {"refscale": refscale_codec.__version__, "python": platform.python_version(), **versions},
+        "rows": [],
+    }
+    table = Table("", *STAGES, "s/MP", "net/MP", "MiB", box=None, title="seconds, seconds per megapixel, peak memory")
+    for size in args.size:
+        with tempfile.TemporaryDirectory() as name, Console(stderr=True).status(f"{size} x {size}"):
+            in_fresh_process(repeat_pair, Path(name), size)
+            for scale, direction in product(scales, ("encode", "decode")):
+                job = Job(direction, scale, size, args.repeat, args.threads, args.device)
+                row = in_fresh_process(measure, job, Path(name))
+                result["rows"].append(row)
+                cells = (f"{x:.3f}" for x in (*row["seconds"].values(), *row["seconds_per_megapixel"].values()))
+                table.add_row(f"{direction} x{scale} {size}", *cells, f"{row['peak_mib']:.0f}")
+    Console().print(table)
+    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

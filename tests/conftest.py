@@ -1,0 +1,119 @@
+"""What all tests share: a tiny net, a pair of pictures, the real pairs, and the rules for GPU tests."""
+
+import math
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from refscale_codec.image import Image
+from refscale_codec.rescale import weights
+from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+
+ROOT = Path(__file__).parents[1]
+TINY = RescaleConfig(scale=2, blocks=2, width=8, ref_width=8)
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def sine_filled(module: AnyModule) -> AnyModule:
+    """Overwrite all parameters with sines of fixed phases, so that a test depends on no weights file and no seed.
+
+    Convolutions get an amplitude that keeps activations of order one, vectors a small one, square matrices stay near
+    the identity. All values are exact in half precision. No coupling is trivial, as it is in a fresh net.
+    """
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(module.named_parameters()):
+            if name.endswith("ramp"):  # of the similarity map; its start is a fixed one
+                continue
+            count = torch.arange(parameter.numel(), dtype=torch.float64)
+            values = torch.sin(0.01 * count**2 + count + index).reshape(parameter.shape)
+            if parameter.dim() == 4 and parameter.shape[0] > 1:  # a convolution; [1, c, 1, 1] is ActNorm
+                values = 1.5 * values / math.sqrt(parameter[0].numel())
+            else:
+                values = 0.1 * values
+            if ".output." in f".{name}":  # the last convolution of a coupling's sub-net
+                values = 0.1 * values
+            if parameter.dim() == 2:
+                values = values + torch.eye(len(values), dtype=torch.float64)
+            parameter.copy_(values.half())
+        for buffer in module.buffers():  # ActNorm's mark of being initialised
+            buffer.fill_(1)
+    return module
+
+
+def stored_net(config: RescaleConfig, path: Path) -> RescaleNet:
+    """Return a sine-filled net as it comes out of a weights file, with that file's fingerprint."""
+    weights.store(sine_filled(RescaleNet(config)), path)
+    return weights.load(path)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `cuda` where there is no device, or fail them when REFSCALE_REQUIRE_CUDA=1 promises one."""
+    if item.get_closest_marker("cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("REFSCALE_REQUIRE_CUDA") == "1":
+        pytest.fail("REFSCALE_REQUIRE_CUDA=1, but torch finds no CUDA device", pytrace=False)
+    pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Nets this small are slower on several threads, and other work may share the machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def restored_rng() -> Iterator[None]:
+    """Leave the global random generators as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the weights file of a tiny x2 net."""
+    path = tmp_path_factory.mktemp("weights") / "tiny-x2.safetensors"
+    stored_net(TINY, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_net(tiny_weights: Path) -> RescaleNet:
+    """The net in `tiny_weights`; shared, so a test must not change it."""
+    return weights.load(tiny_weights)
+
+
+@pytest.fixture(scope="session")
+def pair() -> tuple[Image, Image]:
+    """A picture of odd size, 37 wide and 29 high, and an older one of the same place; read-only."""
+    y, x = np.mgrid[0:29, 0:37]
+    rng = np.random.default_rng(2020)
+    place = 120 + 50 * np.sin(x / 5)[..., None] * np.cos(y / 4 + np.arange(3)[:, None, None]).transpose(1, 2, 0)
+    place = place + 40 * ((x // 6 + y // 7) % 2)[..., None]
+    pictures = []
+    for gain, noise in ((1.0, 6), (0.8, 8)):  # the older one is darker
+        pixels = (gain * place + rng.normal(0, noise, place.shape)).clip(0, 255).astype(np.uint8)
+        if not pictures:
+            pixels[18:24, 20:30] = (200, 40, 30)  # what is new in it
+        pixels.setflags(write=False)
+        pictures.append(Image(pixels))
+    return pictures[0], pictures[1]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Folder of the real pairs and their manifest: $REFSCALE_DATA, or ../shared/data beside the repository."""
+    folder = Path(os.environ.get("REFSCALE_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "manifest.csv").is_file():
+        pytest.skip(f"no manifest.csv in {folder}; set REFSCALE_DATA to the folder of the real pairs")
+    return folder

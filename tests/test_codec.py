@@ -1,0 +1,301 @@
+"""The sentence works end to end, and refuses what would give a plausible wrong picture."""
+
+import copy
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import TINY, stored_net
+
+from refscale_codec import codec, container, image, lrcodec, metrics, smap
+from refscale_codec.codec import EncodeOptions
+from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.image import Image
+from refscale_codec.rescale import weights
+from refscale_codec.rescale.net import RescaleNet
+
+Pair = tuple[Image, Image]
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["x2", "x4"])
+def net(request: pytest.FixtureRequest, tiny_net: RescaleNet, tmp_path_factory: pytest.TempPathFactory) -> RescaleNet:
+    """The tiny net, and one of scale 4."""
+    if request.param == 2:
+        return tiny_net
+    return stored_net(replace(TINY, scale=4, blocks=1), tmp_path_factory.mktemp("weights") / "tiny-x4.safetensors")
+
+
+@pytest.fixture(scope="module")
+def coded(pair: Pair, tiny_net: RescaleNet) -> bytes:
+    """The pair's target, coded with its reference."""
+    return codec.encode(*pair, tiny_net)
+
+
+def cut(picture: Image, height: int, width: int) -> Image:
+    return Image(np.ascontiguousarray(picture.pixels[:height, :width]))
+
+
+def with_header(data: bytes, **changes: object) -> bytes:
+    """Return a file whose header says something else; its check sums fit."""
+    file = container.unpack(data)
+    return container.pack(replace(file, header=replace(file.header, **changes)))
+
+
+# --- it works --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (3, 2), (37, 29)])
+def test_a_picture_of_any_size_comes_back_in_it(
+    pair: Pair, net: RescaleNet, width: int, height: int, with_reference: bool
+) -> None:
+    target, reference = (cut(picture, height, width) for picture in pair)
+    given = reference if with_reference else None
+    data = codec.encode(target, given, net, EncodeOptions(quality=95))
+    decoded = codec.decode(data, given, net)
+    assert decoded.pixels.shape == (height, width, 3)
+
+    file = container.unpack(data)
+    scale = net.config.scale
+    assert file.header == container.Header(
+        width, height, scale, lrcodec.JPEG, 95, net.fingerprint, reference.fingerprint() if with_reference else None
+    )
+    low = codec.unpack_low_res(file, net)
+    assert low.lr.shape == (-(-height // scale), -(-width // scale), 3)
+    if with_reference:
+        assert low.levels is not None
+        assert low.levels.shape == net.config.map_size(*low.lr.shape[:2])
+    else:
+        assert low.levels is None
+
+
+def test_a_decoded_picture_resembles_what_was_coded(pair: Pair, tiny_net: RescaleNet) -> None:
+    target, reference = pair
+    data = codec.encode(target, reference, tiny_net, EncodeOptions(quality=95))
+    assert metrics.psnr(target.pixels, codec.decode(data, reference, tiny_net).pixels) > 20  # the net is not trained
+
+
+def test_coding_and_decoding_are_deterministic(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    target, reference = pair
+    assert codec.encode(target, reference, tiny_net) == coded
+    first, second = (codec.decode(coded, reference, tiny_net) for _ in range(2))
+    assert np.array_equal(first.pixels, second.pixels)
+
+
+def test_pictures_are_left_alone(pair: Pair, tiny_net: RescaleNet) -> None:
+    copies = [Image(picture.pixels.copy()) for picture in pair]
+    codec.decode(codec.encode(*copies, tiny_net), copies[1], tiny_net)
+    for picture, kept in zip(copies, pair, strict=True):
+        assert np.array_equal(picture.pixels, kept.pixels)
+
+
+def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    low = codec.downscale(*pair, tiny_net, 75)
+    sent = codec.unpack_low_res(container.unpack(coded), tiny_net)
+    assert np.array_equal(low.levels, sent.levels)
+    assert metrics.psnr(low.lr, sent.lr) > 25  # the JPEG is lossy
+
+
+def test_the_reference_and_the_quality_reach_the_decoded_picture(
+    pair: Pair, tiny_net: RescaleNet, coded: bytes
+) -> None:
+    target, reference = pair
+    decoded = codec.decode(coded, reference, tiny_net)
+    low = codec.unpack_low_res(container.unpack(coded), tiny_net)
+    header = container.unpack(coded).header
+    darker = Image(reference.pixels // 2)
+    assert not np.array_equal(codec.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
+    told = replace(header, quality=1)
+    assert not np.array_equal(codec.upscale(low, reference, told, tiny_net).pixels, decoded.pixels)
+    assert len(codec.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
+
+
+def test_less_chroma_makes_a_smaller_file(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    target, reference = pair
+    data = codec.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
+    assert len(data) < len(coded)
+    assert codec.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
+
+
+@pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
+def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: RescaleNet, with_reference: bool) -> None:
+    target, reference = pair
+    given = reference if with_reference else None
+    plain = codec.encode(target, given, net)
+    hashed = codec.encode(target, given, net, EncodeOptions(output_hash=True))
+    assert container.unpack(plain).output_hash is None
+    assert container.unpack(hashed).output_hash == codec.decode(hashed, given, net).fingerprint()
+    assert replace(container.unpack(hashed), output_hash=None) == container.unpack(plain)
+
+
+# --- the latent ------------------------------------------------------------------------------------------------------
+
+
+def test_a_latent_of_zero_scale_is_the_default(pair: Pair, net: RescaleNet) -> None:
+    target, reference = pair
+    data = codec.encode(target, reference, net)
+    default = codec.decode(data, reference, net)
+    assert np.array_equal(codec.decode(data, reference, net, z_scale=0.0, z_seed=5).pixels, default.pixels)
+
+
+def test_a_sampled_latent_differs_and_is_reproducible_by_its_seed(pair: Pair, net: RescaleNet) -> None:
+    target, reference = pair
+    data = codec.encode(target, reference, net)
+    default = codec.decode(data, reference, net).pixels
+    state = torch.get_rng_state()
+    first, again, other = (codec.decode(data, reference, net, z_scale=0.1, z_seed=seed).pixels for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, default)
+    stronger = codec.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
+    assert metrics.psnr(stronger, default) < metrics.psnr(first, default)
+
+
+# --- it refuses ------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_reference_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    target, reference = pair
+    pixels = reference.pixels.copy()
+    pixels[-1, -1, -1] ^= 1
+    with pytest.raises(
+        ReferenceMismatch, match=f"{reference.fingerprint().hex()}.*{Image(pixels).fingerprint().hex()}"
+    ):
+        codec.decode(coded, Image(pixels), tiny_net)
+    with pytest.raises(ReferenceMismatch):
+        codec.decode(coded, cut(reference, 28, 37), tiny_net)
+    with pytest.raises(ReferenceMismatch):
+        codec.decode(coded, target, tiny_net)
+
+
+def test_a_missing_reference_is_named(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    with pytest.raises(ReferenceMismatch, match=pair[1].fingerprint().hex()):
+        codec.decode(coded, None, tiny_net)
+
+
+def test_a_superfluous_reference_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
+    target, reference = pair
+    data = codec.encode(target, None, tiny_net)
+    with pytest.raises(ReferenceMismatch, match="without a reference"):
+        codec.decode(data, reference, tiny_net)
+
+
+def test_other_weights_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    other = copy.deepcopy(tiny_net)
+    other.fingerprint = bytes(range(8))
+    with pytest.raises(WeightsError, match=f"{tiny_net.fingerprint.hex()}.*{bytes(range(8)).hex()}"):
+        codec.decode(coded, pair[1], other)
+
+
+@pytest.mark.parametrize("size", [(28, 37), (29, 36), (30, 37), (1, 1)])
+def test_a_reference_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, size: tuple[int, int]) -> None:
+    height, width = size
+    reference = Image(np.zeros((height, width, 3), np.uint8))
+    with pytest.raises(ImageError, match=f"{width}x{height}.*37x29"):
+        codec.encode(pair[0], reference, tiny_net)
+
+
+def test_a_header_whose_size_is_not_the_references_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    with pytest.raises(ImageError, match="37x29.*38x29"):
+        codec.decode(with_header(coded, width=38), pair[1], tiny_net)
+
+
+def test_a_header_of_another_scale_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    with pytest.raises(ContainerError, match="scale 4.*scale 2"):
+        codec.decode(with_header(coded, scale=4), pair[1], tiny_net)
+
+
+def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    with pytest.raises(ContainerError, match="codec 77"):
+        codec.decode(with_header(coded, codec=77), pair[1], tiny_net)
+
+
+def test_a_low_res_payload_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
+    data = codec.encode(pair[0], None, tiny_net)
+    with pytest.raises(ContainerError, match="19x15 RGB.*20x15 RGB"):
+        codec.decode(with_header(data, width=39), None, tiny_net)
+    file = container.unpack(data)
+    with pytest.raises(ContainerError, match="JPEG"):
+        codec.decode(container.pack(replace(file, lr=file.lr[:-50])), None, tiny_net)
+
+
+@pytest.mark.parametrize(
+    "similarity_map",
+    [b"abc", bytes(400), smap.encode(np.arange(900, dtype=np.uint8).reshape(30, 30) % 4, 4)],
+    ids=["no words", "too long", "of another size"],
+)
+def test_a_map_that_does_not_fit_is_refused(
+    pair: Pair, tiny_net: RescaleNet, coded: bytes, similarity_map: bytes
+) -> None:
+    data = container.pack(replace(container.unpack(coded), similarity_map=similarity_map))
+    with pytest.raises(ContainerError, match="similarity map"):
+        codec.decode(data, pair[1], tiny_net)
+
+
+def test_a_truncated_file_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    for size in range(0, len(coded), 7):
+        with pytest.raises(ContainerError):
+            codec.decode(coded[:size], pair[1], tiny_net)
+
+
+@pytest.mark.parametrize("quality", [-1, 0, 101])
+def test_a_quality_out_of_range_is_refused(quality: int) -> None:
+    with pytest.raises(UsageError, match=f"1..100, not {quality}"):
+        EncodeOptions(quality=quality)
+
+
+def test_an_unknown_subsampling_is_refused() -> None:
+    with pytest.raises(UsageError, match="4:1:1"):
+        EncodeOptions(subsampling="4:1:1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quality", [1, 100])
+def test_the_ends_of_the_quality_scale_work(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
+    data = codec.encode(*pair, tiny_net, EncodeOptions(quality=quality))
+    assert codec.decode(data, pair[1], tiny_net).pixels.shape == pair[0].pixels.shape
+
+
+# --- another device, the trained net ---------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
+def test_a_file_written_on_cuda_decodes_on_the_cpu(
+    pair: Pair, tiny_weights: Path, tiny_net: RescaleNet, with_reference: bool
+) -> None:
+    target, reference = pair
+    given = reference if with_reference else None
+    on_cuda = weights.load(tiny_weights).to("cuda")
+    data = codec.encode(target, given, on_cuda)
+    there, here = codec.decode(data, given, on_cuda), codec.decode(data, given, tiny_net)
+    assert metrics.psnr(there.pixels, here.pixels) > 50
+    sampled = [codec.decode(data, given, net, z_scale=0.1, z_seed=3).pixels for net in (on_cuda, tiny_net)]
+    assert metrics.psnr(*sampled) > 50
+
+
+def smallest_jpeg(pixels: np.ndarray, psnr: float) -> int:
+    """Return the bytes of the smallest JPEG, 4:4:4 with fitted tables, that reaches a PSNR in dB."""
+    sizes = []
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:4:4", optimize=True)
+        if metrics.psnr(pixels, np.array(PIL.Image.open(buffer))) >= psnr:
+            sizes.append(len(buffer.getvalue()))
+    return min(sizes)
+
+
+def test_a_real_revisit_is_smaller_than_a_jpeg_of_its_quality(data_folder: Path) -> None:
+    with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
+    target, reference = (cut(image.read(data_folder / row[column]), 128, 128) for column in ("target", "reference"))
+    net = weights.load(weights.shipped(2))
+    data = codec.encode(target, reference, net)
+    psnr = metrics.psnr(target.pixels, codec.decode(data, reference, net).pixels)
+    assert psnr > 30
+    assert len(data) < smallest_jpeg(target.pixels, psnr)
