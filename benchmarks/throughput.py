@@ -1,17 +1,15 @@
 """Seconds per megapixel and peak memory of encode and decode, with the weights that ship.
 
-The pictures are the drawn example pair, repeated to the size asked for. Every measurement has a process of its own, so
-that the peak of its resident memory belongs to nothing else. There the library's own `codec.encode` or `codec.decode`
-runs first, untimed: it warms up, and the peak is that of this run. Then the same is done stage by stage, `--repeat`
-times, and on the CPU must give the same bytes. A stage ends when the device has finished:
+The pictures are the drawn example pair, repeated to the size asked for. Each measurement has a process of its own, so
+that the peak of its resident memory is its own. First the library's `codec.encode` or `codec.decode` runs, untimed: it
+warms up, and the peak is that of this run. Then the same is done stage by stage, `--repeat` times; on the CPU it must
+give the same bytes. A stage ends when the device has finished:
 
     load     weights, from their file onto the device
     read     pictures, or the `.rsc` and its reference: files, container taken apart, fingerprints compared
     net      `codec.downscale` or `codec.upscale`, with the copies to and from the device
     entropy  the low-res JPEG and the similarity map
     write    fingerprint and container, or PNG; the file, until it is on the disk
-
-The parent holds no picture and no net: on Linux a process inherits its parent's peak. For Linux and macOS (`resource`).
 """
 
 import argparse
@@ -20,19 +18,17 @@ import os
 import platform
 import re
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
-import PIL
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -122,13 +118,12 @@ def measure(job: Job, folder: Path) -> dict[str, Any]:
             raise RuntimeError(f"{job.direction} by stages gives another result than at once: bring them together")
     seconds = {stage: median(run[stage] for run in runs) for stage in STAGES}
     total = median(sum(run.values()) - run["load"] for run in runs)
-    megapixels = job.size**2 / 1e6
     return {
         **job._asdict(),
         "weights": weights.fingerprint(weights.shipped(job.scale)).hex(),
         "file_bytes": (folder / "coded.rsc").stat().st_size,
         "seconds": seconds,
-        "seconds_per_megapixel": {"total": total / megapixels, "net": seconds["net"] / megapixels},
+        "seconds_per_megapixel": {"total": 1e6 * total / job.size**2, "net": 1e6 * seconds["net"] / job.size**2},
         **memory,
         "runs": runs,
     }
@@ -136,19 +131,18 @@ def measure(job: Job, folder: Path) -> dict[str, Any]:
 
 def peak_mib() -> float:
     """Return the peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
 def repeat_pair(folder: Path, size: int) -> None:
     """Write target.png and reference.png: the example pair, repeated and cropped to a square of `size` pixels."""
     for name in ("target.png", "reference.png"):
-        pixels = pictures.read(ROOT / "examples" / name).pixels
-        pixels = pixels.take(range(size), 0, mode="wrap").take(range(size), 1, mode="wrap")
-        pictures.write(pictures.Image(pixels), folder / name)
+        rows = pictures.read(ROOT / "examples" / name).pixels.take(range(size), 0, mode="wrap")
+        pictures.write(pictures.Image(rows.take(range(size), 1, mode="wrap")), folder / name)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function in a process that has done nothing before."""
+    """Call a function in a new process. On Linux that inherits the peak memory of this one, so nothing is held here."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -169,7 +163,6 @@ def machine(device: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, write the results file."""
-    scales = [s for s in container.SCALES if (weights.SOURCE / f"refscale-x{s}.safetensors").is_file()]
     parser = argparse.ArgumentParser(description="Seconds per megapixel and peak memory of encode and decode.")
     parser.add_argument("--size", type=int, nargs="+", default=[1024, 2048], help="sides of the square pictures")
     parser.add_argument("--repeat", type=int, default=5, help="timed runs, of which the median counts")
@@ -177,12 +170,13 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "throughput.json")
     args = parser.parse_args()
+    scales = [s for s in container.SCALES if (weights.shipped(2).parent / f"refscale-x{s}.safetensors").is_file()]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     words = f"--repeat {args.repeat} --threads {args.threads} --device {args.device}"
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    versions = {name: version(name) for name in ("torch", "numpy", "pillow")}
     result: dict[str, Any] = {
         "command": f"python benchmarks/throughput.py --size {' '.join(map(str, args.size))} {words}",
-        "convention": "medians of warm runs; load not in the seconds of 10**6 high-res pixels; peak_mib: resident, of one run",
+        "convention": "medians of warm runs; a megapixel is 10**6 high-res pixels, load not counted; MiB are resident",
         "machine": machine(args.device),
         "versions": {"refscale": refscale_codec.__version__, "python": platform.python_version(), **versions},
         "rows": [],

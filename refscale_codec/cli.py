@@ -4,10 +4,11 @@ Torch, numpy and Pillow are imported inside the commands that need them, so that
 """
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from refscale_codec.image import Image
     from refscale_codec.rescale.net import RescaleNet
 
+CODEC_NAMES = {1: "jpeg"}  # the table in lrcodec, which is not imported here: it takes numpy and Pillow
 PATIENCE = 2.0  # seconds without a word before progress is shown
 
 app = typer.Typer(
@@ -75,7 +77,7 @@ def encode(
         raise UsageError(f"--scale must be 2 or 4, not {scale}")
     if json_output and output == "-":
         raise UsageError("--json and -o - both want stdout")
-    _require_distinct(output, picture, ref)
+    _require_distinct(output, picture, ref, weights)
     with _progress(quiet) as step:
         step("starting")
         from refscale_codec import codec, metrics
@@ -101,7 +103,7 @@ def encode(
         print(json.dumps(summary))
     _say(
         quiet,
-        f"{output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
+        f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
         f"(low-res {parts.lr}, map {parts.map}, header {parts.header + parts.other})",
     )
 
@@ -123,7 +125,7 @@ def decode(
     """Rebuild the picture from a file and the very reference it was made with."""
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
-    _require_distinct(output, file, ref)
+    _require_distinct(output, file, ref, weights)
     with _progress(quiet) as step:
         step("starting")
         data, name = _read(file), _name(file)
@@ -138,7 +140,7 @@ def decode(
         with _naming(name):
             picture = codec.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0)
         _write(output, pictures.to_bytes(picture, kind))
-    _say(quiet, f"{output}: {picture.width}x{picture.height}")
+    _say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")
 
 
 @app.command()
@@ -151,7 +153,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "width": header.width,
         "height": header.height,
         "scale": header.scale,
-        "codec": {1: "jpeg"}.get(header.codec, f"unknown ({header.codec})"),
+        "codec": CODEC_NAMES.get(header.codec, f"unknown ({header.codec})"),
         "quality": header.quality,
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
@@ -183,18 +185,20 @@ def verify(
     """
     data, name = _read(file), _name(file)
     content = _unpacked(data, name)
-    with _progress(quiet) as step, _naming(name):
+    with _progress(quiet) as step:
         step("starting")
         from refscale_codec import codec
 
         reference = None if ref is None else _read_picture(ref)
         net = _net(weights or _wanted(content.header), device)
-        if content.header.reference is not None and reference is None:
-            codec.unpack_low_res(content, net)
-            _say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
-            return
-        step("decoding")
-        picture = codec.decode(data, reference, net)
+        with _naming(name):
+            if content.header.reference is not None and reference is None:
+                codec.require_same_weights(content.header, net)
+                codec.unpack_low_res(content, net)
+                _say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
+                return
+            step("decoding")
+            picture = codec.decode(data, reference, net)
     if content.output_hash is None:
         _say(quiet, f"{name}: sound, and decodes; it holds no hash of the picture to compare with")
     elif content.output_hash == picture.fingerprint():
@@ -209,9 +213,9 @@ def verify(
 @app.command("extract-lr")
 def extract_lr(file: FileArgument, output: OutputOption) -> None:
     """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed."""
-    _require_distinct(output, file, None)
+    _require_distinct(output, file)
     content = _unpacked(_read(file), _name(file))
-    if content.header.codec != 1:
+    if CODEC_NAMES.get(content.header.codec) != "jpeg":
         raise ContainerError(f"{_name(file)}: the low-res picture is not a JPEG (codec {content.header.codec})")
     if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
         raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
@@ -267,8 +271,10 @@ def evaluate_command(
         from refscale_codec.data import read_manifest
         from refscale_codec.rescale import weights as weights_files
 
+        if output not in (None, "-") and not Path(str(output)).parent.is_dir():
+            raise UsageError(f"cannot write {output}: there is no folder {Path(str(output)).parent}")
         chosen = _choices(modes, evaluate.MODES)
-        wanted = [int(text) if text.isdigit() else 0 for text in qualities.split(",")]
+        wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
         if not all(1 <= quality <= 100 for quality in wanted):
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))
@@ -284,16 +290,16 @@ def evaluate_command(
         comparisons = [c for mode in chosen for c in evaluate.compare(rows, mode, "jpeg")]
         comparisons += evaluate.compare(rows, "reference", "unrelated") + evaluate.compare(rows, "unrelated", "alone")
         if output is not None:
-            command = " ".join(["refscale", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
+            command = " ".join(["refscale", *(re.sub(r"[^=]*/", "", word) for word in sys.argv[1:])])  # without folders
             result = evaluate.as_json(rows, comparisons, net, command)
-            _write(output, (json.dumps(result, indent=1) + "\n").encode())
+            _write(output, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     from rich.console import Console
     from rich.table import Table
 
     table = Table("dataset", "coder", "against", "BD-rate %", "pictures", "left out")
     for c in comparisons:
         table.add_row(c.dataset, c.coder, c.anchor, f"{c.percent:+.1f}", str(c.pictures), str(c.left_out))
-    Console().print(table)
+    Console(stderr=output == "-").print(table)
     for note in sorted({f"{c.dataset} {c.coder}: {note}" for c in comparisons for note in c.notes}):
         _say(quiet, note)
 
@@ -385,12 +391,15 @@ def _write(path: str, data: bytes) -> None:
         raise ImageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _require_distinct(output: str, first: str, second: str | None) -> None:
-    if first == "-" == second:
+def _require_distinct(output: str, *inputs: str | Path | None) -> None:
+    if inputs[:2] == ("-", "-"):
         raise UsageError("stdin can be only one of the inputs")
-    inputs = [Path(path) for path in (first, second) if path not in (None, "-")]
-    if output != "-" and any(Path(output).exists() and path.exists() and path.samefile(output) for path in inputs):
-        raise UsageError(f"{output} is also an input; it would be overwritten")
+    if output == "-":
+        return
+    for path in inputs:
+        with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
+            if path not in (None, "-") and Path(str(path)).samefile(output):
+                raise UsageError(f"{output} is also an input; it would be overwritten")
 
 
 def _say(quiet: bool, text: str) -> None:
@@ -404,23 +413,29 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet:
         yield lambda text: None
         return
-    status: list[Any] = []
+    shown: list[tuple[Any, Any]] = []  # the spinner and what keeps it turning, once there is something to show
     said = ["starting"]
     lock = threading.Lock()
 
     def show() -> None:
         from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
 
         with lock:
             if not finished.is_set():
-                status.append(Console(stderr=True).status(said[0]))
-                status[0].start()
+                spinner = Spinner("dots", said[0])
+                shared_terminal = sys.stdout.isatty()  # else what goes to stdout must go there untouched
+                console = Console(stderr=True)
+                live = Live(spinner, console=console, transient=True, redirect_stdout=shared_terminal)
+                shown.append((spinner, live))
+                live.start()
 
     def step(text: str) -> None:
         with lock:
             said[0] = text
-            if status:
-                status[0].update(text)
+            if shown:
+                shown[0][0].update(text=text)
 
     finished = threading.Event()
     timer = threading.Timer(PATIENCE, show)
@@ -432,8 +447,8 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         timer.cancel()
         with lock:
             finished.set()
-            if status:
-                status[0].stop()
+            if shown:
+                shown[0][1].stop()
 
 
 def main() -> NoReturn:

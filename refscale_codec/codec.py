@@ -104,12 +104,7 @@ def decode(data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: fl
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:
     """Check that weights and reference are those that a file names; see `decode` for what is raised."""
-    if header.weights != net.fingerprint:
-        raise WeightsError(
-            f"the file was made with the weights {header.weights.hex()}, these are {net.fingerprint.hex()}"
-        )
-    if header.scale != net.config.scale:
-        raise ContainerError(f"the header says scale {header.scale}, but its weights have scale {net.config.scale}")
+    require_same_weights(header, net)
     if header.reference is None and reference is not None:
         raise ReferenceMismatch("the file was made without a reference; decode it without one")
     if header.reference is not None and reference is None:
@@ -121,6 +116,16 @@ def require_same(header: Header, reference: Image | None, net: RescaleNet) -> No
         )
     if reference is not None:
         _require_same_size(reference, header.height, header.width)
+
+
+def require_same_weights(header: Header, net: RescaleNet) -> None:
+    """Check that the weights are those that a file names: else WeightsError, or ContainerError for another scale."""
+    if header.weights != net.fingerprint:
+        raise WeightsError(
+            f"the file was made with the weights {header.weights.hex()}, these are {net.fingerprint.hex()}"
+        )
+    if header.scale != net.config.scale:
+        raise ContainerError(f"the header says scale {header.scale}, but its weights have scale {net.config.scale}")
 
 
 def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
@@ -143,10 +148,8 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
         _require_same_size(reference, image.height, image.width)
     scale = net.config.scale
     ref = None if reference is None else _tensor(reference.pixels, net, scale)
-    small = net.downscale(_tensor(image.pixels, net, scale), ref, _told(quality, net))
-    lr = _pixels(small.lr)
-    levels = None if small.levels is None else small.levels[0, 0].to(torch.uint8).cpu().numpy()
-    return LowRes(lr, levels)
+    lr, levels = net.downscale(_tensor(image.pixels, net, scale), ref, _told(quality, net))[:2]
+    return LowRes(_pixels(lr), None if levels is None else levels[0, 0].to(torch.uint8).cpu().numpy())
 
 
 @torch.inference_mode()

@@ -48,6 +48,8 @@ def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pai
         raise UsageError(f"cannot read the manifest {path}: {error}") from None
     if not rows or not {"target", "reference"} <= rows[0].keys():
         raise UsageError(f"{path} needs the columns 'target' and 'reference' and at least one row")
+    if any(not row["target"] or row["reference"] is None for row in rows):
+        raise UsageError(f"{path} has a row without a target, or one that is too short")
     pairs = [
         Pair(
             dataset=row.get("dataset") or "pictures",

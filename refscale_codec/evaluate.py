@@ -8,6 +8,7 @@ picture over a range of rates, then the mean.
 An unrelated reference is that of the next row with another place, repeated or cropped to the size asked for.
 """
 
+import math
 import platform
 import time
 from collections import defaultdict
@@ -20,7 +21,7 @@ import PIL
 import torch
 
 import refscale_codec
-from refscale_codec import codec, container, metrics
+from refscale_codec import codec, container, lrcodec, metrics
 from refscale_codec import image as pictures
 from refscale_codec.data import Pair
 from refscale_codec.errors import ImageError
@@ -98,7 +99,9 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
         target = pictures.read(pair.target)
         reference = _references(pairs, place, target).get(mode)
         low = codec.downscale(target, reference, net, 100)
-        header = container.Header(target.width, target.height, net.config.scale, 1, 100, net.fingerprint, None)
+        header = container.Header(
+            target.width, target.height, net.config.scale, lrcodec.JPEG, 100, net.fingerprint, None
+        )
         values[pair.dataset].append(metrics.psnr(target.pixels, codec.upscale(low, reference, header, net).pixels))
     return {dataset: float(np.mean(psnrs)) for dataset, psnrs in values.items()}
 
@@ -112,8 +115,11 @@ def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Imag
     if reference.pixels.shape != target.pixels.shape:
         raise ImageError(f"{own} and {pairs[place].target} differ in size")
     references["reference"] = reference
-    others = [p.reference for p in pairs[place + 1 :] + pairs[:place] if p.reference not in (None, own)]
-    if others and others[0] is not None:
+    here = {own, pairs[place].target}
+    others = [
+        p.reference for p in pairs[place + 1 :] + pairs[:place] if p.reference and not here & {p.reference, p.target}
+    ]
+    if others:
         other = pictures.read(others[0]).pixels
         times = [-(-have // side) for have, side in zip(target.pixels.shape, other.shape, strict=True)]
         cut = np.tile(other, times)[: target.height, : target.width]
@@ -211,6 +217,11 @@ def as_json(rows: list[Row], comparisons: list[Comparison], net: RescaleNet, com
             "numpy": np.__version__,
         },
         "machine": {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "comparisons": [asdict(comparison) for comparison in comparisons],
-        "rows": [asdict(row) for row in rows],
+        "comparisons": [_finite(asdict(comparison)) for comparison in comparisons],
+        "rows": [_finite(asdict(row)) for row in rows],
     }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace what JSON cannot hold: no BD-rate, and the PSNR of a lossless picture, become null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

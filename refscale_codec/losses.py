@@ -50,7 +50,7 @@ def _dct_matrix(device: torch.device) -> Tensor:
 def jpeg_tables(quality: Tensor) -> Tensor:
     """Return libjpeg's quantisation steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
     base = torch.tensor([_LUMA_TABLE, _CHROMA_TABLE, _CHROMA_TABLE], dtype=torch.float32, device=quality.device)
-    percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     return ((base * percent[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
 
 
@@ -92,7 +92,8 @@ def _jpeg_steps(lr: Tensor, quality: Tensor) -> Tensor:
 
 def with_gradient_of(value: Tensor, estimate: Tensor) -> Tensor:
     """Return `value`, whose gradient is that of `estimate` scaled to the same size."""
-    return estimate * (value / estimate.clamp(min=1e-6)).detach()
+    ratio = (value / estimate.clamp(min=1e-6)).detach()
+    return value.detach() + ratio * (estimate - estimate.detach())
 
 
 def map_bits(levels: Tensor, exact: Tensor) -> Tensor:

@@ -95,6 +95,6 @@ def decode(payload: bytes, rows: int, columns: int, levels: int) -> Levels:
             above = row
     except AssertionError:
         raise ContainerError("the similarity map is damaged: it does not decode") from None
-    if not coder.maybe_exhausted():
-        raise ContainerError("the similarity map is damaged: it holds more than its size asks for")
+    if encode(smap, levels) != payload:
+        raise ContainerError("the similarity map is damaged: no map is coded like that")
     return smap

@@ -65,6 +65,21 @@ class TrainConfig:
     slope: float = 1.1  # weight of ln(squared error) beside ln(bits)
     guidance: float = 1.0  # weight of Eq. 5
 
+    def __post_init__(self) -> None:
+        """Reject values of the wrong type and those that no run can have."""
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            kind = str if field.name == "manifest" else type(default)
+            allowed = (int, float) if kind is float else kind
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
+        if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
+            raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
+        if self.crop < 1 or self.crop % (8 * self.net.scale):
+            raise ValueError(f"crop must be a multiple of 8 low-res pixels, {8 * self.net.scale}, not {self.crop}")
+        if min(self.batch, self.warmup, self.steps) < 1:
+            raise ValueError("batch, warmup and steps must be at least 1")
+
     @classmethod
     def read(cls, path: Path) -> "TrainConfig":
         """Read a TOML file.
@@ -77,7 +92,10 @@ class TrainConfig:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"cannot read the training config {path}: {error}") from None
         try:
-            net = RescaleConfig(**_known(table.pop("net", {}), RescaleConfig, path))
+            given = table.pop("net", {})
+            if not isinstance(given, dict):
+                raise ValueError(f"net must be a table, not {given!r}")
+            net = RescaleConfig(**_known(given, RescaleConfig, path))
             values: dict[str, Any] = _known(table, cls, path)
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(net=net, **values)
@@ -253,7 +271,6 @@ def train(
         json.loads(json.dumps(recipe))
     ):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
-    before.write_text(json.dumps(recipe, indent=1))
     run = _Run(config, torch.device(device))
     if (folder / "checkpoint.pt").exists():
         run.load(folder / "checkpoint.pt", torch.device(device))
@@ -261,6 +278,7 @@ def train(
         run.start_from(config_folder / config.start_from)
     pairs = read_manifest(config_folder / config.manifest, config.splits)
     crops = Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
+    before.write_text(json.dumps(recipe, indent=1))
     recent: dict[str, list[Tensor]] = {}
     run.net.train()
     with ThreadPoolExecutor(1) as ahead:

@@ -94,6 +94,25 @@ def test_pictures_are_left_alone(pair: Pair, tiny_net: RescaleNet) -> None:
         assert np.array_equal(picture.pixels, kept.pixels)
 
 
+def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, net: RescaleNet) -> None:
+    scale = net.config.scale
+    height, width = 4 * scale - 1, 3 * scale - 1
+    odd = [cut(picture, height, width) for picture in pair]
+    padded = [Image(np.pad(picture.pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")) for picture in odd]
+    low, expected = codec.downscale(*odd, net, 75), codec.downscale(*padded, net, 75)
+    assert np.array_equal(low.lr, expected.lr)
+    assert np.array_equal(low.levels, expected.levels)
+    header = container.Header(width, height, scale, lrcodec.JPEG, 75, net.fingerprint, odd[1].fingerprint())
+    whole = codec.upscale(low, padded[1], replace(header, width=width + 1, height=height + 1), net)
+    assert np.array_equal(codec.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
+
+
+def test_low_res_samples_are_rounded_to_the_nearest() -> None:
+    net = RescaleNet(TINY).eval()  # fresh: it averages
+    pixels = np.array([[10, 10, 10, 10], [10, 13, 10, 11]], np.uint8)[..., None].repeat(3, axis=2)  # 10.75, 10.25
+    assert codec.downscale(Image(pixels), None, net, 75).lr[..., 0].tolist() == [[11, 10]]
+
+
 def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     low = codec.downscale(*pair, tiny_net, 75)
     sent = codec.unpack_low_res(container.unpack(coded), tiny_net)

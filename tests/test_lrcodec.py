@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import lrcodec
+from refscale_codec import cli, lrcodec
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.jpeg import Jpeg
 
@@ -55,8 +55,7 @@ def sampling_factors(payload: bytes) -> list[tuple[int, int]]:
 def test_ids_in_files_never_change() -> None:
     assert lrcodec.JPEG == 1
     assert isinstance(lrcodec.CODECS[1], Jpeg)
-    assert lrcodec.NAMES[1] == "jpeg"
-    assert lrcodec.CODECS.keys() == lrcodec.NAMES.keys()
+    assert lrcodec.CODECS.keys() == cli.CODEC_NAMES.keys()
     assert 0 not in lrcodec.CODECS
 
 
@@ -125,11 +124,9 @@ def test_huffman_tables_are_fitted() -> None:
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
 def test_noise_of_the_best_quality_fits_the_buffer(monkeypatch: pytest.MonkeyPatch, subsampling: str) -> None:
-    # Pillow writes fitted tables in one go; its own guess of the buffer is too small here: "encoder error -2".
-    monkeypatch.setattr(PIL.ImageFile, "MAXBLOCK", 65536)
+    # Pillow writes a JPEG with fitted tables in one go, and its own guess of the buffer is too small for this one.
+    monkeypatch.setattr(PIL.ImageFile, "MAXBLOCK", 65536)  # its default, which an earlier test may have raised
     lr = noise(300, 300)
-    with pytest.raises(OSError, match="encoder error|Suspension not allowed"):
-        jpeg_of(lr, quality=100, subsampling="4:4:4", optimize=True)
     decoded = Jpeg(subsampling).decode(Jpeg(subsampling).encode(lr, 100), 300, 300)
     assert mean_error(decoded, lr) < (2 if subsampling == "4:4:4" else 80)
 

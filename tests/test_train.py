@@ -167,7 +167,6 @@ def test_another_recipe_in_the_folder_is_refused(place: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="config.json is written before manifest and pictures are read")
 def test_a_recipe_that_failed_at_once_does_not_claim_the_folder(place: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the manifest"):
         training.train(recipe(steps=1, manifest="pears.csv"), place, place / "run")
@@ -345,25 +344,25 @@ def test_rise_and_fall_of_a_short_run_multiply() -> None:
 # --- through JPEG ----------------------------------------------------------------------------------------------------
 
 
-def ragged(height: int = 18, width: int = 21) -> Tensor:
+def rough(height: int = 16, width: int = 24) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return 0.5 + 0.2 * torch.randn(2, 3, height, width, generator=generator).clamp(-2, 2)
 
 
 def test_the_pixels_after_jpeg_are_those_of_a_real_one() -> None:
-    lr = ragged()
+    lr = rough()
     lr_hat, bits = through_jpeg(lr, torch.tensor([30.0, 90.0]))
     for number, quality in enumerate((30, 90)):
         levels = (lr[number].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         payload = Jpeg().encode(levels, quality)
-        decoded = torch.from_numpy(Jpeg().decode(payload, 18, 21)).permute(2, 0, 1).float() / 255
+        decoded = torch.from_numpy(Jpeg().decode(payload, 16, 24)).permute(2, 0, 1).float() / 255
         assert torch.allclose(lr_hat[number], decoded, atol=1e-6)
         assert 0 < float(bits[number]) < 8 * len(payload)
     assert bits[0] < bits[1]
 
 
 def test_bits_are_those_after_the_scan_header_without_the_end_marker() -> None:
-    lr = ragged()[:1]
+    lr = rough()[:1]
     levels = (lr[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     payload = Jpeg().encode(levels, 50)
     # a scan header of three components: marker, length 12, 3, three pairs, three bytes; at the end FF D9
@@ -372,24 +371,29 @@ def test_bits_are_those_after_the_scan_header_without_the_end_marker() -> None:
 
 
 def test_quality_above_100_is_rounding_only_and_free() -> None:
-    lr = ragged()
+    lr = rough()
     lr_hat, bits = through_jpeg(lr, torch.tensor([101.0, 50.0]))
     assert torch.allclose(lr_hat[0], (lr[0].clamp(0, 1) * 255).round() / 255, atol=1e-6)
     assert bits[0] == 0
     assert bits[1] > 0
 
 
-@pytest.mark.parametrize("quality", [5.0, 95.0, 101.0])
-def test_the_gradient_is_the_identity_inside_the_range_and_zero_outside(quality: float) -> None:
-    lr = ragged(8, 8)[:1].clamp(0, 1)
-    lr[0, 0, 0, :6] = torch.tensor([-0.2, -0.051, -0.04, 1.04, 1.051, 1.3])
+def test_the_gradient_passes_jpeg_as_far_as_detail_survives_and_stops_outside_the_range() -> None:
+    lr = rough(8, 8)[:1].clamp(0, 1).repeat(3, 1, 1, 1)
+    lr[:, 0, 0, :6] = torch.tensor([-0.2, -0.051, -0.04, 1.04, 1.051, 1.3])
     lr.requires_grad_()
-    upstream = torch.randn(lr.shape, generator=torch.Generator().manual_seed(4))
-    lr_hat, bits = through_jpeg(lr, torch.tensor([quality]))
+    quality = torch.tensor([5.0, 95.0, 101.0])
+    upstream = torch.randn(lr[:1].shape, generator=torch.Generator().manual_seed(4)).repeat(3, 1, 1, 1)
+    lr_hat, bits = through_jpeg(lr, quality)
     (gradient,) = torch.autograd.grad(lr_hat, lr, upstream)
-    expected = upstream.clone()
-    expected[0, 0, 0, [0, 1, 4, 5]] = 0
-    assert torch.equal(gradient, expected)
+
+    inside = lr.detach().clamp(-0.05, 1.05).requires_grad_()
+    (expected,) = torch.autograd.grad(losses.surviving(inside, quality.clamp(max=100)), inside, upstream)
+    expected[2] = upstream[2]  # the identity where it is only rounded
+    expected[:, 0, 0, [0, 1, 4, 5]] = 0
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    assert torch.equal(gradient[2], expected[2])
+    assert gradient[0].norm() < gradient[1].norm()
     assert not bits.requires_grad
     assert 0 <= lr_hat.min() <= lr_hat.max() <= 1
 
@@ -441,7 +445,6 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="types of fields are not checked, and a net that is no table is not expected")
 @pytest.mark.parametrize("line", ["net = 3", 'steps = "many"', "quality = [5]"])
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=line.split()[0]):

@@ -20,4 +20,3 @@ class LrCodec(Protocol):
 
 JPEG = 1
 CODECS: dict[int, LrCodec] = {JPEG: Jpeg()}  # 2 is kept for the Gaussian-mixture codec
-NAMES: dict[int, str] = {JPEG: "jpeg"}

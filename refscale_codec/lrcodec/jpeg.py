@@ -1,6 +1,7 @@
 """Low-res codec 1: JPEG by Pillow. The payload is a complete ordinary JPEG that any viewer opens."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,10 +37,14 @@ class Jpeg:
             ContainerError: the payload is not a JPEG of exactly this size; checked before its pixels are decoded.
         """
         try:
-            with PIL.Image.open(io.BytesIO(payload), formats=["JPEG"]) as picture:
-                if (picture.height, picture.width, picture.mode) != (height, width, "RGB"):
-                    found = f"{picture.width}x{picture.height} {picture.mode}"
-                    raise ContainerError(f"the low-res JPEG is {found}, but the header asks for {width}x{height} RGB")
-                return np.array(picture)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about metadata, which is not read
+                picture = PIL.Image.open(io.BytesIO(payload), formats=["JPEG"])
+                found = picture.height, picture.width, picture.mode
+                if found == (height, width, "RGB"):
+                    return np.array(picture)
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise ContainerError(f"the low-res payload is not a readable JPEG: {error}") from None
+        raise ContainerError(
+            f"the low-res JPEG is {found[1]}x{found[0]} {found[2]}, but the header asks for {width}x{height} RGB"
+        )

@@ -14,7 +14,7 @@ is not its low-res picture; zeros replace it on the way up unless the caller ask
 RefScale paper: samples add only noise).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
@@ -38,6 +38,9 @@ class RescaleConfig:
 
     def __post_init__(self) -> None:
         """Reject values that no net can be built for."""
+        for field in fields(self):
+            if field.name != "flow" and type(getattr(self, field.name)) is not int:
+                raise ValueError(f"{field.name} must be a whole number, not {getattr(self, field.name)!r}")
         if self.scale not in (2, 4):
             raise ValueError(f"scale must be 2 or 4, not {self.scale}")
         if self.flow not in ("haar", "paper"):

@@ -5,9 +5,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from refscale_codec.errors import WeightsError
 from refscale_codec.image import write_atomically
@@ -44,17 +44,23 @@ def shipped_as(wanted: bytes) -> Path:
 
 
 def fingerprint(path: Path) -> bytes:
-    """Return the first 8 bytes of the SHA-256 of the file, the name by which a container asks for its weights."""
+    """Return the first 8 bytes of the SHA-256 of a weights file, the name by which a container asks for it."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[bytes, bytes]:
+    """Return a file's bytes and their fingerprint."""
     try:
-        return hashlib.sha256(path.read_bytes()).digest()[:8]
+        data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
+    return data, hashlib.sha256(data).digest()[:8]
 
 
 def store(net: RescaleNet, path: Path) -> None:
     """Write the net in half precision, which costs less than 0.01 dB (see weights/README.md)."""
     tensors = {name: tensor.detach().cpu().contiguous().half() for name, tensor in net.state_dict().items()}
-    write_atomically(path, save(tensors, metadata={"config": json.dumps(asdict(net.config))}))
+    write_atomically(path, safetensors.torch.save(tensors, metadata={"config": json.dumps(asdict(net.config))}))
 
 
 def load(path: Path) -> RescaleNet:
@@ -63,20 +69,19 @@ def load(path: Path) -> RescaleNet:
     Raises:
         WeightsError: the file is missing, is no weights file of refscale, or does not fit its own config.
     """
+    data, own_fingerprint = _read(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise WeightsError(f"no weights file at {path}") from None
-    except (OSError, SafetensorError) as error:
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(data).items()}
+    except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # valid, since it was just loaded
     try:
+        config = RescaleConfig(**json.loads(header["__metadata__"]["config"]))
         with torch.device("meta"):
-            net = RescaleNet(RescaleConfig(**json.loads(metadata["config"])))
+            net = RescaleNet(config)
         net.load_state_dict(tensors, strict=True, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{path} does not hold the weights of a refscale net: {reason}") from None
-    net.fingerprint = fingerprint(path)
+    net.fingerprint = own_fingerprint
     return net.eval().requires_grad_(False)

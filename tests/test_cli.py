@@ -1,0 +1,781 @@
+"""The user's view: what the command line writes, says and returns, through `cli.main()`.
+
+Typer's test runner is not used: it goes around `main`, where errors become one line and an exit code.
+"""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import typer
+
+import refscale_codec
+from refscale_codec import cli, codec, container
+from refscale_codec import image as pictures
+from refscale_codec import train as training
+from refscale_codec.image import Image
+from refscale_codec.rescale import weights
+from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+
+PRECIOUS = b"what was here before"
+COMMANDS = ["encode", "decode", "info", "verify", "extract-lr", "train", "eval"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line left on its standard streams."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+
+@pytest.fixture
+def refscale(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Outcome]:
+    """Run the command line in this process; an exception that `main` lets through is a traceback and fails the test."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def run(*arguments: object, stdin: bytes | None = None) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["refscale", *map(str, arguments)])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        capsysbinary.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsysbinary.readouterr()
+        return Outcome(int(caught.value.code or 0), captured.out, captured.err.decode())
+
+    return run
+
+
+def drawn(seed: int, height: int = 20, width: int = 33) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = 128 + 70 * np.sin(x[..., None] * rng.uniform(0.1, 0.6, 3) + y[..., None] * rng.uniform(0.1, 0.6, 3))
+    return np.clip(waves + rng.normal(0, 5, waves.shape), 0, 255).astype(np.uint8)
+
+
+def older(pixels: np.ndarray) -> np.ndarray:
+    return np.clip(pixels * 0.9 + 8, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(8)
+    path = tmp_path_factory.mktemp("other") / "other.safetensors"
+    weights.store(RescaleNet(RescaleConfig(blocks=1, width=8, ref_width=8)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def furnished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_net: RescaleNet, tiny_weights: Path, other_weights: Path
+) -> Path:
+    """Return a folder with good and bad files of every kind; tests get a copy."""
+    folder = tmp_path_factory.mktemp("furnished")
+    for name, pixels in {
+        "target.png": drawn(1),
+        "ref.png": older(drawn(1)),
+        "other.png": drawn(2),
+        "small.png": drawn(3, 20, 32),
+        "grey.png": drawn(1)[..., 0],
+        "deep.png": drawn(1)[..., 0].astype(np.uint16) * 257,
+        "alpha.png": np.dstack([drawn(1), np.full((20, 33), 99, np.uint8)]),
+    }.items():
+        PIL.Image.fromarray(pixels).save(folder / name)
+    (folder / "text.png").write_text("not a picture\n")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "target.png").read_bytes()[:-40])
+    (folder / "folder.png").mkdir()
+    shutil.copy(tiny_weights, folder / "tiny.safetensors")
+    shutil.copy(other_weights, folder / "other.safetensors")
+    (folder / "junk.safetensors").write_text("not weights\n")
+    target, reference = Image(drawn(1)), Image(older(drawn(1)))
+    options = codec.EncodeOptions(quality=60)
+    (folder / "with.rsc").write_bytes(codec.encode(target, reference, tiny_net, options))
+    (folder / "alone.rsc").write_bytes(codec.encode(target, None, tiny_net, options))
+    hashed = codec.EncodeOptions(quality=60, output_hash=True)
+    (folder / "hashed.rsc").write_bytes(codec.encode(target, reference, tiny_net, hashed))
+    return folder
+
+
+@pytest.fixture
+def place(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that the command line runs in: a fresh copy of `furnished`."""
+    shutil.copytree(furnished, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def require_refusal(outcome: Outcome, code: int, *words: str) -> None:
+    lines = outcome.err.splitlines()
+    assert outcome.code == code, outcome.err
+    assert outcome.out == b""
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+TINY = ("--weights", "tiny.safetensors")
+REF = ("--ref", "ref.png")
+NEEDS_REFERENCE = ("needs its reference", "with.rsc")
+REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    # references
+    "wrong reference": ("decode with.rsc --ref other.png -o out.png -w", 6, ("with.rsc", "made with the reference")),
+    "wrong reference, verify": ("verify with.rsc --ref other.png -w", 6, ("with.rsc", "made with the reference")),
+    "missing reference": ("decode with.rsc -o out.png -w", 6, NEEDS_REFERENCE),
+    "superfluous reference": ("decode alone.rsc --ref ref.png -o out.png -w", 6, ("alone.rsc", "without a reference")),
+    "superfluous reference, verify": ("verify alone.rsc --ref ref.png -w", 6, ("alone.rsc", "without a reference")),
+    "reference of another size": ("encode target.png --ref small.png -o out.rsc -w", 3, ("32x20", "33x20")),
+    "reference of another size, decode": ("decode with.rsc --ref small.png -o out.png -w", 6, ("with.rsc",)),
+    # weights
+    "wrong weights": ("decode with.rsc --ref ref.png -o out.png --weights other.safetensors", 5, ("with.rsc",)),
+    "wrong weights, verify": ("verify alone.rsc --weights other.safetensors", 5, ("alone.rsc", "weights")),
+    "weights not shipped": ("decode with.rsc --ref ref.png -o out.png", 5, ("fingerprint", "--weights")),
+    "missing weights": ("decode with.rsc --ref ref.png -o out.png --weights no.safetensors", 5, ("no.safetensors",)),
+    "missing weights, encode": ("encode target.png -o out.rsc --weights no.safetensors", 5, ("no.safetensors",)),
+    "damaged weights": ("encode target.png -o out.rsc --weights junk.safetensors", 5, ("junk.safetensors",)),
+    "weights are a picture": ("encode target.png -o out.rsc --weights target.png", 5, ("target.png",)),
+    "weights are a folder": ("encode target.png -o out.rsc --weights folder.png", 5, ("folder.png",)),
+    # files that are no .rsc
+    "not an rsc": ("decode target.png -o out.png -w", 4, ("target.png: not a .rsc file",)),
+    "not an rsc, info": ("info target.png", 4, ("target.png: not a .rsc file",)),
+    "not an rsc, verify": ("verify target.png -w", 4, ("target.png: not a .rsc file",)),
+    "not an rsc, extract-lr": ("extract-lr target.png -o out.jpg", 4, ("target.png: not a .rsc file",)),
+    "empty rsc": ("info empty.png", 4, ("empty.png: truncated",)),
+    "missing rsc": ("decode no.rsc -o out.png -w", 4, ("no.rsc",)),
+    "missing rsc, info": ("info no.rsc", 4, ("no.rsc",)),
+    "missing rsc, verify": ("verify no.rsc", 4, ("no.rsc",)),
+    "missing rsc, extract-lr": ("extract-lr no.rsc -o out.jpg", 4, ("no.rsc",)),
+    "rsc is a folder": ("info folder.png", 4, ("folder.png",)),
+    # pictures
+    "missing picture": ("encode no.png -o out.rsc -w", 3, ("no.png",)),
+    "missing reference file": ("encode target.png --ref no.png -o out.rsc -w", 3, ("no.png",)),
+    "missing reference file, decode": ("decode with.rsc --ref no.png -o out.png -w", 3, ("no.png",)),
+    "picture is text": ("encode text.png -o out.rsc -w", 3, ("text.png",)),
+    "picture is empty": ("encode empty.png -o out.rsc -w", 3, ("empty.png",)),
+    "picture is truncated": ("encode cut.png -o out.rsc -w", 3, ("cut.png",)),
+    "picture is a folder": ("encode folder.png -o out.rsc -w", 3, ("folder.png",)),
+    "picture is an rsc": ("encode with.rsc -o out.rsc -w", 3, ("with.rsc",)),
+    "grey picture": ("encode grey.png -o out.rsc -w", 3, ("grey.png", "grey")),
+    "16-bit picture": ("encode deep.png -o out.rsc -w", 3, ("deep.png", "16-bit")),
+    "picture with alpha": ("encode alpha.png -o out.rsc -w", 3, ("alpha.png", "transparen")),
+    "grey reference": ("encode target.png --ref grey.png -o out.rsc -w", 3, ("grey.png", "grey")),
+    # output
+    "no folder for the output": ("encode target.png -o no/out.rsc -w", 3, ("no/out.rsc",)),
+    "no folder for the picture": ("decode with.rsc --ref ref.png -o no/out.png -w", 3, ("no/out.png",)),
+    "no folder for the low-res picture": ("extract-lr with.rsc -o no/out.jpg", 3, ("no/out.jpg",)),
+    "output is a folder": ("encode target.png -o folder.png -w", 3, ("folder.png",)),
+    "picture would be a folder": ("decode with.rsc --ref ref.png -o folder.png -w", 3, ("folder.png",)),
+    "lossy output": ("decode with.rsc --ref ref.png -o out.jpg -w", 3, ("out.jpg", ".png")),
+    "unknown suffix": ("decode with.rsc --ref ref.png -o out.xyz -w", 3, ("out.xyz", ".png")),
+    "unknown format": ("decode with.rsc --ref ref.png -o out.png --format bmp -w", 3, ("bmp", "png")),
+    "low-res under another name": ("extract-lr with.rsc -o out.png", 2, ("out.png", ".jpg")),
+    "output is the picture": ("encode target.png -o target.png -w", 2, ("target.png", "input")),
+    "output is the reference": ("encode target.png --ref ref.png -o ./ref.png -w", 2, ("ref.png", "input")),
+    "output is the file": ("decode with.rsc --ref ref.png -o with.rsc -w", 2, ("with.rsc", "input")),
+    "picture is the reference": ("decode with.rsc --ref ref.png -o ref.png -w", 2, ("ref.png", "input")),
+    "low-res is the file": ("extract-lr with.rsc -o with.rsc", 2, ("with.rsc", "input")),
+    # options
+    "unknown codec": ("encode target.png -o out.rsc --codec webp -w", 2, ("webp", "jpeg")),
+    "unknown subsampling": ("encode target.png -o out.rsc --subsampling 4:1:1 -w", 2, ("4:1:1", "4:4:4")),
+    "unknown scale": ("encode target.png -o out.rsc --scale 3", 2, ("--scale", "2 or 4")),
+    "unknown device": ("encode target.png -o out.rsc --device gpu -w", 2, ("--device", "cuda")),
+    "scale beside weights": ("encode target.png -o out.rsc --scale 2 -w", 2, ("--scale", "no effect")),
+    "scale beside weights, eval": ("eval pairs.csv --scale 2 -w", 2, ("--scale", "no effect")),
+    "seed without deviation": ("decode with.rsc --ref ref.png -o out.png --z-seed 1 -w", 2, ("--z-seed", "no effect")),
+    "two things for stdout": ("encode target.png -o - --json -w", 2, ("--json", "stdout")),
+    "two things from stdin": ("encode - --ref - -o out.rsc -w", 2, ("stdin",)),
+    "two things from stdin, decode": ("decode - --ref - -o out.png -w", 2, ("stdin",)),
+    "unknown mode": ("eval pairs.csv --modes alone,none -w", 2, ("none", "unrelated")),
+    "unknown quality": ("eval pairs.csv --qualities 50,101 -w", 2, ("--qualities", "50,101")),
+    "missing manifest": ("eval pairs.csv -w", 2, ("pairs.csv",)),
+    "missing recipe": ("train no.toml -o run", 2, ("no.toml",)),
+}
+
+
+@pytest.mark.parametrize(("line", "code", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_one_line_and_leaves_all_files_alone(
+    refscale: Callable[..., Outcome], place: Path, line: str, code: int, words: tuple[str, ...]
+) -> None:
+    arguments = line.replace("-w", " ".join(TINY)).split() if line.endswith("-w") else line.split()
+    for existing in (False, True):
+        output = arguments[arguments.index("-o") + 1] if "-o" in arguments else "-"
+        if existing and output.startswith("out."):
+            (place / output).write_bytes(PRECIOUS)
+        before = contents(place)
+        require_refusal(refscale(*arguments), code, *words)
+        assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("encode target.png -o out.rsc --quality 0", "--quality"),
+        ("encode target.png -o out.rsc --quality 101", "--quality"),
+        ("encode target.png -o out.rsc --quality high", "--quality"),
+        ("encode target.png -o out.rsc --speed 3", "--speed"),
+        ("encode target.png", "--output"),
+        ("encode -o out.rsc", "PICTURE"),
+        ("decode with.rsc -o out.png --z-scale -1", "--z-scale"),
+        ("info with.rsc alone.rsc", "alone.rsc"),
+        ("explode with.rsc", "explode"),
+    ],
+)
+def test_a_mistyped_command_gets_usage_on_stderr(
+    refscale: Callable[..., Outcome], place: Path, line: str, word: str
+) -> None:
+    before = contents(place)
+    outcome = refscale(*line.split())
+    assert outcome.code == 2
+    assert outcome.out == b""
+    assert outcome.err.startswith("Usage: ")
+    assert word in outcome.err
+    assert contents(place) == before
+
+
+def positions(data: bytes) -> dict[str, int]:
+    """Return where the parts of a file with a reference are."""
+    map_size = int.from_bytes(data[41:45], "little")
+    lr_at = container.HEADER_SIZE + container.SECTION_OVERHEAD + map_size
+    return {
+        "magic": 1,
+        "flags": 5,
+        "width": 9,
+        "weights fingerprint": 22,
+        "reference fingerprint": 31,
+        "header's CRC": 38,
+        "map's type": 40,
+        "map's length": 41,
+        "map's CRC": 46,
+        "LR's type": lr_at,
+        "LR's length": lr_at + 2,
+        "LR's start": lr_at + container.SECTION_OVERHEAD,
+        "LR's middle": (lr_at + len(data)) // 2,
+        "last byte": len(data) - 1,
+    }
+
+
+READERS = [
+    ("info", "{}"),
+    ("info", "{}", "--json"),
+    ("verify", "{}", *REF, *TINY),
+    ("decode", "{}", *REF, "-o", "out.png", *TINY),
+    ("extract-lr", "{}", "-o", "out.jpg"),
+]
+
+
+@pytest.mark.parametrize("reader", READERS, ids=" ".join)
+def test_a_damaged_file_is_refused_by_every_reader(
+    refscale: Callable[..., Outcome], place: Path, reader: tuple[str, ...]
+) -> None:
+    data = (place / "with.rsc").read_bytes()
+    for part, at in positions(data).items():
+        (place / "bad.rsc").write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        before = contents(place)
+        require_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc")
+        assert contents(place) == before, part
+
+
+@pytest.mark.parametrize("reader", READERS, ids=" ".join)
+def test_a_truncated_or_longer_file_is_refused_by_every_reader(
+    refscale: Callable[..., Outcome], place: Path, reader: tuple[str, ...]
+) -> None:
+    data = (place / "with.rsc").read_bytes()
+    for cut in (b"", data[:3], data[:39], data[:40], data[:45], data[:-200], data[:-1], data + b"\0"):
+        (place / "bad.rsc").write_bytes(cut)
+        require_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc", "truncated")
+
+
+def test_a_low_res_codec_that_is_not_known_is_refused_but_told(refscale: Callable[..., Outcome], place: Path) -> None:
+    content = container.unpack((place / "alone.rsc").read_bytes())
+    newer = container.pack(replace(content, header=replace(content.header, codec=9)))
+    (place / "newer.rsc").write_bytes(newer)
+    require_refusal(refscale("decode", "newer.rsc", "-o", "out.png", *TINY), 4, "newer.rsc", "codec 9")
+    require_refusal(refscale("extract-lr", "newer.rsc", "-o", "out.jpg"), 4, "newer.rsc", "codec 9")
+    assert json.loads(refscale("info", "newer.rsc", "--json").text)["codec"] == "unknown (9)"
+
+
+def test_a_picture_that_decodes_to_something_else_than_its_hash_is_reported(
+    refscale: Callable[..., Outcome], place: Path
+) -> None:
+    content = container.unpack((place / "with.rsc").read_bytes())
+    (place / "drifted.rsc").write_bytes(container.pack(replace(content, output_hash=b"87654321")))
+    outcome = refscale("verify", "drifted.rsc", *REF, *TINY)
+    require_refusal(outcome, 4, "drifted.rsc", "decodes to another picture", b"87654321".hex())
+
+
+def test_verify_without_the_reference_still_refuses_wrong_weights(
+    refscale: Callable[..., Outcome], place: Path
+) -> None:
+    require_refusal(refscale("verify", "with.rsc", "--weights", "other.safetensors"), 5, "with.rsc", "weights")
+
+
+@pytest.mark.parametrize("line", ["encode target.png", "decode with.rsc --ref ref.png --format png"])
+def test_the_weights_are_not_overwritten(refscale: Callable[..., Outcome], place: Path, line: str) -> None:
+    before = contents(place)
+    require_refusal(refscale(*line.split(), "-o", "tiny.safetensors", *TINY), 2, "tiny.safetensors", "input")
+    assert contents(place) == before
+
+
+def test_a_name_that_is_too_long_is_an_error_and_no_traceback(refscale: Callable[..., Outcome], place: Path) -> None:
+    require_refusal(refscale("encode", "target.png", "-o", 300 * "x" + ".rsc", *TINY), 3)
+
+
+def test_a_superscript_quality_is_an_error_and_no_traceback(refscale: Callable[..., Outcome], place: Path) -> None:
+    require_refusal(refscale("eval", "pairs.csv", "--qualities", "5\u00b2", *TINY), 2, "--qualities")
+
+
+# --- there and back --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (5, 3), (33, 20)], ids=str)
+def test_a_picture_goes_to_another_machine(
+    refscale: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_weights: Path,
+    tiny_net: RescaleNet,
+    width: int,
+    height: int,
+    with_reference: bool,
+) -> None:
+    sender, receiver = tmp_path / "sender", tmp_path / "receiver"
+    sender.mkdir()
+    receiver.mkdir()
+    target = Image(drawn(4, height, width))
+    reference = Image(older(target.pixels)) if with_reference else None
+    given: tuple[str, ...] = ()
+    pictures.write(target, sender / "new.png")
+    if reference is not None:
+        pictures.write(reference, sender / "old.png")
+        given = ("--ref", "old.png")
+    tiny = ("--weights", tiny_weights)
+
+    monkeypatch.chdir(sender)
+    outcome = refscale("encode", "new.png", *given, "-o", "new.rsc", "--quality", 60, "--output-hash", *tiny)
+    data = (sender / "new.rsc").read_bytes()
+    parts = container.part_sizes(container.unpack(data))
+    bpp = round(8 * len(data) / (width * height), 4)
+    assert (outcome.code, outcome.out) == (0, b"")
+    assert outcome.err == (
+        f"new.rsc: {len(data)} bytes, {bpp} bits per pixel "
+        f"(low-res {parts.lr}, map {parts.map}, header {parts.header + parts.other})\n"
+    )
+    options = codec.EncodeOptions(quality=60, output_hash=True)
+    assert data == codec.encode(target, reference, tiny_net, options)
+
+    # only the file and the reference travel
+    for name in ("new.rsc", *given[1:]):
+        shutil.copy(sender / name, receiver / name)
+    monkeypatch.chdir(receiver)
+    shutil.rmtree(sender)
+
+    hr_hat = codec.decode(data, reference, tiny_net)
+    facts = {
+        "width": width,
+        "height": height,
+        "scale": 2,
+        "codec": "jpeg",
+        "quality": 60,
+        "weights": tiny_net.fingerprint.hex(),
+        "reference": None if reference is None else reference.fingerprint().hex(),
+        "output_hash": hr_hat.fingerprint().hex(),
+        "bytes": len(data),
+        "bytes_header": parts.header + parts.other,
+        "bytes_map": parts.map,
+        "bytes_lr": parts.lr,
+        "bpp": bpp,
+    }
+    outcome = refscale("info", "new.rsc", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.text == json.dumps(facts) + "\n"
+    outcome = refscale("info", "new.rsc")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (
+        outcome.text
+        == f"""\
+width        {width}
+height       {height}
+scale        2
+codec        jpeg
+quality      60
+weights      {facts["weights"]}
+reference    {facts["reference"] or "none"}
+output_hash  {facts["output_hash"]}
+bytes        {len(data)}
+bytes_header {facts["bytes_header"]}
+bytes_map    {parts.map}
+bytes_lr     {parts.lr}
+bpp          {bpp}
+"""
+    )
+
+    outcome = refscale("verify", "new.rsc", *given, *tiny)
+    assert (outcome.code, outcome.out) == (0, b"")
+    assert outcome.err == "new.rsc: sound, and decodes to exactly the picture that the encoder saw\n"
+
+    outcome = refscale("extract-lr", "new.rsc", "-o", "small.jpg")
+    assert outcome == Outcome(0, b"", "")
+    with PIL.Image.open(receiver / "small.jpg") as small:
+        small.load()
+        assert (small.format, small.mode) == ("JPEG", "RGB")
+        assert small.size == (-(-width // 2), -(-height // 2))
+
+    outcome = refscale("decode", "new.rsc", *given, "-o", "back.png", *tiny)
+    assert outcome == Outcome(0, b"", f"back.png: {width}x{height}\n")
+    assert np.array_equal(pictures.read(receiver / "back.png").pixels, hr_hat.pixels)
+    assert sorted(contents(receiver)) == sorted(["new.rsc", "small.jpg", "back.png", *given[1:]])
+
+
+def test_verify_says_how_far_it_got(refscale: Callable[..., Outcome], place: Path) -> None:
+    for line, said in {
+        "with.rsc": "with.rsc: sound; give --ref to check the reference and the picture",
+        "with.rsc --ref ref.png": "with.rsc: sound, and decodes; it holds no hash of the picture to compare with",
+        "alone.rsc": "alone.rsc: sound, and decodes; it holds no hash of the picture to compare with",
+        "hashed.rsc": "hashed.rsc: sound; give --ref to check the reference and the picture",
+        "hashed.rsc --ref ref.png": "hashed.rsc: sound, and decodes to exactly the picture that the encoder saw",
+    }.items():
+        assert refscale("verify", *line.split(), *TINY) == Outcome(0, b"", f"{said}\n")
+
+
+def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--json", "--quiet", *TINY)
+    data = (place / "out.rsc").read_bytes()
+    parts = container.part_sizes(container.unpack(data))
+    assert outcome.err == ""
+    assert json.loads(outcome.text) == {
+        "bytes": len(data),
+        "bytes_header": parts.header + parts.other,
+        "bytes_map": parts.map,
+        "bytes_lr": parts.lr,
+        "bpp": round(8 * len(data) / (33 * 20), 4),
+        "width": 33,
+        "height": 20,
+    }
+    assert outcome.text.count("\n") == 1
+
+
+def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
+    sizes = []
+    for options in (("--quality", "20"), ("--quality", "90"), ("--quality", "90", "--subsampling", "4:2:0")):
+        assert refscale("encode", "target.png", "-o", "out.rsc", *options, *TINY).code == 0
+        content = container.unpack((place / "out.rsc").read_bytes())
+        assert content.header.quality == int(options[1])
+        assert content.output_hash is None
+        sizes.append(len(content.lr))
+    assert sizes[0] < sizes[2] < sizes[1]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("out.png", "PNG"), ("out.webp", "WEBP"), ("out.tif", "TIFF")])
+def test_the_suffix_chooses_the_format(refscale: Callable[..., Outcome], place: Path, name: str, kind: str) -> None:
+    assert refscale("decode", "with.rsc", *REF, "-o", name, *TINY).code == 0
+    with PIL.Image.open(place / name) as picture:
+        assert (picture.format, picture.size) == (kind, (33, 20))
+
+
+def test_an_output_that_exists_is_replaced(refscale: Callable[..., Outcome], place: Path) -> None:
+    (place / "out.rsc").write_bytes(PRECIOUS)
+    assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "--quality", 60, *TINY).code == 0
+    assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()
+
+
+def test_a_reference_in_another_file_format_is_the_same_reference(
+    refscale: Callable[..., Outcome], place: Path
+) -> None:
+    pictures.write(pictures.read(place / "ref.png"), place / "ref.webp")
+    assert refscale("decode", "with.rsc", "--ref", "ref.webp", "-o", "out.png", *TINY).code == 0
+
+
+def test_samples_of_the_latent_are_reproducible_noise(refscale: Callable[..., Outcome], place: Path) -> None:
+    found = []
+    for options in ((), ("--z-scale", "0"), ("--z-scale", "0.3"), ("--z-scale", "0.3", "--z-seed", "5")) * 2:
+        assert refscale("decode", "with.rsc", *REF, "-o", "out.png", *options, *TINY).code == 0
+        found.append((place / "out.png").read_bytes())
+    assert found[:4] == found[4:]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_weights_that_ship_are_found_by_scale_and_by_fingerprint(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = place / "shipped"
+    folder.mkdir()
+    monkeypatch.setattr(weights, "SHIPPED", folder)
+    shutil.copy(place / "tiny.safetensors", folder / "refscale-x2.safetensors")
+    assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "--quality", 60).code == 0
+    assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()
+    require_refusal(refscale("encode", "target.png", "-o", "four.rsc", "--scale", 4), 5, "scale 4")
+    # newer weights come, the old ones stay under another name
+    shutil.move(folder / "refscale-x2.safetensors", folder / "old.safetensors")
+    shutil.copy(place / "other.safetensors", folder / "refscale-x2.safetensors")
+    assert refscale("decode", "out.rsc", *REF, "-o", "out.png").code == 0
+    assert refscale("verify", "out.rsc", *REF).code == 0
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_dash_is_stdin_or_stdout_wherever_a_file_is(refscale: Callable[..., Outcome], place: Path) -> None:
+    target, reference, data = ((place / name).read_bytes() for name in ("target.png", "ref.png", "with.rsc"))
+    sixty = ("--quality", 60, *TINY)
+    outcome = refscale("encode", "-", *REF, "-o", "-", *sixty, stdin=target)
+    assert (outcome.code, outcome.out) == (0, data)
+    assert refscale("encode", "target.png", "--ref", "-", "-o", "-", *sixty, stdin=reference).out == data
+    outcome = refscale("decode", "-", *REF, "-o", "-", *TINY, stdin=data)
+    assert outcome.code == 0
+    assert outcome.out.startswith(b"\x89PNG")
+    assert refscale("decode", "with.rsc", "--ref", "-", "-o", "-", *TINY, stdin=reference).out == outcome.out
+    webp = refscale("decode", "with.rsc", *REF, "-o", "-", "--format", "webp", *TINY).out
+    assert np.array_equal(pictures.from_bytes(webp, "-").pixels, pictures.from_bytes(outcome.out, "-").pixels)
+    assert refscale("extract-lr", "-", "-o", "-", stdin=data) == Outcome(0, container.unpack(data).lr, "")
+    assert refscale("info", "-", stdin=data) == refscale("info", "with.rsc")
+    assert refscale("verify", "-", *REF, *TINY, stdin=data).err.startswith("stdin: sound, and decodes")
+
+
+def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) -> None:
+    require_refusal(refscale("info", "-", stdin=b"nothing good"), 4, "stdin", "not a .rsc file")
+    require_refusal(refscale("encode", "-", "-o", "out.rsc", *TINY, stdin=b"nothing good"), 3, "stdin")
+    require_refusal(refscale("decode", "-", "-o", "-", *TINY, stdin=(place / "with.rsc").read_bytes()), 6, "stdin")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "encode target.png --ref ref.png -o out.rsc",
+        "decode with.rsc --ref ref.png -o out.png",
+        "verify with.rsc --ref ref.png",
+        "verify with.rsc",
+    ],
+)
+def test_quiet_is_silent_but_for_errors(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(cli, "PATIENCE", 0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert refscale(*line.split(), "--quiet", *TINY) == Outcome(0, b"", "")
+    require_refusal(refscale(*line.replace("ref.png", "other.png").split(), "--quiet", "--weights", "no.st"), 5)
+
+
+def wait_for_status() -> None:
+    """Wait until the timer that shows the progress has done so."""
+    deadline = time.monotonic() + 20
+    while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def impatient(refscale: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show progress at once, and as on a terminal."""
+    monkeypatch.setattr(cli, "PATIENCE", 0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def slow(function: Callable[..., Any]) -> Callable[..., Any]:
+    def waiting(*arguments: Any, **named: Any) -> Any:
+        wait_for_status()
+        return function(*arguments, **named)
+
+    return waiting
+
+
+def test_progress_goes_to_stderr_and_data_to_stdout(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    monkeypatch.setattr(codec, "encode", slow(codec.encode))
+    monkeypatch.setattr(codec, "decode", slow(codec.decode))
+    outcome = refscale("encode", "target.png", *REF, "-o", "-", "--quality", 60, *TINY)
+    assert outcome.code == 0
+    assert outcome.out == (place / "with.rsc").read_bytes()
+    assert "coding" in outcome.err
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--json", *TINY)
+    assert json.loads(outcome.text)["width"] == 33
+    assert "coding" in outcome.err
+    outcome = refscale("decode", "with.rsc", *REF, "-o", "-", *TINY)
+    assert pictures.from_bytes(outcome.out, "-").width == 33
+    assert "decoding" in outcome.err
+
+
+def test_progress_makes_way_for_an_error(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    monkeypatch.setattr(codec, "decode", slow(codec.decode))
+    streams = sys.stdout, sys.stderr
+    outcome = refscale("decode", "with.rsc", "--ref", "other.png", "-o", "out.png", *TINY)
+    assert (outcome.code, outcome.out) == (6, b"")
+    assert outcome.err.splitlines()[-1].endswith("this picture is " + Image(drawn(2)).fingerprint().hex())
+    assert (sys.stdout, sys.stderr) == streams
+    assert not (place / "out.png").exists()
+
+
+def test_there_is_no_progress_where_stderr_is_no_terminal(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "PATIENCE", 0)
+    monkeypatch.setattr(codec, "decode", slow(codec.decode))
+    outcome = refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY)
+    assert outcome == Outcome(0, b"", "out.png: 33x20\n")
+
+
+def test_the_log_of_training_stays_on_stdout_beside_the_progress(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    line = {"step": 50, "psnr": 30.0, "bpp_lr": 0.5, "bpp_map": 0.01}
+
+    def trained(*arguments: object, report: Callable[[dict[str, float]], None], **named: object) -> Path:
+        wait_for_status()
+        report(line)
+        return place / "run" / "weights.safetensors"
+
+    monkeypatch.setattr(training, "train", trained)
+    (place / "recipe.toml").write_text('manifest = "pairs.csv"\n')
+    outcome = refscale("train", "recipe.toml", "-o", "run")
+    assert outcome.text == json.dumps(line) + "\n"
+
+
+# --- training and measuring ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs_csv(place: Path) -> Path:
+    for name, seed in (("second", 5), ("third", 6)):
+        PIL.Image.fromarray(drawn(seed)).save(place / f"{name}.png")
+        PIL.Image.fromarray(older(drawn(seed))).save(place / f"{name}_old.png")
+    (place / "pairs.csv").write_text(
+        "split,dataset,target,reference\n"
+        "dev,town,target.png,ref.png\ndev,town,second.png,second_old.png\ntrain,field,third.png,third_old.png\n"
+    )
+    return place / "pairs.csv"
+
+
+def test_trained_weights_code_pictures(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
+    (place / "recipe.toml").write_text(
+        'manifest = "pairs.csv"\nsteps = 2\nbatch = 2\ncrop = 16\n[net]\nblocks = 1\nwidth = 8\nref_width = 8\n'
+    )
+    outcome = refscale("train", "recipe.toml", "-o", "run", "--device", "cpu")
+    trained = Path("run", "weights.safetensors")
+    assert outcome == Outcome(0, b"", f"weights in {trained}\n")
+    before = trained.read_bytes()
+    assert refscale("train", "recipe.toml", "-o", "run", "--device", "cpu", "--quiet") == Outcome(0, b"", "")
+    assert trained.read_bytes() == before
+    assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "--weights", trained).code == 0
+    assert refscale("decode", "out.rsc", *REF, "-o", "out.png", "--weights", trained).code == 0
+
+    (place / "recipe.toml").write_text((place / "recipe.toml").read_text() + "blocs = 2\n")
+    require_refusal(refscale("train", "recipe.toml", "-o", "run"), 2, "recipe.toml", "unknown field blocs")
+
+
+def test_eval_measures_what_was_asked_for(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
+    arguments = ("--split", "dev", "--qualities", "30,70", "--modes", "reference,alone", *TINY)
+    outcome = refscale("eval", pairs_csv, *arguments, "-o", "result.json", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "BD-rate" in outcome.text
+    text = (place / "result.json").read_text()
+    result = json.loads(text)
+    assert {row["name"] for row in result["rows"]} == {"target", "second"}
+    assert {(r["coder"], r["quality"]) for r in result["rows"] if r["coder"] != "jpeg"} == {
+        (coder, quality) for coder in ("reference", "alone") for quality in (30, 70)
+    }
+    assert result["command"].startswith("refscale eval ")
+    assert result["command"].endswith("-o result.json --quiet")
+    assert str(place) not in text  # a results file is published
+    assert {(c["coder"], c["anchor"]) for c in result["comparisons"]} == {("reference", "jpeg"), ("alone", "jpeg")}
+
+
+def test_eval_says_why_a_figure_is_missing(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
+    arguments = ("--split", "train", "--qualities", "50", "--modes", "alone", *TINY)
+    outcome = refscale("eval", pairs_csv, *arguments)
+    assert outcome.code == 0
+    assert "field alone: no BD-rate: usable points" in outcome.err
+    require_refusal(refscale("eval", pairs_csv, "--split", "test", *TINY), 2, "pairs.csv", "test")
+
+
+def test_eval_writes_nothing_but_json_to_stdout(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
+    arguments = ("--split", "train", "--qualities", "50", "--modes", "alone", *TINY)
+    json.loads(refscale("eval", pairs_csv, *arguments, "-o", "-").text)
+
+
+# --- help, version, start --------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_in_the_help(refscale: Callable[..., Outcome]) -> None:
+    outcome = refscale("--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    listed = outcome.text.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed if line.strip()] == COMMANDS
+    assert all(len(line.split()) > 3 for line in listed if line.strip())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(refscale: Callable[..., Outcome], name: str) -> None:
+    outcome = refscale(name, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.text.startswith("Usage: ")
+    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{name} {parameter.name}"
+        shown = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+        assert shown in outcome.text
+
+
+def test_version_and_no_command(refscale: Callable[..., Outcome]) -> None:
+    assert refscale("--version") == Outcome(0, f"refscale {refscale_codec.__version__}\n".encode(), "")
+    outcome = refscale()
+    assert outcome.code in (0, 2)  # as Typer's version has it
+    assert "Usage: " in outcome.text + outcome.err
+
+
+def started(*arguments: str, stdin: bytes = b"", options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, *options, "-m", "refscale_codec", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("line", ["--help", "encode --help", "--version", "info with.rsc", "info with.rsc --json"])
+def test_what_needs_no_net_starts_without_torch_and_numpy(place: Path, line: str) -> None:
+    done = started(*line.split(), options=("-X", "importtime"))
+    assert done.returncode == 0
+    assert done.stdout
+    loaded = {row.rpartition("|")[2].strip() for row in done.stderr.decode().splitlines()}
+    assert "refscale_codec.cli" in loaded
+    assert not loaded & {"torch", "numpy", "PIL", "cv2", "constriction", "safetensors", "rich.console"}
+
+
+def test_a_process_of_its_own_keeps_bytes_and_codes(place: Path) -> None:
+    data = (place / "with.rsc").read_bytes()
+    done = started("extract-lr", "-", "-o", "-", stdin=data)
+    assert (done.returncode, done.stdout, done.stderr) == (0, container.unpack(data).lr, b"")
+    done = started("info", "-", stdin=data[:-1])
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert done.stderr.startswith(b"error: stdin: truncated")
+    assert b"Traceback" not in done.stderr
