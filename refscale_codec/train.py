@@ -3,9 +3,10 @@
 One step: crops -> downscale -> real JPEG at a random quality -> upscale -> loss. The gradient passes the JPEG as far as
 its coefficients survive (a plain straight-through one makes the net hide detail that costs bits and dies).
 
-It stops after `steps` or `--minutes` and continues from `run/checkpoint.pt`, on this machine or another, CPU or CUDA.
-Batches and noise are functions of (seed, step): a resumed run equals an uninterrupted one. `run/weights.safetensors`
-holds the moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a line every 50 steps.
+It stops after `steps` or `--minutes` and continues from `run/checkpoint-STEP.pt` and `optimizer-STEP.pt`, here or on
+another machine, CPU or CUDA. Batches and noise are functions of (seed, step): a resumed run equals an uninterrupted one.
+`run/weights.safetensors` holds the moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a
+line every 50 steps.
 """
 
 import json
@@ -200,24 +201,26 @@ class _Run:
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint and the averaged weights, each renamed into place when complete."""
-        state = {
-            "net": self.net.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "counters": (self.step, self.skipped, self.seconds),
-        }
-        torch.save(state, folder / "checkpoint.part")
-        (folder / "checkpoint.part").replace(folder / "checkpoint.pt")
+        counters = (self.step, self.skipped, self.seconds)
+        nets = {"net": self.net.state_dict(), "average": self.average, "counters": counters}
+        for name, state in (("optimizer", self.optimizer.state_dict()), ("checkpoint", nets)):
+            file = f"{name}-{self.step}.pt"
+            torch.save(state, folder / f"{file}.part")
+            (folder / f"{file}.part").replace(folder / file)
+        for path in [*folder.glob("checkpoint-*.pt"), *folder.glob("optimizer-*.pt")]:
+            if _step_of(path) != self.step:
+                path.unlink()
         averaged = RescaleNet(self.net.config)
         averaged.load_state_dict(self.average)
         weights.store(averaged, folder / "weights.safetensors")
 
     def load(self, path: Path, device: torch.device) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, with the optimizer's state in a file of its own beside it."""
         state = torch.load(path, map_location=device, weights_only=True)
+        optimizer = path.with_name(path.name.replace("checkpoint", "optimizer"))
         self.net.load_state_dict(state["net"])
         self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(torch.load(optimizer, map_location=device, weights_only=True))
         self.step, self.skipped, self.seconds = state["counters"]
 
     def update(self, loss: Tensor, config: TrainConfig) -> None:
@@ -252,7 +255,7 @@ def train(
     Args:
         config: the recipe; it must equal the one that `folder` was begun with, but for `steps`.
         config_folder: where the config's relative paths start.
-        folder: gets checkpoint.pt, weights.safetensors, log.jsonl, config.json.
+        folder: gets checkpoint-STEP.pt, optimizer-STEP.pt, weights.safetensors, log.jsonl, config.json.
         minutes: wall-clock limit of this call.
         device: a torch device.
         report: called with every line of the log.
@@ -272,8 +275,9 @@ def train(
     ):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
     run = _Run(config, torch.device(device))
-    if (folder / "checkpoint.pt").exists():
-        run.load(folder / "checkpoint.pt", torch.device(device))
+    checkpoints = sorted(folder.glob("checkpoint-*.pt"), key=_step_of)
+    if checkpoints:
+        run.load(checkpoints[-1], torch.device(device))
     elif config.start_from:
         run.start_from(config_folder / config.start_from)
     pairs = read_manifest(config_folder / config.manifest, config.splits)
@@ -305,6 +309,10 @@ def train(
                 saved = time.monotonic()
     run.save(folder)
     return folder / "weights.safetensors"
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.rpartition("-")[2])
 
 
 def _without_steps(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,10 @@ def recipe(**changes: Any) -> TrainConfig:
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return state
+    (checkpoint,) = folder.glob("checkpoint-*.pt")
+    (optimizer,) = folder.glob("optimizer-*.pt")
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    return state | {"optimizer": torch.load(optimizer, weights_only=True)}
 
 
 def batch_of(place: Path, config: TrainConfig, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +94,9 @@ def test_every_kind_of_net_trains_and_its_weights_load(place: Path, net: Rescale
     torch.manual_seed(1)
     assert not same(loaded.state_dict(), RescaleNet(net).state_dict())
     assert sorted(path.name for path in (place / "run").iterdir()) == [
-        "checkpoint.pt",
+        "checkpoint-2.pt",
         "config.json",
+        "optimizer-2.pt",
         "weights.safetensors",
     ]
 
@@ -269,14 +272,15 @@ def test_the_average_follows_the_parameters_by_hand() -> None:
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
-def test_the_default_checkpoint_stays_under_the_limit(tmp_path: Path) -> None:
-    config = TrainConfig("pairs.csv")
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_default_checkpoint_stays_under_the_limit(tmp_path: Path, scale: int) -> None:
+    config = TrainConfig("pairs.csv", net=RescaleConfig(scale=scale))
     run = training._Run(config, torch.device("cpu"))
     sum(parameter.sum() for parameter in run.net.parameters()).backward()  # type: ignore[union-attr]
     run.optimizer.step()  # makes Adam's two moments
     run.save(tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert sizes.keys() == {"checkpoint.pt", "weights.safetensors"}
+    assert sizes.keys() == {"checkpoint-0.pt", "optimizer-0.pt", "weights.safetensors"}
     assert all(size < CHECKPOINT_LIMIT for size in sizes.values())
 
 
