@@ -4,9 +4,9 @@ One step: crops -> downscale -> real JPEG at a random quality -> upscale -> loss
 its coefficients survive (a plain straight-through one makes the net hide detail that costs bits and dies).
 
 It stops after `steps` or `--minutes` and continues from `run/checkpoint-STEP.pt` and `optimizer-STEP.pt`, here or on
-another machine, CPU or CUDA. Batches and noise are functions of (seed, step): a resumed run equals an uninterrupted one.
-`run/weights.safetensors` holds the moving average of the parameters, ready for `encode --weights`; `run/log.jsonl` a
-line every 50 steps.
+another machine, CPU or CUDA. Batches and noise are functions of (seed, step), so a resumed run equals an uninterrupted
+one. `run/weights.safetensors` holds the moving average of the parameters, ready for `encode --weights`;
+`run/log.jsonl` a line every 50 steps.
 """
 
 import json

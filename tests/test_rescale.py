@@ -438,3 +438,19 @@ def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
 
 def test_an_unstored_net_has_no_fingerprint() -> None:
     assert RescaleNet(TINY).fingerprint == bytes(8)
+
+
+# --- a reference that does not help ----------------------------------------------------------------------------------
+
+
+def test_a_reference_below_the_least_similarity_is_left_unused() -> None:
+    hr, ref = torch.rand(2, 1, 3, 16, 24).unbind()
+    quality = torch.tensor([0.5])
+    plain = sine_filled(RescaleNet(TINY)).eval()
+    strict = sine_filled(RescaleNet(replace(TINY, map_least=100))).eval()
+    with torch.inference_mode():
+        assert plain.downscale(hr, ref, quality).levels.any()  # type: ignore[union-attr]
+        unused = strict.downscale(hr, ref, quality)
+        assert not unused.levels.any()  # type: ignore[union-attr]
+        assert torch.equal(unused.lr, strict.downscale(hr, None, quality).lr)
+        assert strict.downscale(hr, hr, quality).levels.all()  # type: ignore[union-attr]

@@ -35,6 +35,7 @@ class RescaleConfig:
     ref_width: int = 32  # feature channels of the Ref-Net
     map_divisor: int = 2  # low-res side over map side: 1, 2 or 4
     map_levels: int = 4  # integer levels of the map
+    map_least: int = 0  # percent of the highest level; the encoder sets a map with a lower mean to zero: no reference
 
     def __post_init__(self) -> None:
         """Reject values that no net can be built for."""
@@ -49,6 +50,8 @@ class RescaleConfig:
             raise ValueError(f"map_divisor must be 1, 2 or 4, not {self.map_divisor}")
         if not 2 <= self.map_levels <= 256:
             raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
+        if not 0 <= self.map_least <= 100:
+            raise ValueError(f"map_least must be 0..100, not {self.map_least}")
         if min(self.blocks, self.width, self.ref_width) < 1:
             raise ValueError(f"blocks, width and ref_width must be positive: {self}")
 
@@ -82,7 +85,7 @@ class RescaleNet(nn.Module):
         )
 
     def downscale(self, hr: Tensor, ref: Tensor | None, quality: Tensor) -> Downscaled:
-        """Make the low-res picture and the similarity map.
+        """Make the low-res picture and the similarity map; a reference that is too dissimilar is left unused.
 
         Args:
             hr: [b, 3, h, w] in [0, 1], h and w multiples of the scale.
@@ -93,6 +96,8 @@ class RescaleNet(nn.Module):
         if ref is not None:
             ref_features = self.refnet.features(ref)
             levels = self.refnet.quantise(self.refnet.similarity(self.refnet.features(hr), ref_features))
+            mean = levels.mean(dim=(1, 2, 3), keepdim=True) / (self.config.map_levels - 1)
+            levels = torch.where(100 * mean < self.config.map_least, 0, levels)
         condition = self.refnet.condition(ref_features, levels, quality, *hr.shape[-2:])
         lr, z = self.descend(hr, condition)
         return Downscaled(lr, levels, z, condition)

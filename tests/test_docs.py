@@ -1,0 +1,77 @@
+"""What the documents say is tried: the README's commands and snippet run as they stand there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from refscale_codec.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def masked(text: str) -> str:
+    """Figures may differ in the last digit between machines; words and layout may not."""
+    return re.sub(r"[0-9a-f]{16}|[0-9.]+", "#", text).strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+def test_the_commands_print_what_the_readme_shows(checkout: Path) -> None:
+    (session,) = blocks("console")
+    parts = re.split(r"^\$ (.*)\n", session, flags=re.MULTILINE)[1:]
+    commands = list(zip(parts[::2], parts[1::2], strict=True))
+    assert [shlex.split(command)[:2] for command, _ in commands] == [
+        ["refscale", "encode"],
+        ["refscale", "decode"],
+        ["refscale", "info"],
+    ]
+    for command, shown in commands:
+        arguments = [sys.executable, "-m", "refscale_codec", *shlex.split(command)[1:]]
+        done = subprocess.run(arguments, cwd=checkout, capture_output=True, text=True, check=True)
+        assert masked(done.stdout + done.stderr) == masked(shown)
+
+
+def test_the_snippet_runs(checkout: Path) -> None:
+    (snippet,) = blocks("python")
+    subprocess.run([sys.executable, "-c", snippet], cwd=checkout, check=True)
+    assert (checkout / "hr_hat.png").stat().st_size > 0
+
+
+def test_every_command_is_named() -> None:
+    named = re.search(r"for every command: `([^`]*)`", README)
+    assert named is not None
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert named[1].split() == list(commands)
+
+
+def test_the_quick_start_is_two_commands() -> None:
+    install_and_use, install_and_test = blocks("sh")
+    assert "pip install ." in install_and_use and "refscale encode" in install_and_use
+    assert "pytest" in install_and_test
+    assert install_and_use.count("\n") == install_and_test.count("\n") == 1
+
+
+def test_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_changelog_tells_of_the_format() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert releases[0].startswith("[Unreleased]")
+    assert all("### Format" in release for release in releases)
