@@ -287,11 +287,12 @@ def evaluate_command(
             modes=chosen,  # type: ignore[arg-type]
             report=lambda pair: step(f"{next(done)} of {len(pairs)}: {pair.dataset} {pair.name}"),
         )
+        rounded = evaluate.rounded_psnr(pairs, net)
         comparisons = [c for mode in chosen for c in evaluate.compare(rows, mode, "jpeg")]
         comparisons += evaluate.compare(rows, "reference", "unrelated") + evaluate.compare(rows, "unrelated", "alone")
         if output is not None:
             command = " ".join(["refscale", *(re.sub(r"[^=]*/", "", word) for word in sys.argv[1:])])  # without folders
-            result = evaluate.as_json(rows, comparisons, net, command)
+            result = evaluate.as_json(rows, comparisons, rounded, net, command)
             _write(output, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     from rich.console import Console
     from rich.table import Table
@@ -300,6 +301,9 @@ def evaluate_command(
     for c in comparisons:
         table.add_row(c.dataset, c.coder, c.anchor, f"{c.percent:+.1f}", str(c.pictures), str(c.left_out))
     Console(stderr=output == "-").print(table)
+    per_dataset = ", ".join(f"{dataset} {psnr:.2f}" for dataset, psnr in rounded.items())
+    _say(quiet, f"mean PSNR in dB with the low-res picture rounded to 8 bits and not coded further: {per_dataset}")
+    _say(quiet, f"mean cost of the similarity map: {evaluate.map_bpp(rows):.4f} bits per pixel")
     for note in sorted({f"{c.dataset} {c.coder}: {note}" for c in comparisons for note in c.notes}):
         _say(quiet, note)
 

@@ -202,7 +202,9 @@ def map_bpp(rows: list[Row]) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def as_json(rows: list[Row], comparisons: list[Comparison], net: RescaleNet, command: str) -> dict[str, Any]:
+def as_json(
+    rows: list[Row], comparisons: list[Comparison], rounded: dict[str, float], net: RescaleNet, command: str
+) -> dict[str, Any]:
     """Return everything for a results file: what was measured, with what, where and how."""
     return {
         "command": command,
@@ -217,6 +219,8 @@ def as_json(rows: list[Row], comparisons: list[Comparison], net: RescaleNet, com
             "numpy": np.__version__,
         },
         "machine": {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
+        "map_bpp": _finite({"mean": map_bpp(rows)})["mean"],
+        "rounded_psnr": _finite(dict(rounded)),
         "comparisons": [_finite(asdict(comparison)) for comparison in comparisons],
         "rows": [_finite(asdict(row)) for row in rows],
     }

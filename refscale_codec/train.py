@@ -63,7 +63,7 @@ class TrainConfig:
     alone: float = 0.12  # share of samples coded without a reference
     rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
     quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
-    slope: float = 1.1  # weight of ln(squared error) beside ln(bits)
+    slope: float = 1.45  # weight of ln(squared error) beside ln(bits): how steep refscale's own curves are
     guidance: float = 1.0  # weight of Eq. 5
 
     def __post_init__(self) -> None:

@@ -294,8 +294,11 @@ def test_the_share_of_the_map_by_hand() -> None:
 def test_a_results_file_says_what_was_measured_with_what_and_how(net: RescaleNet) -> None:
     rows = curve("a", "jpeg") + curve("a", "reference", 0.5)
     comparisons = compare(rows, "reference", "jpeg", 0.01, 2.0)
-    result = json.loads(json.dumps(evaluate.as_json(rows, comparisons, net, "refscale eval pairs.csv")))
-    assert result.keys() == {"command", "convention", "weights", "net", "versions", "machine", "comparisons", "rows"}
+    result = json.loads(json.dumps(evaluate.as_json(rows, comparisons, {"a": 40.0}, net, "refscale eval pairs.csv")))
+    described = {"command", "convention", "weights", "net", "versions", "machine"}
+    assert result.keys() == described | {"map_bpp", "rounded_psnr", "comparisons", "rows"}
+    assert result["rounded_psnr"] == {"a": 40.0}
+    assert result["map_bpp"] == pytest.approx(evaluate.map_bpp(rows))
     assert result["command"] == "refscale eval pairs.csv"
     assert result["weights"] == b"evaluate".hex()
     assert RescaleConfig(**result["net"]) == net.config
@@ -313,5 +316,6 @@ def test_a_results_file_says_what_was_measured_with_what_and_how(net: RescaleNet
 def test_figures_that_are_not_finite_can_be_written_as_json(net: RescaleNet) -> None:
     rows = curve("a", "jpeg") + curve("a", "reference", lift=60)
     rows.append(row_of("a", "jpeg", 97, 2.0, math.inf))
-    result = evaluate.as_json(rows, compare(rows, "reference", "jpeg", 0.01, 2.0), net, "refscale eval pairs.csv")
+    comparisons = compare(rows, "reference", "jpeg", 0.01, 2.0)
+    result = evaluate.as_json(rows, comparisons, {"a": math.inf}, net, "refscale eval pairs.csv")
     json.dumps(result, allow_nan=False)
