@@ -55,8 +55,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("bits per pixel, whole file")
         axis.set_ylabel("RGB PSNR (dB)")
         axis.grid(alpha=0.3)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    drawn = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(path, dpi=110)
 
 
