@@ -58,7 +58,7 @@ def encode(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="8-bit RGB PNG, JPEG, WebP or TIFF; - is stdin.")],
     output: OutputOption,
     ref: RefOption = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger.")] = 75,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger.")] = 85,
     scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
     codec_name: Annotated[str, typer.Option("--codec", help="Codec of the low-res picture: jpeg.")] = "jpeg",
     subsampling: Annotated[str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4, 4:2:2 or 4:2:0.")] = "4:4:4",

@@ -31,7 +31,7 @@ from refscale_codec.rescale.net import RescaleNet
 class EncodeOptions:
     """Choices of an encoder; none of them is needed to decode."""
 
-    quality: int = 75  # 1..100, higher is better and bigger
+    quality: int = 85  # 1..100, higher is better and bigger
     subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
     output_hash: bool = False  # also decode, and store the hash of what comes out
 
