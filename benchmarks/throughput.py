@@ -3,13 +3,14 @@
 The pictures are the drawn example pair, repeated to the size asked for. Each measurement has a process of its own, so
 that the peak of its resident memory is its own. First the library's `codec.encode` or `codec.decode` runs, untimed: it
 warms up, and the peak is that of this run. Then the same is done stage by stage, `--repeat` times; on the CPU it must
-give the same bytes. A stage ends when the device has finished:
+give the same bytes. As in the command, freed buffers are kept (`allocator`). A stage ends when the device has finished:
 
     load     weights, from their file onto the device
     read     pictures, or the `.rsc` and its reference: files, container taken apart, fingerprints compared
+    choose   encode only: whether the reference helps, tried on a sample, so the same for all but small pictures
     net      `codec.downscale` or `codec.upscale`, with the copies to and from the device
-    entropy  the low-res JPEG and the similarity map
-    write    fingerprint and container, or PNG; the file, until it is on the disk
+    entropy  the low-res JPEG and the similarity map (encode: the reference's fingerprint, too)
+    write    container, or PNG; the file, until it is on the disk
 """
 
 import argparse
@@ -34,12 +35,12 @@ from rich.console import Console
 from rich.table import Table
 
 import refscale_codec
-from refscale_codec import codec, container, lrcodec, smap
+from refscale_codec import allocator, codec, container
 from refscale_codec import image as pictures
 from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("load", "read", "net", "entropy", "write")
+STAGES = ("load", "read", "choose", "net", "entropy", "write")
 QUALITY = 75
 
 
@@ -79,19 +80,20 @@ def by_stages(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
     if job.direction == "encode":
         target = pictures.read(folder / "target.png")
         lap("read")
-        low = codec.downscale(target, reference, net, QUALITY)
+        options = codec.EncodeOptions(QUALITY)
+        used = codec.reference_helps(target, reference, net, options)
+        lap("choose")
+        low = codec.downscale(target, reference if used else None, net, QUALITY)
         lap("net")
-        lr = lrcodec.CODECS[lrcodec.JPEG].encode(low.lr, QUALITY)
-        similarity_map = None if low.levels is None else smap.encode(low.levels, net.config.map_levels)
+        content = codec.pack_low_res(low, target, reference, net, options)
         lap("entropy")
-        names = net.fingerprint, reference.fingerprint()
-        header = container.Header(target.width, target.height, job.scale, lrcodec.JPEG, QUALITY, *names)
-        data = container.pack(container.Container(header, lr, similarity_map))
+        data = container.pack(content)
         pictures.write_atomically(folder / "coded.rsc", data)
     else:
         content = container.unpack((folder / "coded.rsc").read_bytes())
         codec.require_same(content.header, reference, net)
         lap("read")
+        lap("choose")
         low = codec.unpack_low_res(content, net)
         lap("entropy")
         picture = codec.upscale(low, reference, content.header, net)
@@ -105,6 +107,7 @@ def by_stages(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
 def measure(job: Job, folder: Path) -> dict[str, Any]:
     """Return a row of the results, measured in a fresh process and a folder with target.png and reference.png."""
     torch.set_num_threads(job.threads)
+    allocator.keep_freed_memory()
     memory = {"start_mib": peak_mib()}
     expected = at_once(job, folder)
     memory["peak_mib"] = peak_mib()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from refscale_codec import __version__, container
+from refscale_codec import __version__, allocator, container
 from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
 
 if TYPE_CHECKING:
@@ -338,6 +338,7 @@ def _device(name: str) -> str:
 def _net(path: Path, device: str) -> "RescaleNet":
     from refscale_codec.rescale import weights
 
+    allocator.keep_freed_memory()
     return weights.load(path).to(_device(device))
 
 

@@ -7,10 +7,13 @@
                                                                                            ├─ RescaleNet up ──> hr_hat
                                                                                     ref ───┘
 
-After RefScale (paper, Fig. 2). The reference must lie on the picture's own pixel grid; there is no alignment.
+After RefScale (paper, Fig. 2). The reference must lie on the picture's own pixel grid; there is no alignment. The
+encoder tries on a sample of the picture whether the reference helps; one that does not is left unused, by a map of
+zeros.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +28,9 @@ from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch,
 from refscale_codec.image import Image
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
+
+SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
+SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class LowRes(NamedTuple):
     """What the net leaves of a picture: all that a file has to hold."""
 
     lr: NDArray[np.uint8]  # [ceil(h/s), ceil(w/s), 3] RGB
-    levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference
+    levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
 
 
 def encode(image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions | None = None) -> bytes:
@@ -63,7 +69,54 @@ def encode(image: Image, reference: Image | None, net: RescaleNet, options: Enco
         ImageError: the reference has another size.
     """
     options = options or EncodeOptions()
-    low = downscale(image, reference, net, options.quality)
+    used = reference is not None and reference_helps(image, reference, net, options)
+    low = downscale(image, reference if used else None, net, options.quality)
+    file = pack_low_res(low, image, reference, net, options)
+    if options.output_hash:
+        file = replace(file, output_hash=decode(container.pack(file), reference, net).fingerprint())
+    return container.pack(file)
+
+
+def reference_helps(image: Image, reference: Image, net: RescaleNet, options: EncodeOptions) -> bool:
+    """Whether a sample of the picture is coded better against the reference than without.
+
+    Better is less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one
+    picture; a picture no larger than that is its own sample.
+
+    Raises:
+        ImageError: the reference has another size.
+    """
+    _require_same_size(reference, image.height, image.width)
+    sample, guide = _sample(image), _sample(reference)
+
+    def cost(guide: Image | None) -> float:
+        low = downscale(sample, guide, net, options.quality)
+        file = pack_low_res(low, sample, guide, net, options)
+        decoded = upscale(unpack_low_res(file, net), guide, file.header, net)
+        error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
+        return math.log(len(container.pack(file))) + SLOPE * math.log(error + 0.25)  # levels; rounding limits it anyway
+
+    return cost(guide) < cost(None)
+
+
+def _sample(image: Image) -> Image:
+    count, side = SAMPLE
+    rows, columns = (_tiles(length, count, side) for length in (image.height, image.width))
+    return Image(np.ascontiguousarray(image.pixels[rows][:, columns]))
+
+
+def _tiles(length: int, count: int, side: int) -> NDArray[np.int64]:
+    """Return which of `length` positions lie in `count` evenly spaced tiles; all positions if they are so few."""
+    if length <= count * side:
+        return np.arange(length)
+    starts = np.linspace(0, length - side, count).astype(np.int64)
+    return (starts[:, None] + np.arange(side)).ravel()
+
+
+def pack_low_res(
+    low: LowRes, image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions
+) -> Container:
+    """Code the integers into the parts of a file; a reference that `low` was made without gets an empty map."""
     header = Header(
         width=image.width,
         height=image.height,
@@ -74,12 +127,10 @@ def encode(image: Image, reference: Image | None, net: RescaleNet, options: Enco
         reference=None if reference is None else reference.fingerprint(),
     )
     payload = Jpeg(options.subsampling).encode(low.lr, options.quality)
-    similarity_map = None if low.levels is None else smap.encode(low.levels, net.config.map_levels)
-    data = container.pack(Container(header, payload, similarity_map))
-    if not options.output_hash:
-        return data
-    fingerprint = decode(data, reference, net).fingerprint()
-    return container.pack(Container(header, payload, similarity_map, fingerprint))
+    similarity_map = None
+    if reference is not None:
+        similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
+    return Container(header, payload, similarity_map)
 
 
 def decode(data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0) -> Image:
@@ -169,7 +220,7 @@ def upscale(
         generator = torch.Generator().manual_seed(z_seed)
         shapes = [(1, 9, f_c.shape[-2], f_c.shape[-1]) for f_c in condition]
         z = [(z_scale * torch.randn(shape, generator=generator)).to(lr_hat) for shape in shapes]
-    hr_hat = net.upscale(lr_hat, condition, z)  # [1, 3, h, w] of the padded size
+    hr_hat = net.rebuild(lr_hat, condition, z)  # [1, 3, h, w] of the padded size
     return Image(np.ascontiguousarray(_pixels(hr_hat)[: header.height, : header.width]))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refscale_codec import losses
+from refscale_codec import losses, smap
 from refscale_codec.data import Crops, read_manifest
 from refscale_codec.errors import UsageError
 from refscale_codec.lrcodec.jpeg import Jpeg
@@ -143,6 +143,13 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     return near + (lr_hat - near).detach(), torch.from_numpy(bits).to(lr.device)
 
 
+def coded_map_bits(exact: Tensor, config: TrainConfig) -> Tensor:
+    """Return the bits [b] that the real coder spends on maps [b, 1, h, w], given before rounding."""
+    levels = exact.detach().round().to(torch.uint8)[:, 0].cpu().numpy()
+    bits = [8.0 * len(smap.encode(x, config.net.map_levels)) for x in levels]
+    return torch.tensor(bits, device=exact.device)
+
+
 def loss_of(
     net: RescaleNet, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray], step: int, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -162,12 +169,13 @@ def loss_of(
     condition = net.refnet.condition(features, levels, told, *hr.shape[-2:])
     lr = net.descend(hr, condition)[0]
     lr_hat, jpeg_bits = through_jpeg(lr, quality)
-    hr_hat = net.upscale(lr_hat, condition)
+    hr_hat = net.rebuild(lr_hat, condition)
 
     pixels = hr.shape[-2] * hr.shape[-1]
     error = (hr_hat.float() - hr).square().mean(dim=(1, 2, 3))
     rate_lr = losses.with_gradient_of(jpeg_bits, losses.jpeg_activity(lr, quality.clamp(max=100))) / pixels
-    rate_map = losses.map_bits(levels, similarity * (config.net.map_levels - 1)) * referenced.flatten() / pixels
+    exact = similarity * (config.net.map_levels - 1)
+    rate_map = losses.with_gradient_of(coded_map_bits(exact, config), losses.map_bits(levels, exact)) / pixels
     rate = torch.log(rate_lr + rate_map + HEADER_BPP)
     guide = losses.guidance(lr.float(), hr, similarity)
     loss = rate + config.slope * torch.log(error + 4e-6) + config.guidance * guide

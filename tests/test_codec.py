@@ -10,7 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import TINY, stored_net
+from conftest import ROOT, TINY, stored_net
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refscale_codec import codec, container, image, lrcodec, metrics, smap
 from refscale_codec.codec import EncodeOptions
@@ -150,6 +152,42 @@ def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: Rescale
     assert container.unpack(plain).output_hash is None
     assert container.unpack(hashed).output_hash == codec.decode(hashed, given, net).fingerprint()
     assert replace(container.unpack(hashed), output_hash=None) == container.unpack(plain)
+
+
+# --- a reference that does not help ----------------------------------------------------------------------------------
+
+
+def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None:
+    target, reference = (
+        cut(image.read(ROOT / "examples" / f"{name}.png"), 192, 192) for name in ("target", "reference")
+    )
+    net = weights.load(weights.shipped(2))
+    noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
+    assert codec.reference_helps(target, reference, net, EncodeOptions())
+    assert not codec.reference_helps(target, noise, net, EncodeOptions())
+
+    helped, alone = (codec.encode(target, ref, net) for ref in (reference, None))
+    data = codec.encode(target, noise, net)
+    file = container.unpack(data)
+    assert file.similarity_map == b""
+    assert file.header.reference == noise.fingerprint()  # it is asked for all the same: one rule for the receiver
+    assert file.lr == container.unpack(alone).lr
+    assert np.array_equal(codec.decode(data, noise, net).pixels, codec.decode(alone, None, net).pixels)
+    assert container.unpack(helped).similarity_map
+
+
+def test_a_reference_of_another_size_is_no_help_but_an_error(pair: Pair, tiny_net: RescaleNet) -> None:
+    with pytest.raises(ImageError, match="grid"):
+        codec.reference_helps(pair[0], cut(pair[1], 8, 8), tiny_net, EncodeOptions())
+
+
+@given(length=st.integers(1, 3000), count=st.integers(2, 5), side=st.integers(1, 128))
+def test_the_sample_is_the_whole_or_evenly_spaced_tiles(length: int, count: int, side: int) -> None:
+    chosen = codec._tiles(length, count, side)
+    assert len(chosen) == min(length, count * side)
+    assert (chosen[0], chosen[-1]) == (0, length - 1)
+    assert (np.diff(chosen) >= 1).all()
+    assert (np.diff(chosen) > 1).sum() <= count - 1
 
 
 # --- the latent ------------------------------------------------------------------------------------------------------

@@ -287,6 +287,17 @@ def test_architecture_computes_what_it_always_did(flow: str, scale: int) -> None
     assert golden_values(flow, scale) == pytest.approx(GOLDENS[flow, scale], abs=GOLDEN_TOLERANCE)
 
 
+def test_restoring_comes_before_the_flow_and_starts_as_nothing() -> None:
+    hr = waves(1, 3, 12, 16).float()
+    quality = torch.tensor([0.6])
+    fresh, filled = RescaleNet(TINY).eval().requires_grad_(False), tiny()
+    for net in (fresh, filled):
+        lr, _, _, condition = net.downscale(hr, similar(hr), quality)
+        difference = net.restore(lr, condition[-1])
+        assert difference.any() == (net is filled)
+        assert torch.equal(net.rebuild(lr, condition), net.upscale(lr + difference, condition))
+
+
 # --- config ----------------------------------------------------------------------------------------------------------
 
 
@@ -438,19 +449,3 @@ def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
 
 def test_an_unstored_net_has_no_fingerprint() -> None:
     assert RescaleNet(TINY).fingerprint == bytes(8)
-
-
-# --- a reference that does not help ----------------------------------------------------------------------------------
-
-
-def test_a_reference_below_the_least_similarity_is_left_unused() -> None:
-    hr, ref = torch.rand(2, 1, 3, 16, 24).unbind()
-    quality = torch.tensor([0.5])
-    plain = sine_filled(RescaleNet(TINY)).eval()
-    strict = sine_filled(RescaleNet(replace(TINY, map_least=100))).eval()
-    with torch.inference_mode():
-        assert plain.downscale(hr, ref, quality).levels.any()  # type: ignore[union-attr]
-        unused = strict.downscale(hr, ref, quality)
-        assert not unused.levels.any()  # type: ignore[union-attr]
-        assert torch.equal(unused.lr, strict.downscale(hr, None, quality).lr)
-        assert strict.downscale(hr, hr, quality).levels.all()  # type: ignore[union-attr]

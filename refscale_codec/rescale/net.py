@@ -5,13 +5,14 @@ Notation in all nets: `b` batch, `c` channels, `h w` high-res size, `s` scale; p
 map, [b, 1, ceil(h/s/d), ceil(w/s/d)] with d the map divisor. `quality` is [b] in [0, 1]: what the low-res codec will be
 told, divided by 100; 1 means that the low-res picture is only rounded to 8 bits.
 
-    hr ──features──┐                                     ref ──features─┐
-    ref ─features──┴─> levels ─> f_c      levels ───────────────────────┴─> f_c
-    hr ──stage 1 .. n | f_c──> lr, z      lr, z = 0 ──stage n .. 1 | f_c──> hr_hat
+    hr ──features──┐                                      ref ──features─┐
+    ref ─features──┴─> levels ─> f_c       levels ───────────────────────┴─> f_c
+    hr ──stage 1 .. n | f_c──> lr, z       lr_hat ──restore | f_c──> lr, z = 0 ──stage n .. 1 | f_c──> hr_hat
 
 A scale of 4 is two stages, the second on the first one's low-res picture. The latent z of a stage is everything that
 is not its low-res picture; zeros replace it on the way up unless the caller asks for samples (see the supplement of the
-RefScale paper: samples add only noise).
+RefScale paper: samples add only noise). The stages are exactly invertible; before them a sub-net of the decoder's own,
+`restore`, adds to the low-res picture what it can tell of the low-res codec's loss.
 """
 
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from refscale_codec.rescale.blocks import haar_stage, paper_stage
+from refscale_codec.rescale.blocks import SubNet, haar_stage, paper_stage
 from refscale_codec.rescale.refnet import RefNet
 
 
@@ -35,7 +36,6 @@ class RescaleConfig:
     ref_width: int = 32  # feature channels of the Ref-Net
     map_divisor: int = 2  # low-res side over map side: 1, 2 or 4
     map_levels: int = 4  # integer levels of the map
-    map_least: int = 0  # percent of the highest level; the encoder sets a map with a lower mean to zero: no reference
 
     def __post_init__(self) -> None:
         """Reject values that no net can be built for."""
@@ -50,8 +50,6 @@ class RescaleConfig:
             raise ValueError(f"map_divisor must be 1, 2 or 4, not {self.map_divisor}")
         if not 2 <= self.map_levels <= 256:
             raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
-        if not 0 <= self.map_least <= 100:
-            raise ValueError(f"map_least must be 0..100, not {self.map_least}")
         if min(self.blocks, self.width, self.ref_width) < 1:
             raise ValueError(f"blocks, width and ref_width must be positive: {self}")
 
@@ -83,9 +81,10 @@ class RescaleNet(nn.Module):
         self.stages = nn.ModuleList(
             stage(config.blocks, self.refnet.condition_channels, config.width) for _ in range(stages)
         )
+        self.restore = SubNet(3, 3, self.refnet.condition_channels, config.width)
 
     def downscale(self, hr: Tensor, ref: Tensor | None, quality: Tensor) -> Downscaled:
-        """Make the low-res picture and the similarity map; a reference that is too dissimilar is left unused.
+        """Make the low-res picture and the similarity map.
 
         Args:
             hr: [b, 3, h, w] in [0, 1], h and w multiples of the scale.
@@ -96,8 +95,6 @@ class RescaleNet(nn.Module):
         if ref is not None:
             ref_features = self.refnet.features(ref)
             levels = self.refnet.quantise(self.refnet.similarity(self.refnet.features(hr), ref_features))
-            mean = levels.mean(dim=(1, 2, 3), keepdim=True) / (self.config.map_levels - 1)
-            levels = torch.where(100 * mean < self.config.map_least, 0, levels)
         condition = self.refnet.condition(ref_features, levels, quality, *hr.shape[-2:])
         lr, z = self.descend(hr, condition)
         return Downscaled(lr, levels, z, condition)
@@ -118,17 +115,21 @@ class RescaleNet(nn.Module):
         features = None if ref is None else self.refnet.features(ref)
         return self.refnet.condition(features, levels, quality, height, width)
 
-    def upscale(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
-        """Rebuild the high-res picture.
+    def rebuild(self, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+        """Make the high-res picture of a decoded low-res one.
 
         Args:
-            lr: the decoded low-res picture [b, 3, h/s, w/s] in [0, 1].
+            lr_hat: [b, 3, h/s, w/s] in [0, 1].
             condition: from `condition`, or from `downscale` in training.
-            z: latents as `downscale` gives them; None for zeros.
+            z: samples of the latents; None for zeros.
 
         Returns:
             [b, 3, h, w], about [0, 1], not clamped.
         """
+        return self.upscale(lr_hat + self.restore(lr_hat, condition[-1]), condition, z)
+
+    def upscale(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+        """Run the flow up: with the z of `descend` its exact inverse, up to rounding. None is zeros for z."""
         latents: list[Tensor | None] = [None] * len(self.stages) if z is None else list(z)
         for stage, f_c, latent in zip(reversed(self.stages), reversed(condition), reversed(latents), strict=True):
             if latent is None:
