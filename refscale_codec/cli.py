@@ -6,15 +6,14 @@ Torch, numpy and Pillow are imported inside the commands that need them, so that
 import json
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from refscale_codec import __version__, allocator, container
+from refscale_codec import __version__, allocator, container, progress
 from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from refscale_codec.rescale.net import RescaleNet
 
 CODEC_NAMES = {1: "jpeg"}  # the table in lrcodec, which is not imported here: it takes numpy and Pillow
-PATIENCE = 2.0  # seconds without a word before progress is shown
 
 app = typer.Typer(
     name="refscale",
@@ -78,7 +76,7 @@ def encode(
     if json_output and output == "-":
         raise UsageError("--json and -o - both want stdout")
     _require_distinct(output, picture, ref, weights)
-    with _progress(quiet) as step:
+    with progress.shown(quiet) as step:
         step("starting")
         from refscale_codec import codec, metrics
         from refscale_codec.rescale import weights as weights_files
@@ -126,7 +124,7 @@ def decode(
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
     _require_distinct(output, file, ref, weights)
-    with _progress(quiet) as step:
+    with progress.shown(quiet) as step:
         step("starting")
         data, name = _read(file), _name(file)
         header = _unpacked(data, name).header
@@ -185,7 +183,7 @@ def verify(
     """
     data, name = _read(file), _name(file)
     content = _unpacked(data, name)
-    with _progress(quiet) as step:
+    with progress.shown(quiet) as step:
         step("starting")
         from refscale_codec import codec
 
@@ -231,7 +229,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a net, or go on where the folder's checkpoint stopped."""
-    with _progress(quiet) as step:
+    with progress.shown(quiet) as step:
         step("starting")
         from refscale_codec import train as training
 
@@ -265,7 +263,7 @@ def evaluate_command(
     """Measure bits and quality on pairs: BD-rate against JPEG, with the reference, without, with an unrelated one."""
     if weights is not None and scale is not None:
         raise UsageError("--scale would have no effect: it follows from --weights")
-    with _progress(quiet) as step:
+    with progress.shown(quiet) as step:
         step("starting")
         from refscale_codec import evaluate
         from refscale_codec.data import read_manifest
@@ -410,50 +408,6 @@ def _require_distinct(output: str, *inputs: str | Path | None) -> None:
 def _say(quiet: bool, text: str) -> None:
     if not quiet:
         print(text, file=sys.stderr)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that sets what is said to be going on; shown on stderr after `PATIENCE` seconds, if at all."""
-    if quiet:
-        yield lambda text: None
-        return
-    shown: list[tuple[Any, Any]] = []  # the spinner and what keeps it turning, once there is something to show
-    said = ["starting"]
-    lock = threading.Lock()
-
-    def show() -> None:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.spinner import Spinner
-
-        with lock:
-            if not finished.is_set():
-                spinner = Spinner("dots", said[0])
-                shared_terminal = sys.stdout.isatty()  # else what goes to stdout must go there untouched
-                console = Console(stderr=True)
-                live = Live(spinner, console=console, transient=True, redirect_stdout=shared_terminal)
-                shown.append((spinner, live))
-                live.start()
-
-    def step(text: str) -> None:
-        with lock:
-            said[0] = text
-            if shown:
-                shown[0][0].update(text=text)
-
-    finished = threading.Event()
-    timer = threading.Timer(PATIENCE, show)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield step
-    finally:
-        timer.cancel()
-        with lock:
-            finished.set()
-            if shown:
-                shown[0][1].stop()
 
 
 def main() -> NoReturn:

@@ -23,7 +23,7 @@ import torch
 import typer
 
 import refscale_codec
-from refscale_codec import cli, codec, container
+from refscale_codec import cli, codec, container, progress
 from refscale_codec import image as pictures
 from refscale_codec import train as training
 from refscale_codec.image import Image
@@ -129,7 +129,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def require_refusal(outcome: Outcome, code: int, *words: str) -> None:
+def assert_refusal(outcome: Outcome, code: int, *words: str) -> None:
     lines = outcome.err.splitlines()
     assert outcome.code == code, outcome.err
     assert outcome.out == b""
@@ -229,7 +229,7 @@ def test_a_refusal_is_one_line_and_leaves_all_files_alone(
         if existing and output.startswith("out."):
             (place / output).write_bytes(PRECIOUS)
         before = contents(place)
-        require_refusal(refscale(*arguments), code, *words)
+        assert_refusal(refscale(*arguments), code, *words)
         assert contents(place) == before
 
 
@@ -298,7 +298,7 @@ def test_a_damaged_file_is_refused_by_every_reader(
     for part, at in positions(data).items():
         (place / "bad.rsc").write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
         before = contents(place)
-        require_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc")
+        assert_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc")
         assert contents(place) == before, part
 
 
@@ -309,15 +309,15 @@ def test_a_truncated_or_longer_file_is_refused_by_every_reader(
     data = (place / "with.rsc").read_bytes()
     for cut in (b"", data[:3], data[:39], data[:40], data[:45], data[:-200], data[:-1], data + b"\0"):
         (place / "bad.rsc").write_bytes(cut)
-        require_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc", "truncated")
+        assert_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc", "truncated")
 
 
 def test_a_low_res_codec_that_is_not_known_is_refused_but_told(refscale: Callable[..., Outcome], place: Path) -> None:
     content = container.unpack((place / "alone.rsc").read_bytes())
     newer = container.pack(replace(content, header=replace(content.header, codec=9)))
     (place / "newer.rsc").write_bytes(newer)
-    require_refusal(refscale("decode", "newer.rsc", "-o", "out.png", *TINY), 4, "newer.rsc", "codec 9")
-    require_refusal(refscale("extract-lr", "newer.rsc", "-o", "out.jpg"), 4, "newer.rsc", "codec 9")
+    assert_refusal(refscale("decode", "newer.rsc", "-o", "out.png", *TINY), 4, "newer.rsc", "codec 9")
+    assert_refusal(refscale("extract-lr", "newer.rsc", "-o", "out.jpg"), 4, "newer.rsc", "codec 9")
     assert json.loads(refscale("info", "newer.rsc", "--json").text)["codec"] == "unknown (9)"
 
 
@@ -327,28 +327,28 @@ def test_a_picture_that_decodes_to_something_else_than_its_hash_is_reported(
     content = container.unpack((place / "with.rsc").read_bytes())
     (place / "drifted.rsc").write_bytes(container.pack(replace(content, output_hash=b"87654321")))
     outcome = refscale("verify", "drifted.rsc", *REF, *TINY)
-    require_refusal(outcome, 4, "drifted.rsc", "decodes to another picture", b"87654321".hex())
+    assert_refusal(outcome, 4, "drifted.rsc", "decodes to another picture", b"87654321".hex())
 
 
 def test_verify_without_the_reference_still_refuses_wrong_weights(
     refscale: Callable[..., Outcome], place: Path
 ) -> None:
-    require_refusal(refscale("verify", "with.rsc", "--weights", "other.safetensors"), 5, "with.rsc", "weights")
+    assert_refusal(refscale("verify", "with.rsc", "--weights", "other.safetensors"), 5, "with.rsc", "weights")
 
 
 @pytest.mark.parametrize("line", ["encode target.png", "decode with.rsc --ref ref.png --format png"])
 def test_the_weights_are_not_overwritten(refscale: Callable[..., Outcome], place: Path, line: str) -> None:
     before = contents(place)
-    require_refusal(refscale(*line.split(), "-o", "tiny.safetensors", *TINY), 2, "tiny.safetensors", "input")
+    assert_refusal(refscale(*line.split(), "-o", "tiny.safetensors", *TINY), 2, "tiny.safetensors", "input")
     assert contents(place) == before
 
 
 def test_a_name_that_is_too_long_is_an_error_and_no_traceback(refscale: Callable[..., Outcome], place: Path) -> None:
-    require_refusal(refscale("encode", "target.png", "-o", 300 * "x" + ".rsc", *TINY), 3)
+    assert_refusal(refscale("encode", "target.png", "-o", 300 * "x" + ".rsc", *TINY), 3)
 
 
 def test_a_superscript_quality_is_an_error_and_no_traceback(refscale: Callable[..., Outcome], place: Path) -> None:
-    require_refusal(refscale("eval", "pairs.csv", "--qualities", "5\u00b2", *TINY), 2, "--qualities")
+    assert_refusal(refscale("eval", "pairs.csv", "--qualities", "5\u00b2", *TINY), 2, "--qualities")
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
@@ -532,7 +532,7 @@ def test_weights_that_ship_are_found_by_scale_and_by_fingerprint(
     shutil.copy(place / "tiny.safetensors", folder / "refscale-x2.safetensors")
     assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "--quality", 60).code == 0
     assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()
-    require_refusal(refscale("encode", "target.png", "-o", "four.rsc", "--scale", 4), 5, "scale 4")
+    assert_refusal(refscale("encode", "target.png", "-o", "four.rsc", "--scale", 4), 5, "scale 4")
     # newer weights come, the old ones stay under another name
     shutil.move(folder / "refscale-x2.safetensors", folder / "old.safetensors")
     shutil.copy(place / "other.safetensors", folder / "refscale-x2.safetensors")
@@ -561,9 +561,9 @@ def test_a_dash_is_stdin_or_stdout_wherever_a_file_is(refscale: Callable[..., Ou
 
 
 def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) -> None:
-    require_refusal(refscale("info", "-", stdin=b"nothing good"), 4, "stdin", "not a .rsc file")
-    require_refusal(refscale("encode", "-", "-o", "out.rsc", *TINY, stdin=b"nothing good"), 3, "stdin")
-    require_refusal(refscale("decode", "-", "-o", "-", *TINY, stdin=(place / "with.rsc").read_bytes()), 6, "stdin")
+    assert_refusal(refscale("info", "-", stdin=b"nothing good"), 4, "stdin", "not a .rsc file")
+    assert_refusal(refscale("encode", "-", "-o", "out.rsc", *TINY, stdin=b"nothing good"), 3, "stdin")
+    assert_refusal(refscale("decode", "-", "-o", "-", *TINY, stdin=(place / "with.rsc").read_bytes()), 6, "stdin")
 
 
 @pytest.mark.parametrize(
@@ -578,10 +578,10 @@ def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) ->
 def test_quiet_is_silent_but_for_errors(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(cli, "PATIENCE", 0)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert refscale(*line.split(), "--quiet", *TINY) == Outcome(0, b"", "")
-    require_refusal(refscale(*line.replace("ref.png", "other.png").split(), "--quiet", "--weights", "no.st"), 5)
+    assert_refusal(refscale(*line.replace("ref.png", "other.png").split(), "--quiet", "--weights", "no.st"), 5)
 
 
 def wait_for_status() -> None:
@@ -595,7 +595,7 @@ def wait_for_status() -> None:
 @pytest.fixture
 def impatient(refscale: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Show progress at once, and as on a terminal."""
-    monkeypatch.setattr(cli, "PATIENCE", 0)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -641,7 +641,7 @@ def test_progress_makes_way_for_an_error(
 def test_there_is_no_progress_where_stderr_is_no_terminal(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "PATIENCE", 0)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
     monkeypatch.setattr(codec, "decode", slow(codec.decode))
     outcome = refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY)
     assert outcome == Outcome(0, b"", "out.png: 33x20\n")
@@ -692,7 +692,7 @@ def test_trained_weights_code_pictures(refscale: Callable[..., Outcome], place: 
     assert refscale("decode", "out.rsc", *REF, "-o", "out.png", "--weights", trained).code == 0
 
     (place / "recipe.toml").write_text((place / "recipe.toml").read_text() + "blocs = 2\n")
-    require_refusal(refscale("train", "recipe.toml", "-o", "run"), 2, "recipe.toml", "unknown field blocs")
+    assert_refusal(refscale("train", "recipe.toml", "-o", "run"), 2, "recipe.toml", "unknown field blocs")
 
 
 def test_eval_measures_what_was_asked_for(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
@@ -717,7 +717,7 @@ def test_eval_says_why_a_figure_is_missing(refscale: Callable[..., Outcome], pla
     outcome = refscale("eval", pairs_csv, *arguments)
     assert outcome.code == 0
     assert "field alone: no BD-rate: usable points" in outcome.err
-    require_refusal(refscale("eval", pairs_csv, "--split", "test", *TINY), 2, "pairs.csv", "test")
+    assert_refusal(refscale("eval", pairs_csv, "--split", "test", *TINY), 2, "pairs.csv", "test")
 
 
 def test_eval_writes_nothing_but_json_to_stdout(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:

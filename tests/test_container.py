@@ -83,7 +83,7 @@ def section(kind, payload=b"payload"):
 MAP, LR, OUTPUT_HASH = section(1), section(2), section(3, b"12345678")
 
 
-def refused(data, pattern):
+def assert_refused(data, pattern):
     with pytest.raises(ContainerError, match=pattern):
         unpack(data)
 
@@ -177,7 +177,7 @@ def test_unpack_gives_back_what_pack_was_given(value):
     assert part_sizes(value).total == len(data)
 
 
-def container_or_error(data):
+def assert_container_or_error(data):
     try:
         value = unpack(data)
     except ContainerError as error:
@@ -189,13 +189,13 @@ def container_or_error(data):
 
 @given(st.binary(max_size=128))
 def test_any_bytes_give_a_container_or_a_container_error(data):
-    container_or_error(data)
+    assert_container_or_error(data)
 
 
 @given(st.binary(max_size=128))
 def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(data):
-    container_or_error(header_bytes() + data)
-    container_or_error(header_bytes() + LR + data)
+    assert_container_or_error(header_bytes() + data)
+    assert_container_or_error(header_bytes() + LR + data)
 
 
 @given(
@@ -215,7 +215,7 @@ def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(dat
     st.lists(st.builds(section, st.integers(0, 5) | st.integers(0, 255), st.binary(max_size=9)), max_size=5),
 )
 def test_any_parts_with_fitting_crcs_give_a_container_or_a_container_error(header, sections):
-    value = container_or_error(header + b"".join(sections))
+    value = assert_container_or_error(header + b"".join(sections))
     if value is not None:  # what was accepted is what the format document says, but for what a reader skips
         assert unpack(pack(value)) == value
         critical = [part for part in sections if part[0] < 128]
@@ -230,7 +230,7 @@ def test_any_parts_with_fitting_crcs_give_a_container_or_a_container_error(heade
 def test_truncation_at_every_byte_is_noticed(value):
     data = pack(value)
     for size in range(len(data)):
-        refused(data[:size], "^truncated")
+        assert_refused(data[:size], "^truncated")
 
 
 @pytest.mark.parametrize("value", [FULL, PLAIN], ids=["full", "plain"])
@@ -247,45 +247,47 @@ def test_every_change_of_a_single_byte_is_noticed(value):
 def test_damaged_header_says_so():
     data = bytearray(pack(FULL))
     data[20] ^= 1
-    refused(bytes(data), "^damaged: the header")
+    assert_refused(bytes(data), "^damaged: the header")
 
 
 @pytest.mark.parametrize(("at", "name"), [(49, "MAP"), (61, "LR"), (76, "OUTPUT_HASH")])
 def test_damaged_payload_names_its_section(at, name):
     data = bytearray(pack(FULL))
     data[at] ^= 1
-    refused(bytes(data), f"^damaged: {name} section at byte ")
+    assert_refused(bytes(data), f"^damaged: {name} section at byte ")
 
 
 def test_swapped_section_type_is_damage():
     data = bytearray(header_bytes() + LR)
     data[40] = 200  # an ancillary type would be skipped, were the type not under the CRC
-    refused(bytes(data), "^damaged: type-200 section at byte 40")
+    assert_refused(bytes(data), "^damaged: type-200 section at byte 40")
 
 
 # ---- each way a header can be bad
 
 
 def test_empty_file_is_refused():
-    refused(b"", "^truncated: 0 bytes")
+    assert_refused(b"", "^truncated: 0 bytes")
 
 
 def test_wrong_magic_is_refused():
-    refused(header_bytes(magic=b"\x89PNG") + LR, r"^not a .rsc file: it begins with 89 50 4e 47, expected 89 52 53 43$")
-    refused(b"\x89R\n", "^not a .rsc file")
+    assert_refused(
+        header_bytes(magic=b"\x89PNG") + LR, r"^not a .rsc file: it begins with 89 50 4e 47, expected 89 52 53 43$"
+    )
+    assert_refused(b"\x89R\n", "^not a .rsc file")
 
 
 def test_newer_version_is_refused_whatever_its_length():
-    refused(header_bytes(version=2) + LR, "^newer format version: 2, this refscale reads up to 1$")
-    refused(b"\x89RSC\xff", "^newer format version: 255")
+    assert_refused(header_bytes(version=2) + LR, "^newer format version: 2, this refscale reads up to 1$")
+    assert_refused(b"\x89RSC\xff", "^newer format version: 255")
 
 
 def test_version_zero_is_refused():
-    refused(header_bytes(version=0) + LR, "^malformed: format version 0")
+    assert_refused(header_bytes(version=0) + LR, "^malformed: format version 0")
 
 
 def test_unknown_required_flag_is_refused_by_its_bit():
-    refused(header_bytes(required=0b1000_0010) + LR, "^unknown required feature: bit 1, 7 of")
+    assert_refused(header_bytes(required=0b1000_0010) + LR, "^unknown required feature: bit 1, 7 of")
 
 
 def test_unknown_optional_flag_is_ignored():
@@ -293,7 +295,9 @@ def test_unknown_optional_flag_is_ignored():
 
 
 def test_reference_fingerprint_without_its_flag_is_refused():
-    refused(header_bytes(reference=b"referenc") + LR, "^malformed: reference fingerprint .* without the REFERENCE flag")
+    assert_refused(
+        header_bytes(reference=b"referenc") + LR, "^malformed: reference fingerprint .* without the REFERENCE flag"
+    )
 
 
 def test_reference_fingerprint_may_be_zero():
@@ -302,17 +306,17 @@ def test_reference_fingerprint_may_be_zero():
 
 @pytest.mark.parametrize("field", ["width", "height"])
 def test_side_of_zero_is_refused(field):
-    refused(header_bytes(**{field: 0}) + LR, "^malformed: picture of")
+    assert_refused(header_bytes(**{field: 0}) + LR, "^malformed: picture of")
 
 
 @pytest.mark.parametrize("size", [((1 << 20) + 1, 1), (1, (1 << 20) + 1), (0xFFFFFFFF, 0xFFFFFFFF)])
 def test_side_over_the_limit_is_refused(size):
-    refused(header_bytes(width=size[0], height=size[1]) + LR, "^over the size limit: .* sides up to 1048576$")
+    assert_refused(header_bytes(width=size[0], height=size[1]) + LR, "^over the size limit: .* sides up to 1048576$")
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_001), (1 << 20, 382)])
 def test_area_over_the_limit_is_refused(size):
-    refused(header_bytes(width=size[0], height=size[1]) + LR, "^over the size limit: .* up to 400000000$")
+    assert_refused(header_bytes(width=size[0], height=size[1]) + LR, "^over the size limit: .* up to 400000000$")
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (1 << 20, 381), (1, 1 << 20), (1, 1)])
@@ -323,11 +327,11 @@ def test_sizes_at_the_limit_are_accepted(size):
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 5, 8, 255])
 def test_unknown_scale_is_refused(scale):
-    refused(header_bytes(scale=scale) + LR, f"^malformed: scale {scale}, expected 2 or 4$")
+    assert_refused(header_bytes(scale=scale) + LR, f"^malformed: scale {scale}, expected 2 or 4$")
 
 
 def test_codec_zero_is_refused():
-    refused(header_bytes(codec=0) + LR, "^malformed: low-res codec 0, expected 1..255$")
+    assert_refused(header_bytes(codec=0) + LR, "^malformed: low-res codec 0, expected 1..255$")
 
 
 @pytest.mark.parametrize("codec", [1, 2, 255])
@@ -337,46 +341,48 @@ def test_which_codecs_exist_is_not_the_containers_business(codec):
 
 @pytest.mark.parametrize("quality", [0, 101, 255])
 def test_quality_out_of_range_is_refused(quality):
-    refused(header_bytes(quality=quality) + LR, f"^malformed: quality {quality}, expected 1..100$")
+    assert_refused(header_bytes(quality=quality) + LR, f"^malformed: quality {quality}, expected 1..100$")
 
 
 # ---- each way the sections can be bad
 
 
 def test_missing_lr_is_refused():
-    refused(header_bytes(), "^truncated: .* without its LR section$")
+    assert_refused(header_bytes(), "^truncated: .* without its LR section$")
 
 
 def test_missing_map_is_refused():
-    refused(header_bytes(required=1) + LR, "^truncated: .* without its MAP section$")
+    assert_refused(header_bytes(required=1) + LR, "^truncated: .* without its MAP section$")
 
 
 def test_missing_output_hash_is_refused():
-    refused(header_bytes(optional=1) + LR, "^truncated: .* without its OUTPUT_HASH section$")
+    assert_refused(header_bytes(optional=1) + LR, "^truncated: .* without its OUTPUT_HASH section$")
 
 
 def test_map_without_its_flag_is_refused():
-    refused(header_bytes() + MAP + LR, "^malformed: MAP section, but")
+    assert_refused(header_bytes() + MAP + LR, "^malformed: MAP section, but")
 
 
 def test_output_hash_without_its_flag_is_refused():
-    refused(header_bytes() + LR + OUTPUT_HASH, "^malformed: OUTPUT_HASH section, but")
+    assert_refused(header_bytes() + LR + OUTPUT_HASH, "^malformed: OUTPUT_HASH section, but")
 
 
 def test_wrong_order_is_refused():
-    refused(header_bytes(required=1) + LR + MAP, "^malformed: MAP section at byte 56 after LR")
-    refused(header_bytes() + section(128) + LR, "^malformed: LR section at byte 56 after type-128")
+    assert_refused(header_bytes(required=1) + LR + MAP, "^malformed: MAP section at byte 56 after LR")
+    assert_refused(header_bytes() + section(128) + LR, "^malformed: LR section at byte 56 after type-128")
 
 
 @pytest.mark.parametrize("kind", [2, 128])
 def test_duplicate_section_is_refused(kind):
     name = {2: "LR", 128: "type-128"}[kind]
     twice = section(2) * (kind != 2) + section(kind) * 2
-    refused(header_bytes() + twice, f"^malformed: {name} section at byte .* after {name}, expected each type once")
+    assert_refused(
+        header_bytes() + twice, f"^malformed: {name} section at byte .* after {name}, expected each type once"
+    )
 
 
 def test_empty_lr_is_refused():
-    refused(header_bytes() + section(2, b""), "^malformed: LR section is empty")
+    assert_refused(header_bytes() + section(2, b""), "^malformed: LR section is empty")
 
 
 def test_empty_map_is_accepted_and_is_not_no_map():
@@ -386,16 +392,16 @@ def test_empty_map_is_accepted_and_is_not_no_map():
 @pytest.mark.parametrize("size", [0, 7, 9])
 def test_output_hash_of_wrong_length_is_refused(size):
     data = header_bytes(optional=1) + LR + section(3, bytes(size))
-    refused(data, f"^malformed: OUTPUT_HASH section of {size} bytes, expected 8, at byte 56$")
+    assert_refused(data, f"^malformed: OUTPUT_HASH section of {size} bytes, expected 8, at byte 56$")
 
 
 def test_section_type_zero_is_refused():
-    refused(header_bytes() + section(0) + LR, "^malformed: type-0 section at byte 40, a type that is never used")
+    assert_refused(header_bytes() + section(0) + LR, "^malformed: type-0 section at byte 40, a type that is never used")
 
 
 @pytest.mark.parametrize("kind", [4, 5, 6, 127])
 def test_unknown_critical_section_is_refused(kind):
-    refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 56")
+    assert_refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 56")
 
 
 @pytest.mark.parametrize("kind", [128, 255])
@@ -406,17 +412,17 @@ def test_unknown_ancillary_section_is_skipped(kind):
 def test_damaged_ancillary_section_is_refused():
     data = bytearray(header_bytes() + LR + section(128))
     data[-1] ^= 1
-    refused(bytes(data), "^damaged: type-128 section at byte 56")
+    assert_refused(bytes(data), "^damaged: type-128 section at byte 56")
 
 
 def test_length_beyond_the_end_is_refused():
     data = header_bytes() + struct.pack("<BII", 2, 0xFFFFFFFF, 0) + b"lr"
-    refused(data, "^truncated: LR section at byte 40 has 2 bytes of payload, expected 4294967295$")
+    assert_refused(data, "^truncated: LR section at byte 40 has 2 bytes of payload, expected 4294967295$")
 
 
 @pytest.mark.parametrize("size", range(1, 12))
 def test_trailing_zeros_are_refused(size):
-    refused(pack(FULL) + bytes(size), "trailing bytes|damaged: type-0 section")
+    assert_refused(pack(FULL) + bytes(size), "trailing bytes|damaged: type-0 section")
 
 
 def test_a_second_file_behind_the_first_is_refused():
