@@ -10,7 +10,6 @@ An unrelated reference is that of the next row with another place, repeated or c
 
 import math
 import platform
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -21,12 +20,12 @@ import PIL
 import torch
 
 import refscale_codec
-from refscale_codec import codec, container, lrcodec, metrics
+from refscale_codec import codec, coders, container, lrcodec, metrics
 from refscale_codec import image as pictures
+from refscale_codec.coders import Coded
 from refscale_codec.data import Pair
 from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
-from refscale_codec.lrcodec.jpeg import Jpeg
 from refscale_codec.rescale.net import RescaleNet
 
 Mode = Literal["reference", "alone", "unrelated"]
@@ -45,12 +44,16 @@ class Row:
     quality: int  # 1..100
     bytes_total: int  # the whole file
     bytes_map: int
-    bytes_lr: int
+    bytes_header: int  # container and headers
+    bytes_lr: int  # the rest: the low-res picture, or the picture
     bpp: float  # bits of the whole file per high-res pixel
     psnr: float  # dB, RGB
     psnr_y: float  # dB, luma
-    encode_seconds: float
-    decode_seconds: float
+    ssim: float  # NaN where the picture is too small for it
+    ms_ssim: float
+    si_lr_mean: float  # spatial information of the decoded low-res picture; NaN where there is none
+    si_lr_std: float  # the same as in ITU-T P.910
+    seconds: dict[str, float]  # by stage; at least "encode" and "decode"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Comparison:
     coder: str
     anchor: str
     percent: float  # negative: the coder saves bits
+    bd_psnr: float  # dB that the coder gains at equal rate
     pictures: int  # that count in the mean
     left_out: int  # without a BD-rate, see the notes
     notes: tuple[str, ...]
@@ -128,46 +132,34 @@ def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Imag
 
 
 def _row(pair: Pair, mode: Mode, target: Image, reference: Image | None, net: RescaleNet, quality: int) -> Row:
-    start = time.perf_counter()
-    data = codec.encode(target, reference, net, codec.EncodeOptions(quality=quality))
-    encoded = time.perf_counter()
-    decoded = codec.decode(data, reference, net)
-    seconds = encoded - start, time.perf_counter() - encoded
-    parts = container.part_sizes(container.unpack(data))
-    return _measured(pair, mode, quality, target, decoded, (len(data), parts.map, parts.lr), seconds)
+    coder = coders.Refscale(net, "alone" if reference is None else "reference")
+    return measured(pair, mode, quality, target, coder.code(target, reference, quality))
 
 
 def _jpeg_row(pair: Pair, target: Image, quality: int) -> Row:
-    start = time.perf_counter()
-    data = Jpeg().encode(target.pixels, quality)
-    encoded = time.perf_counter()
-    decoded = Image(Jpeg().decode(data, target.height, target.width))
-    seconds = encoded - start, time.perf_counter() - encoded
-    return _measured(pair, "jpeg", quality, target, decoded, (len(data), 0, len(data)), seconds)
+    return measured(pair, "jpeg", quality, target, coders.JPEG.code(target, None, quality))
 
 
-def _measured(
-    pair: Pair,
-    coder: str,
-    quality: int,
-    target: Image,
-    decoded: Image,
-    sizes: tuple[int, int, int],
-    seconds: tuple[float, float],
-) -> Row:
+def measured(pair: Pair, coder: str, quality: int, target: Image, coded: Coded) -> Row:
+    """Return the figures of a target that was coded and decoded."""
+    si = (math.nan, math.nan) if coded.lr is None else metrics.spatial_information(coded.lr)
     return Row(
         dataset=pair.dataset,
         name=pair.name,
         coder=coder,
         quality=quality,
-        bytes_total=sizes[0],
-        bytes_map=sizes[1],
-        bytes_lr=sizes[2],
-        bpp=metrics.bits_per_pixel(sizes[0], target.height, target.width),
-        psnr=metrics.psnr(target.pixels, decoded.pixels),
-        psnr_y=metrics.psnr_y(target.pixels, decoded.pixels),
-        encode_seconds=seconds[0],
-        decode_seconds=seconds[1],
+        bytes_total=coded.bytes_total,
+        bytes_map=coded.bytes_map,
+        bytes_header=coded.bytes_header,
+        bytes_lr=coded.bytes_total - coded.bytes_map - coded.bytes_header,
+        bpp=metrics.bits_per_pixel(coded.bytes_total, target.height, target.width),
+        psnr=metrics.psnr(target.pixels, coded.decoded),
+        psnr_y=metrics.psnr_y(target.pixels, coded.decoded),
+        ssim=metrics.ssim(target.pixels, coded.decoded),
+        ms_ssim=metrics.ms_ssim(target.pixels, coded.decoded),
+        si_lr_mean=si[0],
+        si_lr_std=si[1],
+        seconds=coded.seconds,
     )
 
 
@@ -177,9 +169,9 @@ def compare(rows: list[Row], coder: str, anchor: str, low: float = 0.1, high: fl
     for row in rows:
         curves[row.dataset, row.name][row.coder].append(row)
     found: dict[str, list[metrics.BdRate]] = defaultdict(list)
-    for (dataset, _), coders in curves.items():
-        if coder in coders and anchor in coders:
-            a, b = coders[anchor], coders[coder]
+    for (dataset, _), of_coder in curves.items():
+        if coder in of_coder and anchor in of_coder:
+            a, b = of_coder[anchor], of_coder[coder]
             rate = metrics.bd_rate(
                 [r.bpp for r in a], [r.psnr for r in a], [r.bpp for r in b], [r.psnr for r in b], low, high
             )
@@ -191,9 +183,16 @@ def compare(rows: list[Row], coder: str, anchor: str, low: float = 0.1, high: fl
 
 def _comparison(dataset: str, coder: str, anchor: str, rates: list[metrics.BdRate]) -> Comparison:
     percents = [rate.percent for rate in rates if np.isfinite(rate.percent)]
-    mean = float(np.mean(percents)) if percents else float("nan")
-    notes = tuple(sorted({rate.note for rate in rates if not np.isfinite(rate.percent)}))
-    return Comparison(dataset, coder, anchor, mean, len(percents), len(rates) - len(percents), notes)
+    decibels = [rate.psnr for rate in rates if np.isfinite(rate.psnr)]
+    mean, gain = (float(np.mean(values)) if values else math.nan for values in (percents, decibels))
+    used = [rate for rate in rates if np.isfinite(rate.percent)]
+    notes = sorted({rate.note for rate in rates if not np.isfinite(rate.percent)})
+    for count, what in (
+        (sum(rate.overlap < metrics.GOOD_OVERLAP for rate in used), "curves with little PSNR in common"),
+        (sum(rate.dropped > 0 for rate in used), "curves with points whose PSNR does not rise with the rate, left out"),
+    ):
+        notes += [f"{count} of {len(rates)} pictures: {what}"] if count else []
+    return Comparison(dataset, coder, anchor, mean, gain, len(percents), len(rates) - len(percents), tuple(notes))
 
 
 def map_bpp(rows: list[Row]) -> float:
@@ -219,13 +218,13 @@ def as_json(
             "numpy": np.__version__,
         },
         "machine": {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "map_bpp": _finite({"mean": map_bpp(rows)})["mean"],
-        "rounded_psnr": _finite(dict(rounded)),
-        "comparisons": [_finite(asdict(comparison)) for comparison in comparisons],
-        "rows": [_finite(asdict(row)) for row in rows],
+        "map_bpp": finite({"mean": map_bpp(rows)})["mean"],
+        "rounded_psnr": finite(dict(rounded)),
+        "comparisons": [finite(asdict(comparison)) for comparison in comparisons],
+        "rows": [finite(asdict(row)) for row in rows],
     }
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def finite(values: dict[str, Any]) -> dict[str, Any]:
     """Replace what JSON cannot hold: no BD-rate, and the PSNR of a lossless picture, become null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -6,9 +6,9 @@ BD-rate compares curves in log rate against log error, picture by picture, so ea
 
 with `slope` the usual steepness of a rate-distortion curve. It needs no weight that depends on quality or content.
 
-Bits of the low-res picture: the size of the real JPEG, whose gradient is that of a smooth estimate in the same DCT
-domain (`jpeg_activity`). Bits of the map: the Laplace likelihood of each level given its left and upper neighbours,
-scaled by the crop's own mean deviation. Both are gradients for the real coders' sizes, never reported as results.
+Bits are those of the real coders: the size of the JPEG, whose gradient is that of a smooth estimate in the same DCT
+domain (`jpeg_activity`), and the size of the coded map, whose gradient is that of the Laplace likelihood of each level
+given its left and upper neighbours, scaled by the crop's own mean deviation (`map_bits`).
 
 Guidance is RefScale's Eq. 5 (bicubic where dissimilar, blurred where similar), weakly: it keeps the low-res picture a
 picture.

@@ -5,7 +5,8 @@ One definition each, the same everywhere in the project:
 - PSNR over all RGB values of the 8-bit pictures, no border cropped; `psnr_y` on BT.601 full-range luma beside it.
 - Bits per pixel of the *high-res* picture, from the size of the whole file.
 - Spatial information as in ITU-T P.910 (the standard deviation of the Sobel magnitude of luma), with luma in [0, 1].
-- BD-rate (Bjontegaard, VCEG-M33) with Akima interpolation out of the `bjontegaard` package.
+- SSIM and MS-SSIM (Wang et al. 2004, 2003), mean of the RGB channels, out of the `pytorch-msssim` package.
+- BD-rate and BD-PSNR (Bjontegaard, VCEG-M33) with Akima interpolation out of the `bjontegaard` package.
 
 Deliberately absent: averaging over pictures. Metrics are per picture; who reports a mean says of what.
 """
@@ -26,7 +27,7 @@ _PEAK = 255
 _LUMA_WEIGHTS = (299, 587, 114)  # BT.601, in thousandths, so that luma is exact in integers
 _MIN_POINTS = 3  # with two, the package draws a straight line and no longer an Akima spline
 _FEW_POINTS = 4
-_GOOD_OVERLAP = 0.75
+GOOD_OVERLAP = 0.75  # below that a BD-rate gets a note
 
 _Points = list[tuple[float, float]]  # (rate, psnr), by rising rate
 
@@ -46,6 +47,9 @@ class BdRate:
 
     note: str
     """What a reader should know about the figure, or why there is none; empty if nothing."""
+
+    psnr: float = math.nan
+    """PSNR of the test over the anchor at equal rate (BD-PSNR), in dB; NaN where it is undefined."""
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -78,6 +82,41 @@ def psnr_y(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     _require_same_pictures(a, b)
     difference = (_luma_thousandths(a) - _luma_thousandths(b)).astype(np.float64)  # [h, w]
     return _psnr_of(float(np.mean(np.square(difference))), 1000 * _PEAK)
+
+
+def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the mean structural similarity, up to 1 for equal pictures; NaN below 11 x 11 pixels.
+
+    Args:
+        a: Picture, uint8 [h, w, 3].
+        b: Picture of the same shape.
+
+    Raises:
+        ValueError: another type or shape.
+        UsageError: the package `pytorch-msssim` is not installed.
+    """
+    return _structural("ssim", a, b, 11)
+
+
+def ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the multi-scale structural similarity (five scales); NaN below 161 x 161 pixels. Else as `ssim`."""
+    return _structural("ms_ssim", a, b, 161)
+
+
+def _structural(name: str, a: NDArray[np.uint8], b: NDArray[np.uint8], least: int) -> float:
+    _require_same_pictures(a, b)
+    if min(a.shape[:2]) < least:
+        return math.nan
+    import torch
+
+    try:
+        package = importlib.import_module("pytorch_msssim")
+    except ImportError as error:
+        raise UsageError(
+            f"SSIM needs the package pytorch-msssim ({error}): pip install 'refscale-codec[rd]'"
+        ) from error
+    pictures = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None] for x in (a, b))  # [1, 3, h, w]
+    return float(getattr(package, name)(*pictures, data_range=_PEAK))
 
 
 def bits_per_pixel(n_bytes: int, height: int, width: int) -> float:
@@ -171,18 +210,17 @@ def bd_rate(
         return BdRate(math.nan, overlap, dropped, "; ".join(notes))
     if fewest < _FEW_POINTS:
         notes.append(f"few points: {counts}")
-    if overlap < _GOOD_OVERLAP:
+    if overlap < GOOD_OVERLAP:
         notes.append(f"the curves share only {100 * overlap:.0f} % of their PSNR range")
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        percent = float(
-            package.bd_rate(
-                *np.array(anchor).T, *np.array(test).T, method="akima", require_matching_points=False, min_overlap=0
-            )
-        )
-    notes += [str(warning.message) for warning in caught]
-    return BdRate(percent, overlap, dropped, "; ".join(notes))
+        curves = (*np.array(anchor).T, *np.array(test).T)
+        options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
+        percent = float(package.bd_rate(*curves, **options))
+        decibels = float(package.bd_psnr(*curves, **options)) if _rates_meet(anchor, test) else math.nan
+    notes += sorted({str(warning.message) for warning in caught})
+    return BdRate(percent, overlap, dropped, "; ".join(notes), decibels)
 
 
 def _bjontegaard() -> tuple[ModuleType, list[str]]:
@@ -229,6 +267,10 @@ def _overlap(a: _Points, b: _Points) -> float:
     common = min(a[-1][1], b[-1][1]) - max(a[0][1], b[0][1])
     total = max(a[-1][1], b[-1][1]) - min(a[0][1], b[0][1])
     return max(common, 0.0) / total if total > 0 else 0.0
+
+
+def _rates_meet(a: _Points, b: _Points) -> bool:
+    return max(a[0][0], b[0][0]) < min(a[-1][0], b[-1][0])
 
 
 def _span(points: _Points) -> str:

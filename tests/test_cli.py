@@ -23,7 +23,7 @@ import torch
 import typer
 
 import refscale_codec
-from refscale_codec import cli, codec, container, progress
+from refscale_codec import cli, codec, container, terminal
 from refscale_codec import image as pictures
 from refscale_codec import train as training
 from refscale_codec.image import Image
@@ -31,7 +31,7 @@ from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 PRECIOUS = b"what was here before"
-COMMANDS = ["encode", "decode", "info", "verify", "extract-lr", "train", "eval"]
+COMMANDS = ["encode", "decode", "info", "verify", "extract-lr", "train", "eval", "rd-curve"]
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,12 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "unknown mode": ("eval pairs.csv --modes alone,none -w", 2, ("none", "unrelated")),
     "unknown quality": ("eval pairs.csv --qualities 50,101 -w", 2, ("--qualities", "50,101")),
     "missing manifest": ("eval pairs.csv -w", 2, ("pairs.csv",)),
+    "missing manifest, rd-curve": ("rd-curve pairs.csv -o run -w", 2, ("pairs.csv",)),
+    "unknown coder": ("rd-curve target.png ref.png -o run --coders jpeg,jpg -w", 2, ("jpg", "jpeg2000")),
+    "reference of another size, rd-curve": ("rd-curve target.png small.png -o run -w", 3, ("small.png", "size")),
+    "not an image, rd-curve": ("rd-curve target.png text.png -o run -w", 3, ("text.png",)),
+    "no reference, rd-curve": ("rd-curve target.png -o run --coders refscale-x2 -w", 2, ("need a reference",)),
+    "folder is a file": ("rd-curve target.png ref.png -o text.png --coders jpeg -w", 2, ("text.png", "folder")),
     "missing recipe": ("train no.toml -o run", 2, ("no.toml",)),
 }
 
@@ -578,7 +584,7 @@ def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) ->
 def test_quiet_is_silent_but_for_errors(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0)
+    monkeypatch.setattr(terminal, "PATIENCE", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert refscale(*line.split(), "--quiet", *TINY) == Outcome(0, b"", "")
     assert_refusal(refscale(*line.replace("ref.png", "other.png").split(), "--quiet", "--weights", "no.st"), 5)
@@ -595,7 +601,7 @@ def wait_for_status() -> None:
 @pytest.fixture
 def impatient(refscale: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Show progress at once, and as on a terminal."""
-    monkeypatch.setattr(progress, "PATIENCE", 0)
+    monkeypatch.setattr(terminal, "PATIENCE", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -641,7 +647,7 @@ def test_progress_makes_way_for_an_error(
 def test_there_is_no_progress_where_stderr_is_no_terminal(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 0)
+    monkeypatch.setattr(terminal, "PATIENCE", 0)
     monkeypatch.setattr(codec, "decode", slow(codec.decode))
     outcome = refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY)
     assert outcome == Outcome(0, b"", "out.png: 33x20\n")
@@ -723,6 +729,25 @@ def test_eval_says_why_a_figure_is_missing(refscale: Callable[..., Outcome], pla
 def test_eval_writes_nothing_but_json_to_stdout(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
     arguments = ("--split", "train", "--qualities", "50", "--modes", "alone", *TINY)
     json.loads(refscale("eval", pairs_csv, *arguments, "-o", "-").text)
+
+
+def test_rd_curve_measures_a_pair_and_goes_on_where_it_stopped(refscale: Callable[..., Outcome], place: Path) -> None:
+    line = ("rd-curve", "target.png", "ref.png", "-o", "report", "--coders", "jpeg,bicubic-x2,refscale-x2", *TINY)
+    outcome = refscale(*line, "--jobs", "1")
+    assert outcome.code == 0, outcome.err
+    assert "BD-rate in % against jpeg" in outcome.text
+    for name in ("bicubic-x2", "refscale-x2"):
+        assert name in outcome.text
+    files = contents(place / "report")
+    assert files.keys() == {
+        *("rows.jsonl", "results.json", "summary.csv", "report.html"),
+        *("rd.png", "rd.svg", "rd-log.png", "rd-log.svg"),
+    }
+    assert json.loads(files["results.json"])["command"].startswith("refscale rd-curve target.png ref.png")
+    for name in files:
+        assert name == "rows.jsonl" or name in outcome.err
+    assert refscale(*line, "--jobs", "1").code == 0
+    assert contents(place / "report")["rows.jsonl"] == files["rows.jsonl"]
 
 
 # --- help, version, start --------------------------------------------------------------------------------------------

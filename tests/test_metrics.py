@@ -227,6 +227,48 @@ def test_a_range_that_no_curve_enters_has_no_bd_rate() -> None:
     assert "anchor 0, test 0" in result.note
 
 
+def test_one_decibel_more_at_every_rate_is_a_bd_psnr_of_one() -> None:
+    better = [psnr + 1 for psnr in PSNRS]
+    assert metrics.bd_rate(RATES, PSNRS, RATES, better).psnr == pytest.approx(1, abs=1e-6)
+    assert metrics.bd_rate(RATES, better, RATES, PSNRS).psnr == pytest.approx(-1, abs=1e-6)
+    assert math.isnan(metrics.bd_rate(RATES, PSNRS, [100 * rate for rate in RATES], PSNRS).psnr)  # no rate in common
+
+
+# --- structural similarity -------------------------------------------------------------------------------------------
+
+
+def test_ssim_of_flat_pictures_is_that_of_their_means() -> None:
+    a, b, c1 = (
+        80,
+        120,
+        (0.01 * 255) ** 2,
+    )  # contrast and structure are 1; luminance counts at the last scale
+    luminance = (2 * a * b + c1) / (a**2 + b**2 + c1)
+    assert metrics.ssim(flat(a, 176, 176), flat(b, 176, 176)) == pytest.approx(luminance, abs=1e-4)
+    assert metrics.ms_ssim(flat(a, 176, 176), flat(b, 176, 176)) == pytest.approx(luminance**0.1333, abs=1e-4)
+
+
+def test_ssim_falls_with_noise_and_is_one_for_equal_pictures() -> None:
+    rng = np.random.default_rng(1)
+    picture = rng.integers(60, 190, (176, 192, 3), dtype=np.uint8)
+    for metric in (metrics.ssim, metrics.ms_ssim):
+        near, far = (
+            metric(picture, (picture + rng.normal(0, sigma, picture.shape)).clip(0, 255).astype(np.uint8))
+            for sigma in (4, 24)
+        )
+        assert metric(picture, picture) == pytest.approx(1)
+        assert far < near < 1
+
+
+def test_ssim_of_a_picture_too_small_for_it_is_undefined() -> None:
+    assert math.isnan(metrics.ssim(flat(9, 10, 10), flat(9, 10, 10)))
+    assert math.isnan(metrics.ms_ssim(flat(9, 160, 160), flat(9, 160, 160)))
+    assert metrics.ssim(flat(9, 11, 11), flat(9, 11, 11)) == pytest.approx(1)
+    assert metrics.ms_ssim(flat(9, 161, 161), flat(9, 161, 161)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="different shape"):
+        metrics.ssim(flat(9, 11, 11), flat(9, 11, 12))
+
+
 def test_impossible_arguments_are_programming_errors() -> None:
     with pytest.raises(ValueError, match="one PSNR for each rate"):
         metrics.bd_rate(RATES, PSNRS[1:], RATES, PSNRS)
@@ -242,9 +284,9 @@ def test_a_warning_of_the_package_becomes_part_of_the_note(monkeypatch: pytest.M
         warnings.warn("something odd", stacklevel=1)
         return 1.0
 
-    fake = types.SimpleNamespace(bd_rate=warn)
+    fake = types.SimpleNamespace(bd_rate=warn, bd_psnr=warn)
     monkeypatch.setattr(importlib, "import_module", lambda _: fake)
-    assert metrics.bd_rate(RATES, PSNRS, RATES, PSNRS) == metrics.BdRate(1.0, 1.0, 0, "something odd")
+    assert metrics.bd_rate(RATES, PSNRS, RATES, PSNRS) == metrics.BdRate(1.0, 1.0, 0, "something odd", 1.0)
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

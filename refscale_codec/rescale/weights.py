@@ -58,7 +58,7 @@ def _read(path: Path) -> tuple[bytes, bytes]:
 
 
 def store(net: RescaleNet, path: Path) -> None:
-    """Write the net in half precision, which costs less than 0.01 dB (see weights/README.md)."""
+    """Write the net in half precision; every figure in weights/README.md is that of the stored file."""
     tensors = {name: tensor.detach().cpu().contiguous().half() for name, tensor in net.state_dict().items()}
     write_atomically(path, safetensors.torch.save(tensors, metadata={"config": json.dumps(asdict(net.config))}))
 

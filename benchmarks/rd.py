@@ -1,0 +1,126 @@
+"""The project's own figures: `refscale rd-curve` on a manifest's dev and test pairs, to docs/RESULTS.md.
+
+    python benchmarks/rd.py ../shared/data/manifest.csv              # measures what is missing, then writes the page
+    python benchmarks/rd.py ../shared/data/manifest.csv --splits test --coders jpeg,refscale-x2
+
+Rows are kept under build/rd, so it can be stopped and started again. Choices are made on dev; test is only reported.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from refscale_codec import allocator, plot, rdcurve
+from refscale_codec.rescale import weights
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+OURS = "refscale-x2"
+
+
+def measured(manifest: Path, split: str, names: tuple[str, ...] | None, jobs: int, folder: Path) -> dict[str, Any]:
+    """Measure a split, or what is missing of it, and return its results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    setup = rdcurve.Setup(tuple(weights.shipped(scale) for scale in (2, 4)), names)
+    pairs = rdcurve.check(rdcurve.find_pairs(manifest, None, split))
+    with Progress(redirect_stdout=False) as progress:
+        task = progress.add_task(split, total=None)
+        rows = rdcurve.measure(
+            pairs, setup, folder, jobs=jobs, report=lambda done, of: progress.update(task, completed=done, total=of)
+        )
+    command = f"python benchmarks/rd.py {manifest.name} {' '.join(word for word in sys.argv[2:])}".rstrip()
+    return rdcurve.results(rows, setup, command)
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Return a table of BD-rates: a row a coder, a column a dataset."""
+    by_coder: dict[str, dict[str, dict[str, Any]]] = {}
+    for comparison in found["comparisons"]:
+        by_coder.setdefault(comparison["coder"], {})[comparison["dataset"]] = comparison
+    datasets = list(dict.fromkeys(c["dataset"] for c in found["comparisons"]))
+
+    def cell(comparison: dict[str, Any] | None) -> str:
+        if comparison is None or comparison["percent"] is None:
+            return "–"
+        return f"{comparison['percent']:+.1f} ({comparison['pictures']})"
+
+    def gain(comparison: dict[str, Any] | None) -> str:
+        return "–" if comparison is None or comparison["bd_psnr"] is None else f"{comparison['bd_psnr']:+.2f}"
+
+    lines = [f"| coder | {' | '.join(datasets)} | dB, all |", "|---" * (len(datasets) + 2) + "|"]
+    for coder, of in by_coder.items():
+        cells = " | ".join(cell(of.get(dataset)) for dataset in datasets)
+        lines.append(f"| {coder} | {cells} | {gain(of.get('all'))} |")
+    return lines
+
+
+def losses(found: dict[str, Any]) -> list[str]:
+    """Return where another coder takes fewer bits than ours, by dataset."""
+    percent = {(c["coder"], c["dataset"]): c["percent"] for c in found["comparisons"]}
+    lines = []
+    for dataset in dict.fromkeys(c["dataset"] for c in found["comparisons"]):
+        own = percent.get((OURS, dataset))
+        better = {
+            coder: value
+            for (coder, where), value in percent.items()
+            if where == dataset and value is not None and own is not None and value < own and coder != OURS
+        }
+        if better:
+            named = ", ".join(f"{coder} {value:+.1f}" for coder, value in sorted(better.items(), key=lambda x: x[1]))
+            lines.append(f"- **{dataset}** ({OURS} {own:+.1f}): {named}")
+    return lines or ["- nowhere, on these datasets"]
+
+
+def page(by_split: dict[str, dict[str, Any]]) -> str:
+    """Return docs/RESULTS.md."""
+    lines = ["# Results", "", "Written by `benchmarks/rd.py` from `benchmarks/results/rd-*.json`; do not edit.", ""]
+    for split, found in by_split.items():
+        versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+        named = ", ".join(f"{name} {fingerprint}" for name, fingerprint in found["weights"].items())
+        machine = ", ".join(str(value) for value in found["machine"].values())
+        notes = [f"- {c['dataset']}, {c['coder']}: {'; '.join(c['notes'])}" for c in found["comparisons"] if c["notes"]]
+        lines += [
+            *(f"## {split}", ""),
+            *(f"![Rate-distortion curves, {split}](rd-{split}.png)", ""),
+            *("BD-rate in % against JPEG 4:4:4, in brackets the number of pictures; negative saves bits.", ""),
+            *(*table(found), ""),
+            *("Where another coder needs fewer bits than refscale ×2 + JPEG with its reference:", ""),
+            *(*losses(found), ""),
+            *(f"Convention: {found['convention']}.", ""),
+            *(f"`{found['command']}`; weights {named}; {versions}; {machine}.", ""),
+            *("<details><summary>Notes on single figures</summary>", "", *(notes or ["- none"]), "", "</details>", ""),
+        ]
+    coders = {coder["name"]: coder["label"] for found in by_split.values() for coder in found["coders"]}
+    lines += ["## Coders", "", *(f"- `{name}`: {label}" for name, label in coders.items()), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and write results, plots and the page."""
+    parser = argparse.ArgumentParser(description="Measure the project's own figures and write docs/RESULTS.md.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--splits", nargs="+", default=["dev", "test"])
+    parser.add_argument("--coders", help="names, separated by commas; by default all that work here")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    allocator.keep_freed_memory()
+    names = None if args.coders is None else tuple(args.coders.split(","))
+    for split in args.splits:
+        found = measured(args.manifest, split, names, args.jobs, ROOT / "build" / "rd" / split)
+        folder = ROOT / "build" / "rd" / split
+        rdcurve.write(found, [], folder)
+        (RESULTS / f"rd-{split}.json").write_bytes((folder / "results.json").read_bytes())
+    by_split = {path.stem[3:]: json.loads(path.read_text()) for path in sorted(RESULTS.glob("rd-*.json"))}
+    for split, found in by_split.items():
+        plots = plot.save_curves(found, ROOT / "build" / "rd")
+        (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
+    (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

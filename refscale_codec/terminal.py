@@ -1,0 +1,184 @@
+"""What the commands share: options, reading and writing, devices, and progress on stderr.
+
+Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refscale_codec import allocator, container
+from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
+
+if TYPE_CHECKING:
+    from refscale_codec.image import Image
+    from refscale_codec.rescale.net import RescaleNet
+
+PATIENCE = 2.0  # seconds without a word before progress is shown
+
+RefOption = Annotated[
+    str | None, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, same size; - is stdin.")
+]
+OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A file that encode wrote; - is stdin.")]
+
+
+def device_named(name: str) -> str:
+    """Return what torch is to be told; UsageError for a device that is not there."""
+    import torch
+
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    if name == "auto":
+        return available[-1]
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device must be auto, cpu, cuda or mps, not {name}")
+    if name not in available:
+        raise UsageError(
+            f"--device {name}: this machine or this build of torch has none; there is: {', '.join(available)}"
+        )
+    return name
+
+
+def load_net(path: Path, device: str) -> "RescaleNet":
+    """Read weights onto a device."""
+    from refscale_codec.rescale import weights
+
+    allocator.keep_freed_memory()
+    return weights.load(path).to(device_named(device))
+
+
+def wanted_weights(header: container.Header) -> Path:
+    """Return the shipped weights that a file asks for."""
+    from refscale_codec.rescale import weights
+
+    return weights.shipped_as(header.weights)
+
+
+def name_of(path: str) -> str:
+    """Return what to call an input in messages."""
+    return "stdin" if path == "-" else path
+
+
+def read(path: str) -> bytes:
+    """Return the bytes of a file or of stdin."""
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ContainerError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_picture(path: str) -> "Image":
+    """Return the picture in a file or on stdin."""
+    from refscale_codec import image
+
+    return image.from_bytes(sys.stdin.buffer.read(), "stdin") if path == "-" else image.read(Path(path))
+
+
+def unpacked(data: bytes, name: str) -> container.Container:
+    """Take a container apart; errors begin with its name."""
+    with naming(name):
+        return container.unpack(data)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the file's name before the message of any error raised inside."""
+    try:
+        yield
+    except RefscaleError as error:
+        if not str(error).startswith(name):
+            raise type(error)(f"{name}: {error}") from None
+        raise
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all, or to stdout."""
+    if path == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    from refscale_codec.image import write_atomically
+
+    try:
+        write_atomically(Path(path), data)
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def require_distinct(output: str, *inputs: str | Path | None) -> None:
+    """Refuse to read stdin twice and to overwrite an input."""
+    if inputs[:2] == ("-", "-"):
+        raise UsageError("stdin can be only one of the inputs")
+    if output == "-":
+        return
+    for path in inputs:
+        with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
+            if path not in (None, "-") and Path(str(path)).samefile(output):
+                raise UsageError(f"{output} is also an input; it would be overwritten")
+
+
+def say(quiet: bool, text: str) -> None:
+    """Print a line for people."""
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that sets what is said to be going on; shown on stderr after `PATIENCE` seconds, if at all."""
+    if quiet:
+        yield lambda text: None
+        return
+    turning: list[tuple[Any, Any]] = []  # the spinner and what keeps it turning, once there is something to show
+    said = ["starting"]
+    lock = threading.Lock()
+
+    def show() -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        with lock:
+            if not finished.is_set():
+                spinner = Spinner("dots", said[0])
+                shared_terminal = sys.stdout.isatty()  # else what goes to stdout must go there untouched
+                console = Console(stderr=True)
+                display = Live(spinner, console=console, transient=True, redirect_stdout=shared_terminal)
+                turning.append((spinner, display))
+                display.start()
+
+    def step(text: str) -> None:
+        with lock:
+            said[0] = text
+            if turning:
+                turning[0][0].update(text=text)
+
+    finished = threading.Event()
+    timer = threading.Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield step
+    finally:
+        timer.cancel()
+        with lock:
+            finished.set()
+            if turning:
+                turning[0][1].stop()

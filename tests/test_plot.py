@@ -1,0 +1,252 @@
+"""The curves are those of the rows, everything that was measured is in the picture, and it is drawn the same again."""
+
+import io
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refscale_codec import plot
+from refscale_codec.errors import UsageError
+
+LABELS = {
+    "jpeg": "JPEG 4:4:4",
+    "x265": "x265 intra",
+    "x265-reference": "x265 after the reference",
+    "refscale-x2": "refscale x2 <with> $a$ & reference",
+}
+FILES = ["rd.png", "rd.svg", "rd-log.png", "rd-log.svg"]
+
+
+def results(pictures: int = 3, coders: dict[str, str] = LABELS, **changed: Any) -> dict[str, Any]:
+    """Return results with three qualities; rates differ by picture, PSNR by coder."""
+    rows = [
+        {
+            "dataset": "waves",
+            "name": f"wave_{picture}",
+            "coder": coder,
+            "quality": quality,
+            "bpp": 0.2 * 2**place * (1 + 0.1 * picture),
+            "psnr": 30.0 + 3 * place + index + picture,
+        }
+        for picture in range(pictures)
+        for index, coder in enumerate(coders)
+        for place, quality in enumerate((10, 50, 90))
+    ]
+    return {
+        "coders": [{"name": name, "label": label, "needs_reference": "ref" in name} for name, label in coders.items()],
+        "rows": rows,
+        "comparisons": [],
+        **changed,
+    }
+
+
+def texts(svg: bytes) -> list[str]:
+    root = ElementTree.fromstring(svg)
+    return ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def pixels_of_colour(png: bytes, colour: str) -> int:
+    pixels = np.array(PIL.Image.open(io.BytesIO(png)).convert("RGB"))
+    wanted = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    return int((pixels == wanted).all(axis=2).sum())
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_four_files_show_every_coder(tmp_path: Path) -> None:
+    given_results = results()
+    paths = plot.save_curves(given_results, tmp_path / "new" / "report")
+    assert [path.name for path in paths] == FILES
+    looks = plot.styles(given_results)
+    for path in paths:
+        data = path.read_bytes()
+        if path.suffix == ".png":
+            for style in looks.values():
+                assert pixels_of_colour(data, style.colour) > 500
+        else:
+            for name, label in LABELS.items():
+                assert name in texts(data)
+                assert label in texts(data)
+            lines = [e for e in ElementTree.fromstring(data).iter() if e.get("id", "").startswith("line-")]
+            assert len(lines) == len(LABELS)
+            assert ("Bits per pixel, whole file (logarithmic)" in texts(data)) == (path.stem == "rd-log")
+    assert paths[0].read_bytes() != paths[2].read_bytes()
+
+
+def test_same_results_give_the_same_bytes_whatever_the_settings(tmp_path: Path) -> None:
+    first = [path.read_bytes() for path in plot.save_curves(results(), tmp_path)]
+    with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": "another", "axes.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        second = [path.read_bytes() for path in plot.save_curves(results(), tmp_path)]
+        assert dict(matplotlib.rcParams) == before
+    assert first == second
+
+
+def test_svg_names_no_date_and_no_version() -> None:
+    svg = plot.render(results(), "svg", log=False).decode()
+    assert "<metadata" not in svg
+    assert "Matplotlib" not in svg
+    assert matplotlib.__version__ not in svg
+
+
+def test_neither_torch_nor_global_figures_are_loaded() -> None:
+    program = (
+        "import sys; from refscale_codec import plot; print('matplotlib' in sys.modules);"
+        "plot.render({'coders': [], 'rows': [], 'comparisons': []}, 'svg', log=True);"
+        "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False", "False"]
+
+
+def test_without_matplotlib_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"pip install 'refscale-codec\[rd\]'"):
+        plot.save_curves(results(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+def test_curve_is_the_mean_over_pictures_at_each_quality() -> None:
+    curve = plot.curves(results(pictures=3))["x265"]
+    assert curve.rates == pytest.approx([0.22, 0.44, 0.88])
+    assert curve.psnrs == pytest.approx([32, 35, 38])
+    assert len(curve.pictures) == 3
+    assert curve.pictures[2] == pytest.approx(np.array([[0.24, 33], [0.48, 36], [0.96, 39]]))
+
+
+def test_picture_without_a_psnr_is_left_out_of_all_curves_and_the_title_says_so() -> None:
+    holed = results(pictures=3)
+    (row,) = [r for r in holed["rows"] if (r["name"], r["coder"], r["quality"]) == ("wave_2", "jpeg", 90)]
+    row["psnr"] = None
+    curves = plot.curves(holed)
+    assert curves["jpeg"].psnrs == pytest.approx([30.5, 33.5, 36.5])
+    assert curves["x265"].psnrs == pytest.approx([31.5, 34.5, 37.5])
+    written = texts(plot.render(holed, "svg", log=False, all_bands=True))
+    assert "Mean of the 2 pictures, out of 3, that all coders have" in written
+    assert "JPEG 4:4:4" in written
+
+
+def test_coders_without_a_common_picture_have_their_own_and_the_legend_says_so() -> None:
+    parted = results(pictures=2, coders={"jpeg": "JPEG 4:4:4", "x265": "x265 intra"})
+    parted["rows"] = [row for row in parted["rows"] if (row["coder"] == "jpeg") == (row["name"] == "wave_1")]
+    curves = plot.curves(parted)
+    assert curves["jpeg"].psnrs == pytest.approx([31, 34, 37])
+    assert curves["x265"].psnrs == pytest.approx([31, 34, 37])
+    written = texts(plot.render(parted, "svg", log=False))
+    assert "Mean of each coder's own pictures" in written
+    assert "JPEG 4:4:4 (1 of 2 pictures)" in written
+    assert "x265 intra (1 of 2 pictures)" in written
+
+
+def test_qualities_that_give_unordered_rates_are_drawn_by_rate() -> None:
+    turned = results(pictures=1)
+    for row in turned["rows"]:
+        row["quality"] = -row["quality"]
+    assert plot.curves(turned)["jpeg"].rates == pytest.approx([0.2, 0.4, 0.8])
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_one_coder_with_one_quality_gets_a_mark_where_a_curve_has_none(log: bool) -> None:
+    curve = results(pictures=1, coders={"jpeg": "JPEG"})
+    point = {**curve, "rows": curve["rows"][:1]}
+    for drawn, marks in ((curve, 0), (point, 1)):
+        svg = plot.render(drawn, "svg", log=log)
+        (line,) = [element for element in ElementTree.fromstring(svg).iter() if element.get("id") == "line-0"]
+        assert len(list(line.iter("{http://www.w3.org/2000/svg}use"))) == marks
+        assert "jpeg" in texts(svg)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_nothing_finite_is_said_and_breaks_nothing(log: bool) -> None:
+    empty = results(pictures=1)
+    for row in empty["rows"]:
+        row["psnr"] = None
+    assert plot.curves(empty) == {}
+    written = texts(plot.render(empty, "svg", log=log))
+    assert "nothing with a finite PSNR was measured" in written
+    assert "jpeg" not in written
+
+
+def test_rates_beyond_two_bits_per_pixel_are_not_shown() -> None:
+    large = results()
+    for row in large["rows"]:
+        row["bpp"] *= 8
+    numbers = [float(text) for text in texts(plot.render(large, "svg", log=False)) if text.replace(".", "").isdigit()]
+    rates = [number for number in numbers if number < 20]  # PSNR begins at 30
+    assert max(rates) == plot.HIGHEST
+
+
+def test_spread_is_shaded_for_the_anchor_and_refscale_or_for_all() -> None:
+    compared = results(comparisons=[{"anchor": "x265", "coder": "jpeg"}])
+    for all_bands, expected in ((False, {"band-1", "band-3"}), (True, {f"band-{index}" for index in range(4)})):
+        root = ElementTree.fromstring(plot.render(compared, "svg", log=False, all_bands=all_bands))
+        assert {element.get("id") for element in root.iter() if element.get("id", "").startswith("band-")} == expected
+    assert any(
+        "shaded" in text and "x265 and refscale-x2" in text for text in texts(plot.render(compared, "svg", log=False))
+    )
+
+
+def test_band_is_the_percentiles_at_rates_that_all_pictures_reach() -> None:
+    pictures = [np.array([[0.1, 20.0 + shift], [1.6, 28.0 + shift]]) for shift in range(11)]
+    pictures[0] = np.array([[0.2, 22.0], [0.8, 26.0]])  # on the same line as it would be, but shorter
+    band = plot.band(pictures)
+    assert band[0, 0] == pytest.approx(0.2)
+    assert band[-1, 0] == pytest.approx(0.8)
+    assert band[0, 1:] == pytest.approx([23, 31])
+    assert band[-1, 1:] == pytest.approx([27, 35])
+    assert len(plot.band([pictures[0], pictures[0] + 1])) == 0  # no rate in common
+    assert len(plot.band(pictures[:1])) == 0
+
+
+# --- how it is drawn -------------------------------------------------------------------------------------------------
+
+
+def test_styles_tell_families_and_coders_apart() -> None:
+    names = ["jpeg", "webp", "avif", "jxl", "x264", "x265", "vvc", "av1", "jpeg2000", "bpg", "bicubic"]
+    names += ["x265-reference", "x264-reference", "refscale-x2", "refscale-x4", "refscale-x2-alone"]
+    coders = [{"name": name, "label": name, "needs_reference": name[-1] in "e24" and "-" in name} for name in names]
+    looks = plot.styles({"coders": coders[::-1]})
+    ours = [looks[name] for name in names if plot.is_refscale(name)]
+    others = [looks[name] for name in names if not plot.is_refscale(name)]
+    assert len(ours) == 3
+    assert min(style.width for style in ours) > 2 * max(style.width for style in others)
+    assert not {style.colour for style in ours} & {style.colour for style in others}
+    assert len(set(looks.values())) == len(names)
+    assert looks["x265-reference"].dashes
+    assert not looks["x265"].dashes
+    assert looks["x265-reference"].colour == looks["x265"].colour != looks["x264-reference"].colour
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_labels_keep_their_order_and_distance_within_the_axes(heights: list[float]) -> None:
+    gap = 0.05
+    placed = plot.spread_out(heights, gap)
+    assert len(placed) == len(heights)
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    for lower, upper in zip(order, order[1:], strict=False):
+        assert placed[upper] - placed[lower] > gap - 1e-9
+    assert all(-1e-9 < height < 1 + 1e-9 for height in placed)
+
+
+def test_labels_with_room_stay_where_they_are_and_two_in_one_place_part() -> None:
+    assert plot.spread_out([0.9, 0.1, 0.5], 0.1) == [0.9, 0.1, 0.5]
+    assert plot.spread_out([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert plot.spread_out([1.0, 1.0, 0.2], 0.1) == pytest.approx([0.9, 1.0, 0.2])
+
+
+def test_numbers_are_told_from_what_stands_for_none() -> None:
+    assert [plot.is_finite(value) for value in (0.0, -3, None, math.inf, math.nan)] == [True, True, False, False, False]

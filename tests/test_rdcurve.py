@@ -1,0 +1,191 @@
+"""rd-curve: it finds pairs, measures each thing once, and writes what it measured."""
+
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from refscale_codec import coders, evaluate, rdcurve
+from refscale_codec.data import Pair
+from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.evaluate import Row
+from refscale_codec.rdcurve import Setup
+
+
+def drawn(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = 128 + 70 * np.sin(x[..., None] * rng.uniform(0.1, 0.5, 3) + y[..., None] * rng.uniform(0.1, 0.5, 3))
+    return np.clip(waves + rng.normal(0, 5, waves.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two folders with pictures of the names a and b, and one that only one of them has; a CSV of them."""
+    for folder, change in (("new", 0), ("old", 9)):
+        (tmp_path / folder).mkdir()
+        for seed, name in enumerate("ab"):
+            pixels = np.clip(drawn(seed).astype(int) + change, 0, 255).astype(np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+    PIL.Image.fromarray(drawn(7)).save(tmp_path / "new" / "alone.png")
+    (tmp_path / "pairs.csv").write_text(
+        "target,reference,more,split\nnew/a.png,old/a.png,x,dev\nnew/b.png,old/b.png,y,test\nnew/alone.png,,z,test\n"
+    )
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def names(pairs: list[Pair]) -> list[tuple[str, str]]:
+    return [(pair.dataset, pair.name) for pair in pairs]
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_come_from_a_csv_from_two_folders_or_from_two_pictures(place: Path) -> None:
+    listed = rdcurve.find_pairs(place / "pairs.csv", None)
+    assert names(listed) == [("pictures", "a"), ("pictures", "b"), ("pictures", "alone")]
+    assert names(rdcurve.find_pairs(place / "pairs.csv", None, "dev")) == [("pictures", "a")]
+    folders = rdcurve.find_pairs(place / "new", place / "old")
+    assert folders == [Pair("new", name, place / "new" / f"{name}.png", place / "old" / f"{name}.png") for name in "ab"]
+    one = rdcurve.find_pairs(place / "new" / "a.png", place / "old" / "a.png")
+    assert one == folders[:1]
+
+
+def test_targets_of_equal_names_are_told_apart_by_their_folders(place: Path) -> None:
+    (place / "pairs.csv").write_text("target,reference\nnew/a.png,old/a.png\nold/a.png,new/a.png\n")
+    assert names(rdcurve.find_pairs(place / "pairs.csv", None)) == [("pictures", "new/a"), ("pictures", "old/a")]
+    (place / "pairs.csv").write_text("target,reference\nnew/a.png,old/a.png\nnew/a.png,old/b.png\n")
+    with pytest.raises(UsageError, match="more than once"):
+        rdcurve.find_pairs(place / "pairs.csv", None)
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "split", "said"),
+    [
+        ("new", None, None, "folder of references"),
+        ("new", "out", None, "no picture of the same name"),
+        ("pairs.csv", "old", None, "no effect"),
+        ("new", "old", "test", "--split"),
+        ("pairs.csv", None, "train", "train"),
+    ],
+)
+def test_sources_that_do_not_fit_are_refused(
+    place: Path, source: str, reference: str | None, split: str | None, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        rdcurve.find_pairs(place / source, None if reference is None else place / reference, split)
+
+
+def test_a_bad_picture_is_told_before_anything_is_measured(place: Path) -> None:
+    pairs = rdcurve.find_pairs(place / "new", place / "old")
+    PIL.Image.fromarray(drawn(1, 30)).save(place / "old" / "b.png")
+    with pytest.raises(ImageError, match=r"b\.png.*size"):
+        rdcurve.check(pairs)
+    (place / "old" / "b.png").write_text("nothing to see")
+    with pytest.raises(ImageError, match=r"b\.png"):
+        rdcurve.check(pairs)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def setup(tiny_weights: Path) -> Setup:
+    return Setup((tiny_weights,), ("jpeg", "refscale-x2"))
+
+
+def without_seconds(rows: list[Row]) -> list[Row]:
+    return [replace(row, seconds={}) for row in rows]
+
+
+def test_every_pair_goes_through_every_coder_that_it_can(place: Path, setup: Setup) -> None:
+    progress: list[tuple[int, int]] = []
+    pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
+    rows = rdcurve.measure(pairs, setup, place / "out", report=lambda done, of: progress.append((done, of)))
+    jpeg, refscale = setup.coders()
+    expected = [(name, "jpeg", quality) for name in ("a", "b", "alone") for quality in jpeg.qualities]
+    expected += [(name, "refscale-x2", quality) for name in ("a", "b") for quality in refscale.qualities]
+    assert sorted((row.name, row.coder, row.quality) for row in rows) == sorted(expected)
+    assert progress[0] == (0, len(expected))
+    assert progress[-1] == (len(expected), len(expected))
+    for row in rows:
+        assert row.bytes_total == row.bytes_map + row.bytes_header + row.bytes_lr
+        assert row.bpp == 8 * row.bytes_total / (40 * 48)
+        assert np.isfinite(row.si_lr_std) == (row.coder != "jpeg")
+
+
+def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
+    rows = rdcurve.measure(pairs, setup, place / "out")
+    kept = (place / "out" / "rows.jsonl").read_text().splitlines()
+    assert len(kept) == len(rows)
+
+    measured: list[tuple[str, str, int]] = []
+    original = evaluate.measured
+
+    def counted(pair: Pair, coder: str, quality: int, *rest: object) -> Row:
+        measured.append((pair.name, coder, quality))
+        return original(pair, coder, quality, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "measured", counted)
+    again = rdcurve.measure(pairs, setup, place / "out")
+    assert measured == []
+    assert [str(asdict(row)) for row in again] == [str(asdict(row)) for row in rows]
+
+    lost = json.loads(kept[-1])
+    (place / "out" / "rows.jsonl").write_text("\n".join([*kept[:-1], kept[-1][:30]]))  # as a killed run leaves it
+    rdcurve.measure(pairs, setup, place / "out")
+    assert measured == [(lost["name"], lost["coder"], lost["quality"])]
+    measured.clear()
+    assert len(rdcurve.measure(pairs, setup, place / "out")) == len(rows)
+    assert measured == []
+
+    PIL.Image.fromarray(drawn(5)).save(place / "new" / "a.png")  # another picture of the same name
+    rdcurve.measure(rdcurve.check([pair for pair, _ in pairs]), setup, place / "out")
+    assert {name for name, _, _ in measured} == {"a"}
+
+
+def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
+    pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
+    one = rdcurve.measure(pairs, setup, place / "out")
+    (place / "two").mkdir()
+    two = rdcurve.measure(pairs, setup, place / "two", jobs=2)
+    assert str(without_seconds(one)) == str(without_seconds(two))  # as text, since NaN differs from itself
+
+
+def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"unknown coder jpg; there are: .*refscale-x2"):
+        Setup((tiny_weights,), ("jpg",)).coders()
+    monkeypatch.setattr(coders, "baselines", lambda: ([], {"jxl": "pip install pillow-jxl-plugin"}))
+    with pytest.raises(UsageError, match="jxl is not installed: pip install pillow-jxl-plugin"):
+        Setup((tiny_weights,), ("jxl",)).coders()
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_results_tables_plots_and_report_are_written(place: Path, setup: Setup) -> None:
+    pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
+    rows = rdcurve.measure(pairs, setup, place / "out")
+    found = rdcurve.results(rows, setup, "refscale rd-curve pairs.csv")
+    scenes = rdcurve.scenes(pairs, rows, setup, 1.0, 2)
+    assert [(scene.name, scene.coder) for scene in scenes] == [("a", "refscale-x2"), ("b", "refscale-x2")]
+    assert set(scenes[0].layers) == {"target", "reference", "reconstruction", "error", "similarity"}
+    nearest = min((row for row in rows if (row.name, row.coder) == ("a", "refscale-x2")), key=lambda r: abs(r.bpp - 1))
+    assert (scenes[0].bpp, scenes[0].psnr) == (nearest.bpp, nearest.psnr)
+
+    written = rdcurve.write(found, scenes, place / "out")
+    assert {path.name for path in written} >= {"results.json", "summary.csv", "rd.png", "rd.svg", "report.html"}
+    stored = json.loads((place / "out" / "results.json").read_text())
+    assert stored == json.loads(json.dumps(found))
+    assert len(stored["rows"]) == len(rows)
+    assert stored["versions"]["refscale"]
+    with (place / "out" / "summary.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(line["coder"], line["anchor"]) for line in table] == [("refscale-x2", "jpeg")]
+    assert "a" in (place / "out" / "report.html").read_text()
