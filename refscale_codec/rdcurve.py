@@ -132,7 +132,7 @@ class Setup:
         known, missing = coders.baselines()
         for path in self.weights:
             net = weights.load(path).to(self.device)
-            known += [coders.Refscale(net, "alone"), coders.Refscale(net, "reference")]
+            known += [coders.Refscale(net, "reference"), coders.Refscale(net, "alone")]
         by_name = {coder.name: coder for coder in known}
         if len(by_name) < len(known):
             raise UsageError("give one file of weights for each scale")
