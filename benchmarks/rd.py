@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from refscale_codec import allocator, plot, rdcurve
+from refscale_codec import allocator, coders, plot, rdcurve
 from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OURS = "refscale-x2"
 
 
-def measured(manifest: Path, split: str, names: tuple[str, ...] | None, jobs: int, folder: Path) -> dict[str, Any]:
+def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> dict[str, Any]:
     """Measure a split, or what is missing of it, and return its results."""
     folder.mkdir(parents=True, exist_ok=True)
     setup = rdcurve.Setup(tuple(weights.shipped(scale) for scale in (2, 4)), names)
@@ -37,11 +37,18 @@ def measured(manifest: Path, split: str, names: tuple[str, ...] | None, jobs: in
     return rdcurve.results(rows, setup, command)
 
 
+def everything() -> tuple[str, ...]:
+    """Return the names of all coders that work here."""
+    known = [coder.name for coder in coders.baselines()[0]]
+    return (*known, *(f"refscale-x{scale}{mode}" for scale in (2, 4) for mode in ("", "-alone", "-unrelated")))
+
+
 def table(found: dict[str, Any]) -> list[str]:
-    """Return a table of BD-rates: a row a coder, a column a dataset."""
-    by_coder: dict[str, dict[str, dict[str, Any]]] = {}
+    """Return a table of BD-rates: a row a coder and what it is compared with, a column a dataset."""
+    by_coder: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for comparison in found["comparisons"]:
-        by_coder.setdefault(comparison["coder"], {})[comparison["dataset"]] = comparison
+        named = comparison["coder"], comparison["anchor"]
+        by_coder.setdefault(named, {})[comparison["dataset"]] = comparison
     datasets = list(dict.fromkeys(c["dataset"] for c in found["comparisons"]))
 
     def cell(comparison: dict[str, Any] | None) -> str:
@@ -52,16 +59,17 @@ def table(found: dict[str, Any]) -> list[str]:
     def gain(comparison: dict[str, Any] | None) -> str:
         return "–" if comparison is None or comparison["bd_psnr"] is None else f"{comparison['bd_psnr']:+.2f}"
 
-    lines = [f"| coder | {' | '.join(datasets)} | dB, all |", "|---" * (len(datasets) + 2) + "|"]
-    for coder, of in by_coder.items():
+    lines = [f"| coder | against | {' | '.join(datasets)} | dB, all |", "|---" * (len(datasets) + 3) + "|"]
+    for (coder, anchor), of in by_coder.items():
         cells = " | ".join(cell(of.get(dataset)) for dataset in datasets)
-        lines.append(f"| {coder} | {cells} | {gain(of.get('all'))} |")
+        lines.append(f"| {coder} | {anchor} | {cells} | {gain(of.get('all'))} |")
     return lines
 
 
 def losses(found: dict[str, Any]) -> list[str]:
     """Return where another coder takes fewer bits than ours, by dataset."""
-    percent = {(c["coder"], c["dataset"]): c["percent"] for c in found["comparisons"]}
+    against = [c for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR]
+    percent = {(c["coder"], c["dataset"]): c["percent"] for c in against}
     lines = []
     for dataset in dict.fromkeys(c["dataset"] for c in found["comparisons"]):
         own = percent.get((OURS, dataset))
@@ -87,7 +95,7 @@ def page(by_split: dict[str, dict[str, Any]]) -> str:
         lines += [
             *(f"## {split}", ""),
             *(f"![Rate-distortion curves, {split}](rd-{split}.png)", ""),
-            *("BD-rate in % against JPEG 4:4:4, in brackets the number of pictures; negative saves bits.", ""),
+            *("BD-rate in %, in brackets the number of pictures; negative saves bits.", ""),
             *(*table(found), ""),
             *("Where another coder needs fewer bits than refscale ×2 + JPEG with its reference:", ""),
             *(*losses(found), ""),
@@ -95,8 +103,8 @@ def page(by_split: dict[str, dict[str, Any]]) -> str:
             *(f"`{found['command']}`; weights {named}; {versions}; {machine}.", ""),
             *("<details><summary>Notes on single figures</summary>", "", *(notes or ["- none"]), "", "</details>", ""),
         ]
-    coders = {coder["name"]: coder["label"] for found in by_split.values() for coder in found["coders"]}
-    lines += ["## Coders", "", *(f"- `{name}`: {label}" for name, label in coders.items()), ""]
+    labels = {coder["name"]: coder["label"] for found in by_split.values() for coder in found["coders"]}
+    lines += ["## Coders", "", *(f"- `{name}`: {label}" for name, label in labels.items()), ""]
     return "\n".join(lines)
 
 
@@ -105,11 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the project's own figures and write docs/RESULTS.md.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--splits", nargs="+", default=["dev", "test"])
-    parser.add_argument("--coders", help="names, separated by commas; by default all that work here")
+    parser.add_argument(
+        "--coders", help="names, separated by commas; by default all that work here, and unrelated ones"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     allocator.keep_freed_memory()
-    names = None if args.coders is None else tuple(args.coders.split(","))
+    names = everything() if args.coders is None else tuple(args.coders.split(","))
     for split in args.splits:
         found = measured(args.manifest, split, names, args.jobs, ROOT / "build" / "rd" / split)
         folder = ROOT / "build" / "rd" / split

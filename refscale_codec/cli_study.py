@@ -166,7 +166,7 @@ def rd_curve(
     from rich.console import Console
 
     low, high = rdcurve.RANGE
-    print(f"BD-rate in % against {rdcurve.ANCHOR} over {low} to {high} bits per pixel; * has notes, see summary.csv")
+    print(f"BD-rate in % over {low} to {high} bits per pixel; * has notes, see summary.csv")
     Console().print(_bd_table(found["comparisons"]))
     for name, line in found["missing"].items():
         terminal.say(quiet, f"left out: {name} ({line})")
@@ -178,13 +178,13 @@ def _bd_table(comparisons: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
     datasets = list(dict.fromkeys(c["dataset"] for c in comparisons))
-    cells: dict[str, dict[str, str]] = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for c in comparisons:
         text = "-" if c["percent"] is None else f"{c['percent']:+.1f}"
-        cells.setdefault(c["coder"], {})[c["dataset"]] = text + ("*" if c["notes"] or c["left_out"] else "")
-    table = Table("coder", *datasets, box=None)
-    for coder, by_dataset in cells.items():
-        table.add_row(coder, *(by_dataset.get(dataset, "") for dataset in datasets))
+        cells.setdefault((c["coder"], c["anchor"]), {})[c["dataset"]] = text + ("*" if c["notes"] else "")
+    table = Table("coder", "against", *datasets, box=None)
+    for (coder, anchor), by_dataset in cells.items():
+        table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets))
     return table
 
 

@@ -189,27 +189,31 @@ class VideoCoder:
 
 @dataclass(frozen=True, eq=False)
 class Refscale:
-    """Refscale with one net; the whole file counts. Its encoder may find that the reference does not help."""
+    """Refscale with one net; the whole file counts. Its encoder may find that the reference does not help.
+
+    The mode "unrelated" is "reference" for a caller who gives a picture of another place instead.
+    """
 
     net: RescaleNet
-    mode: Literal["reference", "alone"] = "reference"
+    mode: Literal["reference", "alone", "unrelated"] = "reference"
     subsampling: Subsampling = "4:4:4"
-    qualities: tuple[int, ...] = (5, 15, 30, 50, 70, 83, 92, 97)
+    qualities: tuple[int, ...] = (8, 30, 55, 75, 88, 96)
 
     @property
     def name(self) -> str:
         """Such as "refscale-x2" and "refscale-x2-alone"."""
-        return f"refscale-x{self.net.config.scale}" + ("" if self.needs_reference else "-alone")
+        return f"refscale-x{self.net.config.scale}" + ("" if self.mode == "reference" else f"-{self.mode}")
 
     @property
     def label(self) -> str:
         """Such as "refscale ×2 with reference"."""
-        return f"refscale ×{self.net.config.scale} " + ("with" if self.needs_reference else "without") + " reference"
+        how = {"reference": "with reference", "alone": "without reference", "unrelated": "with an unrelated reference"}
+        return f"refscale ×{self.net.config.scale} {how[self.mode]}"
 
     @property
     def needs_reference(self) -> bool:
         """Whether `code` must be given a reference."""
-        return self.mode == "reference"
+        return self.mode != "alone"
 
     def code(self, target: Image, reference: Image | None, quality: int) -> Coded:
         """See `Coder.code`."""

@@ -13,6 +13,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -119,16 +120,25 @@ def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Imag
     if reference.pixels.shape != target.pixels.shape:
         raise ImageError(f"{own} and {pairs[place].target} differ in size")
     references["reference"] = reference
-    here = {own, pairs[place].target}
-    others = [
-        p.reference for p in pairs[place + 1 :] + pairs[:place] if p.reference and not here & {p.reference, p.target}
-    ]
-    if others:
-        other = pictures.read(others[0]).pixels
-        times = [-(-have // side) for have, side in zip(target.pixels.shape, other.shape, strict=True)]
-        cut = np.tile(other, times)[: target.height, : target.width]
-        references["unrelated"] = Image(np.ascontiguousarray(cut))
+    other = unrelated(pairs, place)
+    if other is not None:
+        references["unrelated"] = cut_to(pictures.read(other), target)
     return references
+
+
+def unrelated(pairs: list[Pair], place: int) -> Path | None:
+    """Return the reference of the next pair that shows another place; None where there is none."""
+    here = {pairs[place].reference, pairs[place].target}
+    for pair in pairs[place + 1 :] + pairs[:place]:
+        if pair.reference and not here & {pair.reference, pair.target}:
+            return pair.reference
+    return None
+
+
+def cut_to(other: Image, target: Image) -> Image:
+    """Return a picture repeated or cropped to the size of another."""
+    times = [-(-have // side) for have, side in zip(target.pixels.shape, other.pixels.shape, strict=True)]
+    return Image(np.ascontiguousarray(np.tile(other.pixels, times)[: target.height, : target.width]))
 
 
 def _row(pair: Pair, mode: Mode, target: Image, reference: Image | None, net: RescaleNet, quality: int) -> Row:

@@ -91,6 +91,7 @@ class Checked(NamedTuple):
 
     pair: Pair
     digest: str  # of both files' bytes
+    unrelated: Path | None = None  # the reference of another place
 
 
 def check(pairs: Iterable[Pair]) -> list[Checked]:
@@ -99,8 +100,8 @@ def check(pairs: Iterable[Pair]) -> list[Checked]:
     Raises:
         ImageError: a picture cannot be read, or a reference has another size than its target.
     """
-    checked = []
-    for pair in pairs:
+    pairs, checked = list(pairs), []
+    for place, pair in enumerate(pairs):
         digest = hashlib.sha256()
         sizes = []
         for path in (pair.target, pair.reference):
@@ -110,7 +111,7 @@ def check(pairs: Iterable[Pair]) -> list[Checked]:
                 sizes.append(pixels.shape)
         if len(set(sizes)) > 1:
             raise ImageError(f"{pair.reference} and {pair.target} differ in size")
-        checked.append(Checked(pair, digest.hexdigest()[:16]))
+        checked.append(Checked(pair, digest.hexdigest()[:16], evaluate.unrelated(pairs, place)))
     return checked
 
 
@@ -119,7 +120,7 @@ class Setup:
     """What to code with; small, so that it can be sent to another process."""
 
     weights: tuple[Path, ...]  # refscale's own coders, with and without reference, for each
-    names: tuple[str, ...] | None = None  # of the coders wanted; None for all that work here
+    names: tuple[str, ...] | None = None  # of the coders wanted; None for all that work here but the unrelated ones
     device: str = "cpu"
 
     def coders(self) -> list[Coder]:
@@ -130,11 +131,13 @@ class Setup:
             WeightsError: weights that cannot be read.
         """
         known, missing = coders.baselines()
+        unrelated: list[Coder] = []
         for path in self.weights:
             net = weights.load(path).to(self.device)
             known += [coders.Refscale(net, "reference"), coders.Refscale(net, "alone")]
-        by_name = {coder.name: coder for coder in known}
-        if len(by_name) < len(known):
+            unrelated.append(coders.Refscale(net, "unrelated"))
+        by_name = {coder.name: coder for coder in [*known, *unrelated]}
+        if len(by_name) < len(known) + len(unrelated):
             raise UsageError("give one file of weights for each scale")
         if self.names is None:
             return known
@@ -183,7 +186,7 @@ def measure(
         (pair, coder, [(quality, _key(pair, coder, quality)) for quality in coder.qualities])
         for pair in pairs
         for coder in known
-        if pair.pair.reference is not None or not coder.needs_reference
+        if not coder.needs_reference or _reference(pair, coder)
     ]
     if not wanted:
         raise UsageError("nothing to measure: these coders need a reference, and no pair has one")
@@ -194,7 +197,7 @@ def measure(
     for pair, coder, settings in wanted:
         left = tuple(setting for setting in settings if setting[1] not in done)
         if left:
-            tasks.append(_Task(pair.pair, coder.name, left))
+            tasks.append(_Task(pair.pair, _reference(pair, coder), coder.name, left))
     report(len(done), total)
     with (folder / "rows.jsonl").open("ab") as log:
         log.write(b"" if _ends_with_a_line(folder / "rows.jsonl") else b"\n")
@@ -212,8 +215,20 @@ def measure(
     ]
 
 
+def _wants_unrelated(coder: Coder) -> bool:
+    return isinstance(coder, coders.Refscale) and coder.mode == "unrelated"
+
+
+def _reference(pair: Checked, coder: Coder) -> Path | None:
+    """Return the reference that a coder is to be given."""
+    if not coder.needs_reference:
+        return None
+    return pair.unrelated if _wants_unrelated(coder) else pair.pair.reference
+
+
 class _Task(NamedTuple):
     pair: Pair
+    reference: Path | None
     coder: str
     settings: tuple[tuple[int, str], ...]  # (quality, key)
 
@@ -221,7 +236,8 @@ class _Task(NamedTuple):
 def _key(pair: Checked, coder: Coder, quality: int) -> str:
     """Name everything that a row depends on but the machine."""
     net = coder.net.fingerprint.hex() if isinstance(coder, coders.Refscale) else None
-    depends = [pair.digest, coder.name, coder.label, quality, net, versions()]
+    other = str(pair.unrelated) if _wants_unrelated(coder) else None
+    depends = [pair.digest, coder.name, coder.label, quality, net, other, versions()]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
 
@@ -258,7 +274,9 @@ def _prepare_worker(setup: Setup) -> None:
 def _work(task: _Task) -> list[tuple[str, Row]]:
     coder = _CODERS[task.coder]
     target = pictures.read(task.pair.target)
-    reference = pictures.read(task.pair.reference) if coder.needs_reference and task.pair.reference else None
+    reference = None
+    if task.reference is not None:
+        reference = evaluate.cut_to(pictures.read(task.reference), target)  # only an unrelated one has another size
     return [
         (key, evaluate.measured(task.pair, task.coder, quality, target, coder.code(target, reference, quality)))
         for quality, key in task.settings
@@ -293,6 +311,10 @@ def results(rows: list[Row], setup: Setup, command: str) -> dict[str, Any]:
         if coder.name != ANCHOR and ANCHOR in used
         for comparison in evaluate.compare(rows, coder.name, ANCHOR, *RANGE)
     ]
+    for scale in (2, 4):  # what the reference is worth, and what a wrong one costs
+        for mode, anchor in (("", "-alone"), ("", "-unrelated"), ("-unrelated", "-alone")):
+            pair = f"refscale-x{scale}{mode}", f"refscale-x{scale}{anchor}"
+            comparisons += evaluate.compare(rows, *pair, *RANGE) if used.issuperset(pair) else []
     return {
         "command": command,
         "convention": (
@@ -340,7 +362,7 @@ def scenes(pairs: list[Checked], rows: list[Row], setup: Setup, rate: float, mos
     known = setup.coders()
     shown = next((c for c in known if isinstance(c, coders.Refscale) and c.needs_reference), known[-1])
     found = []
-    for pair, _ in pairs[:most]:
+    for pair, _, _ in pairs[:most]:
         own = [row for row in rows if (row.dataset, row.name, row.coder) == (pair.dataset, pair.name, shown.name)]
         if not own:
             continue

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from refscale_codec import coders, evaluate, rdcurve
+from refscale_codec import image as pictures
 from refscale_codec.data import Pair
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.evaluate import Row
@@ -146,7 +147,7 @@ def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, m
     assert measured == []
 
     PIL.Image.fromarray(drawn(5)).save(place / "new" / "a.png")  # another picture of the same name
-    rdcurve.measure(rdcurve.check([pair for pair, _ in pairs]), setup, place / "out")
+    rdcurve.measure(rdcurve.check([pair for pair, _, _ in pairs]), setup, place / "out")
     assert {name for name, _, _ in measured} == {"a"}
 
 
@@ -156,6 +157,21 @@ def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
     (place / "two").mkdir()
     two = rdcurve.measure(pairs, setup, place / "two", jobs=2)
     assert str(without_seconds(one)) == str(without_seconds(two))  # as text, since NaN differs from itself
+
+
+def test_an_unrelated_reference_is_that_of_another_place(place: Path, tiny_weights: Path) -> None:
+    pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
+    assert [pair.unrelated and pair.unrelated.parent.name + pair.unrelated.name for pair in pairs] == [
+        *("oldb.png", "olda.png", "olda.png")
+    ]
+    setup = Setup((tiny_weights,), ("refscale-x2-unrelated",))
+    rows = rdcurve.measure(pairs[:1], setup, place / "out")
+    target, other = (pictures.read(place / name / file) for name, file in (("new", "a.png"), ("old", "b.png")))
+    (coder,) = setup.coders()
+    for row in rows:
+        coded = coder.code(target, other, row.quality)
+        assert (row.name, row.bytes_total, row.bytes_map) == ("a", coded.bytes_total, coded.bytes_map)
+    assert all(coder.name != "refscale-x2-unrelated" for coder in Setup((tiny_weights,)).coders())
 
 
 def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
