@@ -84,6 +84,22 @@ def losses(found: dict[str, Any]) -> list[str]:
     return lines or ["- nowhere, on these datasets"]
 
 
+SHOWN = ("refscale-x2", "refscale-x2-alone", "refscale-x4", "webp", "avif", "x265", "x265-reference")  # in the README
+MARK = "<!-- by benchmarks/rd.py -->"
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
+    percent = {(c["dataset"], c["coder"]): c["percent"] for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR}
+    pictures = {c["dataset"]: c["pictures"] + c["left_out"] for c in found["comparisons"]}
+    shown = [coder for coder in SHOWN if any(coder == of for _, of in percent)]
+    lines = [f"| pictures | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for dataset, count in pictures.items():
+        values = (percent.get((dataset, coder)) for coder in shown)
+        lines.append(f"| {dataset} ({count}) | {' | '.join('–' if v is None else f'{v:+.1f} %' for v in values)} |")
+    return "\n".join(lines)
+
+
 def page(by_split: dict[str, dict[str, Any]]) -> str:
     """Return docs/RESULTS.md."""
     lines = ["# Results", "", "Written by `benchmarks/rd.py` from `benchmarks/results/rd-*.json`; do not edit.", ""]
@@ -130,6 +146,9 @@ def main() -> None:
         plots = plot.save_curves(found, ROOT / "build" / "rd")
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
     (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split(MARK)
+    readme[1] = f"\n{summary(by_split['test'])}\n"
+    (ROOT / "README.md").write_text(MARK.join(readme), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Seconds per megapixel and peak memory of encode and decode, with the weights that ship.
 
 The pictures are the drawn example pair, repeated to the size asked for. Each measurement has a process of its own, so
-that the peak of its resident memory is its own. First the library's `codec.encode` or `codec.decode` runs, untimed: it
-warms up, and the peak is that of this run. Then the same is done stage by stage, `--repeat` times; on the CPU it must
-give the same bytes. As in the command, freed buffers are kept (`allocator`). A stage ends when the device has finished:
+that the peak of its resident memory is its own. A first run is not timed: it warms up, and the peak is that of this
+run. Then come `--repeat` timed ones, which on the CPU must give the same bytes. As in the command, freed buffers are
+kept (`allocator`). A stage ends when the device has finished:
 
     load     weights, from their file onto the device
-    read     pictures, or the `.rsc` and its reference: files, container taken apart, fingerprints compared
+    read     pictures, or the `.rsc` and its reference
     choose   encode only: whether the reference helps, tried on a sample, so the same for all but small pictures
-    net      `codec.downscale` or `codec.upscale`, with the copies to and from the device
-    entropy  the low-res JPEG and the similarity map (encode: the reference's fingerprint, too)
+    net      down or up, with the copies to and from the device
+    entropy  the low-res JPEG and the similarity map; fingerprints
     write    container, or PNG; the file, until it is on the disk
 """
 
@@ -55,17 +55,8 @@ class Job(NamedTuple):
     device: str  # "cpu" or "cuda"
 
 
-def at_once(job: Job, folder: Path) -> bytes:
-    """Encode or decode as a caller of the library does."""
-    net = weights.load(weights.shipped(job.scale)).to(job.device)
-    reference = pictures.read(folder / "reference.png")
-    if job.direction == "encode":
-        return codec.encode(pictures.read(folder / "target.png"), reference, net, codec.EncodeOptions(QUALITY))
-    return pictures.to_bytes(codec.decode((folder / "coded.rsc").read_bytes(), reference, net), "png")
-
-
-def by_stages(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
-    """Do the same in the steps of `codec.encode` and `codec.decode`; return the result and the seconds of each."""
+def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
+    """Encode or decode as a caller of the library does; return the file's bytes and the seconds of each stage."""
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -80,28 +71,15 @@ def by_stages(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
     if job.direction == "encode":
         target = pictures.read(folder / "target.png")
         lap("read")
-        options = codec.EncodeOptions(QUALITY)
-        used = codec.reference_helps(target, reference, net, options)
-        lap("choose")
-        low = codec.downscale(target, reference if used else None, net, QUALITY)
-        lap("net")
-        content = codec.pack_low_res(low, target, reference, net, options)
-        lap("entropy")
-        data = container.pack(content)
+        data = codec.encode(target, reference, net, codec.EncodeOptions(QUALITY), lap=lap)
         pictures.write_atomically(folder / "coded.rsc", data)
     else:
-        content = container.unpack((folder / "coded.rsc").read_bytes())
-        codec.require_same(content.header, reference, net)
+        coded = (folder / "coded.rsc").read_bytes()
         lap("read")
-        lap("choose")
-        low = codec.unpack_low_res(content, net)
-        lap("entropy")
-        picture = codec.upscale(low, reference, content.header, net)
-        lap("net")
-        data = pictures.to_bytes(picture, "png")
+        data = pictures.to_bytes(codec.decode(coded, reference, net, lap=lap), "png")
         pictures.write_atomically(folder / "decoded.png", data)
     lap("write")
-    return data, seconds
+    return data, {stage: seconds.get(stage, 0.0) for stage in STAGES}
 
 
 def measure(job: Job, folder: Path) -> dict[str, Any]:
@@ -109,16 +87,16 @@ def measure(job: Job, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     allocator.keep_freed_memory()
     memory = {"start_mib": peak_mib()}
-    expected = at_once(job, folder)
+    expected, _ = timed(job, folder)
     memory["peak_mib"] = peak_mib()
     if job.device == "cuda":
         memory["device_mib"] = torch.cuda.max_memory_allocated() / 2**20
     runs = []
     for _ in range(job.repeat):
-        data, seconds = by_stages(job, folder)
+        data, seconds = timed(job, folder)
         runs.append(seconds)
         if data != expected and job.device == "cpu":  # an accelerator need not round alike twice
-            raise RuntimeError(f"{job.direction} by stages gives another result than at once: bring them together")
+            raise RuntimeError(f"{job.direction} gives another result the second time")
     seconds = {stage: median(run[stage] for run in runs) for stage in STAGES}
     total = median(sum(run.values()) - run["load"] for run in runs)
     return {

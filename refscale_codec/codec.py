@@ -13,6 +13,7 @@ zeros.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -56,7 +57,18 @@ class LowRes(NamedTuple):
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
 
 
-def encode(image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions | None = None) -> bytes:
+def no_lap(stage: str) -> None:
+    """Take no times."""
+
+
+def encode(
+    image: Image,
+    reference: Image | None,
+    net: RescaleNet,
+    options: EncodeOptions | None = None,
+    *,
+    lap: Callable[[str], None] = no_lap,
+) -> bytes:
     """Return a complete `.rsc` file.
 
     Args:
@@ -64,14 +76,18 @@ def encode(image: Image, reference: Image | None, net: RescaleNet, options: Enco
         reference: an older picture of the same place and the same size; None codes without one.
         net: from `weights.load`; the computation runs on its device.
         options: see `EncodeOptions`.
+        lap: for timing, called when each of the stages "choose", "net" and "entropy" is done.
 
     Raises:
         ImageError: the reference has another size.
     """
     options = options or EncodeOptions()
     used = reference is not None and reference_helps(image, reference, net, options)
+    lap("choose")
     low = downscale(image, reference if used else None, net, options.quality)
+    lap("net")
     file = pack_low_res(low, image, reference, net, options)
+    lap("entropy")
     if options.output_hash:
         file = replace(file, output_hash=decode(container.pack(file), reference, net).fingerprint())
     return container.pack(file)
@@ -133,7 +149,15 @@ def pack_low_res(
     return Container(header, payload, similarity_map)
 
 
-def decode(data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0) -> Image:
+def decode(
+    data: bytes,
+    reference: Image | None,
+    net: RescaleNet,
+    *,
+    z_scale: float = 0.0,
+    z_seed: int = 0,
+    lap: Callable[[str], None] = no_lap,
+) -> Image:
     """Return the picture in a `.rsc` file.
 
     Args:
@@ -142,6 +166,7 @@ def decode(data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: fl
         net: the very weights the file was made with, see `weights.load`.
         z_scale: standard deviation of the latent; 0, the default, is best and deterministic (supplement, section 2.1).
         z_seed: seed of the latent, drawn on the CPU.
+        lap: for timing, called when each of the stages "entropy" and "net" is done.
 
     Raises:
         ContainerError: not a valid file, or its payloads do not fit its header.
@@ -150,7 +175,11 @@ def decode(data: bytes, reference: Image | None, net: RescaleNet, *, z_scale: fl
     """
     file = container.unpack(data)
     require_same(file.header, reference, net)
-    return upscale(unpack_low_res(file, net), reference, file.header, net, z_scale=z_scale, z_seed=z_seed)
+    low = unpack_low_res(file, net)
+    lap("entropy")
+    picture = upscale(low, reference, file.header, net, z_scale=z_scale, z_seed=z_seed)
+    lap("net")
+    return picture
 
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:

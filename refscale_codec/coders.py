@@ -219,11 +219,20 @@ class Refscale:
         """See `Coder.code`."""
         used = _required(reference, target) if self.needs_reference else None
         options = codec.EncodeOptions(quality=quality, subsampling=self.subsampling)
-        start = time.perf_counter()
-        data = codec.encode(target, used, self.net, options)
-        encoded = time.perf_counter()
-        decoded = codec.decode(data, used, self.net)
-        seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
+        start = last = time.perf_counter()
+        seconds: dict[str, float] = {}
+        way = "encode"
+
+        def lap(stage: str) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            seconds[f"{way}_{stage}"], last = now - last, now
+
+        data = codec.encode(target, used, self.net, options, lap=lap)
+        encoded = last = time.perf_counter()
+        way = "decode"
+        decoded = codec.decode(data, used, self.net, lap=lap)
+        seconds |= {"encode": encoded - start, "decode": time.perf_counter() - encoded}
         file = container.unpack(data)
         parts = container.part_sizes(file)
         low = codec.unpack_low_res(file, self.net)

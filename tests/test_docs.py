@@ -1,6 +1,8 @@
 """What the documents say is tried: the README's commands and snippet run as they stand there."""
 
+import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -15,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def masked(text: str) -> str:
@@ -59,10 +61,20 @@ def test_every_command_is_named() -> None:
 
 
 def test_the_quick_start_is_two_commands() -> None:
-    install_and_use, install_and_test = blocks("sh")
+    install_and_use, install_and_test = blocks("sh", README.partition("## Quick start")[2].partition("\n## ")[0])
     assert "pip install ." in install_and_use and "refscale encode" in install_and_use
     assert "pytest" in install_and_test
     assert install_and_use.count("\n") == install_and_test.count("\n") == 1
+
+
+def test_the_tables_are_those_of_the_results_files() -> None:
+    rd = runpy.run_path(str(ROOT / "benchmarks" / "rd.py"))
+    by_split = {
+        path.stem[3:]: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "benchmarks" / "results").glob("rd-*.json"))
+    }
+    assert README.split(rd["MARK"])[1].strip() == rd["summary"](by_split["test"])
+    assert (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8") == rd["page"](by_split)
 
 
 def test_links_lead_somewhere() -> None:
