@@ -50,7 +50,9 @@ def encode(
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger.")] = 85,
     scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
     codec_name: Annotated[str, typer.Option("--codec", help="Codec of the low-res picture: jpeg.")] = "jpeg",
-    subsampling: Annotated[str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4, 4:2:2 or 4:2:0.")] = "4:4:4",
+    subsampling: Annotated[
+        str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4; or 4:2:2 or 4:2:0, which are not packed.")
+    ] = "4:4:4",
     output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -143,6 +145,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "height": header.height,
         "scale": header.scale,
         "codec": CODEC_NAMES.get(header.codec, f"unknown ({header.codec})"),
+        "packed": content.packed,
         "quality": header.quality,
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
@@ -157,7 +160,8 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         print(json.dumps(facts))
     else:
         for name, value in facts.items():
-            print(f"{name:<13}{'none' if value is None else value}")
+            shown = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+            print(f"{name:<13}{shown}")
 
 
 @app.command()
@@ -210,7 +214,13 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
         )
     if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
         raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
-    terminal.write(output, content.lr)
+    jpeg = content.lr
+    if content.packed:
+        from refscale_codec.lrcodec import packing
+
+        with terminal.naming(terminal.name_of(file)):
+            jpeg = packing.unpack(jpeg, *content.header.low_res_size, content.header.quality)
+    terminal.write(output, jpeg)
 
 
 app.command("train")(cli_study.train)

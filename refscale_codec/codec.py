@@ -27,6 +27,7 @@ from refscale_codec import container, lrcodec, smap
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
+from refscale_codec.lrcodec import packing
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
 
@@ -142,11 +143,21 @@ def pack_low_res(
         weights=net.fingerprint,
         reference=None if reference is None else reference.fingerprint(),
     )
-    payload = Jpeg(options.subsampling).encode(low.lr, options.quality)
+    payload, packed = _smallest(low.lr, options)
     similarity_map = None
     if reference is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
-    return Container(header, payload, similarity_map)
+    return Container(header, payload, similarity_map, packed=packed)
+
+
+def _smallest(lr: NDArray[np.uint8], options: EncodeOptions) -> tuple[bytes, bool]:
+    """Return the payload of a low-res picture [h, w, 3], and whether it is packed. The pixels are the same in both."""
+    plain = Jpeg(options.subsampling).encode(lr, options.quality)
+    if options.subsampling != "4:4:4":
+        return plain, False
+    height, width = lr.shape[:2]
+    packed = packing.pack(Jpeg(optimize=False).encode(lr, options.quality), height, width, options.quality)
+    return (plain, False) if packed is None or len(packed) >= len(plain) else (packed, True)
 
 
 def decode(
@@ -214,8 +225,9 @@ def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
     codec = lrcodec.CODECS.get(header.codec)
     if codec is None:
         raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
-    height, width = -(-header.height // header.scale), -(-header.width // header.scale)
-    lr = codec.decode(file.lr, height, width)
+    height, width = header.low_res_size
+    payload = packing.unpack(file.lr, height, width, header.quality) if file.packed else file.lr
+    lr = codec.decode(payload, height, width)
     if file.similarity_map is None:
         return LowRes(lr, None)
     return LowRes(lr, smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels))

@@ -50,6 +50,8 @@ class RequiredFeature(IntEnum):
 
     REFERENCE = 1 << 0
     """Coded against a reference: its fingerprint is meaningful and a MAP section is present."""
+    PACKED = 1 << 1
+    """The LR payload is a packed form of what the codec wrote."""
 
 
 @unique
@@ -94,6 +96,11 @@ class Header:
     reference: bytes | None
     """Fingerprint of the reference picture, 8 bytes; None for a picture coded without a reference."""
 
+    @property
+    def low_res_size(self) -> tuple[int, int]:
+        """Height and width of the low-res picture in pixels."""
+        return -(-self.height // self.scale), -(-self.width // self.scale)
+
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -101,11 +108,13 @@ class Container:
 
     header: Header
     lr: bytes = field(repr=False)
-    """Low-res payload, at least 1 byte; for codec 1 a complete JPEG."""
+    """Low-res payload, at least 1 byte; for codec 1 a complete JPEG unless `packed`."""
     similarity_map: bytes | None = field(default=None, repr=False)
     """Similarity-map payload; present if and only if `header.reference` is."""
     output_hash: bytes | None = None
     """Fingerprint of the decoded picture, 8 bytes; None where the writer gave none."""
+    packed: bool = False
+    """Whether `lr` is the packed form of what the codec wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,8 @@ class PartSizes:
 def pack(container: Container) -> bytes:
     """Return the container as the bytes of a `.rsc` file.
 
-    The flags follow from what is there: REFERENCE from `header.reference`, OUTPUT_HASH from `output_hash`.
+    The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, OUTPUT_HASH from
+    `output_hash`.
 
     Raises:
         ValueError: A value is out of the range its field documents, or the similarity map is given without a
@@ -146,7 +156,7 @@ def pack(container: Container) -> bytes:
     fixed = _HEADER.pack(
         MAGIC,
         VERSION,
-        0 if header.reference is None else RequiredFeature.REFERENCE,
+        (header.reference is not None) * RequiredFeature.REFERENCE | container.packed * RequiredFeature.PACKED,
         0 if container.output_hash is None else OptionalFeature.OUTPUT_HASH,
         header.width,
         header.height,
@@ -176,7 +186,7 @@ def unpack(data: bytes) -> Container:
             `over the size limit`, or `malformed` (a writer broke the rules); then what, where and what was expected.
     """
     view = memoryview(data)
-    header, announced = _read_header(view)
+    header, packed, announced = _read_header(view)
     found = _read_sections(view)
     for kind in SectionType:
         if kind in announced and kind not in found:
@@ -188,6 +198,7 @@ def unpack(data: bytes) -> Container:
         lr=found[SectionType.LR],
         similarity_map=found.get(SectionType.MAP),
         output_hash=found.get(SectionType.OUTPUT_HASH),
+        packed=packed,
     )
 
 
@@ -207,8 +218,8 @@ def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
         yield SectionType.OUTPUT_HASH, container.output_hash
 
 
-def _read_header(view: memoryview) -> tuple[Header, set[SectionType]]:
-    """Return the header and the sections that its flags announce."""
+def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
+    """Return the header, whether the LR payload is packed, and the sections that the flags announce."""
     start = bytes(view[: len(MAGIC)])
     if not MAGIC.startswith(start):
         raise ContainerError(f"not a .rsc file: it begins with {start.hex(' ')}, expected {MAGIC.hex(' ')}")
@@ -222,7 +233,7 @@ def _read_header(view: memoryview) -> tuple[Header, set[SectionType]]:
     _, version, required, optional, width, height, scale, codec, quality, weights, reference = _HEADER.unpack_from(view)
     if version != VERSION:
         raise ContainerError(f"malformed: format version {version}, which was never used")
-    if unknown := required & ~RequiredFeature.REFERENCE:
+    if unknown := required & ~sum(RequiredFeature):
         bits = ", ".join(str(bit) for bit in range(16) if unknown >> bit & 1)
         raise ContainerError(f"unknown required feature: bit {bits} of the required flags; a newer refscale may know")
     has_reference = bool(required & RequiredFeature.REFERENCE)
@@ -237,7 +248,7 @@ def _read_header(view: memoryview) -> tuple[Header, set[SectionType]]:
         announced.add(SectionType.MAP)
     if optional & OptionalFeature.OUTPUT_HASH:
         announced.add(SectionType.OUTPUT_HASH)
-    return header, announced
+    return header, bool(required & RequiredFeature.PACKED), announced
 
 
 def _read_sections(view: memoryview) -> dict[int, bytes]:

@@ -20,23 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_LUMA_TABLE = [
-    [16, 11, 10, 16, 24, 40, 51, 61],
-    [12, 12, 14, 19, 26, 58, 60, 55],
-    [14, 13, 16, 24, 40, 57, 69, 56],
-    [14, 17, 22, 29, 51, 87, 80, 62],
-    [18, 22, 37, 56, 68, 109, 103, 77],
-    [24, 35, 55, 64, 81, 104, 113, 92],
-    [49, 64, 78, 87, 103, 121, 120, 101],
-    [72, 92, 95, 98, 112, 100, 103, 99],
-]  # ITU-T T.81, Table K.1
-_CHROMA_TABLE = [
-    [17, 18, 24, 47, 99, 99, 99, 99],
-    [18, 21, 26, 66, 99, 99, 99, 99],
-    [24, 26, 56, 99, 99, 99, 99, 99],
-    [47, 66, 99, 99, 99, 99, 99, 99],
-    *[[99] * 8 for _ in range(4)],
-]  # ITU-T T.81, Table K.2
+from refscale_codec.lrcodec.coefficients import CHROMA, LUMA
+
 _YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]  # JFIF
 
 
@@ -49,7 +34,7 @@ def _dct_matrix(device: torch.device) -> Tensor:
 
 def jpeg_tables(quality: Tensor) -> Tensor:
     """Return libjpeg's quantisation steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
-    base = torch.tensor([_LUMA_TABLE, _CHROMA_TABLE, _CHROMA_TABLE], dtype=torch.float32, device=quality.device)
+    base = torch.tensor([LUMA, CHROMA, CHROMA], dtype=torch.float32, device=quality.device)
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     return ((base * percent[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
 

@@ -18,6 +18,7 @@ from refscale_codec import codec, container, image, lrcodec, metrics, smap
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
+from refscale_codec.lrcodec.jpeg import Jpeg
 from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleNet
 
@@ -136,10 +137,12 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
     assert len(codec.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
 
 
-def test_less_chroma_makes_a_smaller_file(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_less_chroma_makes_a_smaller_jpeg_which_is_not_packed(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
     data = codec.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
-    assert len(data) < len(coded)
+    file = container.unpack(data)
+    assert not file.packed
+    assert len(file.lr) < len(Jpeg().encode(codec.downscale(target, reference, tiny_net, 85).lr, 85))
     assert codec.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
 
 
@@ -274,12 +277,30 @@ def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, c
 
 
 def test_a_low_res_payload_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
-    data = codec.encode(pair[0], None, tiny_net)
+    data = codec.encode(pair[0], None, tiny_net, EncodeOptions(subsampling="4:2:0"))
     with pytest.raises(ContainerError, match="19x15 RGB.*20x15 RGB"):
         codec.decode(with_header(data, width=39), None, tiny_net)
     file = container.unpack(data)
     with pytest.raises(ContainerError, match="JPEG"):
         codec.decode(container.pack(replace(file, lr=file.lr[:-50])), None, tiny_net)
+
+
+def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    file = container.unpack(coded)
+    assert file.packed
+    for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
+        with pytest.raises(ContainerError, match=r"packed JPEG"):
+            codec.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
+
+
+def test_a_packed_file_decodes_to_the_pixels_of_the_plain_one(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    target, reference = pair
+    file = container.unpack(coded)
+    low = codec.downscale(target, reference, tiny_net, file.header.quality)
+    plain = replace(file, lr=Jpeg().encode(low.lr, file.header.quality), packed=False)
+    assert len(plain.lr) > len(file.lr)
+    expected = codec.decode(coded, reference, tiny_net)
+    assert np.array_equal(codec.decode(container.pack(plain), reference, tiny_net).pixels, expected.pixels)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def containers(draw):
         lr=draw(st.binary(min_size=1, max_size=64)),
         similarity_map=None if reference is None else draw(st.binary(max_size=64)),
         output_hash=draw(st.none() | fingerprints),
+        packed=draw(st.booleans()),
     )
 
 
@@ -202,7 +203,7 @@ def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(dat
     st.builds(
         header_bytes,
         version=st.integers(0, 2),
-        required=st.integers(0, 1) | st.integers(0, 0xFFFF),
+        required=st.integers(0, 3) | st.integers(0, 0xFFFF),
         optional=st.integers(0, 1) | st.integers(0, 0xFFFF),
         width=st.integers(0, 9) | st.integers(0, 0xFFFFFFFF),
         height=st.integers(0, 9) | st.integers(0, 0xFFFFFFFF),
@@ -287,7 +288,14 @@ def test_version_zero_is_refused():
 
 
 def test_unknown_required_flag_is_refused_by_its_bit():
-    assert_refused(header_bytes(required=0b1000_0010) + LR, "^unknown required feature: bit 1, 7 of")
+    assert_refused(header_bytes(required=0b1000_0110) + LR, "^unknown required feature: bit 2, 7 of")
+
+
+def test_packed_is_bit_one_of_the_required_flags():
+    packed = Container(Header(6, 5, 2, 1, 50, b"weights!", None), b"payload", packed=True)
+    data = header_bytes(required=2) + LR
+    assert unpack(data) == packed
+    assert pack(packed) == data
 
 
 def test_unknown_optional_flag_is_ignored():

@@ -20,14 +20,15 @@ class Jpeg:
     """The codec; what it decodes does not depend on `subsampling`."""
 
     subsampling: Subsampling = "4:4:4"  # of chroma: detail that the net hid there dies at 4:2:0
+    optimize: bool = True  # Huffman tables fitted to the picture, else the standard ones
 
     def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
-        """Return `lr` [h, w, 3] RGB as a JPEG of quality 1..100 with Huffman tables fitted to the picture."""
+        """Return `lr` [h, w, 3] RGB as a JPEG of quality 1..100."""
         # Fitted tables need the whole file in one buffer, and Pillow's guess is too small for noise: raise its minimum.
         PIL.ImageFile.MAXBLOCK = max(PIL.ImageFile.MAXBLOCK, 2 * lr.size)
         buffer = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(lr))
-        picture.save(buffer, "JPEG", quality=quality, subsampling=self.subsampling, optimize=True)
+        picture.save(buffer, "JPEG", quality=quality, subsampling=self.subsampling, optimize=self.optimize)
         return buffer.getvalue()
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.uint8]:

@@ -1,0 +1,98 @@
+"""What packing saves of low-res JPEGs: bytes of Pillow's (optimised), of JPEG XL's lossless transcoding, and packed.
+
+    python benchmarks/packing.py ../shared/data/manifest.csv        # to benchmarks/results/packing.json
+
+The low-res pictures are those of the shipped x2 net on the dev pairs with their references. JPEG XL needs
+`pip install pillow-jxl-plugin`. Seconds are those of packing and unpacking on one core.
+"""
+
+import argparse
+import io
+import json
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import PIL
+import PIL.Image
+
+from refscale_codec import codec, data, image
+from refscale_codec.lrcodec import packing
+from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.rescale import weights
+
+ROOT = Path(__file__).resolve().parent.parent
+QUALITIES = (30, 75, 92)
+
+
+def transcoded(jpeg: bytes) -> int:
+    """Return the bytes of a JPEG as JPEG XL, losslessly, container left out."""
+    import pillow_jxl  # noqa: F401  registers the format
+
+    (ROOT / "build").mkdir(exist_ok=True)
+    source = ROOT / "build" / "packing.jpg"
+    source.write_bytes(jpeg)
+    buffer = io.BytesIO()
+    with PIL.Image.open(source) as opened:
+        opened.save(buffer, "JXL", lossless_jpeg=True, effort=9)
+    return len(buffer.getvalue())
+
+
+def main() -> None:
+    """Measure, print a table, and write the results."""
+    parser = argparse.ArgumentParser(description="Measure what packing saves of low-res JPEGs.")
+    parser.add_argument("manifest", type=Path)
+    args = parser.parse_args()
+    net = weights.load(weights.shipped(2))
+    rows = []
+    for pair in data.read_manifest(args.manifest, ("dev",)):
+        target = image.read(pair.target)
+        reference = None if pair.reference is None else image.read(pair.reference)
+        for quality in QUALITIES:
+            lr = codec.downscale(target, reference, net, quality).lr
+            height, width = lr.shape[:2]
+            plain = Jpeg().encode(lr, quality)
+            started = time.perf_counter()
+            packed = packing.pack(Jpeg(optimize=False).encode(lr, quality), height, width, quality)
+            halfway = time.perf_counter()
+            if packed is None:
+                raise SystemExit(f"{pair.name} at quality {quality} cannot be packed")
+            packing.unpack(packed, height, width, quality)
+            ended = time.perf_counter()
+            rows.append(
+                {
+                    "name": pair.name,
+                    "quality": quality,
+                    "height": height,
+                    "width": width,
+                    "bytes_jpeg": len(plain),
+                    "bytes_jxl": transcoded(plain),
+                    "bytes_packed": len(packed),
+                    "seconds_pack": halfway - started,
+                    "seconds_unpack": ended - halfway,
+                }
+            )
+    versions = {"python": platform.python_version(), "pillow": PIL.__version__, "weights": net.fingerprint.hex()}
+    result = {"command": "python benchmarks/packing.py manifest.csv", "versions": versions, "rows": rows}
+    (ROOT / "benchmarks" / "results" / "packing.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(table(rows))
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """Return the table of docs/ARCHITECTURE.md: a row for each quality and class of size."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups["128x128" if row["height"] * row["width"] == 128 * 128 else "larger", row["quality"]].append(row)
+    lines = ["| low-res pictures | quality | JPEG, bytes | JPEG XL transcoding | packed |", "|---|---|---|---|---|"]
+    for (size, quality), of in sorted(groups.items()):
+        jpeg = np.mean([row["bytes_jpeg"] for row in of])
+        names = "bytes_jxl", "bytes_packed"
+        saved = [np.mean([100 * (row[name] / row["bytes_jpeg"] - 1) for row in of]) for name in names]
+        lines.append(f"| {size} ({len(of)}) | {quality} | {jpeg:,.0f} | {saved[0]:+.1f} % | {saved[1]:+.1f} % |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""A baseline 4:4:4 JPEG with the standard tables <-> its quantised DCT coefficients, exactly (ITU-T T.81, JFIF).
+
+Levels are int16 [rows, columns, 3, 64]: blocks of 8x8 pixels, components Y, Cb, Cr, coefficients in zigzag order. The
+JPEG is the one that libjpeg writes at a quality without fitting Huffman tables, so its headers follow from size and
+quality, and `write(read(jpeg)) == jpeg`.
+"""
+
+import struct
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Levels = NDArray[np.int16]  # [rows, columns, 3, 64]
+
+ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
+"""Position in an 8x8 block, row by row, of each coefficient (T.81, Figure 5)."""
+
+LUMA = [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+]
+"""Quantiser steps of Y at quality 50 (T.81, Table K.1)."""
+CHROMA = [
+    [17, 18, 24, 47, 99, 99, 99, 99],
+    [18, 21, 26, 66, 99, 99, 99, 99],
+    [24, 26, 56, 99, 99, 99, 99, 99],
+    [47, 66, 99, 99, 99, 99, 99, 99],
+    *[[99] * 8 for _ in range(4)],
+]
+"""Quantiser steps of Cb and Cr at quality 50 (T.81, Table K.2)."""
+
+# Huffman tables, T.81 Tables K.3 to K.6: how many codes have 1, 2, .. 16 bits, and their symbols in order of code.
+_HUFFMAN = {
+    0x00: (bytes([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]), bytes(range(12))),  # Y, DC
+    0x10: (  # Y, AC
+        bytes([0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125]),
+        bytes.fromhex(
+            "01020300041105122131410613516107227114328191a1082342b1c11552d1f02433627282090a161718191a25262728292a3435"
+            "363738393a434445464748494a535455565758595a636465666768696a737475767778797a838485868788898a92939495969798"
+            "999aa2a3a4a5a6a7a8a9aab2b3b4b5b6b7b8b9bac2c3c4c5c6c7c8c9cad2d3d4d5d6d7d8d9dae1e2e3e4e5e6e7e8e9eaf1f2f3f4"
+            "f5f6f7f8f9fa"
+        ),
+    ),
+    0x01: (bytes([0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]), bytes(range(12))),  # Cb and Cr, DC
+    0x11: (  # Cb and Cr, AC
+        bytes([0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119]),
+        bytes.fromhex(
+            "000102031104052131061241510761711322328108144291a1b1c109233352f0156272d10a162434e125f11718191a262728292a"
+            "35363738393a434445464748494a535455565758595a636465666768696a737475767778797a82838485868788898a9293949596"
+            "9798999aa2a3a4a5a6a7a8a9aab2b3b4b5b6b7b8b9bac2c3c4c5c6c7c8c9cad2d3d4d5d6d7d8d9dae2e3e4e5e6e7e8e9eaf2f3f4"
+            "f5f6f7f8f9fa"
+        ),
+    ),
+}
+_END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
+LARGEST = 1024
+"""Bound on the magnitude of a level; that of an AC level must be lower by one."""
+
+
+def steps(quality: int) -> NDArray[np.int64]:
+    """Return libjpeg's quantiser steps [3, 64] in zigzag order for Y, Cb, Cr at a quality of 1..100."""
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    tables = np.array([LUMA, CHROMA, CHROMA], np.int64).reshape(3, 64)[:, ZIGZAG]
+    return np.clip((tables * percent + 50) // 100, 1, 255)
+
+
+def grid(height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of blocks in a picture."""
+    return -(-height // 8), -(-width // 8)
+
+
+def _headers(height: int, width: int, quality: int) -> bytes:
+    """Return everything before the entropy-coded part."""
+    quantiser = steps(quality).astype(np.uint8)
+    parts = [b"\xff\xd8", _segment(0xE0, b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0")]
+    parts += [_segment(0xDB, bytes([table]) + quantiser[table].tobytes()) for table in (0, 1)]
+    parts += [_segment(0xC0, struct.pack(">BHHB", 8, height, width, 3) + bytes([1, 0x11, 0, 2, 0x11, 1, 3, 0x11, 1]))]
+    parts += [_segment(0xC4, bytes([table]) + counts + symbols) for table, (counts, symbols) in _HUFFMAN.items()]
+    parts += [_segment(0xDA, bytes([3, 1, 0x00, 2, 0x11, 3, 0x11, 0, 63, 0]))]
+    return b"".join(parts)
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+@cache
+def _codes(table: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return code and its length in bits [256] of each symbol (T.81, Annex C)."""
+    counts, symbols = _HUFFMAN[table]
+    codes, lengths = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    code, given = 0, iter(symbols)
+    for length, count in enumerate(counts, 1):
+        for symbol in (next(given) for _ in range(count)):
+            codes[symbol], lengths[symbol] = code, length
+            code += 1
+        code <<= 1
+    return codes, lengths
+
+
+@cache
+def _lookup(table: int) -> list[int]:
+    """Return what each 16 bits start with: 256 * bits of the code + symbol; 0 where no code fits."""
+    codes, lengths = _codes(table)
+    found = np.zeros(1 << 16, np.int64)
+    for symbol in np.flatnonzero(lengths):
+        spare = 16 - lengths[symbol]
+        found[codes[symbol] << spare : (codes[symbol] + 1) << spare] = lengths[symbol] << 8 | symbol
+    return list(found.tolist())
+
+
+def write(levels: Levels, height: int, width: int, quality: int) -> bytes:
+    """Return the JPEG of a picture [height, width] of a quality.
+
+    Raises:
+        ValueError: a coefficient is too large for the Huffman tables.
+    """
+    blocks = levels.astype(np.int64).reshape(-1, 64)  # in the order of the scan
+    values = blocks.copy()
+    values[3:, 0] -= blocks[:-3, 0]
+    if abs(blocks).max() > LARGEST or abs(blocks[:, 1:]).max() == LARGEST:
+        raise ValueError("a coefficient is too large for a baseline JPEG")
+    chroma = np.arange(len(blocks)) % 3 > 0
+    block, k = np.nonzero(values[:, 1:])
+    k += 1
+    first = np.append(True, block[1:] != block[:-1])[: len(block)]
+    run = k - 1 - np.where(first, 0, np.roll(k, 1))
+    size = np.frexp(abs(values))[1].astype(np.int64)  # bits of the magnitude
+    zeros = np.repeat(np.arange(len(run)), run // 16)  # one entry for each sixteen zeros
+    ended = np.flatnonzero(values[:, 63] == 0)
+    all_blocks = np.arange(len(blocks))
+
+    def tokens(
+        kind: int, at: NDArray[np.int64], place: NDArray[np.int64], symbol: NDArray[np.int64], bits: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return [order, code with the `bits` last bits of the value still to come, length] of each."""
+        codes, lengths = (np.where(chroma[at], *(_codes(kind | c)[i][symbol] for c in (1, 0))) for i in (0, 1))
+        value = values[at, place]
+        extra = np.where(value < 0, value - 1, value) & ((1 << bits) - 1)
+        return np.stack([at * 128 + 2 * place, codes << bits | extra, lengths + bits])
+
+    none = np.zeros_like
+    zero_runs = tokens(0x10, block[zeros], k[zeros], np.full_like(zeros, _SIXTEEN_ZEROS), none(zeros))
+    coded = tokens(0x10, block, k, run % 16 << 4 | size[block, k], size[block, k])
+    coded[0] += 1  # after its runs of zeros
+    stops = tokens(0x10, ended, none(ended), none(ended) + _END_OF_BLOCK, none(ended))
+    stops[0] += 127
+    starts = tokens(0x00, all_blocks, none(all_blocks), size[:, 0], size[:, 0])
+    stream = np.concatenate([starts, zero_runs, coded, stops], axis=1)
+    _, code, length = stream[:, np.argsort(stream[0], kind="stable")]
+    bits = np.unpackbits((code << 32 - length).astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
+    scan = bits[np.arange(32) < length[:, None]]
+    packed = np.packbits(np.append(scan, np.ones(-len(scan) % 8, np.uint8))).tobytes()
+    return _headers(height, width, quality) + packed.replace(b"\xff", b"\xff\0") + b"\xff\xd9"
+
+
+def read(jpeg: bytes, height: int, width: int, quality: int) -> Levels | None:
+    """Return the levels in a JPEG; None where it is not exactly what `write` would make of them."""
+    headers = _headers(height, width, quality)
+    if not jpeg.startswith(headers):
+        return None
+    rows, columns = grid(height, width)
+    try:
+        levels = _decode(jpeg[len(headers) : -2].replace(b"\xff\0", b"\xff"), rows * columns)
+        levels = levels.reshape(rows, columns, 3, 64)
+        return levels if write(levels, height, width, quality) == jpeg else None
+    except (IndexError, ValueError, OverflowError):
+        return None
+
+
+def _decode(scan: bytes, blocks: int) -> Levels:
+    """Return [blocks * 3, 64] from an entropy-coded part; anything may come of one that is damaged."""
+    levels = np.zeros((blocks * 3, 64), np.int16)
+    scan += b"\xff" * 8
+    waiting, count, position = 0, 0, 0  # bits taken from the scan, not yet used
+    last = [0, 0, 0]
+    places: list[int] = []
+    found: list[int] = []
+    tables = [(_lookup(0x00), _lookup(0x10)), *[(_lookup(0x01), _lookup(0x11))] * 2]
+    for block in range(blocks * 3):
+        component = block % 3
+        lookup, ac = tables[component]
+        k = 0
+        while k < 64:
+            if count < 32:
+                waiting = (waiting & 0xFFFFFFFF) << 32 | int.from_bytes(scan[position : position + 4], "big")
+                position += 4
+                count += 32
+            entry = lookup[waiting >> count - 16 & 0xFFFF]
+            count -= entry >> 8
+            size, run = entry & 15, entry >> 4 & 15
+            value = 0
+            if size:
+                count -= size
+                value = waiting >> count & (1 << size) - 1
+                if not value >> size - 1:
+                    value -= (1 << size) - 1
+            if k == 0:
+                last[component] += value
+                value, lookup = last[component], ac
+            elif not size and run < 15:
+                break
+            k += run
+            places.append(block * 64 + k)
+            found.append(value)
+            k += 1
+    levels.reshape(-1)[places] = found
+    return levels
