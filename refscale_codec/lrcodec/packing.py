@@ -11,7 +11,7 @@ Weights and distributions are in `packing.npz`, fitted by `benchmarks/fit_packin
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,19 +167,14 @@ def _plain(magnitudes: list[Exact], step: int, n: int) -> Exact:
 def ac_group(amplitudes: NDArray[np.float32], steps: Integers, component: int, k: int, phase: int) -> Group:
     """Return a frequency of a component in one phase of the lattice; `amplitudes` [3, 64, rows, columns] so far."""
     own = amplitudes[component]
-    rows, columns = own.shape[1:]
-    ys, xs = np.arange(_PHASES[phase][0], rows, 2), np.arange(_PHASES[phase][1], columns, 2)
+    ys, xs, around = _lattice(own.shape[1], own.shape[2], phase)
     n = len(ys) * len(xs)
-
-    def cells(dy: int, dx: int) -> tuple[Integers, Integers]:
-        return np.clip(ys + dy, 0, rows - 1)[:, None], np.clip(xs + dx, 0, columns - 1)[None]
-
-    here, sides = cells(0, 0), [cells(*offset) for offset in _SIDES]
+    here, sides = around[0, 0], [around[offset] for offset in _SIDES]
     dc = own[0][here]
-    lower = [*range(max(1, k - _WINDOW), k), *range(1, min(k - _WINDOW, 6))]
-    parts = [own[1:k, here[0], here[1]], np.array([own[0][cells(*offset)] - dc for offset in _SIDES + _CORNERS])]
-    parts += [own[np.array(lower, int)[:, None, None], y, x] for y, x in sides]
-    parts += [own[k][cells(*offset)][None] for offset in _SAME[phase]]
+    lower = np.array([*range(max(1, k - _WINDOW), k), *range(1, min(k - _WINDOW, 6))], int)[:, None, None]
+    parts = [own[1:k, here[0], here[1]], np.array([own[0][around[offset]] - dc for offset in _SIDES + _CORNERS])]
+    parts += [own[lower, y, x] for y, x in sides]
+    parts += [own[k][around[offset]][None] for offset in _SAME[phase]]
     parts += [amplitudes[other, k][here][None] for other in range(component)]
     signed = np.concatenate([part.reshape(-1, n) for part in parts]).astype(np.float64)
     q = int(steps[component, k])
@@ -193,6 +188,20 @@ def ac_group(amplitudes: NDArray[np.float32], steps: Integers, component: int, k
         signed,
         _plain(magnitudes, q, n),
     )
+
+
+Cells = tuple[Integers, Integers]  # indices of rows [y, 1] and columns [1, x]
+
+
+@lru_cache(maxsize=8)
+def _lattice(rows: int, columns: int, phase: int) -> tuple[Integers, Integers, dict[tuple[int, int], Cells]]:
+    """Return rows and columns of a phase's blocks, and by offset the cells beside them, those outside clamped."""
+    ys, xs = np.arange(_PHASES[phase][0], rows, 2), np.arange(_PHASES[phase][1], columns, 2)
+
+    def cells(dy: int, dx: int) -> Cells:
+        return np.clip(ys + dy, 0, rows - 1)[:, None], np.clip(xs + dx, 0, columns - 1)[None]
+
+    return ys, xs, {offset: cells(*offset) for offset in [(0, 0), *_SIDES, *_CORNERS]}
 
 
 @cache
