@@ -7,6 +7,7 @@ kept (`allocator`). A stage ends when the device has finished:
 
     load     weights, from their file onto the device
     read     pictures, or the `.rsc` and its reference
+    align    encode: where the reference lies; decode: moving it
     choose   encode only: whether the reference helps, tried on a sample, so the same for all but small pictures
     net      down or up, with the copies to and from the device
     entropy  the low-res JPEG and the similarity map; fingerprints
@@ -40,7 +41,7 @@ from refscale_codec import image as pictures
 from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("load", "read", "choose", "net", "entropy", "write")
+STAGES = ("load", "read", "align", "choose", "net", "entropy", "write")
 QUALITY = 75
 
 

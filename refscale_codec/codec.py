@@ -7,9 +7,9 @@
                                                                                            ├─ RescaleNet up ──> hr_hat
                                                                                     ref ───┘
 
-After RefScale (paper, Fig. 2). The reference must lie on the picture's own pixel grid; there is no alignment. The
-encoder tries on a sample of the picture whether the reference helps; one that does not is left unused, by a map of
-zeros.
+After RefScale (paper, Fig. 2). The reference must have the picture's size; `align` moves it into place by some pixels,
+and the file holds by how much. The encoder tries on a sample of the picture whether the reference helps; one that does
+not is left unused, by a map of zeros.
 """
 
 import math
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import container, lrcodec, smap
+from refscale_codec import align, container, lrcodec, smap
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -56,6 +56,7 @@ class LowRes(NamedTuple):
 
     lr: NDArray[np.uint8]  # [ceil(h/s), ceil(w/s), 3] RGB
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
+    vectors: align.Vectors | None = None  # where the reference lies on the picture; None for right where it is
 
 
 def no_lap(stage: str) -> None:
@@ -77,15 +78,21 @@ def encode(
         reference: an older picture of the same place and the same size; None codes without one.
         net: from `weights.load`; the computation runs on its device.
         options: see `EncodeOptions`.
-        lap: for timing, called when each of the stages "choose", "net" and "entropy" is done.
+        lap: for timing, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
         ImageError: the reference has another size.
     """
     options = options or EncodeOptions()
-    used = reference is not None and reference_helps(image, reference, net, options)
-    lap("choose")
-    low = downscale(image, reference if used else None, net, options.quality)
+    if reference is None:
+        low = downscale(image, None, net, options.quality)
+    else:
+        _require_same_size(reference, image.height, image.width)
+        vectors = align.estimate(image, reference)
+        moved = align.move(reference, vectors)
+        lap("align")
+        low = downscale_best(image, moved, net, options, lap)
+        low = low._replace(vectors=None if low.levels is None else vectors)
     lap("net")
     file = pack_low_res(low, image, reference, net, options)
     lap("entropy")
@@ -94,26 +101,39 @@ def encode(
     return container.pack(file)
 
 
-def reference_helps(image: Image, reference: Image, net: RescaleNet, options: EncodeOptions) -> bool:
-    """Whether a sample of the picture is coded better against the reference than without.
+def downscale_best(
+    image: Image, reference: Image, net: RescaleNet, options: EncodeOptions, lap: Callable[[str], None] = no_lap
+) -> LowRes:
+    """Run the net down against the reference, as it lies, or without where that codes a sample of the picture better.
 
     Better is less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one
-    picture; a picture no larger than that is its own sample.
+    picture; a picture no larger than that is its own sample. `lap` is called as in `encode`.
 
     Raises:
         ImageError: the reference has another size.
     """
     _require_same_size(reference, image.height, image.width)
     sample, guide = _sample(image), _sample(reference)
+    with_it, without = (_trial(sample, given, net, options) for given in (guide, None))
+    used = with_it.cost < without.cost
+    lap("choose")
+    if sample.pixels.shape == image.pixels.shape:
+        return with_it.low if used else without.low
+    return downscale(image, reference if used else None, net, options.quality)
 
-    def cost(guide: Image | None) -> float:
-        low = downscale(sample, guide, net, options.quality)
-        file = pack_low_res(low, sample, guide, net, options)
-        decoded = upscale(unpack_low_res(file, net), guide, file.header, net)
-        error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
-        return math.log(len(container.pack(file))) + SLOPE * math.log(error + 0.25)  # levels; rounding limits it anyway
 
-    return cost(guide) < cost(None)
+class _Trial(NamedTuple):
+    cost: float
+    low: LowRes
+
+
+def _trial(sample: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions) -> _Trial:
+    low = downscale(sample, reference, net, options.quality)
+    file = pack_low_res(low, sample, reference, net, options)
+    decoded = upscale(unpack_low_res(file, net), reference, file.header, net)
+    error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
+    size = len(container.pack(file))
+    return _Trial(math.log(size) + SLOPE * math.log(error + 0.25), low)  # levels; rounding limits the error anyway
 
 
 def _sample(image: Image) -> Image:
@@ -147,7 +167,8 @@ def pack_low_res(
     similarity_map = None
     if reference is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
-    return Container(header, payload, similarity_map, packed=packed)
+    alignment = None if low.vectors is None else align.pack(low.vectors)
+    return Container(header, payload, similarity_map, packed=packed, alignment=alignment)
 
 
 def _smallest(lr: NDArray[np.uint8], options: EncodeOptions) -> tuple[bytes, bool]:
@@ -177,7 +198,7 @@ def decode(
         net: the very weights the file was made with, see `weights.load`.
         z_scale: standard deviation of the latent; 0, the default, is best and deterministic (supplement, section 2.1).
         z_seed: seed of the latent, drawn on the CPU.
-        lap: for timing, called when each of the stages "entropy" and "net" is done.
+        lap: for timing, called when each of the stages "entropy", "align" and "net" is done.
 
     Raises:
         ContainerError: not a valid file, or its payloads do not fit its header.
@@ -188,7 +209,9 @@ def decode(
     require_same(file.header, reference, net)
     low = unpack_low_res(file, net)
     lap("entropy")
-    picture = upscale(low, reference, file.header, net, z_scale=z_scale, z_seed=z_seed)
+    moved = None if reference is None else align.move(reference, low.vectors)
+    lap("align")
+    picture = upscale(low, moved, file.header, net, z_scale=z_scale, z_seed=z_seed)
     lap("net")
     return picture
 
@@ -230,12 +253,17 @@ def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
     lr = codec.decode(payload, height, width)
     if file.similarity_map is None:
         return LowRes(lr, None)
-    return LowRes(lr, smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels))
+    levels = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
+    vectors = None if file.alignment is None else align.unpack(file.alignment, header.height, header.width)
+    return LowRes(lr, levels, vectors)
 
 
 @torch.inference_mode()
 def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: int) -> LowRes:
-    """Run the net down, to integers. `quality` is that of the low-res codec to follow, 1..100."""
+    """Run the net down, to integers; the reference is taken as it lies.
+
+    `quality` is that of the low-res codec to follow, 1..100.
+    """
     if reference is not None:
         _require_same_size(reference, image.height, image.width)
     scale = net.config.scale
@@ -248,7 +276,10 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
 def upscale(
     low: LowRes, reference: Image | None, header: Header, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
 ) -> Image:
-    """Run the net up from integers; the header gives the size of the picture and the quality."""
+    """Run the net up from integers; the reference is taken as it lies.
+
+    The header gives the size of the picture and the quality.
+    """
     scale = net.config.scale
     lr_hat = _tensor(low.lr, net, 1)
     ref = None if reference is None else _tensor(reference.pixels, net, scale)

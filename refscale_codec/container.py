@@ -3,7 +3,7 @@
 `docs/FORMAT.md` is normative; this module is its code. One `struct` layout is used both ways, so that writer and reader
 cannot drift apart:
 
-    | fixed header, 40 bytes | MAP, with a reference | LR | OUTPUT_HASH, if wanted | ancillary sections ... |
+    | fixed header, 40 bytes | MAP, with a reference | LR | OUTPUT_HASH, ALIGNMENT, if any | ancillary sections ... |
 
 The reader trusts nothing: magic, version, CRC-32, flags and size limits are checked in that order, and a length is
 compared with the bytes that are left before a payload is copied. Any bytes at all give a `Container` or raise
@@ -52,6 +52,8 @@ class RequiredFeature(IntEnum):
     """Coded against a reference: its fingerprint is meaningful and a MAP section is present."""
     PACKED = 1 << 1
     """The LR payload is a packed form of what the codec wrote."""
+    ALIGNED = 1 << 2
+    """An ALIGNMENT section is present; only together with REFERENCE."""
 
 
 @unique
@@ -64,7 +66,7 @@ class OptionalFeature(IntEnum):
 
 @unique
 class SectionType(IntEnum):
-    """Types of the sections read and written here; 0 is never used, 4 and 5 are reserved."""
+    """Types of the sections read and written here; 0 is never used."""
 
     MAP = 1
     """The similarity map."""
@@ -72,6 +74,8 @@ class SectionType(IntEnum):
     """The low-res picture, as the codec named in the header wrote it."""
     OUTPUT_HASH = 3
     """Fingerprint of the decoded picture."""
+    ALIGNMENT = 4
+    """Where the reference lies on the picture."""
 
 
 _KNOWN: frozenset[int] = frozenset(SectionType)
@@ -115,6 +119,8 @@ class Container:
     """Fingerprint of the decoded picture, 8 bytes; None where the writer gave none."""
     packed: bool = False
     """Whether `lr` is the packed form of what the codec wrote."""
+    alignment: bytes | None = field(default=None, repr=False)
+    """Alignment payload, at least 1 byte; only with a reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ class PartSizes:
     header: int
     """The fixed header: always `HEADER_SIZE`."""
     map: int
-    """The MAP section; 0 without a reference."""
+    """The MAP and ALIGNMENT sections; 0 without a reference."""
     lr: int
     """The LR section."""
     other: int
@@ -139,8 +145,8 @@ class PartSizes:
 def pack(container: Container) -> bytes:
     """Return the container as the bytes of a `.rsc` file.
 
-    The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, OUTPUT_HASH from
-    `output_hash`.
+    The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, ALIGNED from
+    `alignment`, OUTPUT_HASH from `output_hash`.
 
     Raises:
         ValueError: A value is out of the range its field documents, or the similarity map is given without a
@@ -153,10 +159,18 @@ def pack(container: Container) -> bytes:
         given = "a reference without a similarity map" if header.reference else "a similarity map without a reference"
         raise ValueError(f"{given}, expected both or neither")
 
+    if container.alignment is not None and header.reference is None:
+        raise ValueError("an alignment without a reference")
+
+    required = {
+        RequiredFeature.REFERENCE: header.reference is not None,
+        RequiredFeature.PACKED: container.packed,
+        RequiredFeature.ALIGNED: container.alignment is not None,
+    }
     fixed = _HEADER.pack(
         MAGIC,
         VERSION,
-        (header.reference is not None) * RequiredFeature.REFERENCE | container.packed * RequiredFeature.PACKED,
+        sum(flag for flag, there in required.items() if there),
         0 if container.output_hash is None else OptionalFeature.OUTPUT_HASH,
         header.width,
         header.height,
@@ -199,14 +213,16 @@ def unpack(data: bytes) -> Container:
         similarity_map=found.get(SectionType.MAP),
         output_hash=found.get(SectionType.OUTPUT_HASH),
         packed=packed,
+        alignment=found.get(SectionType.ALIGNMENT),
     )
 
 
 def part_sizes(container: Container) -> PartSizes:
     """Return how many bytes of `pack(container)` each part takes; their sum is its length."""
     size = {kind: SECTION_OVERHEAD + len(payload) for kind, payload in _sections(container)}
-    lr, similarity_map = size.pop(SectionType.LR), size.pop(SectionType.MAP, 0)
-    return PartSizes(header=HEADER_SIZE, map=similarity_map, lr=lr, other=sum(size.values()))
+    lr = size.pop(SectionType.LR)
+    related = size.pop(SectionType.MAP, 0) + size.pop(SectionType.ALIGNMENT, 0)
+    return PartSizes(header=HEADER_SIZE, map=related, lr=lr, other=sum(size.values()))
 
 
 def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
@@ -216,6 +232,8 @@ def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
     yield SectionType.LR, container.lr
     if container.output_hash is not None:
         yield SectionType.OUTPUT_HASH, container.output_hash
+    if container.alignment is not None:
+        yield SectionType.ALIGNMENT, container.alignment
 
 
 def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
@@ -239,6 +257,8 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
     has_reference = bool(required & RequiredFeature.REFERENCE)
     if not has_reference and any(reference):
         raise ContainerError(f"malformed: reference fingerprint {reference.hex()} without the REFERENCE flag")
+    if required & RequiredFeature.ALIGNED and not has_reference:
+        raise ContainerError("malformed: ALIGNED flag without the REFERENCE flag")
     header = Header(width, height, scale, codec, quality, weights, reference if has_reference else None)
     if problem := _header_problem(header):
         raise ContainerError(problem)
@@ -246,6 +266,8 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
     announced = {SectionType.LR}
     if has_reference:
         announced.add(SectionType.MAP)
+    if required & RequiredFeature.ALIGNED:
+        announced.add(SectionType.ALIGNMENT)
     if optional & OptionalFeature.OUTPUT_HASH:
         announced.add(SectionType.OUTPUT_HASH)
     return header, bool(required & RequiredFeature.PACKED), announced
@@ -307,7 +329,7 @@ def _payload_problem(kind: int, length: int) -> str | None:
     """Return what is wrong with a payload's length in bytes, worded for a user, or None."""
     if length > _MAX_PAYLOAD:
         return f"over the size limit: {_name(kind)} section of {length} bytes, expected up to {_MAX_PAYLOAD}"
-    if kind == SectionType.LR and length == 0:
+    if kind in (SectionType.LR, SectionType.ALIGNMENT) and length == 0:
         return f"malformed: {_name(kind)} section is empty, expected at least 1 byte"
     if kind == SectionType.OUTPUT_HASH and length != FINGERPRINT_SIZE:
         return f"malformed: {_name(kind)} section of {length} bytes, expected {FINGERPRINT_SIZE}"

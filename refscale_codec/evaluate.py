@@ -21,7 +21,7 @@ import PIL
 import torch
 
 import refscale_codec
-from refscale_codec import codec, coders, container, lrcodec, metrics
+from refscale_codec import align, codec, coders, container, lrcodec, metrics
 from refscale_codec import image as pictures
 from refscale_codec.coders import Coded
 from refscale_codec.data import Pair
@@ -103,6 +103,8 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
     for place, pair in enumerate(pairs):
         target = pictures.read(pair.target)
         reference = _references(pairs, place, target).get(mode)
+        if reference is not None:
+            reference = align.move(reference, align.estimate(target, reference))
         low = codec.downscale(target, reference, net, 100)
         header = container.Header(
             target.width, target.height, net.config.scale, lrcodec.JPEG, 100, net.fingerprint, None

@@ -166,8 +166,8 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     )
     net = weights.load(weights.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
-    assert codec.reference_helps(target, reference, net, EncodeOptions())
-    assert not codec.reference_helps(target, noise, net, EncodeOptions())
+    assert codec.downscale_best(target, reference, net, EncodeOptions()).levels is not None
+    assert codec.downscale_best(target, noise, net, EncodeOptions()).levels is None
 
     helped, alone = (codec.encode(target, ref, net) for ref in (reference, None))
     data = codec.encode(target, noise, net)
@@ -181,7 +181,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
 
 def test_a_reference_of_another_size_is_no_help_but_an_error(pair: Pair, tiny_net: RescaleNet) -> None:
     with pytest.raises(ImageError, match="grid"):
-        codec.reference_helps(pair[0], cut(pair[1], 8, 8), tiny_net, EncodeOptions())
+        codec.downscale_best(pair[0], cut(pair[1], 8, 8), tiny_net, EncodeOptions())
 
 
 @given(length=st.integers(1, 3000), count=st.integers(2, 5), side=st.integers(1, 128))

@@ -168,6 +168,7 @@ def containers(draw):
         similarity_map=None if reference is None else draw(st.binary(max_size=64)),
         output_hash=draw(st.none() | fingerprints),
         packed=draw(st.booleans()),
+        alignment=None if reference is None else draw(st.none() | st.binary(min_size=1, max_size=64)),
     )
 
 
@@ -203,7 +204,7 @@ def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(dat
     st.builds(
         header_bytes,
         version=st.integers(0, 2),
-        required=st.integers(0, 3) | st.integers(0, 0xFFFF),
+        required=st.integers(0, 7) | st.integers(0, 0xFFFF),
         optional=st.integers(0, 1) | st.integers(0, 0xFFFF),
         width=st.integers(0, 9) | st.integers(0, 0xFFFFFFFF),
         height=st.integers(0, 9) | st.integers(0, 0xFFFFFFFF),
@@ -288,7 +289,7 @@ def test_version_zero_is_refused():
 
 
 def test_unknown_required_flag_is_refused_by_its_bit():
-    assert_refused(header_bytes(required=0b1000_0110) + LR, "^unknown required feature: bit 2, 7 of")
+    assert_refused(header_bytes(required=0b1000_1110) + LR, "^unknown required feature: bit 3, 7 of")
 
 
 def test_packed_is_bit_one_of_the_required_flags():
@@ -296,6 +297,24 @@ def test_packed_is_bit_one_of_the_required_flags():
     data = header_bytes(required=2) + LR
     assert unpack(data) == packed
     assert pack(packed) == data
+
+
+def test_aligned_is_bit_two_of_the_required_flags_and_announces_section_four():
+    aligned = Container(Header(6, 5, 2, 1, 50, b"weights!", b"referenc"), b"payload", b"payload", alignment=b"payload")
+    head = header_bytes(required=5, reference=b"referenc")
+    data = head + MAP + LR + section(4)
+    assert unpack(data) == aligned
+    assert pack(aligned) == data
+    assert part_sizes(aligned) == PartSizes(header=40, map=32, lr=16, other=0)
+    assert_refused(head + MAP + LR, "^truncated: .* without its ALIGNMENT section$")
+    assert_refused(head + MAP + LR + section(4, b""), "^malformed: ALIGNMENT section is empty")
+    assert_refused(header_bytes(required=1, reference=b"referenc") + MAP + LR + section(4), "do not announce one$")
+    assert_refused(header_bytes(required=4) + LR + section(4), "^malformed: ALIGNED flag without the REFERENCE flag")
+
+
+def test_an_alignment_without_a_reference_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="without a reference"):
+        pack(replace(PLAIN, alignment=b"a"))
 
 
 def test_unknown_optional_flag_is_ignored():
@@ -407,7 +426,7 @@ def test_section_type_zero_is_refused():
     assert_refused(header_bytes() + section(0) + LR, "^malformed: type-0 section at byte 40, a type that is never used")
 
 
-@pytest.mark.parametrize("kind", [4, 5, 6, 127])
+@pytest.mark.parametrize("kind", [5, 6, 127])
 def test_unknown_critical_section_is_refused(kind):
     assert_refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 56")
 
