@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from refscale_codec import image
+from refscale_codec import align, image
 from refscale_codec.errors import ImageError, UsageError
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
@@ -102,7 +102,7 @@ class Crops:
     """Draws batches of (target, reference) crops from pictures held in memory as 8-bit RGB.
 
     Datasets are drawn in proportion to the square root of their area, pictures inside one by area. Both directions of a
-    pair are used, and the same flip or quarter turn for both.
+    pair are used, the older picture moved into place as the codec does it, and the same flip or quarter turn for both.
     """
 
     def __init__(self, pairs: list[Pair], crop: int, simulated: float, unrelated: float, changed: float) -> None:
@@ -123,14 +123,15 @@ class Crops:
         areas: dict[str, list[float]] = defaultdict(list)
         places: dict[str, list[int]] = defaultdict(list)
         for pair in pairs:
-            target = image.read(pair.target).pixels
-            reference = None if pair.reference is None else image.read(pair.reference).pixels
-            if reference is not None and reference.shape != target.shape:
+            visits = [image.read(path) for path in (pair.target, pair.reference) if path is not None]
+            if visits[0].pixels.shape != visits[-1].pixels.shape:
                 raise ImageError(f"{pair.target} and {pair.reference} differ in size")
-            if min(target.shape[:2]) >= crop:
-                places[pair.dataset].append(len(self.pictures))
-                areas[pair.dataset].append(target.shape[0] * target.shape[1])
-                self.pictures.append((target, reference))
+            for target, *others in (visits, visits[::-1])[: len(visits)]:
+                if min(target.height, target.width) >= crop:
+                    places[pair.dataset].append(len(self.pictures))
+                    areas[pair.dataset].append(target.height * target.width)
+                    moved = [align.move(other, align.estimate(target, other)).pixels for other in others]
+                    self.pictures.append((target.pixels, moved[0] if moved else None))
         if not self.pictures:
             raise ImageError(f"no training picture is at least {crop} pixels on both sides")
         weight = np.zeros(len(self.pictures))
@@ -151,8 +152,6 @@ class Crops:
             reference = np.rint(simulated * 255).astype(np.uint8)
         else:
             target, reference = target[window], reference[window]
-            if rng.random() < 0.5:
-                target, reference = reference, target
         if rng.random() < self.changed:
             reference = self._changed(reference, rng)
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -170,10 +171,18 @@ def test_both_directions_of_a_pair_are_used(tmp_path: Path) -> None:
     assert np.array_equal(targets.astype(int) + references, np.full_like(targets, 210))
 
 
+def test_a_reference_is_moved_into_place(tmp_path: Path) -> None:
+    noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8), (0, 0), 1)
+    pair = pair_of(tmp_path, noise, np.roll(noise, 3, axis=1))
+    for target, reference in crops_of([pair]).pictures:
+        assert reference is not None
+        assert np.array_equal(target[:, 8:-8], reference[:, 8:-8])
+
+
 def test_unrelated_references_are_crops_of_the_pictures(tmp_path: Path) -> None:
     pairs = [pair_of(tmp_path, flat(value), flat(value + 1), str(value)) for value in (10, 90, 170)]
     targets, references = (x[:, 0, 0, 0].astype(int) for x in crops_of(pairs, unrelated=1).batch(1, 0, 48))
-    assert set(targets) == set(references) == {10, 90, 170}
+    assert set(targets) == set(references) == {10, 11, 90, 91, 170, 171}
     assert np.mean(targets != references) > 0.5  # it may draw the same picture by chance
     targets, references = (x[:, 0, 0, 0].astype(int) for x in crops_of(pairs).batch(1, 0, 48))
     assert set(np.abs(targets - references)) == {1}
@@ -193,17 +202,17 @@ def test_changed_references_show_another_place_in_some_rectangles(tmp_path: Path
     shares = np.mean(np.any(targets != references, axis=-1), axis=(1, 2))
     assert np.mean(shares > 0) > 0.4
     assert shares.max() < 1
-    assert {int(value) for value in np.unique(references)} <= {10, 90, 170}
+    assert {int(value) for value in np.unique(references)} <= {10, 11, 90, 91, 170, 171}
 
 
 def test_a_picture_in_memory_is_never_changed(tmp_path: Path) -> None:
     pairs = [pair_of(tmp_path, flat(value), flat(value + 1), str(value)) for value in (10, 90)]
     crops = crops_of(pairs, simulated=0.3, unrelated=0.3, changed=1)
     crops.batch(1, 0, 20)
-    for value, (target, reference) in zip((10, 90), crops.pictures, strict=True):
+    for value, (target, reference) in zip((10, 11, 90, 91), crops.pictures, strict=True):
         assert np.array_equal(target, flat(value))
         assert reference is not None
-        assert np.array_equal(reference, flat(value + 1))
+        assert np.array_equal(reference, flat(value ^ 1))
 
 
 def test_singles_get_simulated_references_and_pairs_the_share_asked_for(tmp_path: Path) -> None:
