@@ -236,7 +236,7 @@ class _Task(NamedTuple):
 def _key(pair: Checked, coder: Coder, quality: int) -> str:
     """Name everything that a row depends on but the machine."""
     net = coder.net.fingerprint.hex() if isinstance(coder, coders.Refscale) else None
-    other = str(pair.unrelated) if _wants_unrelated(coder) else None
+    other = str(pair.unrelated.resolve()) if pair.unrelated and _wants_unrelated(coder) else None
     depends = [pair.digest, coder.name, coder.label, quality, net, other, versions()]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
