@@ -311,9 +311,10 @@ def results(rows: list[Row], setup: Setup, command: str) -> dict[str, Any]:
         if coder.name != ANCHOR and ANCHOR in used
         for comparison in evaluate.compare(rows, coder.name, ANCHOR, *RANGE)
     ]
-    for scale in (2, 4):  # what the reference is worth, and what a wrong one costs
-        for mode, anchor in (("", "-alone"), ("", "-unrelated"), ("-unrelated", "-alone")):
-            pair = f"refscale-x{scale}{mode}", f"refscale-x{scale}{anchor}"
+    # against who else holds the reference; what it is worth; what a wrong one costs
+    for net in ("refscale-x2", "refscale-x4"):
+        alone, unrelated = f"{net}-alone", f"{net}-unrelated"
+        for pair in ((net, "x265-reference"), (net, alone), (net, unrelated), (unrelated, alone)):
             comparisons += evaluate.compare(rows, *pair, *RANGE) if used.issuperset(pair) else []
     return {
         "command": command,
