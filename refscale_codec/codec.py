@@ -89,10 +89,8 @@ def encode(
     else:
         _require_same_size(reference, image.height, image.width)
         vectors = align.estimate(image, reference)
-        moved = align.move(reference, vectors)
         lap("align")
-        low = downscale_best(image, moved, net, options, lap)
-        low = low._replace(vectors=None if low.levels is None else vectors)
+        low = downscale_best(image, reference, vectors, net, options, lap)
     lap("net")
     file = pack_low_res(low, image, reference, net, options)
     lap("entropy")
@@ -102,9 +100,14 @@ def encode(
 
 
 def downscale_best(
-    image: Image, reference: Image, net: RescaleNet, options: EncodeOptions, lap: Callable[[str], None] = no_lap
+    image: Image,
+    reference: Image,
+    vectors: align.Vectors | None,
+    net: RescaleNet,
+    options: EncodeOptions,
+    lap: Callable[[str], None] = no_lap,
 ) -> LowRes:
-    """Run the net down against the reference, as it lies, or without where that codes a sample of the picture better.
+    """Run the net down against the moved reference, against it as it lies, or without: what codes a sample best.
 
     Better is less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one
     picture; a picture no larger than that is its own sample. `lap` is called as in `encode`.
@@ -113,13 +116,22 @@ def downscale_best(
         ImageError: the reference has another size.
     """
     _require_same_size(reference, image.height, image.width)
-    sample, guide = _sample(image), _sample(reference)
-    with_it, without = (_trial(sample, given, net, options) for given in (guide, None))
-    used = with_it.cost < without.cost
+    candidates = [_Candidate(None, None), _Candidate(reference, None)]
+    if vectors is not None:
+        candidates.append(_Candidate(align.move(reference, vectors), vectors))
+    sample = _sample(image)
+    trials = [_trial(sample, candidate, image, net, options) for candidate in candidates]
+    best = min(range(len(trials)), key=lambda i: trials[i].cost)
     lap("choose")
-    if sample.pixels.shape == image.pixels.shape:
-        return with_it.low if used else without.low
-    return downscale(image, reference if used else None, net, options.quality)
+    guide, vectors = candidates[best]
+    whole = sample.pixels.shape == image.pixels.shape
+    low = trials[best].low if whole else downscale(image, guide, net, options.quality)
+    return low._replace(vectors=vectors)
+
+
+class _Candidate(NamedTuple):
+    guide: Image | None  # the reference, in place
+    vectors: align.Vectors | None  # that moved it there
 
 
 class _Trial(NamedTuple):
@@ -127,12 +139,15 @@ class _Trial(NamedTuple):
     low: LowRes
 
 
-def _trial(sample: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions) -> _Trial:
-    low = downscale(sample, reference, net, options.quality)
-    file = pack_low_res(low, sample, reference, net, options)
-    decoded = upscale(unpack_low_res(file, net), reference, file.header, net)
+def _trial(sample: Image, candidate: _Candidate, image: Image, net: RescaleNet, options: EncodeOptions) -> _Trial:
+    guide = None if candidate.guide is None else _sample(candidate.guide)
+    low = downscale(sample, guide, net, options.quality)
+    file = pack_low_res(low, sample, guide, net, options)
+    decoded = upscale(unpack_low_res(file, net), guide, file.header, net)
     error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
-    size = len(container.pack(file))
+    size: float = len(container.pack(file))
+    if candidate.vectors is not None:  # the sample bears its share
+        size += len(align.pack(candidate.vectors)) * sample.pixels.size / image.pixels.size
     return _Trial(math.log(size) + SLOPE * math.log(error + 0.25), low)  # levels; rounding limits the error anyway
 
 

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, stored_net
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import codec, container, image, lrcodec, metrics, smap
+from refscale_codec import align, codec, container, image, lrcodec, metrics, smap
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -166,8 +166,8 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     )
     net = weights.load(weights.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
-    assert codec.downscale_best(target, reference, net, EncodeOptions()).levels is not None
-    assert codec.downscale_best(target, noise, net, EncodeOptions()).levels is None
+    assert codec.downscale_best(target, reference, None, net, EncodeOptions()).levels is not None
+    assert codec.downscale_best(target, noise, None, net, EncodeOptions()).levels is None
 
     helped, alone = (codec.encode(target, ref, net) for ref in (reference, None))
     data = codec.encode(target, noise, net)
@@ -179,9 +179,18 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     assert container.unpack(helped).similarity_map
 
 
+def test_a_reference_is_moved_only_where_that_helps() -> None:
+    target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    net = weights.load(weights.shipped(2))
+    assert align.estimate(target, reference) is not None  # light and season mislead it: this reference lies in place
+    assert container.unpack(codec.encode(target, reference, net)).alignment is None
+    off = Image(np.roll(reference.pixels, (5, -3), axis=(0, 1)))
+    assert container.unpack(codec.encode(target, off, net)).alignment is not None
+
+
 def test_a_reference_of_another_size_is_no_help_but_an_error(pair: Pair, tiny_net: RescaleNet) -> None:
     with pytest.raises(ImageError, match="grid"):
-        codec.downscale_best(pair[0], cut(pair[1], 8, 8), tiny_net, EncodeOptions())
+        codec.downscale_best(pair[0], cut(pair[1], 8, 8), None, tiny_net, EncodeOptions())
 
 
 @given(length=st.integers(1, 3000), count=st.integers(2, 5), side=st.integers(1, 128))
