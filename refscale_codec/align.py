@@ -1,10 +1,17 @@
-"""Where the reference lies on the target: a field of vectors, found by the encoder, applied by both sides.
+"""Where the reference lies on the target: a similarity and a field of vectors.
 
-Blocks of the picture have a vector each, in quarters of a pixel; between their centres vectors are interpolated. The
-encoder finds them by dense optical flow on locally normalised luma, so that light and season matter little, and keeps
-those that make a block clearly more alike. Moving a reference is integer arithmetic: both sides get the same pixels.
-Vectors are coded one after the other under adaptive statistics, each predicted from its neighbours.
+The similarity (shift, turn, scale) takes the whole picture along. For what it leaves, each block of the picture has a
+vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. The encoder finds them on locally
+normalised luma, so that light and season matter little: similarities by phase correlation and by matched SIFT features,
+vectors by dense optical flow. It keeps what makes blocks clearly more alike. Moving a reference is integer arithmetic,
+so both sides get the same pixels. Vectors are coded one after the other under adaptive statistics, each predicted from
+its neighbours.
 """
+
+import math
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import constriction
 import cv2
@@ -15,15 +22,48 @@ from refscale_codec.errors import ContainerError
 from refscale_codec.image import Image
 
 Vectors = NDArray[np.int16]  # [rows, columns, 2] of blocks: down and right, in quarters of a pixel
+Luma = NDArray[np.float32]  # [h, w], locally normalised
 
 BLOCK = 64  # side in pixels
 LIMIT = 64  # largest magnitude of a vector's component
+ONE = 1 << 24  # of a similarity's factors
+STEPS = 64  # of a similarity's shift, in a pixel
 _SMALLEST = 32  # a picture with a shorter side is not aligned
+_LARGEST = 1024  # similarities are sought on pictures with sides reduced to this many pixels
 _BIT = 0.004  # by so much the correlation of a block must rise for each bit that its vector costs
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
 _INCREMENT = 24
+_SHIFT = 4 * ONE // STEPS  # a step of a similarity's shift, in quarters times ONE
+
+
+class Similarity(NamedTuple):
+    """Takes (y, x) to (along * y + across * x) / ONE + down / STEPS, (along * x - across * y) / ONE + right / STEPS."""
+
+    along: int = ONE
+    across: int = 0
+    down: int = 0
+    right: int = 0
+
+    def matrix(self) -> NDArray[np.float64]:
+        """Return it as OpenCV takes it, for (x, y)."""
+        return np.array(
+            [
+                [self.along / ONE, -self.across / ONE, self.right / STEPS],
+                [self.across / ONE, self.along / ONE, self.down / STEPS],
+            ]
+        )
+
+
+IDENTITY = Similarity()
+
+
+class Alignment(NamedTuple):
+    """A pixel of the target lies, in the reference, where the similarity takes it from where its vector leads."""
+
+    similarity: Similarity
+    vectors: Vectors
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
@@ -31,21 +71,96 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // BLOCK), -(-width // BLOCK)
 
 
-def estimate(image: Image, reference: Image) -> Vectors | None:
-    """Return where in the reference each block of a picture of the same size is found; None if nothing moved.
+def estimate(image: Image, reference: Image) -> Alignment | None:
+    """Return where in the reference a picture of the same size is found; None if nothing moved."""
+    if min(image.height, image.width) < _SMALLEST:
+        return None
+    target, before = (_normalised(_luma(picture)) for picture in (image, reference))
+    best, found = -math.inf, Alignment(IDENTITY, np.zeros((*grid(image.height, image.width), 2), np.int16))
+    for similarity in _candidates(image, reference, target, before):
+        moved = _moved(before, similarity)
+        vectors, likeness = _best_vectors(target, moved)
+        alignment = Alignment(similarity, vectors)
+        likeness -= 8 * _BIT * len(pack(alignment))
+        if likeness > best:
+            best, found = likeness, alignment
+    return found if found.similarity != IDENTITY or found.vectors.any() else None
+
+
+def _candidates(image: Image, reference: Image, target: Luma, before: Luma) -> list[Similarity]:
+    """Return the identity, and the proposed similarity that alone makes blocks most alike if it does so at all."""
+    likeness = {IDENTITY: _likeness(target, before)}
+    for similarity in _proposed(image, reference):
+        likeness[similarity] = _likeness(target, _moved(before, similarity))
+    return list(dict.fromkeys([IDENTITY, max(likeness, key=lambda similarity: likeness[similarity])]))
+
+
+def _moved(before: Luma, similarity: Similarity) -> Luma:
+    """Return a luma as a similarity moves it, about."""
+    if similarity == IDENTITY:
+        return before
+    size, flags = before.shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(before, similarity.matrix(), size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _likeness(a: Luma, b: Luma) -> float:
+    """Return the sum of the correlations of all blocks."""
+    products = [_blocks(x * y).sum(axis=(1, 3)) for x, y in ((a, b), (a, a), (b, b))]
+    return float((products[0] / np.sqrt(products[1] * products[2] + 1e-6)).sum())
+
+
+def _blocks(plane: NDArray[np.float32], mode: str = "constant") -> NDArray[np.float32]:
+    """Return [rows, BLOCK, columns, BLOCK, ...] of a plane [h, w, ...], padded."""
+    height, width, *rest = plane.shape
+    rows, columns = grid(height, width)
+    padding = (0, rows * BLOCK - height), (0, columns * BLOCK - width), *((0, 0) for _ in rest)
+    padded = np.pad(plane, padding, mode=mode)  # type: ignore[call-overload]
+    return np.asarray(padded.reshape(rows, BLOCK, columns, BLOCK, *rest))
+
+
+def _proposed(image: Image, reference: Image) -> Iterator[Similarity]:
+    """Yield a shift by phase correlation, and a similarity by matched features."""
+    factor = -(-max(image.height, image.width) // _LARGEST)
+    small = [_normalised(_reduced(_luma(picture), factor)) for picture in (image, reference)]
+    if min(small[0].shape) < _SMALLEST:
+        return
+    window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)
+    (right, down), _ = cv2.phaseCorrelate(small[0], small[1], window)
+    yield from _whole(np.array([[1, 0, right], [0, 1, down]]), factor)
+    sift = cv2.SIFT.create(2000, contrastThreshold=0.01)
+    (places, features), (others, wanted) = (sift.detectAndCompute(_shades(x), None) for x in small)
+    if min(len(places), len(others)) < 8:
+        return
+    pairs = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(features, wanted)
+    if len(pairs) >= 8:
+        here = np.array([places[pair.queryIdx].pt for pair in pairs])
+        there = np.array([others[pair.trainIdx].pt for pair in pairs])
+        matrix, _ = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=2.0, maxIters=5000)
+        if matrix is not None:
+            yield from _whole(np.asarray(matrix, np.float64), factor)
+
+
+def _whole(matrix: NDArray[np.float64], factor: int) -> Iterator[Similarity]:
+    """Yield the similarity [2, 3] on pictures reduced by a factor as one on the whole; none for a wild one."""
+    turn, middle = matrix[:, :2], np.full(2, (factor - 1) / 2)
+    shift = factor * matrix[:, 2] + middle - turn @ middle
+    if np.isfinite(matrix).all() and 0.5 < math.hypot(*turn[:, 0]) < 2 and abs(shift).max() < 1 << 20:
+        along, across = (round(ONE * float(x)) for x in turn[:, 0])
+        right, down = (round(STEPS * float(x)) for x in shift)
+        yield Similarity(along, across, down, right)
+
+
+def _best_vectors(target: Luma, before: Luma) -> tuple[Vectors, float]:
+    """Return the vectors of blocks, and the sum of the correlations that they give.
 
     Each block takes the best of a few vectors: that of the optical flow there, those of its neighbours, the usual one,
     none, and the one that costs least; what a vector costs in bits counts against the likeness that it brings.
     """
-    if min(image.height, image.width) < _SMALLEST:
-        return None
-    target, before = (_normalised(picture) for picture in (image, reference))
-    shades = [np.clip(128 + 40 * x, 0, 255).astype(np.uint8) for x in (target, before)]
-    flow = np.zeros((*shades[0].shape, 2), np.float32)  # right, down
-    cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(shades[0], shades[1], flow)
+    flow = np.zeros((*target.shape, 2), np.float32)  # right, down
+    cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(_shades(target), _shades(before), flow)
     found = _by_block(flow)
     usual = np.median(found.reshape(-1, 2), axis=0).astype(np.int16)
-    vectors, statistics = np.zeros_like(found), _Statistics()
+    vectors, statistics, likeness = np.zeros_like(found), _Statistics(), 0.0
     for row, column in np.ndindex(found.shape[:2]):
         expected = [statistics.expected(vectors, row, column, part) for part in (0, 1)]
         beside = found[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].reshape(-1, 2)
@@ -54,28 +169,42 @@ def estimate(image: Image, reference: Image) -> Vectors | None:
             -np.log2(statistics.probabilities(context)[proposed[:, part] - middle + 2 * LIMIT])
             for part, (middle, context) in enumerate(expected)
         )
-        gains = [_alike(target, before, row, column, vector) for vector in proposed] - _BIT * costs
-        vectors[row, column] = proposed[np.argmax(gains)]
+        alike = np.array([_alike(target, before, row, column, vector) for vector in proposed])
+        best = np.argmax(alike - _BIT * costs)
+        vectors[row, column] = proposed[best]
+        likeness += float(alike[best])
         for part, (middle, context) in enumerate(expected):
             statistics.update(context, int(vectors[row, column, part]) - middle + 2 * LIMIT)
-    return vectors if vectors.any() else None
+    return vectors, likeness
 
 
 def _by_block(flow: NDArray[np.float32]) -> Vectors:
     """Return the median of a flow [h, w, (right, down)] in each block."""
-    height, width = flow.shape[:2]
-    rows, columns = grid(height, width)
-    padding = (0, rows * BLOCK - height), (0, columns * BLOCK - width), (0, 0)
-    blocks = np.pad(flow, padding, mode="edge").reshape(rows, BLOCK, columns, BLOCK, 2)
-    return np.rint(4 * np.median(blocks, axis=(1, 3))[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
+    middle = np.median(_blocks(flow, "edge"), axis=(1, 3))
+    return np.rint(4 * middle[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
 
 
-def _normalised(picture: Image) -> NDArray[np.float32]:
+def _luma(picture: Image) -> NDArray[np.float32]:
+    return cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _reduced(luma: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Return a luma with both sides divided by a whole number, what is left over cut off."""
+    height, width = (side // factor for side in luma.shape)
+    return np.asarray(
+        luma[: height * factor, : width * factor].reshape(height, factor, width, factor).mean(axis=(1, 3))
+    )
+
+
+def _normalised(luma: NDArray[np.float32]) -> Luma:
     """Return luma [h, w] without its local mean and contrast."""
-    luma = cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    luma -= cv2.GaussianBlur(luma, (0, 0), 6)
+    luma = luma - cv2.GaussianBlur(luma, (0, 0), 6)
     contrast = np.sqrt(cv2.GaussianBlur(luma * luma, (0, 0), 12)) + 3
     return np.asarray(cv2.GaussianBlur(luma / contrast, (0, 0), 0.7))
+
+
+def _shades(luma: Luma) -> NDArray[np.uint8]:
+    return np.clip(128 + 40 * luma, 0, 255).astype(np.uint8)
 
 
 def _alike(a: NDArray[np.float32], b: NDArray[np.float32], row: int, column: int, vector: Vectors) -> float:
@@ -88,16 +217,21 @@ def _alike(a: NDArray[np.float32], b: NDArray[np.float32], row: int, column: int
     return float((block * moved).sum() / np.sqrt((block * block).sum() * (moved * moved).sum() + 1e-6))
 
 
-def move(reference: Image, vectors: Vectors | None) -> Image:
-    """Return the reference as seen from the target; None for vectors leaves it as it is."""
-    if vectors is None:
+def move(reference: Image, alignment: Alignment | None) -> Image:
+    """Return the reference as seen from the target; None leaves it as it is."""
+    if alignment is None:
         return reference
+    along, across, shift_down, shift_right = alignment.similarity
     height, width = reference.height, reference.width
     moved = np.empty_like(reference.pixels)
     for top in range(0, height, 256):  # in strips, for memory
         ys, xs = np.arange(top, min(top + 256, height)), np.arange(width)
-        field = _field(vectors, ys, xs)
-        y, x = 4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1]
+        field = _field(alignment.vectors, ys, xs)
+        y, x = 4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1]  # in quarters
+        y, x = (
+            (along * y + across * x + shift_down * _SHIFT + ONE // 2) // ONE,
+            (along * x - across * y + shift_right * _SHIFT + ONE // 2) // ONE,
+        )
         (row, down), (column, right) = np.divmod(y, 4), np.divmod(x, 4)
         total = np.full((*field.shape[:2], 3), 8)
         for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -147,27 +281,54 @@ class _Statistics:
         self.counts[context, symbol] += _INCREMENT
 
 
-def pack(vectors: Vectors) -> bytes:
-    """Return vectors as bytes."""
+def _head(similarity: Similarity) -> bytes:
+    """Return a similarity as bytes, one more than a multiple of 4: the count of numbers, and the shift alone or all."""
+    if similarity == IDENTITY:
+        return b""
+    count = 2 if similarity[:2] == IDENTITY[:2] else 4
+    return struct.pack(f"<B{count}i", count, *similarity[4 - count :])
+
+
+def pack(alignment: Alignment) -> bytes:
+    """Return an alignment as bytes."""
+    vectors = alignment.vectors
+    head = _head(alignment.similarity)
+    if not vectors.any():
+        return head
     coder, statistics = constriction.stream.queue.RangeEncoder(), _Statistics()
     for row, column, part in np.ndindex(vectors.shape):
         middle, context = statistics.expected(vectors, row, column, part)
         symbol = int(vectors[row, column, part]) - middle + 2 * LIMIT
         coder.encode(np.array([symbol], np.int32), _CATEGORICAL, statistics.probabilities(context)[None])
         statistics.update(context, symbol)
-    return bytes(coder.get_compressed().astype("<u4").tobytes())
+    return head + bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
-def unpack(payload: bytes, height: int, width: int) -> Vectors:
-    """Return the vectors of a picture of this size.
+def unpack(payload: bytes, height: int, width: int) -> Alignment:
+    """Return the alignment of a picture of this size.
 
     Raises:
-        ContainerError: the payload holds no such vectors.
+        ContainerError: the payload holds none.
     """
-    if not payload or len(payload) % 4:
-        raise ContainerError(f"the alignment has {len(payload)} bytes, expected a multiple of 4")
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
-    statistics, vectors = _Statistics(), np.zeros((*grid(height, width), 2), np.int16)
+    count = payload[0] if len(payload) % 4 == 1 else 0
+    length = 1 + 4 * count if count else 0
+    if not payload or len(payload) < length or (len(payload) - length) % 4 or count > 4:
+        raise ContainerError(f"the alignment of {len(payload)} bytes is malformed")
+    numbers: tuple[int, ...] = struct.unpack_from(f"<{count}i", payload, 1)
+    similarity = Similarity(*(IDENTITY[: 4 - count] + numbers))
+    vectors = np.zeros((*grid(height, width), 2), np.int16)
+    if len(payload) > length:
+        _unpack_vectors(np.frombuffer(payload, "<u4", offset=length).astype(np.uint32), vectors)
+    alignment = Alignment(similarity, vectors)
+    if abs(vectors).max() > LIMIT or max(abs(x) for x in similarity[:2]) > 4 * ONE or pack(alignment) != payload:
+        raise ContainerError("the alignment is damaged: nothing is coded like that")
+    if similarity == IDENTITY and not vectors.any():
+        raise ContainerError("the alignment is damaged: nothing is moved")
+    return alignment
+
+
+def _unpack_vectors(words: NDArray[np.uint32], vectors: Vectors) -> None:
+    coder, statistics = constriction.stream.queue.RangeDecoder(words), _Statistics()
     try:
         for row, column, part in np.ndindex(vectors.shape):
             middle, context = statistics.expected(vectors, row, column, part)
@@ -176,6 +337,3 @@ def unpack(payload: bytes, height: int, width: int) -> Vectors:
             vectors[row, column, part] = middle + int(symbol) - 2 * LIMIT
     except AssertionError:
         raise ContainerError("the alignment is damaged: it does not decode") from None
-    if abs(vectors).max() > LIMIT or not vectors.any() or pack(vectors) != payload:
-        raise ContainerError("the alignment is damaged: no vectors are coded like that")
-    return vectors

@@ -7,9 +7,9 @@
                                                                                            ├─ RescaleNet up ──> hr_hat
                                                                                     ref ───┘
 
-After RefScale (paper, Fig. 2). The reference must have the picture's size; `align` moves it into place by some pixels,
-and the file holds by how much. The encoder tries on a sample of the picture whether the reference helps; one that does
-not is left unused, by a map of zeros.
+After RefScale (paper, Fig. 2). The reference must have the picture's size; `align` moves it into place, and the file
+holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it does; one
+that does not help is left unused, by a map of zeros.
 """
 
 import math
@@ -56,7 +56,7 @@ class LowRes(NamedTuple):
 
     lr: NDArray[np.uint8]  # [ceil(h/s), ceil(w/s), 3] RGB
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
-    vectors: align.Vectors | None = None  # where the reference lies on the picture; None for right where it is
+    alignment: align.Alignment | None = None  # where the reference lies on the picture; None for right where it is
 
 
 def no_lap(stage: str) -> None:
@@ -88,9 +88,9 @@ def encode(
         low = downscale(image, None, net, options.quality)
     else:
         _require_same_size(reference, image.height, image.width)
-        vectors = align.estimate(image, reference)
+        alignment = align.estimate(image, reference)
         lap("align")
-        low = downscale_best(image, reference, vectors, net, options, lap)
+        low = downscale_best(image, reference, alignment, net, options, lap)
     lap("net")
     file = pack_low_res(low, image, reference, net, options)
     lap("entropy")
@@ -102,7 +102,7 @@ def encode(
 def downscale_best(
     image: Image,
     reference: Image,
-    vectors: align.Vectors | None,
+    alignment: align.Alignment | None,
     net: RescaleNet,
     options: EncodeOptions,
     lap: Callable[[str], None] = no_lap,
@@ -117,21 +117,21 @@ def downscale_best(
     """
     _require_same_size(reference, image.height, image.width)
     candidates = [_Candidate(None, None), _Candidate(reference, None)]
-    if vectors is not None:
-        candidates.append(_Candidate(align.move(reference, vectors), vectors))
+    if alignment is not None:
+        candidates.append(_Candidate(align.move(reference, alignment), alignment))
     sample = _sample(image)
     trials = [_trial(sample, candidate, image, net, options) for candidate in candidates]
     best = min(range(len(trials)), key=lambda i: trials[i].cost)
     lap("choose")
-    guide, vectors = candidates[best]
+    guide, alignment = candidates[best]
     whole = sample.pixels.shape == image.pixels.shape
     low = trials[best].low if whole else downscale(image, guide, net, options.quality)
-    return low._replace(vectors=vectors)
+    return low._replace(alignment=alignment)
 
 
 class _Candidate(NamedTuple):
     guide: Image | None  # the reference, in place
-    vectors: align.Vectors | None  # that moved it there
+    alignment: align.Alignment | None  # that moved it there
 
 
 class _Trial(NamedTuple):
@@ -146,8 +146,8 @@ def _trial(sample: Image, candidate: _Candidate, image: Image, net: RescaleNet, 
     decoded = upscale(unpack_low_res(file, net), guide, file.header, net)
     error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
     size: float = len(container.pack(file))
-    if candidate.vectors is not None:  # the sample bears its share
-        size += len(align.pack(candidate.vectors)) * sample.pixels.size / image.pixels.size
+    if candidate.alignment is not None:  # the sample bears its share
+        size += len(align.pack(candidate.alignment)) * sample.pixels.size / image.pixels.size
     return _Trial(math.log(size) + SLOPE * math.log(error + 0.25), low)  # levels; rounding limits the error anyway
 
 
@@ -182,7 +182,7 @@ def pack_low_res(
     similarity_map = None
     if reference is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
-    alignment = None if low.vectors is None else align.pack(low.vectors)
+    alignment = None if low.alignment is None else align.pack(low.alignment)
     return Container(header, payload, similarity_map, packed=packed, alignment=alignment)
 
 
@@ -224,7 +224,7 @@ def decode(
     require_same(file.header, reference, net)
     low = unpack_low_res(file, net)
     lap("entropy")
-    moved = None if reference is None else align.move(reference, low.vectors)
+    moved = None if reference is None else align.move(reference, low.alignment)
     lap("align")
     picture = upscale(low, moved, file.header, net, z_scale=z_scale, z_seed=z_seed)
     lap("net")
@@ -269,8 +269,8 @@ def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
     if file.similarity_map is None:
         return LowRes(lr, None)
     levels = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
-    vectors = None if file.alignment is None else align.unpack(file.alignment, header.height, header.width)
-    return LowRes(lr, levels, vectors)
+    alignment = None if file.alignment is None else align.unpack(file.alignment, header.height, header.width)
+    return LowRes(lr, levels, alignment)
 
 
 @torch.inference_mode()

@@ -1,0 +1,301 @@
+"""What each choice of net and training is worth: small nets, equal budgets, two seeds, judged on dev pairs.
+
+    python benchmarks/ablations.py ../shared/data/manifest.csv                 # everything that is missing
+    python benchmarks/ablations.py ../shared/data/manifest.csv --only base,no-rate
+
+Each variant changes one thing of `base`, a net of a third of the parameters of the shipped one, trained from fresh
+parameters for 500 steps on one thread; other shapes of the sub-net get as many steps as take the same time. It is
+judged by BD-rate against JPEG (0.1 to 1.0 bits per pixel, whole files, RGB PSNR) on every second dev pair, cut to
+256 x 256 pixels in its middle, the reference moved into place and always used. The budget is small on purpose; where
+two seeds disagree about the order, nothing is decided.
+
+Writes benchmarks/results/ablations.json, and the table in docs/TRAINING.md. Done rows are kept.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from refscale_codec import align, codec, container, data, image, losses, metrics, train
+from refscale_codec.image import Image
+from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.rescale import blocks, refnet, weights
+from refscale_codec.rescale import net as net_module
+from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
+MARK = "<!-- by benchmarks/ablations.py -->"
+QUALITIES = (10, 25, 45, 65, 82, 93)
+JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92)
+SEEDS = (1, 2)
+
+NET = RescaleConfig(blocks=4, width=32, ref_width=16, map_divisor=4)
+BASE = train.TrainConfig("", net=NET, steps=500, warmup=30, decay=0.6, learning_rate=1e-3, crop=64, quality=(15, 95))
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """Change nothing."""
+    yield
+
+
+@contextmanager
+def rate_left_out() -> Iterator[None]:
+    """Leave bits out of the gradient: only squared error and guidance are minimised."""
+    with patch.object(losses, "with_gradient_of", lambda value, estimate: value.detach()):
+        yield
+
+
+def gradient_of(stand_in: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Any]:
+    """Take the gradient of another stand-in for the JPEG's rounding."""
+    return lambda: patch.object(losses, "surviving", stand_in)
+
+
+def cubic(lr: Tensor, quality: Tensor) -> Tensor:
+    """Return `lr` with DCT levels rounded by DiffJPEG's stand-in, round(v) + (v - round(v))^3."""
+    b, _, height, width = lr.shape
+    tables, steps = losses.jpeg_tables(quality)[:, :, None, None], losses._jpeg_steps(lr, quality)
+    dct = losses._dct_matrix(lr.device)
+    nearest = steps.detach().round()
+    blocks = dct.T @ ((nearest + (steps - nearest) ** 3) * tables) @ dct
+    ycbcr = blocks.transpose(-3, -2).reshape(b, 3, height, width)
+    return torch.einsum("ij,bjhw->bihw", torch.tensor(losses._YCBCR).inverse(), ycbcr) / 255
+
+
+@contextmanager
+def latent_sampled() -> Iterator[None]:
+    """Go up with a normal latent instead of zeros while training."""
+    up = RescaleNet.rebuild
+
+    def sampled(net: RescaleNet, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+        if net.training:
+            z = [torch.randn(len(lr_hat), 9, *f_c.shape[-2:]) for f_c in condition]
+        return up(net, lr_hat, condition, z)
+
+    with patch.object(RescaleNet, "rebuild", sampled):
+        yield
+
+
+@contextmanager
+def quality_not_told() -> Iterator[None]:
+    """Show the net the same quality always, in training and afterwards."""
+    planes = refnet.quality_planes
+    with patch.object(refnet, "quality_planes", lambda quality, like: planes(torch.full_like(quality, 0.6), like)):
+        yield
+
+
+class Dense(nn.Module):
+    """IRN's sub-net: five 3x3 convolutions, each on everything before it."""
+
+    def __init__(self, channels_in: int, channels_out: int, condition: int, width: int) -> None:
+        """Build it; half the width is added a convolution, so that parameters are about equal."""
+        super().__init__()
+        grown = [channels_in + condition + i * (width // 2) for i in range(5)]
+        sizes = [width // 2] * 4 + [channels_out]
+        convolutions = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(grown, sizes, strict=True)]
+        for parameter in convolutions[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.ModuleList(convolutions)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Map x and the condition as `blocks.SubNet` does."""
+        hidden = torch.cat([x, condition], dim=1)
+        for layer in self.layers[:-1]:
+            hidden = torch.cat([hidden, blocks.leaky(layer(hidden))], dim=1)
+        output: Tensor = self.layers[-1](hidden)
+        return output.to(x.dtype)
+
+
+class Separable(blocks.SubNet):
+    """The shipped sub-net, its inner 3x3 convolutions split into a depthwise one and a 1x1."""
+
+    def __init__(self, channels_in: int, channels_out: int, condition: int, width: int) -> None:
+        """Build it, twice as wide."""
+        super().__init__(channels_in, channels_out, condition, 2 * width)
+        for name in ("first", "second"):
+            depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+            setattr(self.body, name, nn.Sequential(depthwise, nn.Conv2d(2 * width, 2 * width, 1)))
+
+
+def sub_net(kind: type[nn.Module]) -> Callable[[], Any]:
+    """Build nets with another sub-net."""
+
+    @contextmanager
+    def changing() -> Iterator[None]:
+        with patch.object(blocks, "SubNet", kind), patch.object(net_module, "SubNet", kind):
+            yield
+
+    return changing
+
+
+def shaped(blocks: int, width: int) -> train.TrainConfig:
+    """Return the base with other sizes of the flow."""
+    return replace(BASE, net=replace(NET, blocks=blocks, width=width))
+
+
+Variant = tuple[str, train.TrainConfig, Callable[[], Any]]
+VARIANTS: dict[str, Variant] = {
+    "base": ("haar flow, map at a quarter with 4 levels, through the JPEG, rate in the loss, z = 0", BASE, nothing),
+    "flow-paper": ("the paper's flow", replace(BASE, net=replace(NET, flow="paper")), nothing),
+    "no-codec": (
+        "low-res picture only rounded while training, so no JPEG and no bits",
+        replace(BASE, rounded=1.0),
+        nothing,
+    ),
+    "no-rate": ("bits left out of the gradient", BASE, rate_left_out),
+    "straight-through": ("gradient through the JPEG as if it were not there", BASE, gradient_of(lambda lr, q: lr)),
+    "diffjpeg": ("gradient through cubic rounding, as DiffJPEG", BASE, gradient_of(cubic)),
+    "map-full": ("map at the low-res size", replace(BASE, net=replace(NET, map_divisor=1)), nothing),
+    "map-half": ("map at half of it", replace(BASE, net=replace(NET, map_divisor=2)), nothing),
+    "levels-2": ("map of 2 levels", replace(BASE, net=replace(NET, map_levels=2)), nothing),
+    "levels-16": ("map of 16 levels", replace(BASE, net=replace(NET, map_levels=16)), nothing),
+    "z-sampled": ("latent drawn while training, zero afterwards", BASE, latent_sampled),
+    "no-simulator": ("real pairs only", replace(BASE, splits=("train",), simulated=0.0), nothing),
+    "quality-not-told": ("the net does not know the quality", BASE, quality_not_told),
+    "shape-wide": ("2 couplings of width 48, equal time", shaped(blocks=2, width=48), nothing),
+    "shape-deep": ("8 couplings of width 20, equal time", shaped(blocks=8, width=20), nothing),
+    "shape-deeper": ("12 couplings of width 16, equal time", shaped(blocks=12, width=16), nothing),
+    "shape-dense": ("IRN's dense sub-net, equal time", BASE, sub_net(Dense)),
+    "shape-separable": ("depthwise-separable sub-net of twice the width, equal time", BASE, sub_net(Separable)),
+}
+
+
+class Judge:
+    """The dev pictures, and how JPEG codes them."""
+
+    def __init__(self, manifest: Path) -> None:
+        """Read every second dev pair, cut it, and move its reference into place."""
+        self.pictures: list[tuple[Image, Image]] = []
+        for pair in data.read_manifest(manifest, ("dev",))[::2]:
+            if pair.reference is not None:
+                target, reference = (cut(image.read(path)) for path in (pair.target, pair.reference))
+                self.pictures.append((target, align.move(reference, align.estimate(target, reference))))
+        self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
+
+    def __call__(self, net: RescaleNet) -> tuple[float, float]:
+        """Return the mean BD-rate against JPEG in %, and the mean bits per pixel of the map."""
+        found, maps = [], []
+        for (target, reference), anchor in zip(self.pictures, self.anchors, strict=True):
+            curve = []
+            for quality in QUALITIES:
+                low = codec.downscale(target, reference, net, quality)
+                file = codec.pack_low_res(low, target, reference, net, codec.EncodeOptions(quality=quality))
+                decoded = codec.upscale(codec.unpack_low_res(file, net), reference, file.header, net)
+                curve.append(point(target, decoded, len(container.pack(file))))
+                maps.append(8 * len(file.similarity_map or b"") / (target.height * target.width))
+            (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
+            found.append(metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0).percent)
+        return float(np.nanmean(found)), float(np.mean(maps))
+
+
+def seconds_per_step(config: train.TrainConfig) -> float:
+    """Return the processor time of a training step on noise."""
+    run = train._Run(config, torch.device("cpu"))
+    run.net.train()
+    batch = np.random.default_rng(0).integers(0, 256, (2, config.batch, config.crop, config.crop, 3), dtype=np.uint8)
+    for step in range(12):
+        if step == 2:
+            started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = train.loss_of(run.net, config, (batch[0], batch[1]), step, torch.device("cpu"))
+        run.update(loss, config)
+    return (time.process_time() - started) / 10
+
+
+def cut(picture: Image, side: int = 256) -> Image:
+    """Return the middle of a picture."""
+    top, left = (max(0, (length - side) // 2) for length in (picture.height, picture.width))
+    return Image(np.ascontiguousarray(picture.pixels[top : top + side, left : left + side]))
+
+
+def jpeg(target: Image, quality: int) -> tuple[Image, int]:
+    """Return a target as JPEG leaves it, and the bytes."""
+    payload = Jpeg().encode(target.pixels, quality)
+    return Image(Jpeg().decode(payload, target.height, target.width)), len(payload)
+
+
+def point(target: Image, decoded: Image, size: int) -> tuple[float, float]:
+    """Return bits per pixel and PSNR."""
+    bpp = metrics.bits_per_pixel(size, target.height, target.width)
+    return bpp, metrics.psnr(target.pixels, decoded.pixels)
+
+
+def main() -> None:
+    """Train and judge what is missing; write results and table after each."""
+    parser = argparse.ArgumentParser(description="Train and judge small nets that differ in one choice each.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--only", help="names of variants, separated by commas")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    chosen = VARIANTS if args.only is None else {name: VARIANTS[name] for name in args.only.split(",")}
+    judge = Judge(args.manifest)
+    loaded: dict[tuple[str, ...], data.Crops] = {}
+
+    def crops(pairs: list[data.Pair], crop: int, simulated: float, unrelated: float, changed: float) -> data.Crops:
+        """Load the pictures of a split only once."""
+        key = tuple(str(pair.target) for pair in pairs)
+        if key not in loaded:
+            loaded[key] = data.Crops(pairs, crop, simulated, unrelated, changed)
+        same = copy.copy(loaded[key])
+        same.simulated = simulated
+        return same
+
+    usual = seconds_per_step(BASE)
+    for seed in SEEDS:
+        for name, (what, config, changing) in chosen.items():
+            if any((row["variant"], row["seed"]) == (name, seed) for row in found["rows"]):
+                continue
+            recipe = replace(config, manifest=args.manifest.name, seed=seed)
+            folder = ROOT / "build" / "ablations" / f"{name}-{seed}"
+            started = time.perf_counter()
+            with changing(), patch.object(train, "Crops", crops):
+                if name.startswith("shape"):
+                    recipe = replace(recipe, steps=round(BASE.steps * usual / seconds_per_step(config)))
+                file = train.train(recipe, args.manifest.resolve().parent, folder)
+                percent, map_bpp = judge(weights.load(file))
+            took = round(time.perf_counter() - started)
+            row = {"variant": name, "what": what, "seed": seed, "percent": percent, "map_bpp": map_bpp}
+            found["rows"].append(row | {"steps": recipe.steps, "seconds": took})
+            found |= {"command": "python benchmarks/ablations.py manifest.csv", "pictures": len(judge.pictures)}
+            found |= {"machine": platform.machine(), "versions": {"torch": torch.__version__}}
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            print(row, flush=True)
+            write_table(found)
+
+
+def write_table(found: dict[str, Any]) -> None:
+    """Put the table into docs/TRAINING.md: a row a variant, a column a seed."""
+    by_name: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in found["rows"]:
+        by_name.setdefault(row["variant"], {})[row["seed"]] = row
+    base = by_name.get("base", {})
+    lines = ["| variant | what | steps | BD-rate, % | against base, points | map, bpp |", "|---|---|---|---|---|---|"]
+    for name, of in by_name.items():
+        seeds = sorted(of)
+        percents = ", ".join(f"{of[seed]['percent']:+.1f}" for seed in seeds)
+        away = ", ".join(f"{of[seed]['percent'] - base[seed]['percent']:+.1f}" for seed in seeds if seed in base)
+        maps = np.mean([of[seed]["map_bpp"] for seed in seeds])
+        steps = of[seeds[0]]["steps"]
+        lines.append(f"| {name} | {of[seeds[0]]['what']} | {steps} | {percents} | {away} | {maps:.4f} |")
+    page = ROOT / "docs" / "TRAINING.md"
+    parts = page.read_text(encoding="utf-8").split(MARK)
+    parts[1] = "\n" + "\n".join(lines) + "\n"
+    page.write_text(MARK.join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
