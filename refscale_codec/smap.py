@@ -3,7 +3,7 @@
 Rows are coded from top to bottom with constriction's range coder. In a row the even columns come first, each under its
 upper neighbours; then the odd columns, each between the two columns just coded. A context is a pair of neighbouring
 values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is
-sent. A map that is the same everywhere costs a few bytes.
+sent. A map that is the same everywhere costs one byte, one of zeros none.
 
 The levels of a map are few (4 by default). With many levels the contexts are merged to at most 8 classes a neighbour.
 """
@@ -54,9 +54,9 @@ def _neighbours(above: Levels, row: Levels, phase: int) -> tuple[Levels, Levels]
 
 
 def encode(smap: Levels, levels: int) -> bytes:
-    """Return the payload of a map whose values are 0 .. levels - 1; nothing for a map of zeros."""
-    if not smap.any():
-        return b""
+    """Return the payload of a map whose values are 0 .. levels - 1."""
+    if (smap == smap[0, 0]).all():
+        return bytes([smap[0, 0]]) if smap[0, 0] else b""
     counts, coder = _Counts(levels), constriction.stream.queue.RangeEncoder()
     above = np.zeros_like(smap[0])
     for row in smap:
@@ -78,8 +78,10 @@ def decode(payload: bytes, rows: int, columns: int, levels: int) -> Levels:
     """
     if not payload:
         return np.zeros((rows, columns), np.uint8)
+    if len(payload) == 1 and 0 < payload[0] < levels:
+        return np.full((rows, columns), payload[0], np.uint8)
     if len(payload) % 4:
-        raise ContainerError(f"the similarity map has {len(payload)} bytes, which is no multiple of 4")
+        raise ContainerError(f"the similarity map has {len(payload)} bytes, which no such map has")
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     counts = _Counts(levels)
     smap = np.zeros((rows, columns), np.uint8)

@@ -64,9 +64,17 @@ def test_encoding_leaves_its_argument_alone_and_takes_any_memory_layout() -> Non
 # --- what it costs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", range(4))
-def test_a_constant_map_costs_next_to_nothing(level: int) -> None:
-    assert len(smap.encode(np.full((64, 64), level, np.uint8), 4)) < 40
+@pytest.mark.parametrize("level", range(1, 4))
+def test_a_constant_map_costs_one_byte(level: int) -> None:
+    constant = np.full((64, 63), level, np.uint8)
+    assert smap.encode(constant, 4) == bytes([level])
+    assert np.array_equal(smap.decode(bytes([level]), 64, 63, 4), constant)
+
+
+@pytest.mark.parametrize("level", [0, 4, 255])
+def test_a_single_byte_must_be_a_level_that_needs_it(level: int) -> None:
+    with pytest.raises(ContainerError, match="1 bytes"):
+        smap.decode(bytes([level]), 64, 63, 4)
 
 
 def test_a_map_of_zeros_costs_nothing() -> None:
