@@ -91,7 +91,9 @@ MARK = "<!-- by benchmarks/rd.py -->"
 def summary(found: dict[str, Any]) -> str:
     """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
     percent = {(c["dataset"], c["coder"]): c["percent"] for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR}
-    pictures = {c["dataset"]: c["pictures"] + c["left_out"] for c in found["comparisons"]}
+    pictures: dict[str, int] = {}
+    for c in found["comparisons"]:
+        pictures[c["dataset"]] = max(pictures.get(c["dataset"], 0), c["pictures"] + c["left_out"])
     shown = [coder for coder in SHOWN if any(coder == of for _, of in percent)]
     lines = [f"| pictures | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for dataset, count in pictures.items():

@@ -75,9 +75,10 @@ def estimate(image: Image, reference: Image) -> Alignment | None:
     """Return where in the reference a picture of the same size is found; None if nothing moved."""
     if min(image.height, image.width) < _SMALLEST:
         return None
-    target, before = (_normalised(_luma(picture)) for picture in (image, reference))
+    lumas = [_luma(picture) for picture in (image, reference)]
+    target, before = (_normalised(luma) for luma in lumas)
     best, found = -math.inf, Alignment(IDENTITY, np.zeros((*grid(image.height, image.width), 2), np.int16))
-    for similarity in _candidates(image, reference, target, before):
+    for similarity in _candidates(lumas, target, before):
         moved = _moved(before, similarity)
         vectors, likeness = _best_vectors(target, moved)
         alignment = Alignment(similarity, vectors)
@@ -87,10 +88,12 @@ def estimate(image: Image, reference: Image) -> Alignment | None:
     return found if found.similarity != IDENTITY or found.vectors.any() else None
 
 
-def _candidates(image: Image, reference: Image, target: Luma, before: Luma) -> list[Similarity]:
+def _candidates(lumas: list[NDArray[np.float32]], target: Luma, before: Luma) -> list[Similarity]:
     """Return the identity, and the proposed similarity that alone makes blocks most alike if it does so at all."""
     likeness = {IDENTITY: _likeness(target, before)}
-    for similarity in _proposed(image, reference):
+    factor = -(-max(target.shape) // _LARGEST)
+    small = [target, before] if factor == 1 else [_normalised(_reduced(luma, factor)) for luma in lumas]
+    for similarity in _proposed(small, factor):
         likeness[similarity] = _likeness(target, _moved(before, similarity))
     return list(dict.fromkeys([IDENTITY, max(likeness, key=lambda similarity: likeness[similarity])]))
 
@@ -118,10 +121,8 @@ def _blocks(plane: NDArray[np.float32], mode: str = "constant") -> NDArray[np.fl
     return np.asarray(padded.reshape(rows, BLOCK, columns, BLOCK, *rest))
 
 
-def _proposed(image: Image, reference: Image) -> Iterator[Similarity]:
-    """Yield a shift by phase correlation, and a similarity by matched features."""
-    factor = -(-max(image.height, image.width) // _LARGEST)
-    small = [_normalised(_reduced(_luma(picture), factor)) for picture in (image, reference)]
+def _proposed(small: list[Luma], factor: int) -> Iterator[Similarity]:
+    """Yield a shift by phase correlation and a similarity by matched features, from pictures reduced by a factor."""
     if min(small[0].shape) < _SMALLEST:
         return
     window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)

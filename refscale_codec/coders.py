@@ -15,6 +15,8 @@ than coding RGB itself; 10 and 12 bits, YCgCo, BT.709 and the preset "placebo" d
 comes from SVT-AV1, the encoder in PyAV's wheels: it knows 4:2:0 only, so colour limits it at high rates; AVIF is the
 AV1 with full colour. Its preset 0 saves another 5 % of the bits in three times the time. Deliberately absent: rate
 control and more than one thread, so that results can be repeated.
+
+Longer than most modules, because what is compared should be read side by side.
 """
 
 import importlib

@@ -12,6 +12,8 @@ pixel grid is what a reference and a target share, and a viewer's rotation is me
 which is undone here. Neither orientation nor colour profile is carried over by `write`.
 
 Deliberately absent: lossy output. A decoded picture that is saved as JPEG would be coded twice.
+
+Longer than most modules, because it alone knows picture files: what is refused, and why.
 """
 
 import errno

@@ -8,6 +8,8 @@ Heat maps are for looking, with fixed scales, so that two of them can be compare
 
 - Error: mean absolute difference of R, G and B, black at 0, brightest at `ERROR_SCALE` levels of 255 and above.
 - Similarity: the levels of the map as the net takes them, dark at 0 (not alike), yellow at the highest (alike).
+
+Longer than most modules: one page, from its parts to its file.
 """
 
 import base64

@@ -738,7 +738,7 @@ def test_eval_says_why_a_figure_is_missing(refscale: Callable[..., Outcome], pla
 
 def test_eval_writes_nothing_but_json_to_stdout(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
     arguments = ("--split", "train", "--qualities", "50", "--modes", "alone", *TINY)
-    json.loads(refscale("eval", pairs_csv, *arguments, "-o", "-").text)
+    assert json.loads(refscale("eval", pairs_csv, *arguments, "-o", "-").text)["rows"]
 
 
 def test_rd_curve_measures_a_pair_and_goes_on_where_it_stopped(refscale: Callable[..., Outcome], place: Path) -> None:
