@@ -223,7 +223,7 @@ def cut(picture: Image, side: int = 256) -> Image:
 
 def jpeg(target: Image, quality: int) -> tuple[Image, int]:
     """Return a target as JPEG leaves it, and the bytes."""
-    payload = Jpeg().encode(target.pixels, quality)
+    payload = Jpeg(standard=True).encode(target.pixels, quality)
     return Image(Jpeg().decode(payload, target.height, target.width)), len(payload)
 
 

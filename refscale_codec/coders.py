@@ -97,7 +97,7 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class JpegCoder:
-    """JPEG with fitted Huffman tables as in refscale's own files, of the picture or of a bicubic reduction of it."""
+    """JPEG with standard quantiser and fitted Huffman tables, of the picture or of a bicubic reduction of it."""
 
     name: str
     label: str
@@ -114,7 +114,7 @@ class JpegCoder:
         """See `Coder.code`."""
         start = time.perf_counter()
         lr = _resized(target.pixels, -(-target.height // self.scale), -(-target.width // self.scale))
-        payload = Jpeg(self.subsampling).encode(lr, quality)
+        payload = Jpeg(self.subsampling, standard=True).encode(lr, quality)
         encoded = time.perf_counter()
         lr_hat = Jpeg().decode(payload, *lr.shape[:2])
         decoded = _resized(lr_hat, target.height, target.width)

@@ -33,7 +33,7 @@ def _dct_matrix(device: torch.device) -> Tensor:
 
 
 def jpeg_tables(quality: Tensor) -> Tensor:
-    """Return libjpeg's quantisation steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
+    """Return the low-res JPEG's quantiser steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
     base = torch.tensor([LUMA, CHROMA, CHROMA], dtype=torch.float32, device=quality.device)
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     return ((base * percent[:, None, None, None] + 50) / 100).floor().clamp(1, 255)

@@ -35,6 +35,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PACKED = 0.7  # about what packing leaves of a JPEG's entropy-coded part
 HEADER_BPP = 0.012  # bits per high-res pixel of the container and of vectors on a 256x256 picture; not trainable
 
 
@@ -173,7 +174,7 @@ def loss_of(
 
     pixels = hr.shape[-2] * hr.shape[-1]
     error = (hr_hat.float() - hr).square().mean(dim=(1, 2, 3))
-    rate_lr = losses.with_gradient_of(jpeg_bits, losses.jpeg_activity(lr, quality.clamp(max=100))) / pixels
+    rate_lr = losses.with_gradient_of(PACKED * jpeg_bits, losses.jpeg_activity(lr, quality.clamp(max=100))) / pixels
     exact = similarity * (config.net.map_levels - 1)
     rate_map = losses.with_gradient_of(coded_map_bits(exact, config), losses.map_bits(levels, exact)) / pixels
     rate = torch.log(rate_lr + rate_map + HEADER_BPP)

@@ -46,10 +46,9 @@ def activity(lr: Tensor, quality: float) -> float:
 
 
 def tables_in_a_file(quality: int) -> list[np.ndarray]:
-    """Return the tables for luma and chroma of a JPEG that Pillow writes, [8, 8] with the lowest frequency first."""
-    buffer = io.BytesIO()
-    PIL.Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
-    with PIL.Image.open(buffer) as picture:
+    """Return the tables for luma and chroma of the codec's JPEG, [8, 8] with the lowest frequency first."""
+    payload = Jpeg().encode(np.zeros((8, 8, 3), np.uint8), quality)
+    with PIL.Image.open(io.BytesIO(payload)) as picture:
         found: dict[int, list[int]] = picture.quantization  # type: ignore[attr-defined]
     return [np.array(found[place]).reshape(8, 8) for place in (0, 1)]
 
@@ -61,7 +60,7 @@ def tables_in_a_file(quality: int) -> list[np.ndarray]:
         *(9, 16, 28, 36, 41, 46),  # 5000 / quality is no whole number
     ],
 )
-def test_tables_are_those_that_pillow_writes(quality: int) -> None:
+def test_tables_are_those_in_the_codecs_files(quality: int) -> None:
     ours = losses.jpeg_tables(torch.tensor([float(quality)]))
     luma, chroma = tables_in_a_file(quality)
     assert np.array_equal(ours[0, 0], luma)
@@ -77,11 +76,11 @@ def test_each_picture_of_a_batch_has_the_tables_of_its_own_quality() -> None:
 
 
 def test_tables_are_not_transposed() -> None:
-    # Table K.1 has 11 to the right of its corner, 12 below it, and 61 against 72 in the other corners
+    # like Table K.1 it is finer to the right of its corner than below it, at the upper right than at the lower left
     luma = losses.jpeg_tables(torch.tensor([50.0]))[0, 0]
-    assert luma[0, :2].tolist() == [16, 11]
-    assert luma[:2, 0].tolist() == [16, 12]
-    assert (luma[0, 7], luma[7, 0]) == (61, 72)
+    assert luma[0, :2].tolist() == [18, 14]
+    assert luma[:2, 0].tolist() == [18, 15]
+    assert (luma[0, 7], luma[7, 0]) == (37, 40)
 
 
 def test_activity_grows_with_detail() -> None:
@@ -97,21 +96,21 @@ def test_activity_falls_with_coarser_quality() -> None:
 
 
 def test_activity_of_a_flat_picture_by_hand() -> None:
-    # grey of 16 levels: only the luma's DC, 8 * 16 = 128 = 8 steps of 16 at quality 50; log2(1 + 4 * 64) / 2 a block
+    # grey of 16 levels: only the luma's DC, 8 * 16 = 128 = 64 / 9 steps of 18 at quality 50, in each of two blocks
     flat = torch.full((1, 3, 16, 8), 16 / 255)
-    assert activity(flat, 50) == pytest.approx(2 * math.log2(257) / 2, rel=1e-4)
+    assert activity(flat, 50) == pytest.approx(2 * math.log2(1 + 4 * (64 / 9) ** 2) / 2, rel=1e-4)
     assert activity(torch.zeros(1, 3, 16, 16), 50) == 0
 
 
 def test_activity_of_one_cosine_by_hand() -> None:
     # the horizontal cosine of index 1 with amplitude 32 levels: its coefficient is 32 * sqrt(8 * 4) = 181.02,
-    # and its step at quality 50 is 11; the mean of 64 is a DC of 512 = 32 steps
+    # and its step at quality 50 is 14; the mean of 64 is a DC of 512 in steps of 18
     wave = 64 + 32 * torch.cos(math.pi / 8 * (torch.arange(8) + 0.5))
     picture = (wave / 255).expand(1, 3, 8, 8)
-    expected = (math.log2(1 + 4 * 32**2) + math.log2(1 + 4 * (32 * math.sqrt(32) / 11) ** 2)) / 2
+    expected = (math.log2(1 + 4 * (512 / 18) ** 2) + math.log2(1 + 4 * (32 * math.sqrt(32) / 14) ** 2)) / 2
     assert activity(picture, 50) == pytest.approx(expected, rel=1e-3)
-    # upright its step is 12
-    expected = (math.log2(1 + 4 * 32**2) + math.log2(1 + 4 * (32 * math.sqrt(32) / 12) ** 2)) / 2
+    # upright its step is 15
+    expected = (math.log2(1 + 4 * (512 / 18) ** 2) + math.log2(1 + 4 * (32 * math.sqrt(32) / 15) ** 2)) / 2
     assert activity(picture.transpose(2, 3), 50) == pytest.approx(expected, rel=1e-3)
 
 
@@ -149,8 +148,8 @@ def test_what_survives_a_fine_jpeg_is_the_picture_and_a_coarse_one_its_mean() ->
 def test_the_gradient_of_what_survives_by_hand() -> None:
     # a grey cosine of v steps keeps v^2 / (v^2 + 1/4) of its gradient; grey has no chroma to keep
     wave = torch.cos(math.pi / 8 * (torch.arange(8) + 0.5)).expand(1, 3, 8, 8)
-    for amplitude in (0.5, 2, 30):  # levels; the step at quality 50 is 11
-        steps = amplitude * math.sqrt(32) / 11
+    for amplitude in (0.5, 2, 30):  # levels; the step at quality 50 is 14
+        steps = amplitude * math.sqrt(32) / 14
         lr = ((64 + amplitude * wave) / 255).requires_grad_()
         (gradient,) = torch.autograd.grad(losses.surviving(lr, torch.tensor([50.0])), lr, wave)
         share = steps**2 / (steps**2 + 0.25)

@@ -119,7 +119,15 @@ def test_the_payload_is_an_ordinary_jpeg_of_the_subsampling_asked_for(
 
 def test_huffman_tables_are_fitted() -> None:
     lr = picture(40, 40)
-    assert len(Jpeg().encode(lr, 75)) < len(jpeg_of(lr, quality=75, subsampling="4:4:4", optimize=False))
+    assert len(Jpeg().encode(lr, 75)) < len(Jpeg(optimize=False).encode(lr, 75))
+
+
+@pytest.mark.parametrize("quality", [5, 40, 75, 100])
+def test_standard_tables_are_pillows_own(quality: int) -> None:
+    lr = picture(40, 40)
+    plain = jpeg_of(lr, quality=quality, subsampling="4:4:4", optimize=True)
+    assert Jpeg(standard=True).encode(lr, quality) == plain
+    assert (Jpeg().encode(lr, quality) == plain) == (quality == 100)  # there all steps are 1
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])

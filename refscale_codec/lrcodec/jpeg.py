@@ -3,7 +3,7 @@
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -11,6 +11,7 @@ import PIL.ImageFile
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
+from refscale_codec.lrcodec import coefficients
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
@@ -21,6 +22,7 @@ class Jpeg:
 
     subsampling: Subsampling = "4:4:4"  # of chroma: detail that the net hid there dies at 4:2:0
     optimize: bool = True  # Huffman tables fitted to the picture, else the standard ones
+    standard: bool = False  # quantiser tables of T.81, Annex K, else the flatter ones of `coefficients`
 
     def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
         """Return `lr` [h, w, 3] RGB as a JPEG of quality 1..100."""
@@ -28,7 +30,8 @@ class Jpeg:
         PIL.ImageFile.MAXBLOCK = max(PIL.ImageFile.MAXBLOCK, 2 * lr.size)
         buffer = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(lr))
-        picture.save(buffer, "JPEG", quality=quality, subsampling=self.subsampling, optimize=self.optimize)
+        tables: dict[str, Any] = {"quality": quality} if self.standard else {"qtables": coefficients.tables(quality)}
+        picture.save(buffer, "JPEG", **tables, subsampling=self.subsampling, optimize=self.optimize)
         return buffer.getvalue()
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
