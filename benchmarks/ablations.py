@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from refscale_codec import align, codec, container, data, image, losses, metrics, train
 from refscale_codec.image import Image
+from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.jpeg import Jpeg
 from refscale_codec.rescale import blocks, refnet, weights
 from refscale_codec.rescale import net as net_module
@@ -55,7 +56,11 @@ def nothing() -> Iterator[None]:
 @contextmanager
 def rate_left_out() -> Iterator[None]:
     """Leave bits out of the gradient: only squared error and guidance are minimised."""
-    with patch.object(losses, "with_gradient_of", lambda value, estimate: value.detach()):
+    bits = losses.packed_bits
+    with (
+        patch.object(losses, "packed_bits", lambda lr, quality: bits(lr, quality).detach()),
+        patch.object(losses, "with_gradient_of", lambda value, estimate: value.detach()),
+    ):
         yield
 
 
@@ -66,13 +71,9 @@ def gradient_of(stand_in: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], An
 
 def cubic(lr: Tensor, quality: Tensor) -> Tensor:
     """Return `lr` with DCT levels rounded by DiffJPEG's stand-in, round(v) + (v - round(v))^3."""
-    b, _, height, width = lr.shape
-    tables, steps = losses.jpeg_tables(quality)[:, :, None, None], losses._jpeg_steps(lr, quality)
-    dct = losses._dct_matrix(lr.device)
+    steps = losses.jpeg_steps(lr, quality)
     nearest = steps.detach().round()
-    blocks = dct.T @ ((nearest + (steps - nearest) ** 3) * tables) @ dct
-    ycbcr = blocks.transpose(-3, -2).reshape(b, 3, height, width)
-    return torch.einsum("ij,bjhw->bihw", torch.tensor(losses._YCBCR).inverse(), ycbcr) / 255
+    return losses.of_jpeg_steps(nearest + (steps - nearest) ** 3, quality)
 
 
 @contextmanager
@@ -94,6 +95,31 @@ def quality_not_told() -> Iterator[None]:
     """Show the net the same quality always, in training and afterwards."""
     planes = refnet.quality_planes
     with patch.object(refnet, "quality_planes", lambda quality, like: planes(torch.full_like(quality, 0.6), like)):
+        yield
+
+
+@contextmanager
+def eight_bits() -> Iterator[None]:
+    """Round and clip the low-res picture to 8 bits before and after its JPEG, in training and afterwards."""
+    through, quantise, restore = train.through_jpeg, coefficients.quantise, coefficients.restore
+
+    def rounded(x: Tensor) -> Tensor:
+        return x + ((x.clamp(0, 1) * 255).round() / 255 - x).detach()
+
+    def coded(lr: Tensor, quality: Tensor) -> Tensor:
+        return rounded(through(rounded(lr), quality))
+
+    def quantised(lr: coefficients.Floats, quality: int) -> coefficients.Levels:
+        return quantise(codec.to_8_bits(lr).astype(np.float32), quality)
+
+    def restored(levels: coefficients.Levels, height: int, width: int, quality: int) -> coefficients.Floats:
+        return codec.to_8_bits(restore(levels, height, width, quality)).astype(np.float32)
+
+    with (
+        patch.object(train, "through_jpeg", coded),
+        patch.object(coefficients, "quantise", quantised),
+        patch.object(coefficients, "restore", restored),
+    ):
         yield
 
 
@@ -158,6 +184,7 @@ VARIANTS: dict[str, Variant] = {
     "no-rate": ("bits left out of the gradient", BASE, rate_left_out),
     "straight-through": ("gradient through the JPEG as if it were not there", BASE, gradient_of(lambda lr, q: lr)),
     "diffjpeg": ("gradient through cubic rounding, as DiffJPEG", BASE, gradient_of(cubic)),
+    "eight-bits": ("low-res picture rounded to 8 bits before and after the JPEG", BASE, eight_bits),
     "map-full": ("map at the low-res size", replace(BASE, net=replace(NET, map_divisor=1)), nothing),
     "map-half": ("map at half of it", replace(BASE, net=replace(NET, map_divisor=2)), nothing),
     "levels-2": ("map of 2 levels", replace(BASE, net=replace(NET, map_levels=2)), nothing),

@@ -1,4 +1,4 @@
-"""Fit the model by which low-res JPEGs are packed to a manifest's training pairs.
+"""Fit the model by which low-res pictures are packed to a manifest's training pairs.
 
     python benchmarks/fit_packing.py ../shared/data/manifest.csv -o build/packing.npz       # an hour on a core
 
@@ -9,14 +9,12 @@ The low-res pictures are those of the shipped nets, at qualities drawn evenly, w
 """
 
 import argparse
-import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
@@ -31,14 +29,14 @@ SYMBOLS = 2 * packing.ESCAPE + 1  # of the model's alphabet
 
 
 class Sample(NamedTuple):
-    """A low-res JPEG taken apart."""
+    """A low-res picture quantised."""
 
     levels: coefficients.Levels
     steps: packing.Integers
 
 
 def samples(manifest: Path, seed: int) -> Iterator[Sample]:
-    """Yield the low-res JPEGs of the training pictures."""
+    """Yield low-res pictures of the training pictures."""
     rng = np.random.default_rng(seed)
     nets = [weights.load(weights.shipped(scale)) for scale in (2, 4)]
     for pair in data.read_manifest(manifest, ("train", "single")):
@@ -52,12 +50,7 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
             net = nets[int(rng.random() < 0.2)]
             used = reference[0] if reference and rng.random() < 0.8 else None
             low = codec.downscale(target, used, net, quality)
-            buffer = io.BytesIO()
-            PIL.Image.fromarray(low.lr).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
-            height, width = low.lr.shape[:2]
-            levels = coefficients.read(buffer.getvalue(), height, width, quality)
-            if levels is not None:
-                yield Sample(levels, coefficients.steps(quality))
+            yield Sample(coefficients.quantise(low.lr, quality), coefficients.steps(quality))
 
 
 def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:

@@ -216,10 +216,11 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
         raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
     jpeg = content.lr
     if content.packed:
-        from refscale_codec.lrcodec import packing
+        from refscale_codec.lrcodec import coefficients, packing
 
+        size, quality = content.header.low_res_size, content.header.quality
         with terminal.naming(terminal.name_of(file)):
-            jpeg = packing.unpack(jpeg, *content.header.low_res_size, content.header.quality)
+            jpeg = coefficients.write(packing.unpack(jpeg, *size, quality), *size, quality)
     terminal.write(output, jpeg)
 
 

@@ -27,7 +27,8 @@ from refscale_codec import align, container, lrcodec, smap
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
-from refscale_codec.lrcodec import packing
+from refscale_codec.lrcodec import coefficients, packing
+from refscale_codec.lrcodec.coefficients import Floats
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
 
@@ -54,9 +55,14 @@ class EncodeOptions:
 class LowRes(NamedTuple):
     """What the net leaves of a picture: all that a file has to hold."""
 
-    lr: NDArray[np.uint8]  # [ceil(h/s), ceil(w/s), 3] RGB
+    lr: Floats  # [ceil(h/s), ceil(w/s), 3] RGB on 0..255, real-valued; may lie outside
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
     alignment: align.Alignment | None = None  # where the reference lies on the picture; None for right where it is
+
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """The low-res picture in 8 bits."""
+        return to_8_bits(self.lr)
 
 
 def no_lap(stage: str) -> None:
@@ -178,7 +184,7 @@ def pack_low_res(
         weights=net.fingerprint,
         reference=None if reference is None else reference.fingerprint(),
     )
-    payload, packed = _smallest(low.lr, options)
+    payload, packed = _coded(low.lr, options)
     similarity_map = None
     if reference is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
@@ -186,14 +192,11 @@ def pack_low_res(
     return Container(header, payload, similarity_map, packed=packed, alignment=alignment)
 
 
-def _smallest(lr: NDArray[np.uint8], options: EncodeOptions) -> tuple[bytes, bool]:
-    """Return the payload of a low-res picture [h, w, 3], and whether it is packed. The pixels are the same in both."""
-    plain = Jpeg(options.subsampling).encode(lr, options.quality)
-    if options.subsampling != "4:4:4":
-        return plain, False
-    height, width = lr.shape[:2]
-    packed = packing.pack(Jpeg(optimize=False).encode(lr, options.quality), height, width, options.quality)
-    return (plain, False) if packed is None or len(packed) >= len(plain) else (packed, True)
+def _coded(lr: Floats, options: EncodeOptions) -> tuple[bytes, bool]:
+    """Return the payload of a low-res picture [h, w, 3], and whether it is packed: a JPEG with subsampling is not."""
+    if options.subsampling == "4:4:4":
+        return packing.pack(coefficients.quantise(lr, options.quality), options.quality), True
+    return Jpeg(options.subsampling).encode(to_8_bits(lr), options.quality), False
 
 
 def decode(
@@ -264,18 +267,21 @@ def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
     if codec is None:
         raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
     height, width = header.low_res_size
-    payload = packing.unpack(file.lr, height, width, header.quality) if file.packed else file.lr
-    lr = codec.decode(payload, height, width)
-    if file.similarity_map is None:
+    if file.packed:
+        levels = packing.unpack(file.lr, height, width, header.quality)
+        lr = coefficients.restore(levels, height, width, header.quality)
+    else:
+        lr = codec.decode(file.lr, height, width).astype(np.float32)
+    if header.reference is None:
         return LowRes(lr, None)
-    levels = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
+    similarity = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
     alignment = None if file.alignment is None else align.unpack(file.alignment, header.height, header.width)
-    return LowRes(lr, levels, alignment)
+    return LowRes(lr, similarity, alignment)
 
 
 @torch.inference_mode()
 def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: int) -> LowRes:
-    """Run the net down, to integers; the reference is taken as it lies.
+    """Run the net down; the reference is taken as it lies.
 
     `quality` is that of the low-res codec to follow, 1..100.
     """
@@ -284,14 +290,15 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
     scale = net.config.scale
     ref = None if reference is None else _tensor(reference.pixels, net, scale)
     lr, levels = net.downscale(_tensor(image.pixels, net, scale), ref, _told(quality, net))[:2]
-    return LowRes(_pixels(lr), None if levels is None else levels[0, 0].to(torch.uint8).cpu().numpy())
+    lr = 255 * lr[0].permute(1, 2, 0).float().cpu()
+    return LowRes(lr.numpy(), None if levels is None else levels[0, 0].to(torch.uint8).cpu().numpy())
 
 
 @torch.inference_mode()
 def upscale(
     low: LowRes, reference: Image | None, header: Header, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
 ) -> Image:
-    """Run the net up from integers; the reference is taken as it lies.
+    """Run the net up; the reference is taken as it lies.
 
     The header gives the size of the picture and the quality.
     """
@@ -308,7 +315,8 @@ def upscale(
         shapes = [(1, 9, f_c.shape[-2], f_c.shape[-1]) for f_c in condition]
         z = [(z_scale * torch.randn(shape, generator=generator)).to(lr_hat) for shape in shapes]
     hr_hat = net.rebuild(lr_hat, condition, z)  # [1, 3, h, w] of the padded size
-    return Image(np.ascontiguousarray(_pixels(hr_hat)[: header.height, : header.width]))
+    pixels = to_8_bits(255 * hr_hat[0].permute(1, 2, 0).float().cpu().numpy())
+    return Image(np.ascontiguousarray(pixels[: header.height, : header.width]))
 
 
 def _require_same_size(reference: Image, height: int, width: int) -> None:
@@ -327,14 +335,13 @@ def _device(net: RescaleNet) -> torch.device:
     return next(net.parameters()).device
 
 
-def _tensor(pixels: NDArray[np.uint8], net: RescaleNet, multiple: int) -> Tensor:
+def _tensor(pixels: NDArray[np.uint8] | Floats, net: RescaleNet, multiple: int) -> Tensor:
     """Return [1, 3, h, w] in [0, 1] on the net's device, padded at right and bottom by repeating the last pixel."""
     x = torch.from_numpy(pixels.copy()).to(_device(net)).permute(2, 0, 1)[None].float() / 255
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
-def _pixels(x: Tensor) -> NDArray[np.uint8]:
-    """Return [1, 3, h, w] in [0, 1] as rounded 8-bit RGB [h, w, 3]."""
-    rounded = (x[0].clamp(0, 1) * 255).round().to(torch.uint8)
-    return rounded.permute(1, 2, 0).cpu().numpy()
+def to_8_bits(picture: Floats) -> NDArray[np.uint8]:
+    """Return a picture on 0..255 rounded and clipped."""
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

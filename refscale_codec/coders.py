@@ -239,7 +239,7 @@ class Refscale:
         parts = container.part_sizes(file)
         low = codec.unpack_low_res(file, self.net)
         header = parts.header + parts.other
-        return Coded(decoded.pixels, len(data), parts.map, header, seconds, low.lr, low.levels)
+        return Coded(decoded.pixels, len(data), parts.map, header, seconds, low.picture, low.levels)
 
 
 JPEG = JpegCoder("jpeg", "JPEG 4:4:4", (3, 10, 25, 45, 65, 80, 90, 95))

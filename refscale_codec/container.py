@@ -3,7 +3,7 @@
 `docs/FORMAT.md` is normative; this module is its code. One `struct` layout is used both ways, so that writer and reader
 cannot drift apart:
 
-    | fixed header, 40 bytes | MAP, with a reference | LR | OUTPUT_HASH, ALIGNMENT, if any | ancillary sections ... |
+    | fixed header, 32 bytes | MAP, if any | LR | OUTPUT_HASH, ALIGNMENT, if any | ancillary sections ... |
 
 The reader trusts nothing: magic, version, CRC-32, flags and size limits are checked in that order, and a length is
 compared with the bytes that are left before a payload is copied. Any bytes at all give a `Container` or raise
@@ -27,21 +27,16 @@ VERSION = 1
 MAX_SIDE = 1 << 20  # pixels
 MAX_PIXELS = 400_000_000  # width * height
 SCALES = (2, 4)
-FINGERPRINT_SIZE = 8  # bytes, of weights, reference and output alike
+FINGERPRINT_SIZE = 6  # bytes, of weights, reference and output alike
 
 # magic | version | required, optional features | width, height | scale, codec, quality | weights, reference
-_HEADER = struct.Struct("<4sBHHIIBBB8s8s")
-_CRC = struct.Struct("<I")  # over the header bytes before it
-_SECTION = struct.Struct("<BII")  # type | payload length | CRC-32 over type, length and payload
-_SECTION_CRC_AT = 5  # bytes of type and length, the part of a section's head that its CRC-32 covers
-_MAX_PAYLOAD = 0xFFFF_FFFF  # bytes; the length is a u32
+_HEADER = struct.Struct("<4sBBB3s3sBBB6s6s")
+_CRC = struct.Struct("<I")  # at the header's end over all before it; in a section over type, length and payload
+_MAX_PAYLOAD = 0xFFFF_FFFF  # bytes
 _FIRST_ANCILLARY = 128  # a reader skips an unknown section of this type or above, and refuses one below
 
 HEADER_SIZE = _HEADER.size + _CRC.size
-"""Bytes of the fixed header, its CRC-32 included: 40."""
-
-SECTION_OVERHEAD = _SECTION.size
-"""Bytes that each section costs beside its payload: 9."""
+"""Bytes of the fixed header, its CRC-32 included: 32."""
 
 
 @unique
@@ -49,11 +44,13 @@ class RequiredFeature(IntEnum):
     """Bits of the required flags: a reader refuses a file with a bit that is not listed here."""
 
     REFERENCE = 1 << 0
-    """Coded against a reference: its fingerprint is meaningful and a MAP section is present."""
+    """Coded against a reference: its fingerprint is meaningful."""
     PACKED = 1 << 1
     """The LR payload is a packed form of what the codec wrote."""
     ALIGNED = 1 << 2
     """An ALIGNMENT section is present; only together with REFERENCE."""
+    MAPPED = 1 << 3
+    """A MAP section is present; only together with REFERENCE."""
 
 
 @unique
@@ -96,9 +93,9 @@ class Header:
     quality: int
     """Quality the low-res codec was asked for, 1..100; higher is better and bigger."""
     weights: bytes
-    """Fingerprint of the weights file, 8 bytes."""
+    """Fingerprint of the weights file, 6 bytes."""
     reference: bytes | None
-    """Fingerprint of the reference picture, 8 bytes; None for a picture coded without a reference."""
+    """Fingerprint of the reference picture, 6 bytes; None for a picture coded without a reference."""
 
     @property
     def low_res_size(self) -> tuple[int, int]:
@@ -114,9 +111,9 @@ class Container:
     lr: bytes = field(repr=False)
     """Low-res payload, at least 1 byte; for codec 1 a complete JPEG unless `packed`."""
     similarity_map: bytes | None = field(default=None, repr=False)
-    """Similarity-map payload; present if and only if `header.reference` is."""
+    """Similarity-map payload; only with a reference. None there means the highest level everywhere."""
     output_hash: bytes | None = None
-    """Fingerprint of the decoded picture, 8 bytes; None where the writer gave none."""
+    """Fingerprint of the decoded picture, 6 bytes; None where the writer gave none."""
     packed: bool = False
     """Whether `lr` is the packed form of what the codec wrote."""
     alignment: bytes | None = field(default=None, repr=False)
@@ -125,12 +122,12 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class PartSizes:
-    """Bytes by part. A section counts with its 9 bytes of overhead, so the parts add up to the whole file."""
+    """Bytes by part. A section counts with its type, length and CRC-32, so the parts add up to the whole file."""
 
     header: int
     """The fixed header: always `HEADER_SIZE`."""
     map: int
-    """The MAP and ALIGNMENT sections; 0 without a reference."""
+    """The MAP and ALIGNMENT sections, if any."""
     lr: int
     """The LR section."""
     other: int
@@ -146,34 +143,32 @@ def pack(container: Container) -> bytes:
     """Return the container as the bytes of a `.rsc` file.
 
     The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, ALIGNED from
-    `alignment`, OUTPUT_HASH from `output_hash`.
+    `alignment`, MAPPED from `similarity_map`, OUTPUT_HASH from `output_hash`.
 
     Raises:
-        ValueError: A value is out of the range its field documents, or the similarity map is given without a
-            reference or a reference without the map: a mistake of the caller, never of a user.
+        ValueError: A value is out of the range its field documents, or a similarity map or an alignment is given
+            without a reference: a mistake of the caller, never of a user.
     """
     header = container.header
     if problem := _header_problem(header):
         raise ValueError(problem)
-    if (header.reference is None) != (container.similarity_map is None):
-        given = "a reference without a similarity map" if header.reference else "a similarity map without a reference"
-        raise ValueError(f"{given}, expected both or neither")
-
-    if container.alignment is not None and header.reference is None:
-        raise ValueError("an alignment without a reference")
+    for what, payload in (("similarity map", container.similarity_map), ("alignment", container.alignment)):
+        if payload is not None and header.reference is None:
+            raise ValueError(f"{what} without a reference")
 
     required = {
         RequiredFeature.REFERENCE: header.reference is not None,
         RequiredFeature.PACKED: container.packed,
         RequiredFeature.ALIGNED: container.alignment is not None,
+        RequiredFeature.MAPPED: container.similarity_map is not None,
     }
     fixed = _HEADER.pack(
         MAGIC,
         VERSION,
         sum(flag for flag, there in required.items() if there),
         0 if container.output_hash is None else OptionalFeature.OUTPUT_HASH,
-        header.width,
-        header.height,
+        header.width.to_bytes(3, "little"),
+        header.height.to_bytes(3, "little"),
         header.scale,
         header.codec,
         header.quality,
@@ -184,8 +179,8 @@ def pack(container: Container) -> bytes:
     for kind, payload in _sections(container):
         if problem := _payload_problem(kind, len(payload)):
             raise ValueError(problem)
-        crc = zlib.crc32(payload, zlib.crc32(_SECTION.pack(kind, len(payload), 0)[:_SECTION_CRC_AT]))
-        parts += [_SECTION.pack(kind, len(payload), crc), payload]
+        head = _section_head(kind, len(payload))
+        parts += [head, _CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload]
     return b"".join(parts)
 
 
@@ -219,7 +214,10 @@ def unpack(data: bytes) -> Container:
 
 def part_sizes(container: Container) -> PartSizes:
     """Return how many bytes of `pack(container)` each part takes; their sum is its length."""
-    size = {kind: SECTION_OVERHEAD + len(payload) for kind, payload in _sections(container)}
+    size = {
+        kind: len(_section_head(kind, len(payload))) + _CRC.size + len(payload)
+        for kind, payload in _sections(container)
+    }
     lr = size.pop(SectionType.LR)
     related = size.pop(SectionType.MAP, 0) + size.pop(SectionType.ALIGNMENT, 0)
     return PartSizes(header=HEADER_SIZE, map=related, lr=lr, other=sum(size.values()))
@@ -236,6 +234,27 @@ def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
         yield SectionType.ALIGNMENT, container.alignment
 
 
+def _section_head(kind: int, length: int) -> bytes:
+    """Return what stands before a section's CRC-32: its type, and its length in base 128, lowest digit first."""
+    head = [kind]
+    while length >= 128:
+        head.append(length & 127 | 128)
+        length >>= 7
+    return bytes([*head, length])
+
+
+def _read_length(view: memoryview, at: int) -> tuple[int, int]:
+    """Return the length that is written at a position, and the position after it."""
+    length = 0
+    for i, byte in enumerate(view[at : at + 5]):
+        length |= (byte & 127) << 7 * i
+        if byte < 128:
+            return length, at + i + 1
+    if len(view) - at < 5:
+        raise ContainerError(f"truncated or with trailing bytes: {len(view) - at} bytes of a length at byte {at}")
+    raise ContainerError(f"malformed: length at byte {at} of more than 5 bytes")
+
+
 def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
     """Return the header, whether the LR payload is packed, and the sections that the flags announce."""
     start = bytes(view[: len(MAGIC)])
@@ -248,23 +267,25 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
     if zlib.crc32(view[: _HEADER.size]) != _CRC.unpack_from(view, _HEADER.size)[0]:
         raise ContainerError(f"damaged: the header, bytes 0 to {HEADER_SIZE - 1}, does not fit its CRC-32")
 
-    _, version, required, optional, width, height, scale, codec, quality, weights, reference = _HEADER.unpack_from(view)
+    _, version, required, optional, *size, scale, codec, quality, weights, reference = _HEADER.unpack_from(view)
     if version != VERSION:
         raise ContainerError(f"malformed: format version {version}, which was never used")
     if unknown := required & ~sum(RequiredFeature):
-        bits = ", ".join(str(bit) for bit in range(16) if unknown >> bit & 1)
+        bits = ", ".join(str(bit) for bit in range(8) if unknown >> bit & 1)
         raise ContainerError(f"unknown required feature: bit {bits} of the required flags; a newer refscale may know")
     has_reference = bool(required & RequiredFeature.REFERENCE)
     if not has_reference and any(reference):
         raise ContainerError(f"malformed: reference fingerprint {reference.hex()} without the REFERENCE flag")
-    if required & RequiredFeature.ALIGNED and not has_reference:
-        raise ContainerError("malformed: ALIGNED flag without the REFERENCE flag")
+    for flag in (RequiredFeature.ALIGNED, RequiredFeature.MAPPED):
+        if required & flag and not has_reference:
+            raise ContainerError(f"malformed: {flag.name} flag without the REFERENCE flag")
+    width, height = (int.from_bytes(side, "little") for side in size)
     header = Header(width, height, scale, codec, quality, weights, reference if has_reference else None)
     if problem := _header_problem(header):
         raise ContainerError(problem)
 
     announced = {SectionType.LR}
-    if has_reference:
+    if required & RequiredFeature.MAPPED:
         announced.add(SectionType.MAP)
     if required & RequiredFeature.ALIGNED:
         announced.add(SectionType.ALIGNMENT)
@@ -278,18 +299,22 @@ def _read_sections(view: memoryview) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     last, at = 0, HEADER_SIZE
     while at < len(view):
-        left = len(view) - at
-        if left < SECTION_OVERHEAD:
-            raise ContainerError(
-                f"truncated or with trailing bytes: {left} bytes at byte {at}, expected 0 or {SECTION_OVERHEAD} up"
-            )
-        kind, length, crc = _SECTION.unpack_from(view, at)
+        kind = view[at]
         where = f"{_name(kind)} section at byte {at}"
-        if length > (present := left - SECTION_OVERHEAD):
-            raise ContainerError(f"truncated: {where} has {present} bytes of payload, expected {length}")
-        payload = view[at + SECTION_OVERHEAD : at + SECTION_OVERHEAD + length]
-        if zlib.crc32(payload, zlib.crc32(view[at : at + _SECTION_CRC_AT])) != crc:
+        length, start = _read_length(view, at + 1)
+        start += _CRC.size
+        if length > (present := len(view) - start):
+            raise ContainerError(
+                f"truncated or with trailing bytes: {where} has {present} bytes of payload, expected {length}"
+                if present >= 0
+                else f"truncated or with trailing bytes: {where} ends within its CRC-32"
+            )
+        payload = view[start : start + length]
+        crc_at = start - _CRC.size
+        if zlib.crc32(payload, zlib.crc32(view[at:crc_at])) != _CRC.unpack_from(view, crc_at)[0]:
             raise ContainerError(f"damaged: {where} does not fit its CRC-32")
+        if _section_head(kind, length) != view[at:crc_at]:
+            raise ContainerError(f"malformed: {where} does not write its length in the shortest form")
         if kind == 0:
             raise ContainerError(f"malformed: {where}, a type that is never used")
         if kind <= last:
@@ -300,7 +325,7 @@ def _read_sections(view: memoryview) -> dict[int, bytes]:
             found[kind] = bytes(payload)
         elif kind < _FIRST_ANCILLARY:
             raise ContainerError(f"unknown required feature: {where}; a newer refscale may know")
-        last, at = kind, at + SECTION_OVERHEAD + length
+        last, at = kind, start + length
     return found
 
 

@@ -106,6 +106,7 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
         if reference is not None:
             reference = align.move(reference, align.estimate(target, reference))
         low = codec.downscale(target, reference, net, 100)
+        low = low._replace(lr=low.picture.astype(np.float32))
         header = container.Header(
             target.width, target.height, net.config.scale, lrcodec.JPEG, 100, net.fingerprint, None
         )

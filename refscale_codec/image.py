@@ -140,15 +140,15 @@ class Image:
         return int(self.pixels.shape[1])
 
     def fingerprint(self) -> bytes:
-        """Return 8 bytes that stand for these pixels and their shape.
+        """Return 6 bytes that stand for these pixels and their shape.
 
-        They are the first 8 of SHA-256 over `refscale-pixels-v1`, height, width and 3 (the channels) as u32 little
+        They are the first 6 of SHA-256 over `refscale-pixels-v1`, height, width and 3 (the channels) as u32 little
         endian, then the pixels in row-major order. The same picture in another file format has the same fingerprint.
         """
         digest = hashlib.sha256(b"refscale-pixels-v1")
         digest.update(struct.pack("<III", self.height, self.width, 3))
         digest.update(np.ascontiguousarray(self.pixels).data)
-        return digest.digest()[:8]
+        return digest.digest()[:6]
 
 
 def read(path: Path) -> Image:

@@ -3,7 +3,8 @@
 Rows are coded from top to bottom with constriction's range coder. In a row the even columns come first, each under its
 upper neighbours; then the odd columns, each between the two columns just coded. A context is a pair of neighbouring
 values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is
-sent. A map that is the same everywhere costs one byte, one of zeros none.
+sent. A map of the highest level everywhere, the most frequent one, is no payload at all; one of zeros has no bytes,
+another one that is the same everywhere a single one.
 
 The levels of a map are few (4 by default). With many levels the contexts are merged to at most 8 classes a neighbour.
 """
@@ -53,9 +54,11 @@ def _neighbours(above: Levels, row: Levels, phase: int) -> tuple[Levels, Levels]
     return left, np.append(right, above[-1:]) if len(right) < len(left) else right
 
 
-def encode(smap: Levels, levels: int) -> bytes:
-    """Return the payload of a map whose values are 0 .. levels - 1."""
+def encode(smap: Levels, levels: int) -> bytes | None:
+    """Return the payload of a map whose values are 0 .. levels - 1; None if all are levels - 1."""
     if (smap == smap[0, 0]).all():
+        if smap[0, 0] == levels - 1:
+            return None
         return bytes([smap[0, 0]]) if smap[0, 0] else b""
     counts, coder = _Counts(levels), constriction.stream.queue.RangeEncoder()
     above = np.zeros_like(smap[0])
@@ -70,15 +73,17 @@ def encode(smap: Levels, levels: int) -> bytes:
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
-def decode(payload: bytes, rows: int, columns: int, levels: int) -> Levels:
+def decode(payload: bytes | None, rows: int, columns: int, levels: int) -> Levels:
     """Return the map [rows, columns] in a payload.
 
     Raises:
         ContainerError: the payload cannot hold such a map.
     """
+    if payload is None:
+        return np.full((rows, columns), levels - 1, np.uint8)
     if not payload:
         return np.zeros((rows, columns), np.uint8)
-    if len(payload) == 1 and 0 < payload[0] < levels:
+    if len(payload) == 1 and 0 < payload[0] < levels - 1:
         return np.full((rows, columns), payload[0], np.uint8)
     if len(payload) % 4:
         raise ContainerError(f"the similarity map has {len(payload)} bytes, which no such map has")

@@ -1,7 +1,7 @@
 """The training loop: `refscale train config.toml -o run/`.
 
-One step: crops -> downscale -> real JPEG at a random quality -> upscale -> loss. The gradient passes the JPEG as far as
-its coefficients survive (a plain straight-through one makes the net hide detail that costs bits and dies).
+One step: crops -> downscale -> the JPEG's quantiser at a random quality -> upscale -> loss. The gradient passes the
+quantiser as far as coefficients survive (a plain straight-through one makes the net hide detail that dies there).
 
 It stops after `steps` or `--minutes` and continues from `run/checkpoint-STEP.pt` and `optimizer-STEP.pt`, here or on
 another machine, CPU or CUDA. Batches and noise are functions of (seed, step), so a resumed run equals an uninterrupted
@@ -26,7 +26,7 @@ from torch import Tensor
 from refscale_codec import losses, smap
 from refscale_codec.data import Crops, read_manifest
 from refscale_codec.errors import UsageError
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.lrcodec import coefficients
 from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
@@ -35,8 +35,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PACKED = 0.7  # about what packing leaves of a JPEG's entropy-coded part
-HEADER_BPP = 0.012  # bits per high-res pixel of the container and of vectors on a 256x256 picture; not trainable
+GREY = 128 / 255  # what a JPEG codes as 0
+HEADER_BPP = 0.009  # bits per high-res pixel of the container and of vectors on a 256x256 picture; not trainable
 
 
 @dataclass(frozen=True)
@@ -119,35 +119,29 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * rise * max(fall, 0.0)
 
 
-def through_jpeg(lr: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-    """Code low-res pictures as real JPEGs.
+def through_jpeg(lr: Tensor, quality: Tensor) -> Tensor:
+    """Quantise low-res pictures as the codec does.
 
     Args:
         lr: [b, 3, h, w], about [0, 1]; sides multiples of 8.
-        quality: [b], 1..100 for a JPEG of that quality, above 100 for rounding to 8 bits only.
+        quality: [b], 1..100 for the JPEG's quantiser at that quality, above 100 for rounding to 8 bits only.
 
     Returns:
-        The decoded pictures, whose gradient is that of `losses.surviving` (the identity where rounded) inside
-        [-0.05, 1.05] and none outside, and the bits [b] of their entropy-coded part (0 where rounded).
+        What the coefficients restore, neither rounded nor clipped, with the gradient of `losses.surviving`; above 100
+        the rounded picture, clipped, with that of the identity.
     """
-    lr = lr.clamp(-0.05, 1.05)
-    levels = (lr.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    decoded, bits = levels.copy(), np.zeros(len(levels), np.float32)
-    for place, q in enumerate(quality.tolist()):
-        if q <= 100:
-            payload = Jpeg().encode(levels[place], int(q))
-            decoded[place] = Jpeg().decode(payload, *levels.shape[1:3])
-            bits[place] = 8 * (len(payload) - payload.index(b"\xff\xda") - 16)  # from start-of-scan to end marker
-    lr_hat = torch.from_numpy(decoded).to(lr.device).permute(0, 3, 1, 2).float() / 255
+    exact, asked = lr.detach(), quality.clamp(max=100)
+    steps = losses.jpeg_steps(exact - GREY, asked).round().clamp(-coefficients.LARGEST, coefficients.LARGEST)
     coded = (quality <= 100)[:, None, None, None]
-    near = torch.where(coded, losses.surviving(lr, quality.clamp(max=100)), lr)
-    return near + (lr_hat - near).detach(), torch.from_numpy(bits).to(lr.device)
+    lr_hat = torch.where(coded, losses.of_jpeg_steps(steps, asked) + GREY, (exact.clamp(0, 1) * 255).round() / 255)
+    near = torch.where(coded, losses.surviving(lr, asked), lr)
+    return near + (lr_hat - near).detach()
 
 
 def coded_map_bits(exact: Tensor, config: TrainConfig) -> Tensor:
     """Return the bits [b] that the real coder spends on maps [b, 1, h, w], given before rounding."""
     levels = exact.detach().round().to(torch.uint8)[:, 0].cpu().numpy()
-    bits = [8.0 * len(smap.encode(x, config.net.map_levels)) for x in levels]
+    bits = [8.0 * len(smap.encode(x, config.net.map_levels) or b"") for x in levels]
     return torch.tensor(bits, device=exact.device)
 
 
@@ -169,16 +163,19 @@ def loss_of(
     levels = net.refnet.quantise(similarity) * referenced
     condition = net.refnet.condition(features, levels, told, *hr.shape[-2:])
     lr = net.descend(hr, condition)[0]
-    lr_hat, jpeg_bits = through_jpeg(lr, quality)
+    with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
+        lr = lr.float()
+        lr_hat = through_jpeg(lr, quality)
+        lr_bits = losses.packed_bits(lr, quality.clamp(max=100)) * (quality <= 100)
     hr_hat = net.rebuild(lr_hat, condition)
 
     pixels = hr.shape[-2] * hr.shape[-1]
     error = (hr_hat.float() - hr).square().mean(dim=(1, 2, 3))
-    rate_lr = losses.with_gradient_of(PACKED * jpeg_bits, losses.jpeg_activity(lr, quality.clamp(max=100))) / pixels
+    rate_lr = lr_bits / pixels
     exact = similarity * (config.net.map_levels - 1)
     rate_map = losses.with_gradient_of(coded_map_bits(exact, config), losses.map_bits(levels, exact)) / pixels
     rate = torch.log(rate_lr + rate_map + HEADER_BPP)
-    guide = losses.guidance(lr.float(), hr, similarity)
+    guide = losses.guidance(lr, hr, similarity)
     loss = rate + config.slope * torch.log(error + 4e-6) + config.guidance * guide
     figures = {
         "loss": loss,

@@ -18,7 +18,8 @@ from refscale_codec import align, codec, container, image, lrcodec, metrics, sma
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.lrcodec import coefficients, packing
+from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleNet
 
@@ -69,7 +70,7 @@ def test_a_picture_of_any_size_comes_back_in_it(
         width, height, scale, lrcodec.JPEG, 95, net.fingerprint, reference.fingerprint() if with_reference else None
     )
     low = codec.unpack_low_res(file, net)
-    assert low.lr.shape == (-(-height // scale), -(-width // scale), 3)
+    assert (low.lr.shape, low.lr.dtype) == ((-(-height // scale), -(-width // scale), 3), np.float32)
     if with_reference:
         assert low.levels is not None
         assert low.levels.shape == net.config.map_size(*low.lr.shape[:2])
@@ -110,17 +111,53 @@ def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, ne
     assert np.array_equal(codec.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
 
 
-def test_low_res_samples_are_rounded_to_the_nearest() -> None:
+def test_low_res_samples_are_neither_rounded_nor_clipped(tiny_net: RescaleNet) -> None:
     net = RescaleNet(TINY).eval()  # fresh: it averages
     pixels = np.array([[10, 10, 10, 10], [10, 13, 10, 11]], np.uint8)[..., None].repeat(3, axis=2)  # 10.75, 10.25
-    assert codec.downscale(Image(pixels), None, net, 75).lr[..., 0].tolist() == [[11, 10]]
+    low = codec.downscale(Image(pixels), None, net, 75)
+    assert low.lr.dtype == np.float32
+    assert low.lr[..., 0].tolist() == [pytest.approx([10.75, 10.25], abs=1e-3)]
+    assert low.picture.dtype == np.uint8
+    assert low.picture[..., 0].tolist() == [[11, 10]]
+
+    halves = Image(np.repeat([0, 255], 8).astype(np.uint8)[None, :, None].repeat(16, axis=0).repeat(3, axis=2))
+    low = codec.downscale(halves, None, tiny_net, 75)
+    assert low.lr.min() < 0
+    assert low.lr.max() > 255
+    assert np.array_equal(low.picture, codec.to_8_bits(low.lr))
+    assert (low.picture.min(), low.picture.max()) == (0, 255)
 
 
-def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
-    low = codec.downscale(*pair, tiny_net, 75)
-    sent = codec.unpack_low_res(container.unpack(coded), tiny_net)
+def test_eight_bits_are_the_nearest_in_range() -> None:
+    samples = np.array([-300, -0.6, 0.4, 0.6, 127.4, 254.6, 255.4, 256, 700], np.float32)
+    found = codec.to_8_bits(samples)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [0, 0, 0, 1, 127, 255, 255, 255, 255]
+
+
+@pytest.mark.parametrize("quality", [20, 85, 100])
+def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
+    target, reference = pair
+    options = EncodeOptions(quality=quality)
+    low = codec.downscale(target, reference, tiny_net, quality)
+    file = codec.pack_low_res(low, target, reference, tiny_net, options)
+    sent = codec.unpack_low_res(file, tiny_net)
     assert np.array_equal(low.levels, sent.levels)
-    assert metrics.psnr(low.lr, sent.lr) > 25  # the JPEG is lossy
+    assert file.packed
+    assert file.lr == packing.pack(coefficients.quantise(low.lr, quality), quality)
+    expected = coefficients.restore(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
+    assert np.array_equal(sent.lr, expected)
+    assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
+
+
+def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    file = container.unpack(coded)
+    low = codec.unpack_low_res(file, tiny_net)
+    assert (low.lr != low.picture).any()
+    rounded = low._replace(lr=low.picture.astype(np.float32))
+    exact, other = (codec.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
+    assert np.array_equal(codec.decode(coded, pair[1], tiny_net).pixels, exact)
+    assert not np.array_equal(exact, other)
 
 
 def test_the_reference_and_the_quality_reach_the_decoded_picture(
@@ -137,13 +174,50 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
     assert len(codec.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
 
 
+@pytest.mark.parametrize("level", range(TINY.map_levels))
+def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_net: RescaleNet, level: int) -> None:
+    target, reference = pair
+    options = EncodeOptions()
+    low = codec.downscale(target, reference, tiny_net, options.quality)
+    low = low._replace(levels=np.full(TINY.map_size(*low.lr.shape[:2]), level, np.uint8))
+    file = codec.pack_low_res(low, target, reference, tiny_net, options)
+    assert file.similarity_map == [b"", b"\1", b"\2", None][level]
+    data = container.pack(file)
+    sent = codec.unpack_low_res(container.unpack(data), tiny_net)
+    assert np.array_equal(sent.levels, low.levels)
+    expected = codec.upscale(sent, reference, file.header, tiny_net)
+    assert np.array_equal(codec.decode(data, reference, tiny_net).pixels, expected.pixels)
+
+
+def test_no_map_is_not_an_empty_one(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    file = container.unpack(coded)
+    none, empty = (container.pack(replace(file, similarity_map=payload)) for payload in (None, b""))
+    assert len(empty) == len(none) + 6
+    decoded = [codec.decode(data, pair[1], tiny_net).pixels for data in (none, empty)]
+    assert not np.array_equal(*decoded)
+
+
 def test_less_chroma_makes_a_smaller_jpeg_which_is_not_packed(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
     data = codec.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
     file = container.unpack(data)
     assert not file.packed
-    assert len(file.lr) < len(Jpeg().encode(codec.downscale(target, reference, tiny_net, 85).lr, 85))
+    assert len(file.lr) < len(Jpeg().encode(codec.downscale(target, reference, tiny_net, 85).picture, 85))
     assert codec.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:2", "4:2:0"])
+def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
+    pair: Pair, tiny_net: RescaleNet, subsampling: Subsampling
+) -> None:
+    target = pair[0]
+    low = codec.downscale(target, None, tiny_net, 85)
+    file = container.unpack(codec.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
+    assert not file.packed
+    assert file.lr == Jpeg(subsampling).encode(low.picture, 85)
+    sent = codec.unpack_low_res(file, tiny_net)
+    assert sent.lr.dtype == np.float32
+    assert np.array_equal(sent.lr, Jpeg().decode(file.lr, *low.lr.shape[:2]))
 
 
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
@@ -176,7 +250,9 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     assert file.header.reference == noise.fingerprint()  # it is asked for all the same: one rule for the receiver
     assert file.lr == container.unpack(alone).lr
     assert np.array_equal(codec.decode(data, noise, net).pixels, codec.decode(alone, None, net).pixels)
-    assert container.unpack(helped).similarity_map
+    sent = codec.unpack_low_res(container.unpack(helped), net)
+    assert sent.levels is not None
+    assert sent.levels.any()
 
 
 def test_a_reference_is_moved_only_where_that_helps() -> None:
@@ -257,8 +333,8 @@ def test_a_superfluous_reference_is_refused(pair: Pair, tiny_net: RescaleNet) ->
 
 def test_other_weights_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     other = copy.deepcopy(tiny_net)
-    other.fingerprint = bytes(range(8))
-    with pytest.raises(WeightsError, match=f"{tiny_net.fingerprint.hex()}.*{bytes(range(8)).hex()}"):
+    other.fingerprint = bytes(range(6))
+    with pytest.raises(WeightsError, match=f"{tiny_net.fingerprint.hex()}.*{bytes(range(6)).hex()}"):
         codec.decode(coded, pair[1], other)
 
 
@@ -298,18 +374,29 @@ def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, c
     file = container.unpack(coded)
     assert file.packed
     for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
-        with pytest.raises(ContainerError, match=r"packed JPEG"):
+        with pytest.raises(
+            ContainerError, match=r"^the low-res payload is no packed|^the packed low-res picture is damaged"
+        ):
             codec.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
 
 
-def test_a_packed_file_decodes_to_the_pixels_of_the_plain_one(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+@pytest.mark.parametrize("quality", [30, 85, 100])
+def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
+    pair: Pair, tiny_net: RescaleNet, quality: int
+) -> None:
     target, reference = pair
-    file = container.unpack(coded)
-    low = codec.downscale(target, reference, tiny_net, file.header.quality)
-    plain = replace(file, lr=Jpeg().encode(low.lr, file.header.quality), packed=False)
-    assert len(plain.lr) > len(file.lr)
-    expected = codec.decode(coded, reference, tiny_net)
-    assert np.array_equal(codec.decode(container.pack(plain), reference, tiny_net).pixels, expected.pixels)
+    file = container.unpack(codec.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
+    assert file.packed
+    low = codec.unpack_low_res(file, tiny_net)
+    size = low.lr.shape[:2]
+    plain = coefficients.write(packing.unpack(file.lr, *size, quality), *size, quality)
+    assert len(plain) > len(file.lr)
+    shown = Jpeg().decode(plain, *size)
+    assert abs(shown.astype(int) - low.picture).max() <= 2
+    # a file may hold the plain one: it decodes to nearly the same picture
+    other = container.pack(replace(file, lr=plain, packed=False))
+    exact = codec.upscale(low, reference, file.header, tiny_net)
+    assert metrics.psnr(codec.decode(other, reference, tiny_net).pixels, exact.pixels) > 40
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_
     assert np.array_equal(coded.decoded, codec.decode(data, reference, tiny_net).pixels)
     low = codec.unpack_low_res(container.unpack(data), tiny_net)
     assert coded.lr is not None
-    assert np.array_equal(coded.lr, low.lr)
+    assert np.array_equal(coded.lr, low.picture)
     assert (coded.similarity is None) == (low.levels is None)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import losses
+from refscale_codec import codec, image, losses
+from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.rescale import weights
+
+ROOT = Path(__file__).parents[1]
 
 
 def seeded(seed: int = 1) -> torch.Generator:
@@ -38,8 +43,8 @@ def tensor(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
 
 
-def activity(lr: Tensor, quality: float) -> float:
-    return float(losses.jpeg_activity(lr, torch.tensor([quality])))
+def bits(lr: Tensor, quality: float) -> float:
+    return float(losses.packed_bits(lr, torch.tensor([quality])))
 
 
 # --- JPEG ------------------------------------------------------------------------------------------------------------
@@ -83,57 +88,95 @@ def test_tables_are_not_transposed() -> None:
     assert (luma[0, 7], luma[7, 0]) == (37, 40)
 
 
-def test_activity_grows_with_detail() -> None:
-    values = [activity(noise(deviation), 75) for deviation in (0.0, 0.01, 0.03, 0.1, 0.3)]
+def test_pictures_come_back_from_their_steps_and_steps_from_their_picture() -> None:
+    quality = torch.tensor([15.0, 60.0, 100.0])
+    lr = 0.5 + torch.randn(3, 3, 16, 24, generator=seeded())  # far outside [0, 1], too
+    steps = losses.jpeg_steps(lr, quality)
+    assert steps.shape == (3, 3, 2, 3, 8, 8)
+    assert torch.allclose(losses.of_jpeg_steps(steps, quality), lr, atol=1e-4)
+    some = 20 * torch.randn(3, 3, 2, 3, 8, 8, generator=seeded(2))
+    picture = losses.of_jpeg_steps(some, quality)
+    assert picture.shape == (3, 3, 16, 24)
+    assert torch.allclose(losses.jpeg_steps(picture, quality), some, atol=1e-2)
+    partial = functional.pad(lr, (0, 5, 0, 7))  # blocks that are not whole are left out
+    assert torch.allclose(losses.jpeg_steps(partial, quality), steps, atol=1e-4)
+
+
+@pytest.mark.parametrize("quality", [15, 60, 100])
+def test_steps_are_those_that_the_codec_rounds(quality: int) -> None:
+    lr = 0.5 + 0.5 * torch.randn(1, 3, 16, 24, generator=seeded())
+    steps = losses.jpeg_steps(lr - 128 / 255, torch.tensor([float(quality)]))
+    in_order = steps[0].flatten(3)[..., coefficients.ZIGZAG].permute(1, 2, 0, 3).numpy()  # [rows, columns, 3, 64]
+    levels = coefficients.quantise(255 * lr[0].permute(1, 2, 0).numpy(), quality)
+    assert abs(in_order - levels).max() < 0.5 + 1e-3
+    restored = losses.of_jpeg_steps(steps.round(), torch.tensor([float(quality)])) + 128 / 255
+    expected = coefficients.restore(np.rint(in_order).astype(np.int16), 16, 24, quality) / 255
+    assert np.allclose(restored[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
+
+
+def test_bits_grow_with_detail() -> None:
+    values = [bits(noise(deviation), 75) for deviation in (0.0, 0.01, 0.03, 0.1, 0.3)]
     assert values == sorted(values)
     assert len(set(values)) == len(values)
 
 
-def test_activity_falls_with_coarser_quality() -> None:
-    values = [activity(noise(0.1), quality) for quality in (98, 90, 70, 40, 15, 5)]
+def test_bits_fall_with_coarser_quality() -> None:
+    values = [bits(noise(0.1), quality) for quality in (98, 90, 70, 40, 15, 5)]
     assert values == sorted(values, reverse=True)
     assert len(set(values)) == len(values)
 
 
-def test_activity_of_a_flat_picture_by_hand() -> None:
-    # grey of 16 levels: only the luma's DC, 8 * 16 = 128 = 64 / 9 steps of 18 at quality 50, in each of two blocks
-    flat = torch.full((1, 3, 16, 8), 16 / 255)
-    assert activity(flat, 50) == pytest.approx(2 * math.log2(1 + 4 * (64 / 9) ** 2) / 2, rel=1e-4)
-    assert activity(torch.zeros(1, 3, 16, 16), 50) == 0
+def test_bits_of_flat_pictures_by_hand() -> None:
+    assert bits(torch.full((1, 3, 16, 24), 0.3), 50) == pytest.approx(6 * losses.BITS_A_BLOCK, abs=1e-3)
+    # a step of 16 grey levels between two blocks: of luma's DC, 8 * 16 = 128 = 64 / 9 steps of 18 at quality 50. The
+    # mean of what lies left and above, itself at the border, is half of that away.
+    step = torch.full((1, 3, 16, 8), 0.3)
+    step[..., 8:, :] += 16 / 255
+    expected = 2 * losses.BITS_A_BLOCK + losses.BITS_A_UNIT * math.log2(1 + 4 * (32 / 9) ** 2) / 2
+    assert bits(step, 50) == pytest.approx(expected, rel=1e-3)
 
 
-def test_activity_of_one_cosine_by_hand() -> None:
+def test_bits_of_one_cosine_by_hand() -> None:
     # the horizontal cosine of index 1 with amplitude 32 levels: its coefficient is 32 * sqrt(8 * 4) = 181.02,
-    # and its step at quality 50 is 14; the mean of 64 is a DC of 512 in steps of 18
+    # and its step at quality 50 is 14, upright 15
     wave = 64 + 32 * torch.cos(math.pi / 8 * (torch.arange(8) + 0.5))
     picture = (wave / 255).expand(1, 3, 8, 8)
-    expected = (math.log2(1 + 4 * (512 / 18) ** 2) + math.log2(1 + 4 * (32 * math.sqrt(32) / 14) ** 2)) / 2
-    assert activity(picture, 50) == pytest.approx(expected, rel=1e-3)
-    # upright its step is 15
-    expected = (math.log2(1 + 4 * (512 / 18) ** 2) + math.log2(1 + 4 * (32 * math.sqrt(32) / 15) ** 2)) / 2
-    assert activity(picture.transpose(2, 3), 50) == pytest.approx(expected, rel=1e-3)
+    for turned, step in ((picture, 14), (picture.transpose(2, 3), 15)):
+        units = math.log2(1 + 4 * (32 * math.sqrt(32) / step) ** 2) / 2
+        expected = losses.BITS_A_BLOCK + losses.BITS_A_UNIT * units
+        assert bits(turned, 50) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 92])
-def test_activity_ranks_pictures_as_real_jpegs_do(quality: int) -> None:
+def test_bits_rank_pictures_as_packing_does(quality: int) -> None:
     kinds = [(smooth, contrast) for smooth in (0.6, 1.2, 2.5, 6.0) for contrast in (6, 20, 50)]
     pictures = [drawn(smooth, contrast, seed) for seed, (smooth, contrast) in enumerate(kinds)]
-    real = [len(Jpeg().encode(picture, quality)) for picture in pictures]
-    estimated = [activity(tensor(picture), quality) for picture in pictures]
+    levels = [coefficients.quantise(picture.astype(np.float32), quality) for picture in pictures]
+    real = [len(packing.pack(of, quality)) for of in levels]
+    estimated = [bits(tensor(picture), quality) for picture in pictures]
     ranks = [np.argsort(np.argsort(values)) for values in (real, estimated)]
     assert np.corrcoef(*ranks)[0, 1] > 0.9
 
 
-def test_activity_is_per_picture_and_has_a_gradient_where_there_is_detail() -> None:
+@pytest.mark.parametrize("quality", [20, 50, 80, 92])
+def test_bits_are_about_those_of_a_packed_low_res_picture(quality: int) -> None:
+    target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    lr = codec.downscale(target, reference, weights.load(weights.shipped(2)), quality).lr
+    real = 8 * len(packing.pack(coefficients.quantise(lr, quality), quality))
+    estimated = bits(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255, quality)
+    assert 0.8 < estimated / real < 1.25
+
+
+def test_bits_are_per_picture_and_have_a_gradient_where_there_is_detail() -> None:
     lr = torch.cat([noise(0.1), torch.full((1, 3, 32, 32), 0.5)]).requires_grad_()
-    values = losses.jpeg_activity(lr, torch.tensor([75.0, 75.0]))
+    values = losses.packed_bits(lr, torch.tensor([75.0, 75.0]))
     assert values.shape == (2,)
-    assert float(values[0].detach()) == pytest.approx(activity(noise(0.1), 75), rel=1e-5)
+    assert float(values[0].detach()) == pytest.approx(bits(noise(0.1), 75), rel=1e-5)
     (gradient,) = torch.autograd.grad(values[0], lr)
     assert gradient[0].abs().max() > 0
     assert gradient[1].abs().max() == 0
     smoother = noise(0.1) - 0.01 * gradient[:1] / gradient[0].abs().max()
-    assert activity(smoother.detach(), 75) < activity(noise(0.1), 75)
+    assert bits(smoother.detach(), 75) < bits(noise(0.1), 75)
 
 
 def test_what_survives_a_fine_jpeg_is_the_picture_and_a_coarse_one_its_mean() -> None:

@@ -60,7 +60,7 @@ def results(extra: str = "") -> dict[str, Any]:
     return {
         "command": f"refscale rd-curve pairs.csv -o report{extra}",
         "convention": f"whole file{extra}",
-        "weights": {f"refscale-x2{extra}": "548aea3a8b7fdf8b"},
+        "weights": {f"refscale-x2{extra}": "548aea3a8b7f"},
         "versions": {"refscale": "0.1.0", f"torch{extra}": "2.4"},
         "machine": {"system": f"Linux{extra}", "threads": 2},
         "coders": [
@@ -252,7 +252,7 @@ def test_how_it_was_measured_is_told(tmp_path: Path) -> None:
         "Convention whole file",
         "system Linux, threads 2",
         "refscale 0.1.0, torch 2.4",
-        "refscale-x2 548aea3a8b7fdf8b",
+        "refscale-x2 548aea3a8b7f",
         "avif: The avif",
         "jxl pip install pillow-jxl-plugin",
     ):

@@ -64,17 +64,33 @@ def test_encoding_leaves_its_argument_alone_and_takes_any_memory_layout() -> Non
 # --- what it costs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", range(1, 4))
-def test_a_constant_map_costs_one_byte(level: int) -> None:
+@pytest.mark.parametrize(("level", "levels"), [(1, 4), (2, 4), (1, 3), (254, 256)])
+def test_a_constant_map_costs_one_byte(level: int, levels: int) -> None:
     constant = np.full((64, 63), level, np.uint8)
-    assert smap.encode(constant, 4) == bytes([level])
-    assert np.array_equal(smap.decode(bytes([level]), 64, 63, 4), constant)
+    assert smap.encode(constant, levels) == bytes([level])
+    assert np.array_equal(smap.decode(bytes([level]), 64, 63, levels), constant)
 
 
-@pytest.mark.parametrize("level", [0, 4, 255])
-def test_a_single_byte_must_be_a_level_that_needs_it(level: int) -> None:
+@pytest.mark.parametrize(("level", "levels"), [(0, 4), (3, 4), (4, 4), (255, 4), (1, 2), (255, 256)])
+def test_a_single_byte_must_be_a_level_that_needs_it(level: int, levels: int) -> None:
     with pytest.raises(ContainerError, match="1 bytes"):
-        smap.decode(bytes([level]), 64, 63, 4)
+        smap.decode(bytes([level]), 64, 63, levels)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 256])
+@pytest.mark.parametrize("shape", [(1, 1), (64, 63)])
+def test_a_map_of_the_highest_level_has_no_payload(shape: tuple[int, int], levels: int) -> None:
+    highest = np.full(shape, levels - 1, np.uint8)
+    assert smap.encode(highest, levels) is None
+    decoded = smap.decode(None, *shape, levels)
+    assert (decoded.dtype, decoded.shape) == (np.uint8, shape)
+    assert np.array_equal(decoded, highest)
+
+
+@pytest.mark.parametrize("word", ["00000000", "ffffff3f", "ffffff7f", "ffffffff"])
+def test_a_map_that_is_the_same_everywhere_is_not_coded_in_words(word: str) -> None:
+    with pytest.raises(ContainerError, match="no map is coded like that"):
+        smap.decode(bytes.fromhex(word), 1, 1, 4)  # one of the four levels each
 
 
 def test_a_map_of_zeros_costs_nothing() -> None:

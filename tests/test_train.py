@@ -16,6 +16,7 @@ from torch import Tensor
 from refscale_codec import losses
 from refscale_codec import train as training
 from refscale_codec.errors import ImageError, UsageError, WeightsError
+from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.jpeg import Jpeg
 from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
@@ -353,53 +354,82 @@ def rough(height: int = 16, width: int = 24) -> Tensor:
     return 0.5 + 0.2 * torch.randn(2, 3, height, width, generator=generator).clamp(-2, 2)
 
 
-def test_the_pixels_after_jpeg_are_those_of_a_real_one() -> None:
-    lr = rough()
-    lr_hat, bits = through_jpeg(lr, torch.tensor([30.0, 90.0]))
+def levels_of(lr: Tensor, quality: int) -> coefficients.Levels:
+    return coefficients.quantise(255 * lr.permute(1, 2, 0).numpy(), quality)
+
+
+def restored(lr: Tensor, quality: int) -> Tensor:
+    height, width = lr.shape[-2:]
+    return torch.from_numpy(coefficients.restore(levels_of(lr, quality), height, width, quality)).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("contrast", [0.4, 4], ids=["in range", "beyond"])
+def test_the_pixels_after_jpeg_are_those_that_a_decoder_restores(contrast: float) -> None:
+    lr = 0.5 + contrast * (rough() - 0.5)
+    lr_hat = through_jpeg(lr, torch.tensor([30.0, 90.0]))
     for number, quality in enumerate((30, 90)):
-        levels = (lr[number].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        payload = Jpeg().encode(levels, quality)
-        decoded = torch.from_numpy(Jpeg().decode(payload, 16, 24)).permute(2, 0, 1).float() / 255
-        assert torch.allclose(lr_hat[number], decoded, atol=1e-6)
-        assert 0 < float(bits[number]) < 8 * len(payload)
-    assert bits[0] < bits[1]
+        assert torch.allclose(lr_hat[number], restored(lr[number], quality), atol=1e-5)
+    if contrast == 4:
+        assert lr_hat.min() < -0.5
+        assert lr_hat.max() > 1.5
 
 
-def test_bits_are_those_after_the_scan_header_without_the_end_marker() -> None:
-    lr = rough()[:1]
-    levels = (lr[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    payload = Jpeg().encode(levels, 50)
-    # a scan header of three components: marker, length 12, 3, three pairs, three bytes; at the end FF D9
-    start = payload.index(b"\xff\xda\x00\x0c\x03") + 14
-    assert float(through_jpeg(lr, torch.tensor([50.0]))[1]) == 8 * (len(payload) - start - 2)
+def test_what_comes_out_of_a_real_jpeg_passes_another_of_its_quality() -> None:
+    lr = 255 * (0.5 + 0.4 * (rough()[0] - 0.5))  # in range before and after
+    payload = Jpeg().encode(lr.round().to(torch.uint8).permute(1, 2, 0).numpy(), 50)
+    decoded = torch.from_numpy(Jpeg().decode(payload, 16, 24)).permute(2, 0, 1)[None] / 255
+    lr_hat = through_jpeg(decoded, torch.tensor([50.0]))
+    assert (lr_hat - decoded).abs().max() < 2 / 255
 
 
-def test_quality_above_100_is_rounding_only_and_free() -> None:
+def test_the_mixed_precision_of_training_stops_at_jpeg(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = recipe(rounded=0.0)
+    calls: list[tuple[Tensor, ...]] = []
+
+    def watched(lr: Tensor, quality: Tensor) -> Tensor:
+        calls.append((lr.detach(), quality, through_jpeg(lr, quality).detach()))
+        return through_jpeg(lr, quality)
+
+    monkeypatch.setattr(training, "through_jpeg", watched)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        training.loss_of(RescaleNet(TINY), config, batch_of(place, config), 0, torch.device("cpu"))
+    ((lr, quality, lr_hat),) = calls
+    for number, q in enumerate(quality.tolist()):
+        assert torch.allclose(lr_hat[number], restored(lr[number], int(q)), atol=1e-4)
+
+
+def test_quality_above_100_is_rounding_only() -> None:
     lr = rough()
-    lr_hat, bits = through_jpeg(lr, torch.tensor([101.0, 50.0]))
+    lr_hat = through_jpeg(lr, torch.tensor([101.0, 50.0]))
     assert torch.allclose(lr_hat[0], (lr[0].clamp(0, 1) * 255).round() / 255, atol=1e-6)
-    assert bits[0] == 0
-    assert bits[1] > 0
 
 
-def test_the_gradient_passes_jpeg_as_far_as_detail_survives_and_stops_outside_the_range() -> None:
+@pytest.mark.parametrize("rounded", [0.0, 1.0])
+def test_only_rounded_low_res_pictures_have_no_bits(place: Path, rounded: float) -> None:
+    config = recipe(rounded=rounded)
+    _, figures = training.loss_of(RescaleNet(TINY), config, batch_of(place, config), 0, torch.device("cpu"))
+    assert ((figures["bpp_lr"] == 0) == bool(rounded)).all()
+
+
+def test_the_gradient_passes_jpeg_as_far_as_detail_survives_and_is_the_same_outside_the_range() -> None:
     lr = rough(8, 8)[:1].clamp(0, 1).repeat(3, 1, 1, 1)
-    lr[:, 0, 0, :6] = torch.tensor([-0.2, -0.051, -0.04, 1.04, 1.051, 1.3])
+    lr[:, 0, 0, :6] = torch.tensor([-0.7, -0.051, -0.04, 1.04, 1.051, 1.6])
     lr.requires_grad_()
     quality = torch.tensor([5.0, 95.0, 101.0])
     upstream = torch.randn(lr[:1].shape, generator=torch.Generator().manual_seed(4)).repeat(3, 1, 1, 1)
-    lr_hat, bits = through_jpeg(lr, quality)
+    lr_hat = through_jpeg(lr, quality)
     (gradient,) = torch.autograd.grad(lr_hat, lr, upstream)
 
-    inside = lr.detach().clamp(-0.05, 1.05).requires_grad_()
-    (expected,) = torch.autograd.grad(losses.surviving(inside, quality.clamp(max=100)), inside, upstream)
+    again = lr.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(losses.surviving(again, quality.clamp(max=100)), again, upstream)
     expected[2] = upstream[2]  # the identity where it is only rounded
-    expected[:, 0, 0, [0, 1, 4, 5]] = 0
     assert torch.allclose(gradient, expected, atol=1e-6)
     assert torch.equal(gradient[2], expected[2])
     assert gradient[0].norm() < gradient[1].norm()
-    assert not bits.requires_grad
-    assert 0 <= lr_hat.min() <= lr_hat.max() <= 1
+    assert (gradient[1, 0, 0, [0, 5]] != 0).all()
+    assert lr_hat[1].min() < -0.6
+    assert lr_hat[1].max() > 1.5
+    assert 0 <= lr_hat[2].min() <= lr_hat[2].max() <= 1
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------

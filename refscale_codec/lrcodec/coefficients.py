@@ -1,8 +1,9 @@
-"""A baseline 4:4:4 JPEG of ours <-> its quantised DCT coefficients, exactly (ITU-T T.81, JFIF).
+"""The low-res picture <-> quantised DCT coefficients <-> a baseline 4:4:4 JPEG (ITU-T T.81, JFIF).
 
-Levels are int16 [rows, columns, 3, 64]: blocks of 8x8 pixels, components Y, Cb, Cr, coefficients in zigzag order. The
-JPEG is the one that libjpeg writes with our quantiser tables, scaled as it scales the standard ones, without fitting
-Huffman tables: so its headers follow from size and quality, and `write(read(jpeg)) == jpeg`.
+Levels are int16 [rows, columns, 3, 64]: blocks of 8x8 pixels, components Y, Cb, Cr, coefficients in zigzag order. Both
+ways the picture is real-valued, neither rounded to 8 bits nor kept inside 0..255: the net keeps it faint to save bits,
+and then rounding shows. The JPEG of the same levels, for viewers, has our quantiser tables, scaled as libjpeg scales
+the standard ones, and the standard Huffman tables.
 
 The quantiser tables are flatter than the standard ones: what counts is the error of the high-res picture that a net
 makes of the low-res one. On dev pairs flatter tables alone saved some 4 % of the bits.
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Levels = NDArray[np.int16]  # [rows, columns, 3, 64]
+Floats = NDArray[np.float32]  # [h, w, 3] RGB on 0..255
 
 ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 """Position in an 8x8 block, row by row, of each coefficient (T.81, Figure 5)."""
@@ -66,8 +68,14 @@ _HUFFMAN = {
     ),
 }
 _END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
-LARGEST = 1024
-"""Bound on the magnitude of a level; that of an AC level must be lower by one."""
+LARGEST = 1023
+"""Bound on the magnitude of a level, that of the Huffman tables for AC."""
+
+YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+"""What Y, Cb and Cr are made of (JFIF)."""
+DCT = np.cos(np.pi / 8 * (np.arange(8) + 0.5) * np.arange(8)[:, None]) / 2
+DCT[0] /= np.sqrt(2)
+"""The orthonormal DCT of 8 samples, [8, 8]: rows are frequencies."""
 
 
 def steps(quality: int) -> NDArray[np.int64]:
@@ -86,6 +94,30 @@ def tables(quality: int) -> list[list[int]]:
 def grid(height: int, width: int) -> tuple[int, int]:
     """Return rows and columns of blocks in a picture."""
     return -(-height // 8), -(-width // 8)
+
+
+def quantise(lr: Floats, quality: int) -> Levels:
+    """Return the levels of a picture, its last column and row repeated to fill the blocks."""
+    height, width = lr.shape[:2]
+    rows, columns = grid(height, width)
+    padded = np.pad(lr, ((0, 8 * rows - height), (0, 8 * columns - width), (0, 0)), mode="edge")
+    ycbcr = (padded - 128) @ np.array(YCBCR, np.float32).T
+    blocks = ycbcr.reshape(rows, 8, columns, 8, 3).transpose(0, 2, 4, 1, 3)
+    dct = DCT.astype(np.float32)
+    amplitudes = (dct @ blocks @ dct.T).reshape(rows, columns, 3, 64)[..., ZIGZAG]
+    levels: Levels = np.clip(np.rint(amplitudes / steps(quality)), -LARGEST, LARGEST).astype(np.int16)
+    return levels
+
+
+def restore(levels: Levels, height: int, width: int, quality: int) -> Floats:
+    """Return the picture [height, width, 3] that levels stand for."""
+    rows, columns = levels.shape[:2]
+    amplitudes = (levels * steps(quality).astype(np.float32))[..., np.argsort(ZIGZAG)]
+    dct = DCT.astype(np.float32)
+    blocks = dct.T @ amplitudes.reshape(rows, columns, 3, 8, 8) @ dct
+    ycbcr = blocks.transpose(0, 3, 1, 4, 2).reshape(8 * rows, 8 * columns, 3)[:height, :width]
+    lr: Floats = ycbcr @ np.linalg.inv(np.array(YCBCR)).T.astype(np.float32) + 128
+    return lr
 
 
 def _headers(height: int, width: int, quality: int) -> bytes:
@@ -117,28 +149,11 @@ def _codes(table: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return codes, lengths
 
 
-@cache
-def _lookup(table: int) -> list[int]:
-    """Return what each 16 bits start with: 256 * bits of the code + symbol; 0 where no code fits."""
-    codes, lengths = _codes(table)
-    found = np.zeros(1 << 16, np.int64)
-    for symbol in np.flatnonzero(lengths):
-        spare = 16 - lengths[symbol]
-        found[codes[symbol] << spare : (codes[symbol] + 1) << spare] = lengths[symbol] << 8 | symbol
-    return list(found.tolist())
-
-
 def write(levels: Levels, height: int, width: int, quality: int) -> bytes:
-    """Return the JPEG of a picture [height, width] of a quality.
-
-    Raises:
-        ValueError: a coefficient is too large for the Huffman tables.
-    """
+    """Return the JPEG of a picture [height, width] of a quality."""
     blocks = levels.astype(np.int64).reshape(-1, 64)  # in the order of the scan
     values = blocks.copy()
     values[3:, 0] -= blocks[:-3, 0]
-    if abs(blocks).max() > LARGEST or abs(blocks[:, 1:]).max() == LARGEST:
-        raise ValueError("a coefficient is too large for a baseline JPEG")
     chroma = np.arange(len(blocks)) % 3 > 0
     block, k = np.nonzero(values[:, 1:])
     k += 1
@@ -171,57 +186,3 @@ def write(levels: Levels, height: int, width: int, quality: int) -> bytes:
     scan = bits[np.arange(32) < length[:, None]]
     packed = np.packbits(np.append(scan, np.ones(-len(scan) % 8, np.uint8))).tobytes()
     return _headers(height, width, quality) + packed.replace(b"\xff", b"\xff\0") + b"\xff\xd9"
-
-
-def read(jpeg: bytes, height: int, width: int, quality: int) -> Levels | None:
-    """Return the levels in a JPEG; None where it is not exactly what `write` would make of them."""
-    headers = _headers(height, width, quality)
-    if not jpeg.startswith(headers):
-        return None
-    rows, columns = grid(height, width)
-    try:
-        levels = _decode(jpeg[len(headers) : -2].replace(b"\xff\0", b"\xff"), rows * columns)
-        levels = levels.reshape(rows, columns, 3, 64)
-        return levels if write(levels, height, width, quality) == jpeg else None
-    except (IndexError, ValueError, OverflowError):
-        return None
-
-
-def _decode(scan: bytes, blocks: int) -> Levels:
-    """Return [blocks * 3, 64] from an entropy-coded part; anything may come of one that is damaged."""
-    levels = np.zeros((blocks * 3, 64), np.int16)
-    scan += b"\xff" * 8
-    waiting, count, position = 0, 0, 0  # bits taken from the scan, not yet used
-    last = [0, 0, 0]
-    places: list[int] = []
-    found: list[int] = []
-    tables = [(_lookup(0x00), _lookup(0x10)), *[(_lookup(0x01), _lookup(0x11))] * 2]
-    for block in range(blocks * 3):
-        component = block % 3
-        lookup, ac = tables[component]
-        k = 0
-        while k < 64:
-            if count < 32:
-                waiting = (waiting & 0xFFFFFFFF) << 32 | int.from_bytes(scan[position : position + 4], "big")
-                position += 4
-                count += 32
-            entry = lookup[waiting >> count - 16 & 0xFFFF]
-            count -= entry >> 8
-            size, run = entry & 15, entry >> 4 & 15
-            value = 0
-            if size:
-                count -= size
-                value = waiting >> count & (1 << size) - 1
-                if not value >> size - 1:
-                    value -= (1 << size) - 1
-            if k == 0:
-                last[component] += value
-                value, lookup = last[component], ac
-            elif not size and run < 15:
-                break
-            k += run
-            places.append(block * 64 + k)
-            found.append(value)
-            k += 1
-    levels.reshape(-1)[places] = found
-    return levels

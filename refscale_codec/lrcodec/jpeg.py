@@ -21,7 +21,6 @@ class Jpeg:
     """The codec; what it decodes does not depend on `subsampling`."""
 
     subsampling: Subsampling = "4:4:4"  # of chroma: detail that the net hid there dies at 4:2:0
-    optimize: bool = True  # Huffman tables fitted to the picture, else the standard ones
     standard: bool = False  # quantiser tables of T.81, Annex K, else the flatter ones of `coefficients`
 
     def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
@@ -31,7 +30,7 @@ class Jpeg:
         buffer = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(lr))
         tables: dict[str, Any] = {"quality": quality} if self.standard else {"qtables": coefficients.tables(quality)}
-        picture.save(buffer, "JPEG", **tables, subsampling=self.subsampling, optimize=self.optimize)
+        picture.save(buffer, "JPEG", **tables, subsampling=self.subsampling, optimize=True)
         return buffer.getvalue()
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.uint8]:

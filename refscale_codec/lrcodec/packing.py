@@ -1,4 +1,4 @@
-"""A JPEG of the low-res picture <-> fewer bytes, lossless: coefficients under a fixed model instead of Huffman tables.
+"""Quantised coefficients of the low-res picture <-> bytes, lossless: under a fixed model instead of Huffman tables.
 
 Coefficients come in groups, so that whole arrays are coded at once: first all DC, on grids of blocks that double their
 density; then frequency by frequency, component by component, in the four phases of a 2x2 lattice of blocks. A group
@@ -38,7 +38,7 @@ _CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
 _PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of blocks
 _SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours of the same frequency that a phase knows
 _WINDOW = 6  # frequencies below its own that a coefficient sees in neighbouring blocks, beside the lowest few
-_MAGIC = 0x01  # first byte of a packed JPEG; a plain one has 0xFF
+_MAGIC = 0x01  # first byte of packed levels; a JPEG has 0xFF
 
 _BITS = constriction.stream.model.Uniform(16)
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
@@ -230,11 +230,8 @@ def context(group: Group, mean: Exact, spread: Exact) -> Context:
     return Context(nearest, np.where(beyond < 0, -1, 1), size * FRACTIONS + fraction)
 
 
-def pack(jpeg: bytes, height: int, width: int, quality: int) -> bytes | None:
-    """Return a JPEG of a size and quality in fewer bytes; None where it is not as `coefficients.write` does it."""
-    levels = coefficients.read(jpeg, height, width, quality)
-    if levels is None:
-        return None
+def pack(levels: Levels, quality: int) -> bytes:
+    """Return levels of a quality, each within `coefficients.LARGEST`, as bytes."""
     model, coder = shipped(), constriction.stream.queue.RangeEncoder()
     used = (levels != 0).any(axis=(0, 1))  # [3, 64]
     highest = [int(np.flatnonzero(of).max(initial=0)) for of in used]
@@ -256,20 +253,26 @@ def pack(jpeg: bytes, height: int, width: int, quality: int) -> bytes | None:
                 coder.encode(int(far + 1) - (1 << bits), constriction.stream.model.Uniform(1 << bits))
         return values
 
-    walk(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
+    rows, columns = levels.shape[:2]
+    walk(rows, columns, coefficients.steps(quality), first, highest, code)
     return bytes([_MAGIC, *highest]) + bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
-def unpack(payload: bytes, height: int, width: int, quality: int) -> bytes:
-    """Return the JPEG that `pack` was given, to the byte.
+def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
+    """Return the levels that `pack` was given, of a picture [height, width].
 
     Raises:
-        ContainerError: the payload is no packed JPEG of this size and quality.
+        ContainerError: the payload holds no levels of this size and quality.
     """
     highest = list(payload[1:4])
     if len(payload) < 4 or payload[0] != _MAGIC or len(payload) % 4 or max(highest) > 63:
-        raise ContainerError("the low-res payload is not a packed JPEG")
+        raise ContainerError("the low-res payload is no packed picture")
     model, coder = shipped(), constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=4))
+
+    def in_range(values: Integers) -> Integers:
+        if abs(values).max(initial=0) > coefficients.LARGEST:
+            raise ContainerError("the packed low-res picture is damaged: a coefficient is out of range")
+        return values
 
     def code(group: Group) -> Integers:
         known = context(group, model.mean[group.key], model.spread[group.key])
@@ -280,15 +283,14 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> bytes:
             far = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0) - 1
             off[i] = np.sign(off[i]) * (ESCAPE + far)
         values: Integers = known.nearest + known.sign * off
-        if abs(values).max(initial=0) > coefficients.LARGEST:
-            raise ContainerError("the packed JPEG is damaged: a coefficient is out of range")
-        return values
+        return in_range(values)
 
     try:
-        first = [int(coder.decode(constriction.stream.model.Uniform(_ROOT))) - _ROOT // 2 for _ in range(3)]
-        levels = walk(*coefficients.grid(height, width), coefficients.steps(quality), np.array(first), highest, code)
+        uniform = constriction.stream.model.Uniform(_ROOT)
+        first = in_range(np.array([int(coder.decode(uniform)) - _ROOT // 2 for _ in range(3)]))
+        levels = walk(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
         if not coder.maybe_exhausted():
-            raise ContainerError("the packed JPEG is damaged: it has bytes to spare")
-        return coefficients.write(levels, height, width, quality)
+            raise ContainerError("the packed low-res picture is damaged: it has bytes to spare")
+        return levels
     except (AssertionError, ValueError):
-        raise ContainerError("the packed JPEG is damaged: it does not decode") from None
+        raise ContainerError("the packed low-res picture is damaged: it does not decode") from None

@@ -74,7 +74,7 @@ class RescaleNet(nn.Module):
         """Build with fresh parameters: the haar flow starts as plain 2x2 averaging."""
         super().__init__()
         self.config = config
-        self.fingerprint = bytes(8)  # of the file it was loaded from, see `weights.fingerprint`
+        self.fingerprint = bytes(6)  # of the file it was loaded from, see `weights.fingerprint`
         stages = config.scale.bit_length() - 1
         self.refnet = RefNet(stages, config.ref_width, config.map_divisor, config.map_levels)
         stage = {"haar": haar_stage, "paper": paper_stage}[config.flow]

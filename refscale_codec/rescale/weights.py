@@ -44,7 +44,7 @@ def shipped_as(wanted: bytes) -> Path:
 
 
 def fingerprint(path: Path) -> bytes:
-    """Return the first 8 bytes of the SHA-256 of a weights file, the name by which a container asks for it."""
+    """Return the first 6 bytes of the SHA-256 of a weights file, the name by which a container asks for it."""
     return _read(path)[1]
 
 
@@ -54,7 +54,7 @@ def _read(path: Path) -> tuple[bytes, bytes]:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
-    return data, hashlib.sha256(data).digest()[:8]
+    return data, hashlib.sha256(data).digest()[:6]
 
 
 def store(net: RescaleNet, path: Path) -> None:
