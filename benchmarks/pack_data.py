@@ -43,7 +43,7 @@ def main() -> None:
                 if row[column] not in written:
                     written.add(row[column])
                     pixels = image.read(args.manifest.parent / source).pixels
-                    archive.writestr(row[column], Jpeg().encode(pixels, QUALITY))
+                    archive.writestr(row[column], Jpeg(standard=True).encode(pixels, QUALITY))
             writer.writerow(row)
         archive.writestr("manifest.csv", table.getvalue())
     size = args.output.stat().st_size

@@ -5,8 +5,8 @@
 The standing x2 recipe (`weights/recipe-x2.toml`) on real crops. The ceiling is that of a large matrix product in the
 same arithmetic; a step's operations are those that PyTorch counts for convolutions and products, forward and backward.
 Parts of a step: `data` draws the batch (in training a thread does that beside the step), `forward` and `backward` are
-the net and the loss, `jpeg` and `map` are the real coders inside the forward pass, `update` is the optimiser and the
-moving average.
+the net and the loss, `jpeg` and `map` are the quantiser and the real coder inside the forward pass, `update` is the
+optimiser and the moving average.
 
 Writes benchmarks/results/train_step-DEVICE.json, and prints the table of docs/TRAINING.md.
 """
@@ -60,7 +60,7 @@ def now(device: torch.device) -> float:
 
 @contextmanager
 def timed(seconds: dict[str, list[float]], device: torch.device) -> Iterator[None]:
-    """Take the times of the real coders and of the backward pass inside a step."""
+    """Take the times of quantiser, map coder and backward pass inside a step."""
 
     def watched(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Low-res codecs: an 8-bit RGB picture <-> bytes, one module each, named in files by their number here."""
+"""Low-res codecs: an 8-bit RGB picture <-> bytes, one module each, named in files by their number here.
+
+Beside them, JPEG's coefficients without a JPEG around them: `coefficients` and `packing`.
+"""
 
 from typing import Protocol
 

@@ -6,7 +6,7 @@ and then rounding shows. The JPEG of the same levels, for viewers, has our quant
 the standard ones, and the standard Huffman tables.
 
 The quantiser tables are flatter than the standard ones: what counts is the error of the high-res picture that a net
-makes of the low-res one. On dev pairs flatter tables alone saved some 4 % of the bits.
+makes of the low-res one.
 """
 
 import struct
@@ -97,7 +97,10 @@ def grid(height: int, width: int) -> tuple[int, int]:
 
 
 def quantise(lr: Floats, quality: int) -> Levels:
-    """Return the levels of a picture, its last column and row repeated to fill the blocks."""
+    """Return the levels of a picture [h, w, 3] at a quality of 1..100, as T.81 (A.3) has it but for the 8 bits.
+
+    The last column and row are repeated to fill the blocks; levels are kept within `LARGEST`.
+    """
     height, width = lr.shape[:2]
     rows, columns = grid(height, width)
     padded = np.pad(lr, ((0, 8 * rows - height), (0, 8 * columns - width), (0, 0)), mode="edge")
@@ -110,7 +113,7 @@ def quantise(lr: Floats, quality: int) -> Levels:
 
 
 def restore(levels: Levels, height: int, width: int, quality: int) -> Floats:
-    """Return the picture [height, width, 3] that levels stand for."""
+    """Return the picture [height, width, 3] on about 0..255 that levels of a quality of 1..100 stand for."""
     rows, columns = levels.shape[:2]
     amplitudes = (levels * steps(quality).astype(np.float32))[..., np.argsort(ZIGZAG)]
     dct = DCT.astype(np.float32)
