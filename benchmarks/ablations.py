@@ -183,6 +183,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "no-rate": ("bits left out of the gradient", BASE, rate_left_out),
     "straight-through": ("gradient through the JPEG as if it were not there", BASE, gradient_of(lambda lr, q: lr)),
+    "dead-wider": (
+        "half of the gradient passes at half a quantiser step, not at 0.18",
+        BASE,
+        lambda: patch.object(losses, "DEAD", 1 / 4),
+    ),
     "diffjpeg": ("gradient through cubic rounding, as DiffJPEG", BASE, gradient_of(cubic)),
     "eight-bits": ("low-res picture rounded to 8 bits before and after the JPEG", BASE, eight_bits),
     "map-full": ("map at the low-res size", replace(BASE, net=replace(NET, map_divisor=1)), nothing),

@@ -2,9 +2,11 @@
 
 BD-rate compares curves in log rate against log error, picture by picture, so each crop's loss is
 
-    ln(bits of low-res picture and map) + slope * ln(squared error) + guidance
+    ln(bits of low-res picture and map) + weight * ln(squared error) + guidance
 
-with `slope` the usual steepness of a rate-distortion curve. It needs no weight that depends on quality or content.
+with a `weight` (`error_weight`) near the usual steepness of a rate-distortion curve. With that steepness alone nothing
+would tell where on its curve a crop shall lie, and nets drift along it for hundreds of steps; so the weight leans
+towards what holds each quality to its own exchange of error for bits.
 
 Bits of the low-res picture are estimated from its DCT coefficients (`packed_bits`), closely and with the right slope:
 `benchmarks/packing.py` compares. Bits of the map are those of the real coder, whose gradient is that of the Laplace
@@ -21,13 +23,37 @@ from torch.nn import functional
 from refscale_codec.lrcodec.coefficients import CHROMA, DCT, LUMA, YCBCR
 
 BITS_A_UNIT, BITS_A_BLOCK = 2.24, 1.27  # by least squares on low-res pictures of qualities 15 to 95
+BIT_WORTH = 0.006  # squared error of a bit per pixel at quality 50, but for the factor in `error_weight`
+DEAD = 1 / 32  # the square, in quantiser steps, of a coefficient half of whose gradient passes the quantiser
+
+
+def error_weight(error: Tensor, bpp: Tensor, quality: Tensor, slope: float) -> Tensor:
+    """Return the weight [b] of ln(error) beside ln(bpp), without a gradient.
+
+    It is the geometric mean of `slope`, how steep rate-distortion curves usually are, and of error / (worth * bpp),
+    how steep the curve is where a crop's error plus `worth` times its bits is least; within a factor of 3 of `slope`.
+    The worth of a bit goes with the square of the quantiser steps, as at high rates, and less so where they are coarse.
+
+    Args:
+        error: [b] mean squared error of samples in [0, 1].
+        bpp: [b] bits per high-res pixel.
+        quality: [b] in 1..100.
+        slope: d ln(bits) / -d ln(squared error).
+    """
+    steps = step_percent(quality) / 100
+    worth = BIT_WORTH * steps.square() / (1 + steps / 2)
+    return torch.sqrt(slope * error / (worth * bpp)).clamp(slope / 3, slope * 3).detach()
+
+
+def step_percent(quality: Tensor) -> Tensor:
+    """Return quantiser steps at qualities in 1..100 in percent of those at 50, as libjpeg scales them."""
+    return torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
 
 
 def jpeg_tables(quality: Tensor) -> Tensor:
     """Return the low-res JPEG's quantiser steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
     base = torch.tensor([LUMA, CHROMA, CHROMA], dtype=torch.float32, device=quality.device)
-    percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    return ((base * percent[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
+    return ((base * step_percent(quality)[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
 
 
 def packed_bits(lr: Tensor, quality: Tensor) -> Tensor:
@@ -49,12 +75,13 @@ def packed_bits(lr: Tensor, quality: Tensor) -> Tensor:
 def surviving(lr: Tensor, quality: Tensor) -> Tensor:
     """Return a picture like `lr` whose gradient passes only what a JPEG of `quality` [b] in 1..100 lets through.
 
-    Each AC coefficient of v quantiser steps keeps the share v^2 / (v^2 + 1/4): almost nothing where it is rounded
-    away, almost all where it is large. DC, which is never rounded away, keeps all. The sides of `lr` [b, 3, h, w] must
-    be multiples of 8.
+    Each AC coefficient of v quantiser steps keeps the share v^2 / (v^2 + `DEAD`): almost nothing where it is rounded
+    away, almost all where it is large. DC, which is never rounded away, keeps all. The share decides how strongly the
+    error pulls against the bits: where less passes than a change of the picture really does to the error, the net goes
+    too faint (`dead-wider` in benchmarks/ablations.py). The sides of `lr` [b, 3, h, w] must be multiples of 8.
     """
     steps = jpeg_steps(lr, quality)
-    share = (steps.square() / (steps.square() + 0.25)).detach()
+    share = (steps.square() / (steps.square() + DEAD)).detach()
     share[..., 0, 0] = 1
     return of_jpeg_steps(steps * share, quality)
 

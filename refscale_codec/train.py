@@ -64,7 +64,7 @@ class TrainConfig:
     alone: float = 0.12  # share of samples coded without a reference
     rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
     quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
-    slope: float = 1.45  # weight of ln(squared error) beside ln(bits): how steep refscale's own curves are
+    slope: float = 1.45  # about the weight of ln(squared error) beside ln(bits): how steep refscale's own curves are
     guidance: float = 1.0  # weight of Eq. 5
 
     def __post_init__(self) -> None:
@@ -174,11 +174,14 @@ def loss_of(
     rate_lr = lr_bits / pixels
     exact = similarity * (config.net.map_levels - 1)
     rate_map = losses.with_gradient_of(coded_map_bits(exact, config), losses.map_bits(levels, exact)) / pixels
-    rate = torch.log(rate_lr + rate_map + HEADER_BPP)
+    rate = rate_lr + rate_map + HEADER_BPP
+    bounded = error + 4e-6  # rounding limits it anyway
+    weight = losses.error_weight(bounded, rate, quality.clamp(max=100), config.slope)
     guide = losses.guidance(lr, hr, similarity)
-    loss = rate + config.slope * torch.log(error + 4e-6) + config.guidance * guide
+    beside = torch.log(rate) + config.guidance * guide
+    loss = beside + weight * torch.log(bounded)
     figures = {
-        "loss": loss,
+        "loss": beside + config.slope * torch.log(bounded),  # with one weight for all, so that crops compare
         "psnr": -10 * torch.log10(error),
         "bpp_lr": rate_lr,
         "bpp_map": rate_map,

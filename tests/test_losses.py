@@ -9,6 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
@@ -189,16 +191,50 @@ def test_what_survives_a_fine_jpeg_is_the_picture_and_a_coarse_one_its_mean() ->
 
 
 def test_the_gradient_of_what_survives_by_hand() -> None:
-    # a grey cosine of v steps keeps v^2 / (v^2 + 1/4) of its gradient; grey has no chroma to keep
+    # a grey cosine of v steps keeps v^2 / (v^2 + 1/32) of its gradient; grey has no chroma to keep
     wave = torch.cos(math.pi / 8 * (torch.arange(8) + 0.5)).expand(1, 3, 8, 8)
     for amplitude in (0.5, 2, 30):  # levels; the step at quality 50 is 14
         steps = amplitude * math.sqrt(32) / 14
         lr = ((64 + amplitude * wave) / 255).requires_grad_()
         (gradient,) = torch.autograd.grad(losses.surviving(lr, torch.tensor([50.0])), lr, wave)
-        share = steps**2 / (steps**2 + 0.25)
+        share = steps**2 / (steps**2 + 1 / 32)
         assert torch.allclose(gradient.sum(dim=1), 3 * share * wave[:, 0], atol=2e-3)
         luma = torch.tensor([0.299, 0.587, 0.114])[None, :, None, None]
         assert torch.allclose(gradient, 3 * share * wave * luma, atol=2e-3)
+
+
+# --- weight of the error ---------------------------------------------------------------------------------------------
+
+
+def test_the_weight_is_the_slope_where_error_and_bits_are_exchanged_at_their_worth() -> None:
+    bpp, quality = torch.tensor([0.5, 0.5]), torch.tensor([50.0, 75.0])
+    worth = losses.BIT_WORTH * torch.tensor([1 / 1.5, 0.25 / 1.25])  # steps of 1 and 1/2
+    weight = losses.error_weight(1.45 * worth * bpp, bpp, quality, 1.45)
+    assert torch.allclose(weight, torch.tensor(1.45))
+
+
+@given(
+    st.floats(4e-6, 0.1),
+    st.floats(0.01, 4),
+    st.integers(1, 100),
+    st.floats(1.01, 10),
+    st.sampled_from(["error", "bpp"]),
+)
+def test_more_error_weighs_more_and_more_bits_less_within_a_factor_of_three(
+    error: float, bpp: float, quality: int, factor: float, what: str
+) -> None:
+    def weight(error: float, bpp: float) -> float:
+        return float(losses.error_weight(*(torch.tensor([x]) for x in (error, bpp, float(quality))), 1.45))
+
+    usual = weight(error, bpp)
+    more = weight(error * factor, bpp) if what == "error" else weight(error, bpp / factor)
+    assert 1.45 / 3 - 1e-6 <= usual <= more <= 1.45 * 3 + 1e-6
+    assert more == pytest.approx(min(usual * math.sqrt(factor), 1.45 * 3), rel=1e-4) or usual == pytest.approx(1.45 / 3)
+
+
+def test_the_weight_has_no_gradient() -> None:
+    error = torch.tensor([0.01], requires_grad=True)
+    assert not losses.error_weight(error, torch.tensor([0.3]), torch.tensor([60.0]), 1.45).requires_grad
 
 
 # --- value with another gradient ------------------------------------------------------------------------------------
