@@ -1,0 +1,107 @@
+"""The learned low-res codec: integers follow what was trained, and latents and pictures come back."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from refscale_codec.errors import UsageError
+from refscale_codec.lrcodec import gmm, latents, mixture
+
+needs_compressai = pytest.mark.skipif(
+    importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
+)
+QUALITY = 80
+
+
+@pytest.fixture(scope="module")
+def net() -> gmm.Gmm:
+    """Return a small net, a little trained, so that latents are not all zero and every part has a say."""
+    torch.manual_seed(1)
+    small = gmm.Gmm(gmm.GmmConfig(channels=16, reference_channels=8))
+    optimizer = torch.optim.Adam(small.parameters(), lr=2e-3)
+    for _ in range(20):
+        lr, reference = 0.5 + 0.2 * torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+        coded = small(lr, reference, torch.rand(2))
+        loss = coded.bits.mean() / 1024 + 100 * (coded.lr_hat - lr).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return small.eval().requires_grad_(False)
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    return 0.5 + 0.2 * torch.randn(3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+def guide(height: int, width: int) -> torch.Tensor:
+    """Return a low-res reference in integers for latents of this size."""
+    drawn = torch.randint(-128, 128, (3, 16 * height, 16 * width), generator=torch.Generator().manual_seed(3))
+    return drawn.double()
+
+
+@needs_compressai
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (16, 16), (70, 90)])
+def test_latents_come_back_and_make_a_picture_of_the_size(net: gmm.Gmm, height: int, width: int) -> None:
+    rows, columns = -(-height // gmm.STRIDE), -(-width // gmm.STRIDE)
+    made = net.analyse(picture(height, width), QUALITY)
+    model, reference = net.entropy_model(), guide(rows, columns)
+    payload = latents.encode(made, reference, QUALITY, model)
+    found = latents.decode(payload, rows, columns, reference, QUALITY, model)
+    assert (found.y == made.y).all()
+    assert (found.z == made.z).all()
+    assert net.synthesise(found.y, height, width, QUALITY).shape == (3, height, width)
+
+
+@needs_compressai
+def test_integers_cost_within_one_percent_of_what_training_counts(net: gmm.Gmm) -> None:
+    made = net.analyse(picture(320, 320), QUALITY)
+    reference = guide(20, 20)
+    payload = latents.encode(made, reference, QUALITY, net.entropy_model())
+    y, z = (torch.from_numpy(x).float()[None] for x in made)
+    parameters = net._mixtures(y, z, reference.float()[None] / 128, torch.tensor([QUALITY / 100]))
+    bits = -torch.log2(net._likelihood(y, *parameters)).sum()
+    bits -= torch.log2(net.bottleneck._likelihood(z[0].reshape(16, 1, -1))[0]).sum()
+    assert abs(made.y).sum() > 100
+    assert 8 * len(payload) <= 1.01 * float(bits) + 40  # the last word of the range coder, and the window's byte
+
+
+@needs_compressai
+def test_training_knows_of_every_input(net: gmm.Gmm) -> None:
+    lr, reference = picture(32, 32)[None], guide(2, 2)[None].float() / 128
+
+    def bits(lr: torch.Tensor, reference: torch.Tensor, quality: float) -> float:
+        torch.manual_seed(4)
+        return float(net(lr, reference, torch.tensor([quality])).bits)
+
+    usual = bits(lr, reference, 0.5)
+    assert bits(lr, reference, 0.5) == usual
+    assert bits(lr, torch.zeros_like(reference), 0.5) != usual
+    assert bits(lr, reference, 0.9) > usual
+    assert bits(0.5 + 0 * lr, reference, 0.5) != usual
+
+
+@needs_compressai
+def test_gains_lie_on_the_line_between_their_knots(net: gmm.Gmm) -> None:
+    quality = torch.tensor([0.0, 0.5 / 7, 1 / 7, 1.0])
+    found = torch.log(net.gains(quality))[:, :, 0, 0]
+    expected = [net.gain[0], (net.gain[0] + net.gain[1]) / 2, net.gain[1], net.gain[7]]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-5)
+
+
+@needs_compressai
+def test_extreme_pictures_have_latents_in_range(net: gmm.Gmm) -> None:
+    for lr in (torch.full((3, 16, 16), 1e6), torch.zeros(3, 16, 16)):
+        made = net.analyse(lr, 100)
+        assert abs(made.y).max() <= mixture.LARGEST
+        assert abs(made.z).max() <= latents.Z_LARGEST
+        payload = latents.encode(made, guide(1, 1), 100, net.entropy_model())
+        assert np.array_equal(latents.decode(payload, 1, 1, guide(1, 1), 100, net.entropy_model()).y, made.y)
+
+
+def test_without_compressai_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(gmm.sys.modules, "compressai", raising=False)  # type: ignore[attr-defined]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"refscale-codec\[gmm\]"):
+        gmm.Gmm(gmm.GmmConfig())

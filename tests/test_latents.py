@@ -1,0 +1,258 @@
+"""The GMM codec's entropy coder: exact everywhere, lossless for any latents, near the ideal, safe with any bytes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import constriction
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from torch import nn
+
+from refscale_codec.errors import ContainerError
+from refscale_codec.lrcodec import integers, latents, mixture
+from refscale_codec.lrcodec.integers import FRACTION, Layer
+from refscale_codec.lrcodec.latents import EntropyModel, Latents
+from refscale_codec.lrcodec.mixture import Mixture
+
+TABLES = mixture.make_tables()
+N, R = 4, 3  # channels of latents and of reference features
+
+
+def layer(rng: np.random.Generator, after: int, before: int, side: int = 1, **rest: int) -> Layer:
+    """Return a layer of random integers that keeps magnitudes about as they are."""
+    weight = torch.from_numpy(np.rint(rng.normal(0, 4096 / (before * side * side) ** 0.5, (after, before, side, side))))
+    bias = torch.from_numpy(np.rint(rng.normal(0, 2**18, after)))
+    return Layer(weight, bias, torch.full((after,), 12.0, dtype=torch.float64), **rest)
+
+
+def model(seed: int = 1) -> EntropyModel:
+    """Return integer networks whose mixtures vary from place to place."""
+    rng = np.random.default_rng(seed)
+    hyper = [layer(rng, 4 * N, N, 3, shuffle=2), layer(rng, 4 * N, N, 3, shuffle=2), layer(rng, 2 * N, N, 3)]
+    reference = [layer(rng, R, 3, 5, stride=4), layer(rng, R, R, 3, stride=2), layer(rng, R, R, 3, stride=2)]
+    last = layer(rng, 9 * N, 6)._replace(leaky=False)
+    last.bias[: 3 * N] = torch.from_numpy(rng.integers(0, 40, 3 * N) * 4096.0)  # scales of 0.1 to 6
+    parameters = [layer(rng, 6, 4 * N + R + 2), layer(rng, 6, 6), last]
+    frequency = np.full((N, 2 * latents.Z_LARGEST + 1), 1 << 11, np.int64)
+    frequency[:, latents.Z_LARGEST] += (1 << 16) - frequency[0].sum()
+    return EntropyModel(
+        hyper, reference, layer(rng, 2 * N, 12 * N)._replace(leaky=False), parameters, frequency, TABLES
+    )
+
+
+def picture(height: int, width: int, seed: int = 1) -> torch.Tensor:
+    """Return a low-res reference for latents [height, width]."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(-128, 128, (3, 16 * height, 16 * width)).astype(np.float64))
+
+
+@st.composite
+def any_latents(draw: st.DrawFn) -> Latents:
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    value = st.one_of(st.integers(-2, 2), st.integers(-mixture.LARGEST, mixture.LARGEST))
+    z_value = st.integers(-latents.Z_LARGEST, latents.Z_LARGEST)
+    y = draw(arrays(np.int64, (N, height, width), elements=value))
+    return Latents(y, draw(arrays(np.int64, (N, -(-height // 4), -(-width // 4)), elements=z_value)))
+
+
+# --- latents ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(any_latents(), st.integers(1, 100))
+def test_any_latents_come_back(drawn: Latents, quality: int) -> None:
+    reference = picture(*drawn.y.shape[1:])
+    payload = latents.encode(drawn, reference, quality, model())
+    found = latents.decode(payload, *drawn.y.shape[1:], reference, quality, model())
+    assert (found.y == drawn.y).all()
+    assert (found.z == drawn.z).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (40, 1), (33, 35)])
+def test_sizes_of_one_and_many(height: int, width: int) -> None:
+    drawn = noise(height, width)
+    payload = latents.encode(drawn, picture(height, width), 50, model())
+    assert (latents.decode(payload, height, width, picture(height, width), 50, model()).y == drawn.y).all()
+
+
+def noise(height: int, width: int, deviation: float = 2.0) -> Latents:
+    """Return random latents."""
+    rng = np.random.default_rng(3)
+    y = np.rint(rng.normal(0, deviation, (N, height, width))).astype(np.int64)
+    return Latents(y, np.rint(rng.normal(0, 1, (N, -(-height // 4), -(-width // 4)))).astype(np.int64))
+
+
+def test_another_reference_or_quality_changes_the_mixtures() -> None:
+    drawn = noise(6, 6)
+    sizes = {
+        latents.encode(drawn, picture(6, 6, seed), quality, model()) for seed, quality in [(1, 50), (2, 50), (1, 51)]
+    }
+    assert len(sizes) == 3
+
+
+def test_a_latent_depends_on_what_lies_above_and_to_the_left_only() -> None:
+    drawn, entropy = noise(7, 8), model()
+    fixed = latents.fixed_sums(entropy, drawn.z, picture(7, 8), 50, 7, 8)
+
+    def mixtures(y: NDArray[np.int64]) -> Mixture:
+        padded = torch.nn.functional.pad(torch.from_numpy(y.astype(np.float64)), (2, 2, 2, 0))
+        ys, xs = np.divmod(np.arange(56), 8)
+        return latents._mixture(entropy, padded, fixed, ys, xs)
+
+    changed = drawn.y.copy()
+    changed[:, 3, 4] += 5
+    differ = (np.array(mixtures(drawn.y)) != np.array(mixtures(changed))).any(axis=(0, 1)).reshape(7, 8, N).any(axis=2)
+    seen = {(y - 3, x - 4) for y, x in np.argwhere(differ)}
+    assert seen <= {(-dy, -dx) for dy, dx in latents.TAPS}
+    assert len(seen) > 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200), st.integers(1, 5), st.integers(1, 5))
+def test_any_bytes_are_latents_or_refused(payload: bytes, height: int, width: int) -> None:
+    try:
+        found = latents.decode(payload, height, width, picture(height, width), 60, model())
+    except ContainerError:
+        return
+    assert abs(found.y).max() <= mixture.LARGEST
+
+
+@pytest.mark.parametrize("keep", [0, 1, 4, -4])
+def test_a_truncated_payload_is_refused(keep: int) -> None:
+    payload = latents.encode(noise(8, 8), picture(8, 8), 50, model())
+    with pytest.raises(ContainerError):
+        latents.decode(payload[:keep], 8, 8, picture(8, 8), 50, model())
+
+
+ENVIRONMENTS = {
+    "two threads": {"OMP_NUM_THREADS": "2"},
+    "oneDNN limited to AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN limited to SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "ATen without vectors": {"ATEN_CPU_CAPABILITY": "default"},
+    "MKL in its compatible mode": {"MKL_CBWR": "COMPATIBLE"},
+}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
+def test_the_stream_is_the_same_however_torch_computes(environment: dict[str, str]) -> None:
+    payload = latents.encode(noise(20, 20), picture(20, 20), 50, model())
+    program = (
+        "import hashlib, test_latents as t\n"
+        "payload = t.latents.encode(t.noise(20, 20), t.picture(20, 20), 50, t.model())\n"
+        "found = t.latents.decode(payload, 20, 20, t.picture(20, 20), 50, t.model())\n"
+        "assert (found.y == t.noise(20, 20).y).all()\n"
+        "print(hashlib.sha256(payload).hexdigest())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == hashlib.sha256(payload).hexdigest()
+
+
+def test_without_onednn_the_stream_is_the_same() -> None:
+    payload = latents.encode(noise(20, 20), picture(20, 20), 50, model())
+    torch.backends.mkldnn.enabled = False
+    try:
+        assert latents.encode(noise(20, 20), picture(20, 20), 50, model()) == payload
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+# --- mixtures --------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def any_mixture(draw: st.DrawFn) -> Mixture:
+    def of(low: int, high: int) -> NDArray[np.int64]:
+        return draw(arrays(np.int64, (mixture.COMPONENTS, 5), elements=st.integers(low, high)))
+
+    reach = mixture.STEPS * mixture.LARGEST
+    return Mixture(of(0, mixture.SCALES - 1), of(-reach, reach), of(-32767, 32767))
+
+
+@given(any_mixture(), st.sampled_from(mixture.WINDOWS))
+def test_frequencies_rise_from_zero_to_all(drawn: Mixture, window: int) -> None:
+    edges = mixture.cumulative(drawn, window, TABLES)
+    assert edges.shape == (5, window + 2)
+    assert (edges[:, 0] == 0).all()
+    assert (edges[:, -1] == 1 << 16).all()
+    assert (np.diff(edges) > 0).all()
+
+
+@given(any_mixture())
+def test_the_middle_is_the_mean(drawn: Mixture) -> None:
+    # weights are kept to 1/4096, means reach 2047
+    share = np.exp((drawn.logit - drawn.logit.max(axis=0)) / mixture.STEPS)
+    mean = (share * drawn.mean).sum(axis=0) / share.sum(axis=0) / mixture.STEPS
+    assert abs(mixture.middle(drawn, TABLES) - mean).max() <= 0.5 + 3 * 2 * mixture.LARGEST / 4096 + 3
+
+
+@given(st.integers(0, 40), st.integers(-200, 200))
+def test_frequencies_are_those_of_the_normal_distribution(scale: int, mean: int) -> None:
+    alone = Mixture(*(np.full((mixture.COMPONENTS, 1), value) for value in (scale, mean, 0)))
+    window = 63
+    edges = mixture.cumulative(alone, window, TABLES)[0]
+    start = mixture.middle(alone, TABLES)[0] - window // 2
+    ends = torch.arange(window + 1, dtype=torch.float64) + int(start) - 0.5
+    normal = torch.special.ndtr((ends - mean / mixture.STEPS) / mixture.deviation(scale)).numpy()
+    assert abs(np.diff(edges)[:-1] / 65536 - np.diff(normal)).max() < 2e-3
+
+
+@pytest.mark.parametrize("scale", [0, 12, 24, 36])
+def test_the_bytes_are_within_one_percent_of_the_ideal(scale: int) -> None:
+    rng = np.random.default_rng(5)
+    n = 20_000
+    values = np.rint(rng.normal(0, mixture.deviation(scale), n)).astype(np.int64)
+    alone = Mixture(*(np.full((mixture.COMPONENTS, n), value) for value in (scale, 0, 0)))
+    coder = constriction.stream.queue.RangeEncoder()
+    mixture.encode(coder, values, alone, mixture.window_for(values), TABLES)
+    ends = torch.from_numpy(values)[:, None] + torch.tensor([-0.5, 0.5], dtype=torch.float64)
+    low, high = torch.special.ndtr(ends / mixture.deviation(scale)).T
+    ideal = float(-torch.log2(high - low).sum())
+    assert coder.num_bits() <= 1.01 * ideal + 0.002 * n + 64  # an escape and window of at least 1/65536 each
+
+
+# --- integer layers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stride", "shuffle", "leaky"), [(1, 1, True), (2, 1, True), (1, 2, False)])
+def test_an_exported_layer_follows_the_float_one(stride: int, shuffle: int, leaky: bool) -> None:
+    torch.manual_seed(1)
+    convolution = nn.Conv2d(5, 8, 3, stride=stride, padding=1).requires_grad_(False)
+    x = torch.round(torch.randn(1, 5, 12, 12) * 200)
+    exact = integers.exported(convolution, FRACTION, FRACTION, leaky=leaky, shuffle=shuffle)(x.double())
+    float_one = convolution(x / 2**FRACTION)
+    expected = integers.leaky(float_one) if leaky else float_one
+    expected = nn.functional.pixel_shuffle(expected, shuffle)
+    assert exact.shape == expected.shape
+    assert torch.equal(exact, exact.round())
+    assert float((exact / 2**FRACTION - expected).abs().max()) < 1.5 / 2**FRACTION
+
+
+def test_results_are_clamped_to_16_bits() -> None:
+    convolution = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(convolution.weight, 100.0)
+    found = integers.exported(convolution, 0, FRACTION)(torch.tensor([[[[30000.0, -30000.0]]]], dtype=torch.float64))
+    assert found.flatten().tolist() == [32767, -256]  # the latter after the rectifier
+
+
+def test_places_after_may_differ_by_channel() -> None:
+    convolution = nn.Conv2d(1, 2, 1)
+    nn.init.constant_(convolution.weight, 1.0)
+    nn.init.constant_(convolution.bias, 0.5)
+    places = torch.tensor([0.0, 4.0])
+    found = integers.exported(convolution, 0, places, leaky=False)(torch.full((1, 1, 1, 1), 3.0, dtype=torch.float64))
+    assert found.flatten().tolist() == [4, 56]
