@@ -7,6 +7,7 @@ with rounding, a clamp to 16 bits and, where asked, a leaky rectifier of slope 2
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +37,8 @@ class Layer(NamedTuple):
 
     def finish(self, total: Tensor) -> Tensor:
         """Turn sums [b, out, h, w] into activations."""
-        y = torch.floor(total * torch.exp2(-self.shift)[:, None, None] + 0.5).clamp(-CLAMP, CLAMP)
+        unit = torch.from_numpy(np.ldexp(1.0, -self.shift.numpy().astype(int)))  # exact, which no exp2 need be
+        y = torch.floor(total * unit[:, None, None] + 0.5).clamp(-CLAMP, CLAMP)
         if self.leaky:
             y = torch.maximum(y, torch.floor(y * SLOPE))
         return functional.pixel_shuffle(y, self.shuffle)
