@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py ../shared/data/manifest.csv                 # everything that is missing
     python benchmarks/ablations.py ../shared/data/manifest.csv --only base,no-rate
+    python benchmarks/ablations.py ../shared/data/manifest.csv --judge build/runs/x2/weights.safetensors   # only prints
 
 Each variant changes one thing of `base`, a net of a third of the parameters of the shipped one, trained from fresh
 parameters for 500 steps on one thread; other shapes of the sub-net get as many steps as take the same time. It is
@@ -270,8 +271,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and judge small nets that differ in one choice each.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--only", help="names of variants, separated by commas")
+    parser.add_argument("--judge", type=Path, nargs="+", help="weights to judge as variants are, and nothing else")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.judge:
+        judge = Judge(args.manifest)
+        for path in args.judge:
+            percent, map_bpp = judge(weights.load(path))
+            print(f"{path}: {percent:+.2f} %, map {map_bpp:.4f} bpp, {len(judge.pictures)} pictures", flush=True)
+        return
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     chosen = VARIANTS if args.only is None else {name: VARIANTS[name] for name in args.only.split(",")}
     judge = Judge(args.manifest)

@@ -7,6 +7,7 @@ reference means a single picture).
 
 import csv
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,19 @@ def _float32(x: Any) -> Floats:
     return np.asarray(x, np.float32)
 
 
+def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
+    """Return dataset, target and the reference moved into place, of both directions of a pair."""
+    visits = [image.read(path) for path in (pair.target, pair.reference) if path is not None]
+    if visits[0].pixels.shape != visits[-1].pixels.shape:
+        raise ImageError(f"{pair.target} and {pair.reference} differ in size")
+    if len(visits) == 1:
+        return [(pair.dataset, visits[0].pixels, None)]
+    return [
+        (pair.dataset, target.pixels, align.move(other, align.estimate(target, other)).pixels)
+        for target, other in (visits, visits[::-1])
+    ]
+
+
 class Crops:
     """Draws batches of (target, reference) crops from pictures held in memory as 8-bit RGB.
 
@@ -122,16 +136,13 @@ class Crops:
         self.pictures: list[tuple[Pixels, Pixels | None]] = []
         areas: dict[str, list[float]] = defaultdict(list)
         places: dict[str, list[int]] = defaultdict(list)
-        for pair in pairs:
-            visits = [image.read(path) for path in (pair.target, pair.reference) if path is not None]
-            if visits[0].pixels.shape != visits[-1].pixels.shape:
-                raise ImageError(f"{pair.target} and {pair.reference} differ in size")
-            for target, *others in (visits, visits[::-1])[: len(visits)]:
-                if min(target.height, target.width) >= crop:
-                    places[pair.dataset].append(len(self.pictures))
-                    areas[pair.dataset].append(target.height * target.width)
-                    moved = [align.move(other, align.estimate(target, other)).pixels for other in others]
-                    self.pictures.append((target.pixels, moved[0] if moved else None))
+        with ThreadPoolExecutor() as pool:
+            visits = [both for read in pool.map(_visits, pairs) for both in read]
+        for dataset, target, reference in visits:
+            if min(target.shape[:2]) >= crop:
+                places[dataset].append(len(self.pictures))
+                areas[dataset].append(target.shape[0] * target.shape[1])
+                self.pictures.append((target, reference))
         if not self.pictures:
             raise ImageError(f"no training picture is at least {crop} pixels on both sides")
         weight = np.zeros(len(self.pictures))
