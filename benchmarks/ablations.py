@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from refscale_codec import align, codec, container, data, image, losses, metrics, train
+from refscale_codec import align, codec, container, data, image, losses, metrics, train, weights
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import blocks, refnet, weights
+from refscale_codec.rescale import blocks, refnet
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
@@ -226,7 +226,7 @@ class Judge:
             for quality in QUALITIES:
                 low = codec.downscale(target, reference, net, quality)
                 file = codec.pack_low_res(low, target, reference, net, codec.EncodeOptions(quality=quality))
-                decoded = codec.upscale(codec.unpack_low_res(file, net), reference, file.header, net)
+                decoded = codec.upscale(codec.unpack_low_res(file, net, reference), reference, file.header, net)
                 curve.append(point(target, decoded, len(container.pack(file))))
                 maps.append(8 * len(file.similarity_map or b"") / (target.height * target.width))
             (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)

@@ -19,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from refscale_codec import codec, data, image
+from refscale_codec import codec, data, image, weights
 from refscale_codec.lrcodec import coefficients, packing
-from refscale_codec.rescale import weights
 
 ROUNDS, CROP, QUALITIES = 4, 384, (8, 99)  # of each training picture: how many crops, of what side, at what qualities
 SUBSET = 60_000  # coefficients that a set of weights is fitted to

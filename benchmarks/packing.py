@@ -21,10 +21,9 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 
-from refscale_codec import codec, data, image, losses
+from refscale_codec import codec, data, image, losses, weights
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (30, 75, 92)

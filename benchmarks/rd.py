@@ -15,8 +15,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from refscale_codec import allocator, coders, plot, rdcurve
-from refscale_codec.rescale import weights
+from refscale_codec import allocator, coders, plot, rdcurve, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -25,10 +25,9 @@ import cv2
 import numpy as np
 import torch
 
-from refscale_codec import codec, data, image, metrics
+from refscale_codec import codec, data, image, metrics, weights
 from refscale_codec.data import Pixels
 from refscale_codec.image import Image
-from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- by benchmarks/robustness.py -->"

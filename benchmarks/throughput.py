@@ -36,9 +36,8 @@ from rich.console import Console
 from rich.table import Table
 
 import refscale_codec
-from refscale_codec import allocator, codec, container
+from refscale_codec import allocator, codec, container, weights
 from refscale_codec import image as pictures
-from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("load", "read", "align", "choose", "net", "entropy", "write")

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from refscale_codec import codec, metrics
+from refscale_codec import codec, metrics, weights
 from refscale_codec import image as pictures
 from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import weights
 
 folder = Path(__file__).parent
 target, reference = pictures.read(folder / "target.png"), pictures.read(folder / "reference.png")

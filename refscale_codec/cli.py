@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from refscale_codec import __version__, cli_study, container, terminal
+from refscale_codec import __version__, cli_study, container, lrcodec, terminal
 from refscale_codec.errors import ContainerError, RefscaleError, UsageError
 from refscale_codec.terminal import (
     DeviceOption,
@@ -23,7 +23,7 @@ from refscale_codec.terminal import (
     WeightsOption,
 )
 
-CODEC_NAMES = {1: "jpeg"}  # the table in lrcodec, which is not imported here: it takes numpy and Pillow
+CODEC_NAMES = {lrcodec.JPEG: "jpeg", lrcodec.GMM: "gmm"}
 
 app = typer.Typer(
     name="refscale",
@@ -49,7 +49,10 @@ def encode(
     ref: RefOption = None,
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger.")] = 85,
     scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
-    codec_name: Annotated[str, typer.Option("--codec", help="Codec of the low-res picture: jpeg.")] = "jpeg",
+    codec_name: Annotated[
+        str | None,
+        typer.Option("--codec", help="jpeg (default) or gmm, for the low-res picture; follows from --weights."),
+    ] = None,
     subsampling: Annotated[
         str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4; or 4:2:2 or 4:2:0, which are not packed.")
     ] = "4:4:4",
@@ -60,10 +63,10 @@ def encode(
     quiet: QuietOption = False,
 ) -> None:
     """Code a picture, against a reference if there is one."""
-    if codec_name != "jpeg":
-        raise UsageError(f"unknown codec {codec_name!r}; there is: jpeg")
-    if weights is not None and scale is not None:
-        raise UsageError("--scale would have no effect: it follows from --weights")
+    if codec_name not in (None, *CODEC_NAMES.values()):
+        raise UsageError(f"unknown codec {codec_name!r}; there are: {', '.join(CODEC_NAMES.values())}")
+    if weights is not None and (scale, codec_name) != (None, None):
+        raise UsageError(f"--{'codec' if scale is None else 'scale'} would have no effect: it follows from --weights")
     if scale not in (None, *container.SCALES):
         raise UsageError(f"--scale must be 2 or 4, not {scale}")
     if json_output and output == "-":
@@ -72,11 +75,11 @@ def encode(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import codec, metrics
-        from refscale_codec.rescale import weights as weights_files
+        from refscale_codec import weights as weights_files
 
         options = codec.EncodeOptions(quality, subsampling, output_hash)  # type: ignore[arg-type]
         target, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
-        net = terminal.load_net(weights or weights_files.shipped(scale or 2), device)
+        net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("coding")
         data = codec.encode(target, reference, net, options)
         terminal.write(output, data)
@@ -187,7 +190,8 @@ def verify(
         with terminal.naming(name):
             if content.header.reference is not None and reference is None:
                 codec.require_same_weights(content.header, net)
-                codec.unpack_low_res(content, net)
+                if content.header.codec == lrcodec.JPEG:
+                    codec.unpack_low_res(content, net, None)
                 terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
                 return
             step("decoding")

@@ -62,8 +62,8 @@ def evaluate_command(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import evaluate
+        from refscale_codec import weights as weights_files
         from refscale_codec.data import read_manifest
-        from refscale_codec.rescale import weights as weights_files
 
         if output not in (None, "-") and not Path(str(output)).parent.is_dir():
             raise UsageError(f"cannot write {output}: there is no folder {Path(str(output)).parent}")
@@ -138,7 +138,7 @@ def rd_curve(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import allocator, rdcurve
-        from refscale_codec.rescale import weights as weights_files
+        from refscale_codec import weights as weights_files
 
         chosen = tuple(weights or [weights_files.shipped(scale) for scale in (2, 4)])
         wanted = None if names is None else tuple(names.split(","))

@@ -9,7 +9,8 @@
 
 After RefScale (paper, Fig. 2). The reference must have the picture's size; `align` moves it into place, and the file
 holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it does; one
-that does not help is left unused, by a map of zeros.
+that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use that in
+place of JPEG's coefficients; it makes use of the reference, too.
 """
 
 import math
@@ -29,6 +30,7 @@ from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch,
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.coefficients import Floats
+from refscale_codec.lrcodec.gmm import Gmm
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
 
@@ -58,6 +60,7 @@ class LowRes(NamedTuple):
     lr: Floats  # [ceil(h/s), ceil(w/s), 3] RGB on 0..255, real-valued; may lie outside
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
     alignment: align.Alignment | None = None  # where the reference lies on the picture; None for right where it is
+    guide: NDArray[np.uint8] | None = None  # [ceil(h/s), ceil(w/s), 3]: the moved reference, for the entropy model
 
     @property
     def picture(self) -> NDArray[np.uint8]:
@@ -149,7 +152,7 @@ def _trial(sample: Image, candidate: _Candidate, image: Image, net: RescaleNet, 
     guide = None if candidate.guide is None else _sample(candidate.guide)
     low = downscale(sample, guide, net, options.quality)
     file = pack_low_res(low, sample, guide, net, options)
-    decoded = upscale(unpack_low_res(file, net), guide, file.header, net)
+    decoded = upscale(unpack_low_res(file, net, guide), guide, file.header, net)
     error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
     size: float = len(container.pack(file))
     if candidate.alignment is not None:  # the sample bears its share
@@ -179,12 +182,12 @@ def pack_low_res(
         width=image.width,
         height=image.height,
         scale=net.config.scale,
-        codec=lrcodec.JPEG,
+        codec=lrcodec.JPEG if net.low_res is None else lrcodec.GMM,
         quality=options.quality,
         weights=net.fingerprint,
         reference=None if reference is None else reference.fingerprint(),
     )
-    payload, packed = _coded(low.lr, options)
+    payload, packed = _coded(low, net, options)
     similarity_map = None
     if reference is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
@@ -192,11 +195,15 @@ def pack_low_res(
     return Container(header, payload, similarity_map, packed=packed, alignment=alignment)
 
 
-def _coded(lr: Floats, options: EncodeOptions) -> tuple[bytes, bool]:
-    """Return the payload of a low-res picture [h, w, 3], and whether it is packed: a JPEG with subsampling is not."""
+def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes, bool]:
+    """Return the payload of a low-res picture, and whether it is a packed JPEG: one with subsampling is not."""
+    if isinstance(net.low_res, Gmm):
+        if options.subsampling != "4:4:4":
+            raise UsageError(f"subsampling {options.subsampling} goes with the jpeg codec only")
+        return net.low_res.encode(low.lr, low.guide, options.quality), False
     if options.subsampling == "4:4:4":
-        return packing.pack(coefficients.quantise(lr, options.quality), options.quality), True
-    return Jpeg(options.subsampling).encode(to_8_bits(lr), options.quality), False
+        return packing.pack(coefficients.quantise(low.lr, options.quality), options.quality), True
+    return Jpeg(options.subsampling).encode(to_8_bits(low.lr), options.quality), False
 
 
 def decode(
@@ -216,7 +223,7 @@ def decode(
         net: the very weights the file was made with, see `weights.load`.
         z_scale: standard deviation of the latent; 0, the default, is best and deterministic (supplement, section 2.1).
         z_seed: seed of the latent, drawn on the CPU.
-        lap: for timing, called when each of the stages "entropy", "align" and "net" is done.
+        lap: for timing, called when each of the stages "align", "entropy" and "net" is done.
 
     Raises:
         ContainerError: not a valid file, or its payloads do not fit its header.
@@ -225,10 +232,10 @@ def decode(
     """
     file = container.unpack(data)
     require_same(file.header, reference, net)
-    low = unpack_low_res(file, net)
-    lap("entropy")
-    moved = None if reference is None else align.move(reference, low.alignment)
+    moved = None if reference is None else align.move(reference, unpack_alignment(file))
     lap("align")
+    low = unpack_low_res(file, net, moved)
+    lap("entropy")
     picture = upscale(low, moved, file.header, net, z_scale=z_scale, z_seed=z_seed)
     lap("net")
     return picture
@@ -260,23 +267,61 @@ def require_same_weights(header: Header, net: RescaleNet) -> None:
         raise ContainerError(f"the header says scale {header.scale}, but its weights have scale {net.config.scale}")
 
 
-def unpack_low_res(file: Container, net: RescaleNet) -> LowRes:
-    """Decode the payloads of a container; ContainerError when they do not fit its header."""
+def unpack_alignment(file: Container) -> align.Alignment | None:
+    """Decode where the reference lies; ContainerError when the payload does not fit the header."""
+    if file.alignment is None:
+        return None
+    return align.unpack(file.alignment, file.header.height, file.header.width)
+
+
+def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) -> LowRes:
+    """Decode the payloads of a container.
+
+    Args:
+        file: see `container.unpack`.
+        net: the weights that its header names.
+        reference: moved into place. Codec 1 does without.
+
+    Raises:
+        ContainerError: the payloads do not fit the header.
+        ReferenceMismatch: the low-res codec needs the reference, and it is not given.
+    """
     header = file.header
-    codec = lrcodec.CODECS.get(header.codec)
-    if codec is None:
-        raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
     height, width = header.low_res_size
-    if file.packed:
+    similarity = None
+    if header.reference is not None:
+        similarity = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
+    guide = None
+    if header.codec == lrcodec.JPEG and file.packed:
         levels = packing.unpack(file.lr, height, width, header.quality)
         lr = coefficients.restore(levels, height, width, header.quality)
+    elif header.codec == lrcodec.JPEG:
+        lr = Jpeg().decode(file.lr, height, width).astype(np.float32)
+    elif header.codec == lrcodec.GMM and isinstance(net.low_res, Gmm) and not file.packed:
+        if _guided(file):
+            if reference is None:
+                raise ReferenceMismatch("the low-res picture does not decode without the reference")
+            guide = _low_res_reference(reference, net)
+        lr = net.low_res.decode(file.lr, height, width, guide, header.quality)
+    elif header.codec == lrcodec.GMM:
+        raise ContainerError("the file uses the gmm codec, but its weights hold none, or it is marked as packed")
     else:
-        lr = codec.decode(file.lr, height, width).astype(np.float32)
-    if header.reference is None:
-        return LowRes(lr, None)
-    similarity = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
-    alignment = None if file.alignment is None else align.unpack(file.alignment, header.height, header.width)
-    return LowRes(lr, similarity, alignment)
+        raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
+    return LowRes(lr, similarity, unpack_alignment(file), guide)
+
+
+def _guided(file: Container) -> bool:
+    """Return whether the reference was used: a map of zeros leaves it out everywhere."""
+    return file.header.reference is not None and file.similarity_map != b""
+
+
+def _low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
+    """Return the mean of each square of scale x scale pixels, rounded; sides are padded as the net's."""
+    s, (height, width) = net.config.scale, (reference.height, reference.width)
+    padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
+    sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
+    means: NDArray[np.uint8] = ((2 * sums + s * s) // (2 * s * s)).astype(np.uint8)
+    return means
 
 
 @torch.inference_mode()
@@ -291,7 +336,11 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
     ref = None if reference is None else _tensor(reference.pixels, net, scale)
     lr, levels = net.downscale(_tensor(image.pixels, net, scale), ref, _told(quality, net))[:2]
     lr = 255 * lr[0].permute(1, 2, 0).float().cpu()
-    return LowRes(lr.numpy(), None if levels is None else levels[0, 0].to(torch.uint8).cpu().numpy())
+    similarity = None if levels is None else levels[0, 0].to(torch.uint8).cpu().numpy()
+    guide = None
+    if net.low_res is not None and reference is not None and similarity is not None and similarity.any():
+        guide = _low_res_reference(reference, net)
+    return LowRes(lr.numpy(), similarity, guide=guide)
 
 
 @torch.inference_mode()

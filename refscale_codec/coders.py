@@ -32,7 +32,7 @@ import PIL.features
 import PIL.Image
 from numpy.typing import NDArray
 
-from refscale_codec import codec, container
+from refscale_codec import align, codec, container
 from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
@@ -203,14 +203,16 @@ class Refscale:
 
     @property
     def name(self) -> str:
-        """Such as "refscale-x2" and "refscale-x2-alone"."""
-        return f"refscale-x{self.net.config.scale}" + ("" if self.mode == "reference" else f"-{self.mode}")
+        """Such as "refscale-x2", "refscale-x2-alone" and "refscale-x2-gmm"."""
+        learned = "" if self.net.low_res is None else "-gmm"
+        return f"refscale-x{self.net.config.scale}{learned}" + ("" if self.mode == "reference" else f"-{self.mode}")
 
     @property
     def label(self) -> str:
         """Such as "refscale ×2 with reference"."""
         how = {"reference": "with reference", "alone": "without reference", "unrelated": "with an unrelated reference"}
-        return f"refscale ×{self.net.config.scale} {how[self.mode]}"
+        learned = "" if self.net.low_res is None else " + GMM"
+        return f"refscale ×{self.net.config.scale}{learned} {how[self.mode]}"
 
     @property
     def needs_reference(self) -> bool:
@@ -237,7 +239,8 @@ class Refscale:
         seconds |= {"encode": encoded - start, "decode": time.perf_counter() - encoded}
         file = container.unpack(data)
         parts = container.part_sizes(file)
-        low = codec.unpack_low_res(file, self.net)
+        moved = None if used is None else align.move(used, codec.unpack_alignment(file))
+        low = codec.unpack_low_res(file, self.net, moved)
         header = parts.header + parts.other
         return Coded(decoded.pixels, len(data), parts.map, header, seconds, low.picture, low.levels)
 

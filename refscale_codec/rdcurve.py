@@ -27,14 +27,13 @@ from typing import Any, NamedTuple
 import torch
 
 import refscale_codec
-from refscale_codec import coders, evaluate, plot, report
+from refscale_codec import coders, evaluate, plot, report, weights
 from refscale_codec import image as pictures
 from refscale_codec.coders import Coder
 from refscale_codec.data import Pair, read_manifest
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.evaluate import Row
 from refscale_codec.image import Image, write_atomically
-from refscale_codec.rescale import weights
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 RANGE = 0.1, 1.0  # bits per pixel over which BD-rates are taken

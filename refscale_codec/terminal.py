@@ -56,7 +56,7 @@ def device_named(name: str) -> str:
 
 def load_net(path: Path, device: str) -> "RescaleNet":
     """Read weights onto a device."""
-    from refscale_codec.rescale import weights
+    from refscale_codec import weights
 
     allocator.keep_freed_memory()
     return weights.load(path).to(device_named(device))
@@ -64,7 +64,7 @@ def load_net(path: Path, device: str) -> "RescaleNet":
 
 def wanted_weights(header: container.Header) -> Path:
     """Return the shipped weights that a file asks for."""
-    from refscale_codec.rescale import weights
+    from refscale_codec import weights
 
     return weights.shipped_as(header.weights)
 

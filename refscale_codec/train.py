@@ -2,6 +2,7 @@
 
 One step: crops -> downscale -> the JPEG's quantiser at a random quality -> upscale -> loss. The gradient passes the
 quantiser as far as coefficients survive (a plain straight-through one makes the net hide detail that dies there).
+With `[gmm]` in the recipe the learned low-res codec takes the JPEG's place, and learns in the same step.
 
 It stops after `steps` or `--minutes` and continues from `run/checkpoint-STEP.pt` and `optimizer-STEP.pt`, here or on
 another machine, CPU or CUDA. Batches and noise are functions of (seed, step), so a resumed run equals an uninterrupted
@@ -22,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from refscale_codec import losses, smap
+from refscale_codec import losses, smap, weights
 from refscale_codec.data import Crops, read_manifest
 from refscale_codec.errors import UsageError
 from refscale_codec.lrcodec import coefficients
-from refscale_codec.rescale import weights
+from refscale_codec.lrcodec.gmm import STRIDE, Coded, Gmm, GmmConfig
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 if sys.version_info >= (3, 11):
@@ -41,11 +43,16 @@ HEADER_BPP = 0.009  # bits per high-res pixel of the container and of vectors on
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe; every field but `manifest` has a default. `[net]` in the TOML file is a `RescaleConfig`."""
+    """A recipe; every field but `manifest` has a default.
+
+    `[net]` in the TOML file is a `RescaleConfig`, `[gmm]` a `GmmConfig`; without it the low-res codec is JPEG.
+    """
 
     manifest: str  # CSV of pairs, relative to the config file
     splits: tuple[str, ...] = ("train", "single")
     net: RescaleConfig = RescaleConfig()
+    gmm: GmmConfig | None = None
+    gmm_first: int = 0  # steps at the beginning in which only the learned low-res codec learns
     start_from: str = (
         ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
     )
@@ -71,14 +78,21 @@ class TrainConfig:
         """Reject values of the wrong type and those that no run can have."""
         for field in fields(self):
             value, default = getattr(self, field.name), field.default
+            if field.name == "gmm":
+                continue  # checks itself
             kind = str if field.name == "manifest" else type(default)
             allowed = (int, float) if kind is float else kind
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
-        if self.crop < 1 or self.crop % (8 * self.net.scale):
-            raise ValueError(f"crop must be a multiple of 8 low-res pixels, {8 * self.net.scale}, not {self.crop}")
+        unit = 8 if self.gmm is None else STRIDE
+        if self.crop < 1 or self.crop % (unit * self.net.scale):
+            raise ValueError(
+                f"crop must be a multiple of {unit} low-res pixels, {unit * self.net.scale}, not {self.crop}"
+            )
+        if self.gmm is None and self.gmm_first:
+            raise ValueError("gmm_first would have no effect without [gmm]")
         if min(self.batch, self.warmup, self.steps) < 1:
             raise ValueError("batch, warmup and steps must be at least 1")
 
@@ -94,13 +108,16 @@ class TrainConfig:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"cannot read the training config {path}: {error}") from None
         try:
-            given = table.pop("net", {})
-            if not isinstance(given, dict):
-                raise ValueError(f"net must be a table, not {given!r}")
-            net = RescaleConfig(**_known(given, RescaleConfig, path))
+            nets: dict[str, Any] = {}
+            for name, kind in (("net", RescaleConfig), ("gmm", GmmConfig)):
+                if name in table:
+                    given = table.pop(name)
+                    if not isinstance(given, dict):
+                        raise ValueError(f"{name} must be a table, not {given!r}")
+                    nets[name] = kind(**_known(given, kind, path))
             values: dict[str, Any] = _known(table, cls, path)
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-            return cls(net=net, **values)
+            return cls(**nets, **values)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{path}: {error}") from None
 
@@ -138,6 +155,26 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> Tensor:
     return near + (lr_hat - near).detach()
 
 
+def through_gmm(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
+    """Code low-res pictures with the learned codec; above a quality of 100 only round them, as `through_jpeg` does.
+
+    Args:
+        gmm: the codec.
+        lr: [b, 3, h, w], about [0, 1]; sides multiples of `STRIDE`.
+        reference: as `Gmm.forward` takes it.
+        quality: [b].
+    """
+    coded = gmm(lr, reference, quality.clamp(max=100) / 100)
+    used = quality <= 100
+    rounded = lr + ((lr.detach().clamp(0, 1) * 255).round() / 255 - lr.detach())
+    return Coded(torch.where(used[:, None, None, None], coded.lr_hat, rounded), coded.bits * used)
+
+
+def low_res_reference(reference: Tensor, scale: int) -> Tensor:
+    """Return references [b, 3, h, w] in [0, 1] as the low-res codec sees them: rounded means, in [-1, 1)."""
+    return ((functional.avg_pool2d(255 * reference, scale) + 0.5).floor() - 128) / 128
+
+
 def coded_map_bits(exact: Tensor, config: TrainConfig) -> Tensor:
     """Return the bits [b] that the real coder spends on maps [b, 1, h, w], given before rounding."""
     levels = exact.detach().round().to(torch.uint8)[:, 0].cpu().numpy()
@@ -163,10 +200,13 @@ def loss_of(
     levels = net.refnet.quantise(similarity) * referenced
     condition = net.refnet.condition(features, levels, told, *hr.shape[-2:])
     lr = net.descend(hr, condition)[0]
-    with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
-        lr = lr.float()
-        lr_hat = through_jpeg(lr, quality)
-        lr_bits = losses.packed_bits(lr, quality.clamp(max=100)) * (quality <= 100)
+    lr = lr.float()
+    if isinstance(net.low_res, Gmm):
+        lr_hat, lr_bits = through_gmm(net.low_res, lr, low_res_reference(ref, net.config.scale) * referenced, quality)
+    else:
+        with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
+            lr_hat = through_jpeg(lr, quality)
+            lr_bits = losses.packed_bits(lr, quality.clamp(max=100)) * (quality <= 100)
     hr_hat = net.rebuild(lr_hat, condition)
 
     pixels = hr.shape[-2] * hr.shape[-1]
@@ -196,10 +236,18 @@ class _Run:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.net = RescaleNet(config.net).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config = config
+        self.net = self._fresh().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.net.low_res is not None:  # torch 2.13 crashes in its strided 1x1 convolutions with channels last
+            self.net.low_res.to(memory_format=torch.contiguous_format)
         self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
         self.step, self.skipped, self.seconds = 0, 0, 0.0
+
+    def _fresh(self) -> RescaleNet:
+        net = RescaleNet(self.config.net)
+        net.low_res = None if self.config.gmm is None else Gmm(self.config.gmm)
+        return net
 
     def start_from(self, path: Path) -> None:
         """Take over the parameters of equal name and shape from other weights."""
@@ -219,7 +267,7 @@ class _Run:
         for path in [*folder.glob("checkpoint-*.pt"), *folder.glob("optimizer-*.pt")]:
             if _step_of(path) != self.step:
                 path.unlink()
-        averaged = RescaleNet(self.net.config)
+        averaged = self._fresh()
         averaged.load_state_dict(self.average)
         weights.store(averaged, folder / "weights.safetensors")
 
@@ -238,13 +286,18 @@ class _Run:
             group["lr"] = learning_rate(config, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.step < config.gmm_first:
+            for name, parameter in self.net.named_parameters():
+                if not name.startswith("low_res."):
+                    parameter.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
         if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
             self.optimizer.step()
             keep = min(config.average, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
                 for name, value in self.net.state_dict().items():
-                    self.average[name].lerp_(value.to(self.average[name].dtype), 1 - keep)
+                    if value.is_floating_point():
+                        self.average[name].lerp_(value.to(self.average[name].dtype), 1 - keep)
         else:
             self.skipped += 1
         self.step += 1

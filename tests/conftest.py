@@ -1,10 +1,14 @@
 """What all tests share: a tiny net, a pair of pictures, the real pairs, and the rules for GPU tests."""
 
+import io
 import math
 import os
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
@@ -12,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+from refscale_codec import cli, weights
 from refscale_codec.image import Image
-from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 ROOT = Path(__file__).parents[1]
@@ -117,3 +121,34 @@ def data_folder() -> Path:
     if not (folder / "manifest.csv").is_file():
         pytest.skip(f"no manifest.csv in {folder}; set REFSCALE_DATA to the folder of the real pairs")
     return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line left on its standard streams."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+
+@pytest.fixture
+def refscale(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Outcome]:
+    """Run the command line in this process; an exception that `main` lets through is a traceback and fails the test."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def run(*arguments: object, stdin: bytes | None = None) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["refscale", *map(str, arguments)])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        capsysbinary.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsysbinary.readouterr()
+        return Outcome(int(caught.value.code or 0), captured.out, captured.err.decode())
+
+    return run

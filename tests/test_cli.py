@@ -3,7 +3,6 @@
 Typer's test runner is not used: it goes around `main`, where errors become one line and an exit code.
 """
 
-import io
 import json
 import shutil
 import subprocess
@@ -11,9 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,48 +19,17 @@ import PIL.Image
 import pytest
 import torch
 import typer
+from conftest import Outcome
 
 import refscale_codec
-from refscale_codec import cli, codec, container, smap, terminal
+from refscale_codec import cli, codec, container, smap, terminal, weights
 from refscale_codec import image as pictures
 from refscale_codec import train as training
 from refscale_codec.image import Image
-from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 PRECIOUS = b"what was here before"
 COMMANDS = ["encode", "decode", "info", "verify", "extract-lr", "train", "eval", "rd-curve"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run of the command line left on its standard streams."""
-
-    code: int
-    out: bytes
-    err: str
-
-    @property
-    def text(self) -> str:
-        return self.out.decode()
-
-
-@pytest.fixture
-def refscale(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Outcome]:
-    """Run the command line in this process; an exception that `main` lets through is a traceback and fails the test."""
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-
-    def run(*arguments: object, stdin: bytes | None = None) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["refscale", *map(str, arguments)])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
-        capsysbinary.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsysbinary.readouterr()
-        return Outcome(int(caught.value.code or 0), captured.out, captured.err.decode())
-
-    return run
 
 
 def drawn(seed: int, height: int = 20, width: int = 33) -> np.ndarray:
@@ -466,7 +433,7 @@ bpp          {bpp}
         small.load()
         assert (small.format, small.mode) == ("JPEG", "RGB")
         assert small.size == (-(-width // 2), -(-height // 2))
-        low = codec.unpack_low_res(container.unpack(data), tiny_net)
+        low = codec.unpack_low_res(container.unpack(data), tiny_net, None)
         assert abs(np.asarray(small).astype(int) - low.picture).max() <= 2  # viewers reckon in integers
 
     outcome = refscale("decode", "new.rsc", *given, "-o", "back.png", *tiny)

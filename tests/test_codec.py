@@ -14,13 +14,12 @@ from conftest import ROOT, TINY, stored_net
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import align, codec, container, image, lrcodec, metrics, smap
+from refscale_codec import align, codec, container, image, lrcodec, metrics, smap, weights
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
-from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleNet
 
 Pair = tuple[Image, Image]
@@ -69,7 +68,7 @@ def test_a_picture_of_any_size_comes_back_in_it(
     assert file.header == container.Header(
         width, height, scale, lrcodec.JPEG, 95, net.fingerprint, reference.fingerprint() if with_reference else None
     )
-    low = codec.unpack_low_res(file, net)
+    low = codec.unpack_low_res(file, net, None)
     assert (low.lr.shape, low.lr.dtype) == ((-(-height // scale), -(-width // scale), 3), np.float32)
     if with_reference:
         assert low.levels is not None
@@ -141,7 +140,7 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
     options = EncodeOptions(quality=quality)
     low = codec.downscale(target, reference, tiny_net, quality)
     file = codec.pack_low_res(low, target, reference, tiny_net, options)
-    sent = codec.unpack_low_res(file, tiny_net)
+    sent = codec.unpack_low_res(file, tiny_net, None)
     assert np.array_equal(low.levels, sent.levels)
     assert file.packed
     assert file.lr == packing.pack(coefficients.quantise(low.lr, quality), quality)
@@ -152,7 +151,7 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
 
 def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
-    low = codec.unpack_low_res(file, tiny_net)
+    low = codec.unpack_low_res(file, tiny_net, None)
     assert (low.lr != low.picture).any()
     rounded = low._replace(lr=low.picture.astype(np.float32))
     exact, other = (codec.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
@@ -165,7 +164,7 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
 ) -> None:
     target, reference = pair
     decoded = codec.decode(coded, reference, tiny_net)
-    low = codec.unpack_low_res(container.unpack(coded), tiny_net)
+    low = codec.unpack_low_res(container.unpack(coded), tiny_net, None)
     header = container.unpack(coded).header
     darker = Image(reference.pixels // 2)
     assert not np.array_equal(codec.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
@@ -183,7 +182,7 @@ def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_net: Resc
     file = codec.pack_low_res(low, target, reference, tiny_net, options)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
     data = container.pack(file)
-    sent = codec.unpack_low_res(container.unpack(data), tiny_net)
+    sent = codec.unpack_low_res(container.unpack(data), tiny_net, None)
     assert np.array_equal(sent.levels, low.levels)
     expected = codec.upscale(sent, reference, file.header, tiny_net)
     assert np.array_equal(codec.decode(data, reference, tiny_net).pixels, expected.pixels)
@@ -215,7 +214,7 @@ def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
     file = container.unpack(codec.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
     assert not file.packed
     assert file.lr == Jpeg(subsampling).encode(low.picture, 85)
-    sent = codec.unpack_low_res(file, tiny_net)
+    sent = codec.unpack_low_res(file, tiny_net, None)
     assert sent.lr.dtype == np.float32
     assert np.array_equal(sent.lr, Jpeg().decode(file.lr, *low.lr.shape[:2]))
 
@@ -250,7 +249,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     assert file.header.reference == noise.fingerprint()  # it is asked for all the same: one rule for the receiver
     assert file.lr == container.unpack(alone).lr
     assert np.array_equal(codec.decode(data, noise, net).pixels, codec.decode(alone, None, net).pixels)
-    sent = codec.unpack_low_res(container.unpack(helped), net)
+    sent = codec.unpack_low_res(container.unpack(helped), net, None)
     assert sent.levels is not None
     assert sent.levels.any()
 
@@ -387,7 +386,7 @@ def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
     target, reference = pair
     file = container.unpack(codec.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
     assert file.packed
-    low = codec.unpack_low_res(file, tiny_net)
+    low = codec.unpack_low_res(file, tiny_net, None)
     size = low.lr.shape[:2]
     plain = coefficients.write(packing.unpack(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)

@@ -186,7 +186,7 @@ def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_
     assert_sound(coded, target)
     assert (coded.bytes_total, coded.bytes_map, coded.bytes_header) == (len(data), parts.map, parts.header)
     assert np.array_equal(coded.decoded, codec.decode(data, reference, tiny_net).pixels)
-    low = codec.unpack_low_res(container.unpack(data), tiny_net)
+    low = codec.unpack_low_res(container.unpack(data), tiny_net, None)
     assert coded.lr is not None
     assert np.array_equal(coded.lr, low.picture)
     assert (coded.similarity is None) == (low.levels is None)

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import codec, image, losses
+from refscale_codec import codec, image, losses, weights
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).parents[1]
 

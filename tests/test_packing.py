@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import codec, image
+from refscale_codec import codec, image, weights
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.coefficients import Floats, Levels
 from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ["noise", "extremes", "waves", "outside", "flat", "black"]

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import codec
+from refscale_codec import codec, weights
 from refscale_codec.container import Header
 from refscale_codec.errors import WeightsError
 from refscale_codec.image import Image
-from refscale_codec.rescale import blocks, weights
+from refscale_codec.rescale import blocks
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 CONDITION = 5  # channels of the condition that single blocks are tested with

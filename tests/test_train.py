@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from refscale_codec import losses
+from refscale_codec import losses, weights
 from refscale_codec import train as training
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import weights
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.train import TrainConfig, learning_rate, through_jpeg
 

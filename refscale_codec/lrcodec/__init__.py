@@ -1,25 +1,8 @@
-"""Low-res codecs: an 8-bit RGB picture <-> bytes, one module each, named in files by their number here.
+"""Codecs of the low-res picture, named in files by their number here.
 
-Beside them, JPEG's coefficients without a JPEG around them: `coefficients` and `packing`.
+`jpeg` is JPEG by Pillow; `coefficients` and `packing` are JPEG's coefficients without a JPEG around them, which is what
+files hold. `gmm` is the learned codec, with `latents`, `mixture` and `integers` below it.
 """
 
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-
-from refscale_codec.lrcodec.jpeg import Jpeg
-
-
-class LrCodec(Protocol):
-    """What every low-res codec can do. Pictures are [h, w, 3] RGB; quality is 1..100, higher is better and bigger."""
-
-    def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
-        """Return the payload."""
-
-    def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
-        """Return the picture; ContainerError when the payload does not hold one of this size."""
-
-
 JPEG = 1
-CODECS: dict[int, LrCodec] = {JPEG: Jpeg()}  # 2 is kept for the Gaussian-mixture codec
+GMM = 2

@@ -5,6 +5,8 @@
                                 low-res reference ───────┘
     latents / gain ──synthesis──> lr_hat
 
+A payload is the CRC-32 of the latents, then their bytes: a decoder that finds others says so, and makes no picture.
+
 One net serves all qualities: each channel of y is scaled by a learned gain before rounding (Cui et al., arXiv
 2003.02012). The low-res reference, which the decoder has, helps to predict the latents (no more: the rescaler has
 used it already).
@@ -15,18 +17,24 @@ everywhere.
 """
 
 import importlib.util
+import struct
 import sys
 import types
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refscale_codec.errors import UsageError
-from refscale_codec.lrcodec import mixture
+from refscale_codec.errors import ContainerError, UsageError
+from refscale_codec.lrcodec import latents, mixture
+from refscale_codec.lrcodec.coefficients import Floats
 from refscale_codec.lrcodec.integers import FRACTION, Layer, exported, leaky
 from refscale_codec.lrcodec.latents import HYPER, TAPS, Z_LARGEST, EntropyModel, Latents
 from refscale_codec.lrcodec.mixture import Integers
@@ -58,7 +66,12 @@ class Coded(NamedTuple):
 
 
 class Gmm(nn.Module):
-    """The codec's net, built from a `GmmConfig`. Low-res pictures are [b, 3, h, w] in about [0, 1]."""
+    """The codec's net, built from a `GmmConfig`. Low-res pictures are [b, 3, h, w] in about [0, 1].
+
+    It codes (`encode`, `decode`) once it has its entropy model in integers, as it has when it comes out of a file.
+    """
+
+    exact: EntropyModel | None = None
 
     def __init__(self, config: GmmConfig) -> None:
         """Build with fresh parameters.
@@ -168,6 +181,44 @@ class Gmm(nn.Module):
         inside = torch.special.ndtr((0.5 - away) / deviation) - torch.special.ndtr((-0.5 - away) / deviation)
         return torch.sum(logit.softmax(dim=1) * inside, dim=1)
 
+    def encode(self, lr: Floats, reference: NDArray[np.uint8] | None, quality: int) -> bytes:
+        """Return the payload of a picture.
+
+        Args:
+            lr: [h, w, 3] RGB on about 0..255, any size from 1x1.
+            reference: the low-res reference, likewise; None for none.
+            quality: 1..100.
+        """
+        picture = torch.from_numpy(lr.transpose(2, 0, 1) / np.float32(255)).to(self.gain)
+        made = self.analyse(picture, quality)
+        with _one_thread():
+            payload = latents.encode(made, _guide(reference, *made.y.shape[1:]), quality, self._exact())
+        return _CHECK.pack(_check(made)) + payload
+
+    def decode(
+        self, payload: bytes, height: int, width: int, reference: NDArray[np.uint8] | None, quality: int
+    ) -> Floats:
+        """Return the picture [height, width, 3] that `encode` was given, as the codec leaves it.
+
+        Raises:
+            ContainerError: the payload holds no such picture, or not with this reference.
+        """
+        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        if len(payload) < _CHECK.size:
+            raise ContainerError("the low-res payload holds no latents")
+        with _one_thread():
+            guide = _guide(reference, rows, columns)
+            found = latents.decode(payload[_CHECK.size :], rows, columns, guide, quality, self._exact())
+        if _check(found) != _CHECK.unpack_from(payload)[0]:
+            raise ContainerError("the low-res payload is damaged: its latents do not fit their CRC-32")
+        lr = 255 * self.synthesise(found.y, height, width, quality).cpu().numpy().transpose(1, 2, 0)
+        return np.ascontiguousarray(lr, np.float32)
+
+    def _exact(self) -> EntropyModel:
+        if self.exact is None:
+            raise ValueError("this net has no integer entropy model: store it and load it again")
+        return self.exact
+
     @torch.inference_mode()
     def analyse(self, lr: Tensor, quality: int) -> Latents:
         """Return the latents of one picture [3, h, w] of any size at a quality of 1..100."""
@@ -226,6 +277,33 @@ class Gmm(nn.Module):
         frequency = 1 + np.floor(share / share.sum(axis=1, keepdims=True) * ((1 << 16) - values)).astype(np.int64)
         frequency[np.arange(n), frequency.argmax(axis=1)] += (1 << 16) - frequency.sum(axis=1)
         return np.asarray(frequency)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the many small convolutions of a wave on one thread: two are slower, and much so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_CHECK = struct.Struct("<I")
+
+
+def _check(made: Latents) -> int:
+    return zlib.crc32(made.z.astype("<i2").tobytes(), zlib.crc32(made.y.astype("<i2").tobytes()))
+
+
+def _guide(reference: NDArray[np.uint8] | None, rows: int, columns: int) -> Tensor:
+    """Return a low-res reference [h, w, 3] as the entropy model takes it, [3, 16 rows, 16 columns] in -128..127."""
+    if reference is None:
+        return torch.zeros(3, STRIDE * rows, STRIDE * columns, dtype=torch.float64)
+    bottom, right = STRIDE * rows - reference.shape[0], STRIDE * columns - reference.shape[1]
+    padded = np.pad(reference, ((0, bottom), (0, right), (0, 0)), "edge").transpose(2, 0, 1)
+    return torch.from_numpy(padded.astype(np.float64) - 128)
 
 
 def _convolutions(modules: nn.ModuleList) -> list[nn.Conv2d]:

@@ -50,6 +50,54 @@ class EntropyModel(NamedTuple):
         """The number n of channels."""
         return len(self.frequency)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all integers by name, for a weights file; strides and the like follow from the architecture."""
+        tables = {"frequency": self.frequency, "normal": self.tables.normal, "exponential": self.tables.exponential}
+        found = {name: torch.from_numpy(table).to(torch.int32) for name, table in tables.items()}
+        for name, layer in self._layers():
+            found[f"{name}.weight"] = layer.weight.to(torch.int16)
+            found[f"{name}.bias"] = layer.bias.to(torch.int64)
+            found[f"{name}.shift"] = layer.shift.to(torch.int16)
+        return found
+
+    def _layers(self) -> list[tuple[str, Layer]]:
+        lists = {"hyper": self.hyper, "reference": self.reference, "parameters": self.parameters}
+        named = [(f"{name}.{i}", layer) for name, layers in lists.items() for i, layer in enumerate(layers)]
+        return [*named, ("context", self.context)]
+
+    def filled(self, given: dict[str, Tensor]) -> "EntropyModel":
+        """Return a model of the same architecture with the integers of a weights file.
+
+        Raises:
+            ValueError: an array is missing, superfluous, or of another shape or kind.
+        """
+        own = self.tensors()
+        if given.keys() != own.keys():
+            raise ValueError(f"arrays differ: {', '.join(sorted(given.keys() ^ own.keys()))[:80]}")
+        for name, tensor in own.items():
+            if (tensor.shape, tensor.dtype) != (given[name].shape, given[name].dtype):
+                raise ValueError(f"{name} is {given[name].dtype} of shape {tuple(given[name].shape)}")
+        if (given["frequency"] < 1).any() or (given["frequency"].sum(dim=1) != _ONE).any():
+            raise ValueError("frequencies do not add up")
+        exact = {name: tensor.double() for name, tensor in given.items()}
+        layers = {
+            name: layer._replace(
+                weight=exact[f"{name}.weight"], bias=exact[f"{name}.bias"], shift=exact[f"{name}.shift"]
+            )
+            for name, layer in self._layers()
+        }
+        normal, exponential, frequency = (
+            given[name].numpy().astype(np.int64) for name in ("normal", "exponential", "frequency")
+        )
+        return EntropyModel(
+            hyper=[layers[f"hyper.{i}"] for i in range(len(self.hyper))],
+            reference=[layers[f"reference.{i}"] for i in range(len(self.reference))],
+            context=layers["context"],
+            parameters=[layers[f"parameters.{i}"] for i in range(len(self.parameters))],
+            frequency=frequency,
+            tables=Tables(normal, exponential),
+        )
+
 
 class Latents(NamedTuple):
     """What a low-res picture has become."""

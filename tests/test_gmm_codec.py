@@ -1,0 +1,318 @@
+"""The learned low-res codec in files, weights, training and on the command line."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.torch
+import torch
+from conftest import TINY, Outcome, sine_filled
+
+from refscale_codec import align, codec, container, lrcodec, metrics, train, weights
+from refscale_codec import image as pictures
+from refscale_codec.codec import EncodeOptions
+from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.image import Image
+from refscale_codec.lrcodec import latents
+from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
+from refscale_codec.rescale.net import RescaleNet
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
+)
+SMALL = GmmConfig(channels=8, reference_channels=4)
+GOOD = EncodeOptions(quality=90)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a weights file of a tiny net with a small learned codec, a little trained so that latents are not zero."""
+    torch.manual_seed(1)
+    net = sine_filled(RescaleNet(TINY))
+    small = Gmm(SMALL)
+    optimizer = torch.optim.Adam(small.parameters(), lr=5e-3)
+    for _ in range(60):
+        lr = 0.5 + 0.2 * torch.randn(4, 3, 16, 16)
+        coded = small(lr, torch.zeros_like(lr), torch.ones(4))
+        loss = coded.bits.mean() / 1024 + 300 * (coded.lr_hat - lr).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.low_res = small
+    path = tmp_path_factory.mktemp("gmm") / "tiny-gmm.safetensors"
+    weights.store(net, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def net(path: Path) -> RescaleNet:
+    return weights.load(path)
+
+
+def learned(net: RescaleNet) -> Gmm:
+    assert isinstance(net.low_res, Gmm)
+    return net.low_res
+
+
+def exact(net: RescaleNet) -> latents.EntropyModel:
+    model = learned(net).exact
+    assert model is not None
+    return model
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_come_back_with_the_integers_of_the_file(path: Path, net: RescaleNet) -> None:
+    tensors = safetensors.torch.load_file(path)
+    assert learned(net).config == SMALL
+    for name, integers in exact(net).tensors().items():
+        assert torch.equal(integers, tensors[f"exact.{name}"])
+    for name, parameter in learned(net).named_parameters():
+        assert torch.equal(parameter, tensors[f"low_res.{name}"].float())
+    assert not any(name.endswith(("mask", "_quantized_cdf")) for name in tensors)
+
+
+def test_integers_are_read_and_never_made_again(path: Path, tmp_path: Path) -> None:
+    tensors, metadata = opened(path)
+    tensors["exact.context.bias"] += 7
+    safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
+    other = exact(weights.load(tmp_path / "other.safetensors"))
+    assert torch.equal(other.context.bias, tensors["exact.context.bias"].double())
+
+
+def opened(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safetensors.safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata()
+    return safetensors.torch.load_file(path), metadata
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape", "kind", "frequency", "parameter", "config"])
+def test_a_file_that_does_not_fit_itself_is_refused(path: Path, tmp_path: Path, fault: str) -> None:
+    tensors, metadata = opened(path)
+    if fault == "missing":
+        del tensors["exact.hyper.1.shift"]
+    elif fault == "shape":
+        tensors["exact.normal"] = tensors["exact.normal"][:, :9].contiguous()
+    elif fault == "kind":
+        tensors["exact.context.weight"] = tensors["exact.context.weight"].float()
+    elif fault == "frequency":
+        tensors["exact.frequency"][0, 0] += 1
+    elif fault == "parameter":
+        del tensors["low_res.gain"]
+    else:
+        metadata["config"] = json.dumps(json.loads(metadata["config"]) | {"gmm": {"channels": 9}})
+    safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    with pytest.raises(WeightsError, match="does not hold the weights"):
+        weights.load(tmp_path / "bad.safetensors")
+
+
+def test_a_net_fresh_from_training_cannot_code_yet() -> None:
+    with pytest.raises(ValueError, match="store it and load it again"):
+        Gmm(SMALL).encode(np.zeros((4, 4, 3), np.float32), None, 50)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_a_picture_is_what_its_latents_make(net: RescaleNet, pair: tuple[Image, Image], with_reference: bool) -> None:
+    target, reference = pair[0], pair[1] if with_reference else None
+    data = codec.encode(target, reference, net, GOOD)
+    file = container.unpack(data)
+    assert (file.header.codec, file.packed) == (lrcodec.GMM, False)
+    decoded = codec.decode(data, reference, net)
+    moved = None if reference is None else align.move(reference, codec.unpack_alignment(file))
+    low = codec.unpack_low_res(file, net, moved)
+    assert low.lr.shape == (15, 19, 3)
+    assert np.array_equal(codec.upscale(low, moved, file.header, net).pixels, decoded.pixels)
+    assert codec.encode(target, reference, net, GOOD) == data
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (33, 64)])
+def test_constant_and_extreme_pictures_come_back(net: RescaleNet, height: int, width: int) -> None:
+    for value in (0, 128, 255):
+        flat = Image(np.full((height, width, 3), value, np.uint8))
+        for quality in (1, 100):
+            data = codec.encode(flat, None, net, EncodeOptions(quality=quality))
+            assert codec.decode(data, None, net).pixels.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 40])
+def test_low_res_pictures_of_any_size_come_back(net: RescaleNet, size: int) -> None:
+    rng = np.random.default_rng(size)
+    lr = rng.normal(128, 60, (size, 2 * size, 3)).astype(np.float32)
+    reference = rng.integers(0, 256, lr.shape, np.uint8)
+    payload = learned(net).encode(lr, reference, 90)
+    found = learned(net).decode(payload, *lr.shape[:2], reference, 90)
+    assert found.shape == lr.shape
+    made = learned(net).analyse(torch.from_numpy(lr.transpose(2, 0, 1) / 255), 90)
+    expected = learned(net).synthesise(made.y, *lr.shape[:2], 90).numpy().transpose(1, 2, 0)
+    assert np.allclose(found, 255 * expected, atol=1e-3)
+    assert abs(made.y).max() > 0
+
+
+def test_another_reference_or_model_is_an_error_and_no_picture(net: RescaleNet, path: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    lr = rng.normal(128, 60, (48, 48, 3)).astype(np.float32)
+    reference, other = (rng.integers(0, 256, lr.shape, np.uint8) for _ in range(2))
+    payload = learned(net).encode(lr, reference, 90)
+    tensors, metadata = opened(path)
+    tensors["exact.parameters.2.bias"] += 1 << 16
+    safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
+    elsewhere = learned(weights.load(tmp_path / "other.safetensors"))
+    for codec_, guide in ((learned(net), other), (learned(net), None), (elsewhere, reference)):
+        with pytest.raises(ContainerError):
+            codec_.decode(payload, 48, 48, guide, 90)
+
+
+def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image]) -> None:
+    file = container.unpack(codec.encode(*pair, net, GOOD))
+    moved = align.move(pair[1], codec.unpack_alignment(file))
+    rng = np.random.default_rng(4)
+    for length in [*range(1, 12), len(file.lr) - 1, len(file.lr) + 1]:
+        cut = file.lr[:length] + bytes(max(0, length - len(file.lr)))
+        with pytest.raises(ContainerError):
+            codec.unpack_low_res(replace(file, lr=cut), net, moved)
+    for _ in range(60):
+        flipped = bytearray(file.lr)
+        flipped[int(rng.integers(len(flipped)))] ^= 1 << int(rng.integers(8))
+        with pytest.raises(ContainerError):
+            codec.unpack_low_res(replace(file, lr=bytes(flipped)), net, moved)
+
+
+def test_codec_and_weights_must_belong_together(
+    net: RescaleNet, tiny_net: RescaleNet, pair: tuple[Image, Image]
+) -> None:
+    file = container.unpack(codec.encode(pair[0], None, net, GOOD))
+    with pytest.raises(ContainerError, match="weights hold none"):
+        codec.unpack_low_res(file, tiny_net, None)
+    with pytest.raises(ContainerError, match="packed"):
+        codec.unpack_low_res(replace(file, packed=True), net, None)
+    with pytest.raises(UsageError, match="jpeg codec only"):
+        codec.encode(pair[0], None, net, EncodeOptions(subsampling="4:2:0"))
+
+
+def test_a_reference_left_unused_is_not_needed_for_the_low_res_picture(
+    net: RescaleNet, pair: tuple[Image, Image]
+) -> None:
+    target, reference = pair
+    low = codec.downscale(target, None, net, 90)
+    unused = codec.pack_low_res(low, target, reference, net, GOOD)
+    assert np.isfinite(codec.unpack_low_res(unused, net, None).lr).all()
+    used = codec.pack_low_res(codec.downscale(target, reference, net, 90), target, reference, net, GOOD)
+    assert used.similarity_map != b""
+    with pytest.raises(ReferenceMismatch):
+        codec.unpack_low_res(used, net, None)
+
+
+def test_the_low_res_reference_is_the_rounded_mean(net: RescaleNet) -> None:
+    pixels = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
+    found = codec._low_res_reference(Image(pixels), net)
+    padded = np.pad(pixels.astype(float), ((0, 1), (0, 1), (0, 0)), "edge")
+    assert np.array_equal(found, np.floor(padded.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)) + 0.5))
+    tensor = torch.from_numpy(padded / 255).permute(2, 0, 1)[None].float()
+    told = train.low_res_reference(tensor, 2)[0].permute(1, 2, 0)
+    assert np.array_equal(128 * told.numpy() + 128, found)
+
+
+def test_a_real_pair_comes_back(net: RescaleNet, data_folder: Path) -> None:
+    from refscale_codec.data import read_manifest
+
+    pair = next(p for p in read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference)
+    assert pair.reference is not None
+    target, reference = (pictures.read(path) for path in (pair.target, pair.reference))
+    data = codec.encode(target, reference, net, GOOD)
+    decoded = codec.decode(data, reference, net)
+    assert decoded.pixels.shape == target.pixels.shape
+    assert metrics.psnr(target.pixels, decoded.pixels) > 8
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return a folder with a small pair and its manifest."""
+    rng = np.random.default_rng(1)
+    for name in ("new", "old"):
+        waves = 128 + 60 * np.sin(np.mgrid[:40, :40].sum(axis=0) / 5)[..., None] + rng.normal(0, 9, (40, 40, 3))
+        PIL.Image.fromarray(waves.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "pairs.csv").write_text("split,dataset,target,reference\ntrain,waves,new.png,old.png\n")
+    return tmp_path
+
+
+RECIPE = train.TrainConfig(
+    "pairs.csv", ("train",), replace(TINY, blocks=1), SMALL, steps=2, warmup=1, decay=0.1, batch=2, crop=32
+)
+
+
+def test_both_nets_learn_and_the_weights_code(place: Path, pair: tuple[Image, Image]) -> None:
+    path = train.train(RECIPE, place, place / "run")
+    net = weights.load(path)
+    data = codec.encode(*pair, net, GOOD)
+    assert codec.decode(data, pair[1], net).pixels.shape == pair[0].pixels.shape
+    train.train(replace(RECIPE, steps=1), place, place / "pieces")
+    again = train.train(RECIPE, place, place / "pieces")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
+    run = train._Run(replace(RECIPE, gmm_first=1), torch.device("cpu"))
+    pairs = train.read_manifest(place / "pairs.csv", ("train",))
+    crops = train.Crops(pairs, 32, 0.0, 0.0, 0.0)
+    run.net.train()
+    for step in range(2):
+        before = {name: parameter.detach().clone() for name, parameter in run.net.named_parameters()}
+        loss, figures = train.loss_of(run.net, run.config, crops.batch(1, step, 2), step, torch.device("cpu"))
+        assert torch.isfinite(loss)
+        assert (figures["bpp_lr"] > 0).any()
+        run.update(loss, run.config)
+        moved = {name for name, parameter in run.net.named_parameters() if not torch.equal(parameter, before[name])}
+        assert any(name.startswith("low_res.") for name in moved)
+        assert any(name.startswith("stages.") for name in moved) == (step == 1)
+
+
+def test_recipes_name_the_codec(place: Path) -> None:
+    config = place / "recipe.toml"
+    config.write_text('manifest = "pairs.csv"\ncrop = 64\ngmm_first = 5\n[gmm]\nchannels = 8\n')
+    recipe = train.TrainConfig.read(config)
+    assert (recipe.gmm, recipe.gmm_first) == (GmmConfig(channels=8), 5)
+    for text, reason in {
+        "crop = 48\n[gmm]\n": "multiple of 16 low-res pixels, 32, not 48",
+        "gmm_first = 5\n": "no effect",
+        "[gmm]\nchannels = 0\n": "channels",
+        "[gmm]\nwidth = 3\n": "unknown field width",
+        "gmm = 3\n": "gmm must be a table",
+    }.items():
+        config.write_text(f'manifest = "pairs.csv"\n{text}')
+        with pytest.raises(UsageError, match=reason):
+            train.TrainConfig.read(config)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_codes_and_tells(
+    refscale: Callable[..., Outcome], path: Path, pair: tuple[Image, Image], tmp_path: Path
+) -> None:
+    target, reference = (tmp_path / name for name in ("target.png", "reference.png"))
+    for file, picture in zip((target, reference), pair, strict=True):
+        file.write_bytes(pictures.to_bytes(picture, "png"))
+    coded, back, both = tmp_path / "out.rsc", tmp_path / "back.png", ("--weights", path)
+    assert refscale("encode", target, "--ref", reference, "-o", coded, *both, "--output-hash").code == 0
+    assert json.loads(refscale("info", coded, "--json").text)["codec"] == "gmm"
+    assert refscale("decode", coded, "--ref", reference, "-o", back, *both).code == 0
+    net = weights.load(path)
+    assert np.array_equal(pictures.read(back).pixels, codec.decode(coded.read_bytes(), pair[1], net).pixels)
+    assert "exactly the picture" in refscale("verify", coded, "--ref", reference, *both).err
+    assert "give --ref" in refscale("verify", coded, *both).err
+    outcome = refscale("extract-lr", coded, "-o", tmp_path / "lr.jpg")
+    assert (outcome.code, "not a JPEG" in outcome.err) == (ContainerError.exit_code, True)
+    outcome = refscale("encode", target, "-o", coded, "--codec", "gmm", *both)
+    assert (outcome.code, "--codec would have no effect" in outcome.err) == (UsageError.exit_code, True)
