@@ -1,0 +1,145 @@
+"""Teach the learned low-res codec alone, on what a trained rescaler leaves of the training pictures.
+
+    python benchmarks/pretrain_gmm.py ../shared/data/manifest.csv weights/refscale-x2.safetensors -o build/runs/gmm
+
+A step of `refscale train` runs the rescaler down, up and back; here it runs once, over a few thousand crops whose
+low-res pictures are kept, and a step takes a fifth of the time. What comes out, `weights.safetensors`, codes at once,
+and is what a recipe with `[gmm]` starts from. It minimises ln(bits + weight * squared error of the low-res picture),
+each crop at the quality that its low-res picture was made for. Stopped, it goes on where it was.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refscale_codec import data, losses, train, weights
+from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
+from refscale_codec.rescale.net import RescaleNet
+
+SAMPLES, SIDE, BATCH = 8000, 64, 8  # low-res crops, their side in pixels, and how many a step takes
+QUALITY = (10, 97)
+RATE = 1e-3  # of Adam; for the last `DECAY` of the steps it falls to nothing
+DECAY = 0.4
+
+
+@torch.inference_mode()
+def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generic]]:
+    """Return low-res pictures, low-res references in 8 bits, and qualities."""
+    scale = net.config.scale
+    pairs = data.read_manifest(manifest, ("train", "single"))
+    crops = data.Crops(pairs, scale * SIDE, simulated=0.12, unrelated=0.08, changed=0.2)
+    found: dict[str, list[NDArray[np.generic]]] = {"lr": [], "reference": [], "quality": []}
+    for step in range(SAMPLES // BATCH):
+        hr, ref = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in crops.batch(1, step, BATCH))
+        quality = np.random.default_rng([1, step]).integers(*QUALITY, BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            lr = net.downscale(hr, ref, torch.from_numpy(quality).float() / 100).lr
+        guide = 128 * train.low_res_reference(ref, scale) + 128
+        for name, x in (("lr", lr.float().half()), ("reference", guide.to(torch.uint8))):
+            found[name].append(x.numpy())
+        found["quality"].append(quality)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def weight_of(quality: Tensor) -> Tensor:
+    """Return the bits per pixel that a squared error of 1 (of 255) is worth where JPEG's quantiser is at its best."""
+    steps = 14 * losses.step_percent(quality) / 100
+    return 26 / steps.square()
+
+
+def batch(samples: dict[str, NDArray[np.generic]], step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return low-res pictures, references as the codec takes them, and qualities of a step, flipped and turned."""
+    rng = np.random.default_rng([2, step])
+    places = rng.integers(0, len(samples["quality"]), BATCH)
+    pictures = samples["lr"][places].astype(np.float32), samples["reference"][places].astype(np.float32) / 128 - 1
+    turns, flip = int(rng.integers(4)), int(rng.integers(2))
+    lr, reference = (
+        torch.from_numpy(np.ascontiguousarray(np.rot90(x, turns, (2, 3))[..., :: 1 - 2 * flip])).float()
+        for x in pictures
+    )
+    return lr, reference, torch.from_numpy(samples["quality"][places]).float()
+
+
+def main() -> None:
+    """Train until the steps or the minutes are over."""
+    parser = argparse.ArgumentParser(description="Teach the learned low-res codec alone.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("weights", type=Path, help="of the rescaler, which stays as it is")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    args = parser.parse_args()
+    started = saved = time.monotonic()
+    args.output.mkdir(parents=True, exist_ok=True)
+    net = weights.load(args.weights)
+    kept = args.output / "low-res.npz"
+    if not kept.exists():
+        np.savez(kept.with_suffix(".part.npz"), **make_samples(net, args.manifest))  # type: ignore[arg-type]
+        kept.with_suffix(".part.npz").replace(kept)
+    samples = dict(np.load(kept))
+
+    torch.manual_seed(1)
+    gmm, averaged = Gmm(GmmConfig(args.channels)), Gmm(GmmConfig(args.channels))
+    averaged.load_state_dict(gmm.state_dict())
+    optimizer = torch.optim.Adam(gmm.parameters(), RATE, betas=(0.9, 0.99))
+    checkpoint = args.output / "checkpoint.pt"
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        gmm.load_state_dict(state["gmm"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+
+    def save() -> None:
+        state = {"gmm": gmm.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(state | {"step": step}, checkpoint.with_suffix(".part"))
+        checkpoint.with_suffix(".part").replace(checkpoint)
+        net.low_res = averaged
+        weights.store(net, args.output / "weights.safetensors")
+
+    recent: list[tuple[float, ...]] = []
+    while step < args.steps and time.monotonic() - started < 60 * args.minutes:
+        falling = (args.steps - step) / (DECAY * args.steps)
+        optimizer.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / 50, falling)
+        torch.manual_seed(step)
+        lr, reference, quality = batch(samples, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            coded = gmm(lr, reference, quality / 100)
+        error = (255 * (coded.lr_hat - lr)).square().mean(dim=(1, 2, 3))
+        bpp = coded.bits / SIDE**2
+        loss = torch.log(bpp + weight_of(quality) * error).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(gmm.parameters(), 1.0)
+        if bool(torch.isfinite(norm)):
+            optimizer.step()
+        step += 1
+        with torch.no_grad():
+            keep = min(0.999, (1 + step) / (10 + step))
+            for mean, value in zip(averaged.parameters(), gmm.parameters(), strict=True):
+                mean.lerp_(value, 1 - keep)
+        recent.append((float(loss.detach()), float(bpp.detach().mean()), float(error.detach().mean())))
+        if step % 200 == 0:
+            mean_loss, mean_bpp, mean_error = np.mean(recent, axis=0).round(4).tolist()
+            figures = {"loss": mean_loss, "bpp": mean_bpp, "squared_error": mean_error}
+            line = json.dumps(figures | {"step": step, "seconds": round(time.monotonic() - started)})
+            with (args.output / "log.jsonl").open("a") as log:
+                log.write(line + "\n")
+            print(line, flush=True)
+            recent = []
+        if time.monotonic() - saved > 240:
+            save()
+            saved = time.monotonic()
+    save()
+
+
+if __name__ == "__main__":
+    main()
