@@ -10,7 +10,7 @@ folder = Path(__file__).parent
 target, reference = pictures.read(folder / "target.png"), pictures.read(folder / "reference.png")
 net = weights.load(weights.shipped(scale=2))
 
-data = codec.encode(target, reference, net, codec.EncodeOptions(quality=85))  # what a .rsc file holds
+data = codec.encode(target, reference, net, codec.EncodeOptions(quality=75))  # what a .rsc file holds
 decoded = codec.decode(data, reference, net)
 psnr = metrics.psnr(target.pixels, decoded.pixels)
 

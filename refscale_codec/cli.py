@@ -47,7 +47,7 @@ def encode(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="8-bit RGB PNG, JPEG, WebP or TIFF; - is stdin.")],
     output: OutputOption,
     ref: RefOption = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger.")] = 85,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger.")] = 75,
     scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
     codec_name: Annotated[
         str | None,

@@ -42,7 +42,7 @@ SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
 class EncodeOptions:
     """Choices of an encoder; none of them is needed to decode."""
 
-    quality: int = 85  # 1..100, higher is better and bigger
+    quality: int = 75  # 1..100, higher is better and bigger
     subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
     output_hash: bool = False  # also decode, and store the hash of what comes out
 

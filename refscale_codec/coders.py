@@ -199,7 +199,6 @@ class Refscale:
     net: RescaleNet
     mode: Literal["reference", "alone", "unrelated"] = "reference"
     subsampling: Subsampling = "4:4:4"
-    qualities: tuple[int, ...] = (8, 30, 55, 75, 88, 96)
 
     @property
     def name(self) -> str:
@@ -213,6 +212,11 @@ class Refscale:
         how = {"reference": "with reference", "alone": "without reference", "unrelated": "with an unrelated reference"}
         learned = "" if self.net.low_res is None else " + GMM"
         return f"refscale ×{self.net.config.scale}{learned} {how[self.mode]}"
+
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        """See `Coder.qualities`."""
+        return {2: (10, 35, 60, 78, 90, 96), 4: (8, 30, 55, 75, 88, 96)}[self.net.config.scale]
 
     @property
     def needs_reference(self) -> bool:

@@ -201,7 +201,7 @@ def test_less_chroma_makes_a_smaller_jpeg_which_is_not_packed(pair: Pair, tiny_n
     data = codec.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
     file = container.unpack(data)
     assert not file.packed
-    assert len(file.lr) < len(Jpeg().encode(codec.downscale(target, reference, tiny_net, 85).picture, 85))
+    assert len(file.lr) < len(Jpeg().encode(codec.downscale(target, reference, tiny_net, 75).picture, 75))
     assert codec.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
 
 
@@ -210,10 +210,10 @@ def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
     pair: Pair, tiny_net: RescaleNet, subsampling: Subsampling
 ) -> None:
     target = pair[0]
-    low = codec.downscale(target, None, tiny_net, 85)
+    low = codec.downscale(target, None, tiny_net, 75)
     file = container.unpack(codec.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
     assert not file.packed
-    assert file.lr == Jpeg(subsampling).encode(low.picture, 85)
+    assert file.lr == Jpeg(subsampling).encode(low.picture, 75)
     sent = codec.unpack_low_res(file, tiny_net, None)
     assert sent.lr.dtype == np.float32
     assert np.array_equal(sent.lr, Jpeg().decode(file.lr, *low.lr.shape[:2]))
