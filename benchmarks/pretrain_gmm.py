@@ -3,9 +3,9 @@
     python benchmarks/pretrain_gmm.py ../shared/data/manifest.csv weights/refscale-x2.safetensors -o build/runs/gmm
 
 A step of `refscale train` runs the rescaler down, up and back; here it runs once, over a few thousand crops whose
-low-res pictures are kept, and a step takes a fifth of the time. What comes out, `weights.safetensors`, codes at once,
-and is what a recipe with `[gmm]` starts from. It minimises ln(bits + weight * squared error of the low-res picture),
-each crop at the quality that its low-res picture was made for. Stopped, it goes on where it was.
+low-res pictures are kept, and a step is the codec's alone. What comes out, `weights.safetensors`, codes at once, and is
+what a recipe with `[gmm]` starts from. It minimises ln(bits + weight * squared error of the low-res picture), each crop
+at the quality that its low-res picture was made for. Stopped, it goes on where it was.
 """
 
 import argparse
