@@ -48,9 +48,11 @@ def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generi
 
 
 def weight_of(quality: Tensor) -> Tensor:
-    """Return the bits per pixel that a squared error of 1 (of 255) is worth where JPEG's quantiser is at its best."""
-    steps = 14 * losses.step_percent(quality) / 100
-    return 26 / steps.square()
+    """Return the bits per pixel that a squared error of 1 (of 255) is worth: the slope of packed JPEG there.
+
+    Measured on these samples (qualities 13 to 95: 0.0019 to 0.22), and fitted.
+    """
+    return 0.26 * (10 / losses.step_percent(quality)) ** 1.25
 
 
 def batch(samples: dict[str, NDArray[np.generic]], step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +74,6 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("weights", type=Path, help="of the rescaler, which stays as it is")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     args = parser.parse_args()
@@ -86,7 +87,7 @@ def main() -> None:
     samples = dict(np.load(kept))
 
     torch.manual_seed(1)
-    gmm, averaged = Gmm(GmmConfig(args.channels)), Gmm(GmmConfig(args.channels))
+    gmm, averaged = Gmm(GmmConfig()), Gmm(GmmConfig())
     averaged.load_state_dict(gmm.state_dict())
     optimizer = torch.optim.Adam(gmm.parameters(), RATE, betas=(0.9, 0.99))
     checkpoint = args.output / "checkpoint.pt"

@@ -29,7 +29,8 @@ from refscale_codec import losses, smap, weights
 from refscale_codec.data import Crops, read_manifest
 from refscale_codec.errors import UsageError
 from refscale_codec.lrcodec import coefficients
-from refscale_codec.lrcodec.gmm import STRIDE, Coded, Gmm, GmmConfig
+from refscale_codec.lrcodec.gmm import Coded, Gmm, GmmConfig
+from refscale_codec.lrcodec.latents import STRIDE
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 if sys.version_info >= (3, 11):
@@ -86,11 +87,9 @@ class TrainConfig:
                 raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
-        unit = 8 if self.gmm is None else STRIDE
-        if self.crop < 1 or self.crop % (unit * self.net.scale):
-            raise ValueError(
-                f"crop must be a multiple of {unit} low-res pixels, {unit * self.net.scale}, not {self.crop}"
-            )
+        unit = STRIDE * self.net.scale
+        if self.crop < 1 or self.crop % unit:
+            raise ValueError(f"crop must be a multiple of {STRIDE} low-res pixels, {unit}, not {self.crop}")
         if self.gmm is None and self.gmm_first:
             raise ValueError("gmm_first would have no effect without [gmm]")
         if min(self.batch, self.warmup, self.steps) < 1:

@@ -19,7 +19,7 @@ QUALITY = 80
 def net() -> gmm.Gmm:
     """Return a small net, a little trained, so that latents are not all zero and every part has a say."""
     torch.manual_seed(1)
-    small = gmm.Gmm(gmm.GmmConfig(channels=16, reference_channels=8))
+    small = gmm.Gmm(gmm.GmmConfig(channels=24, width=16, reference_channels=8))
     optimizer = torch.optim.Adam(small.parameters(), lr=2e-3)
     for _ in range(20):
         lr, reference = 0.5 + 0.2 * torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
@@ -37,7 +37,7 @@ def picture(height: int, width: int) -> torch.Tensor:
 
 def guide(height: int, width: int) -> torch.Tensor:
     """Return a low-res reference in integers for latents of this size."""
-    drawn = torch.randint(-128, 128, (3, 16 * height, 16 * width), generator=torch.Generator().manual_seed(3))
+    drawn = torch.randint(-128, 128, (3, 8 * height, 8 * width), generator=torch.Generator().manual_seed(3))
     return drawn.double()
 
 
@@ -57,19 +57,19 @@ def test_latents_come_back_and_make_a_picture_of_the_size(net: gmm.Gmm, height: 
 @needs_compressai
 def test_integers_cost_within_one_percent_of_what_training_counts(net: gmm.Gmm) -> None:
     made = net.analyse(picture(320, 320), QUALITY)
-    reference = guide(20, 20)
+    reference = guide(40, 40)
     payload = latents.encode(made, reference, QUALITY, net.entropy_model())
     y, z = (torch.from_numpy(x).float()[None] for x in made)
     parameters = net._mixtures(y, z, reference.float()[None] / 128, torch.tensor([QUALITY / 100]))
     bits = -torch.log2(net._likelihood(y, *parameters)).sum()
-    bits -= torch.log2(net.bottleneck._likelihood(z[0].reshape(16, 1, -1))[0]).sum()
+    bits -= torch.log2(net.bottleneck._likelihood(z[0].reshape(8, 1, -1))[0]).sum()
     assert abs(made.y).sum() > 100
     assert 8 * len(payload) <= 1.01 * float(bits) + 40  # the last word of the range coder, and the window's byte
 
 
 @needs_compressai
 def test_training_knows_of_every_input(net: gmm.Gmm) -> None:
-    lr, reference = picture(32, 32)[None], guide(2, 2)[None].float() / 128
+    lr, reference = picture(32, 32)[None], guide(4, 4)[None].float() / 128
 
     def bits(lr: torch.Tensor, reference: torch.Tensor, quality: float) -> float:
         torch.manual_seed(4)
@@ -84,10 +84,20 @@ def test_training_knows_of_every_input(net: gmm.Gmm) -> None:
 
 @needs_compressai
 def test_gains_lie_on_the_line_between_their_knots(net: gmm.Gmm) -> None:
-    quality = torch.tensor([0.0, 0.5 / 7, 1 / 7, 1.0])
+    percent = 2 * 2500 ** (torch.tensor([0, 0.5, 1, 8]) / 8)  # of the quantiser at 50
+    quality = torch.where(percent > 100, 50 / percent, (200 - percent) / 200)
     found = torch.log(net.gains(quality))[:, :, 0, 0]
-    expected = [net.gain[0], (net.gain[0] + net.gain[1]) / 2, net.gain[1], net.gain[7]]
-    assert torch.allclose(found, torch.stack(expected), atol=1e-5)
+    expected = [net.gain[0], (net.gain[0] + net.gain[1]) / 2, net.gain[1], net.gain[8]]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-4)
+
+
+@needs_compressai
+def test_fresh_it_is_the_dct() -> None:
+    fresh = gmm.Gmm(gmm.GmmConfig(channels=192, width=8, reference_channels=8))
+    lr = picture(32, 40)[None]
+    with torch.no_grad():
+        x = torch.nn.functional.conv2d(lr, fresh.forward_dct, stride=8)
+        assert torch.allclose(torch.nn.functional.conv_transpose2d(x, fresh.inverse_dct, stride=8), lr, atol=1e-5)
 
 
 @needs_compressai
@@ -96,8 +106,8 @@ def test_extreme_pictures_have_latents_in_range(net: gmm.Gmm) -> None:
         made = net.analyse(lr, 100)
         assert abs(made.y).max() <= mixture.LARGEST
         assert abs(made.z).max() <= latents.Z_LARGEST
-        payload = latents.encode(made, guide(1, 1), 100, net.entropy_model())
-        assert np.array_equal(latents.decode(payload, 1, 1, guide(1, 1), 100, net.entropy_model()).y, made.y)
+        payload = latents.encode(made, guide(2, 2), 100, net.entropy_model())
+        assert np.array_equal(latents.decode(payload, 2, 2, guide(2, 2), 100, net.entropy_model()).y, made.y)
 
 
 def test_without_compressai_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

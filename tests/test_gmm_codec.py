@@ -25,7 +25,7 @@ from refscale_codec.rescale.net import RescaleNet
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
 )
-SMALL = GmmConfig(channels=8, reference_channels=4)
+SMALL = GmmConfig(channels=16, width=8, reference_channels=4)
 GOOD = EncodeOptions(quality=90)
 
 
@@ -106,7 +106,7 @@ def test_a_file_that_does_not_fit_itself_is_refused(path: Path, tmp_path: Path, 
     elif fault == "parameter":
         del tensors["low_res.gain"]
     else:
-        metadata["config"] = json.dumps(json.loads(metadata["config"]) | {"gmm": {"channels": 9}})
+        metadata["config"] = json.dumps(json.loads(metadata["config"]) | {"gmm": {"channels": 17}})
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", metadata)
     with pytest.raises(WeightsError, match="does not hold the weights"):
         weights.load(tmp_path / "bad.safetensors")
@@ -143,7 +143,7 @@ def test_constant_and_extreme_pictures_come_back(net: RescaleNet, height: int, w
             assert codec.decode(data, None, net).pixels.shape == (height, width, 3)
 
 
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 40])
 def test_low_res_pictures_of_any_size_come_back(net: RescaleNet, size: int) -> None:
     rng = np.random.default_rng(size)
     lr = rng.normal(128, 60, (size, 2 * size, 3)).astype(np.float32)
@@ -163,7 +163,7 @@ def test_another_reference_or_model_is_an_error_and_no_picture(net: RescaleNet, 
     reference, other = (rng.integers(0, 256, lr.shape, np.uint8) for _ in range(2))
     payload = learned(net).encode(lr, reference, 90)
     tensors, metadata = opened(path)
-    tensors["exact.parameters.2.bias"] += 1 << 16
+    tensors["exact.parameters.2.2.bias"] += 1 << 16
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
     elsewhere = learned(weights.load(tmp_path / "other.safetensors"))
     for codec_, guide in ((learned(net), other), (learned(net), None), (elsewhere, reference)):
@@ -280,14 +280,15 @@ def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
 
 def test_recipes_name_the_codec(place: Path) -> None:
     config = place / "recipe.toml"
-    config.write_text('manifest = "pairs.csv"\ncrop = 64\ngmm_first = 5\n[gmm]\nchannels = 8\n')
+    config.write_text('manifest = "pairs.csv"\ncrop = 64\ngmm_first = 5\n[gmm]\nchannels = 16\n')
     recipe = train.TrainConfig.read(config)
-    assert (recipe.gmm, recipe.gmm_first) == (GmmConfig(channels=8), 5)
+    assert (recipe.gmm, recipe.gmm_first) == (GmmConfig(channels=16), 5)
     for text, reason in {
-        "crop = 48\n[gmm]\n": "multiple of 16 low-res pixels, 32, not 48",
+        "crop = 24\n[gmm]\n": "multiple of 8 low-res pixels, 16, not 24",
         "gmm_first = 5\n": "no effect",
         "[gmm]\nchannels = 0\n": "channels",
-        "[gmm]\nwidth = 3\n": "unknown field width",
+        "[gmm]\nwidth = 3\n": "width even",
+        "[gmm]\ndepth = 3\n": "unknown field depth",
         "gmm = 3\n": "gmm must be a table",
     }.items():
         config.write_text(f'manifest = "pairs.csv"\n{text}')

@@ -23,7 +23,8 @@ from refscale_codec.lrcodec.latents import EntropyModel, Latents
 from refscale_codec.lrcodec.mixture import Mixture
 
 TABLES = mixture.make_tables()
-N, R = 4, 3  # channels of latents and of reference features
+N, M, A, C, R = 6, 3, 5, 7, 4  # channels of y, z, features of z, of the context, of the reference
+GROUPS = (1, 2, 3)
 
 
 def layer(rng: np.random.Generator, after: int, before: int, side: int = 1, **rest: int) -> Layer:
@@ -36,22 +37,33 @@ def layer(rng: np.random.Generator, after: int, before: int, side: int = 1, **re
 def model(seed: int = 1) -> EntropyModel:
     """Return integer networks whose mixtures vary from place to place."""
     rng = np.random.default_rng(seed)
-    hyper = [layer(rng, 4 * N, N, 3, shuffle=2), layer(rng, 4 * N, N, 3, shuffle=2), layer(rng, 2 * N, N, 3)]
-    reference = [layer(rng, R, 3, 5, stride=4), layer(rng, R, R, 3, stride=2), layer(rng, R, R, 3, stride=2)]
-    last = layer(rng, 9 * N, 6)._replace(leaky=False)
-    last.bias[: 3 * N] = torch.from_numpy(rng.integers(0, 40, 3 * N) * 4096.0)  # scales of 0.1 to 6
-    parameters = [layer(rng, 6, 4 * N + R + 2), layer(rng, 6, 6), last]
-    frequency = np.full((N, 2 * latents.Z_LARGEST + 1), 1 << 11, np.int64)
+    parameters = []
+    before = 0
+    for group in GROUPS:
+        last = layer(rng, 9 * group, 6)._replace(leaky=False)
+        last.bias[: 3 * group] = torch.from_numpy(rng.integers(0, 40, 3 * group) * 4096.0)  # scales of 0.1 to 6
+        parameters.append([layer(rng, 6, A + R + 2 + C + before), layer(rng, 6, 6), last])
+        before += group
+    frequency = np.full((M, 2 * latents.Z_LARGEST + 1), 1 << 11, np.int64)
     frequency[:, latents.Z_LARGEST] += (1 << 16) - frequency[0].sum()
+    magnitudes = np.arange(mixture.LARGEST + 1)
     return EntropyModel(
-        hyper, reference, layer(rng, 2 * N, 12 * N)._replace(leaky=False), parameters, frequency, TABLES
+        hyper=[layer(rng, 4 * A, M, 3, shuffle=2), layer(rng, A, A, 3)],
+        reference=[layer(rng, R, 3, 5, stride=4), layer(rng, R, R, 3, stride=2)],
+        context=layer(rng, C, 12 * N)._replace(leaky=False),
+        slope=layer(rng, N, 12)._replace(leaky=False),
+        parameters=parameters,
+        frequency=frequency,
+        quality=np.stack([np.arange(101), 256 - np.arange(101)]),
+        compand=np.rint(256 * np.log2(1 + magnitudes)).astype(np.int64),
+        tables=TABLES,
     )
 
 
 def picture(height: int, width: int, seed: int = 1) -> torch.Tensor:
     """Return a low-res reference for latents [height, width]."""
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(rng.integers(-128, 128, (3, 16 * height, 16 * width)).astype(np.float64))
+    return torch.from_numpy(rng.integers(-128, 128, (3, 8 * height, 8 * width)).astype(np.float64))
 
 
 @st.composite
@@ -60,7 +72,7 @@ def any_latents(draw: st.DrawFn) -> Latents:
     value = st.one_of(st.integers(-2, 2), st.integers(-mixture.LARGEST, mixture.LARGEST))
     z_value = st.integers(-latents.Z_LARGEST, latents.Z_LARGEST)
     y = draw(arrays(np.int64, (N, height, width), elements=value))
-    return Latents(y, draw(arrays(np.int64, (N, -(-height // 4), -(-width // 4)), elements=z_value)))
+    return Latents(y, draw(arrays(np.int64, (M, -(-height // 2), -(-width // 2)), elements=z_value)))
 
 
 # --- latents ---------------------------------------------------------------------------------------------------------
@@ -87,7 +99,7 @@ def noise(height: int, width: int, deviation: float = 2.0) -> Latents:
     """Return random latents."""
     rng = np.random.default_rng(3)
     y = np.rint(rng.normal(0, deviation, (N, height, width))).astype(np.int64)
-    return Latents(y, np.rint(rng.normal(0, 1, (N, -(-height // 4), -(-width // 4)))).astype(np.int64))
+    return Latents(y, np.rint(rng.normal(0, 1, (M, -(-height // 2), -(-width // 2)))).astype(np.int64))
 
 
 def test_another_reference_or_quality_changes_the_mixtures() -> None:
@@ -102,17 +114,21 @@ def test_a_latent_depends_on_what_lies_above_and_to_the_left_only() -> None:
     drawn, entropy = noise(7, 8), model()
     fixed = latents.fixed_sums(entropy, drawn.z, picture(7, 8), 50, 7, 8)
 
-    def mixtures(y: NDArray[np.int64]) -> Mixture:
+    def mixtures(y: NDArray[np.int64], group: int) -> NDArray[np.int64]:
         padded = torch.nn.functional.pad(torch.from_numpy(y.astype(np.float64)), (2, 2, 2, 0))
-        ys, xs = np.divmod(np.arange(56), 8)
-        return latents._mixture(entropy, padded, fixed, ys, xs)
+        wave = latents._Wave(entropy, padded, fixed, *np.divmod(np.arange(56), 8))
+        return np.array(wave.mixture(group)).reshape(3 * mixture.COMPONENTS, 56, -1)
 
-    changed = drawn.y.copy()
-    changed[:, 3, 4] += 5
-    differ = (np.array(mixtures(drawn.y)) != np.array(mixtures(changed))).any(axis=(0, 1)).reshape(7, 8, N).any(axis=2)
-    seen = {(y - 3, x - 4) for y, x in np.argwhere(differ)}
-    assert seen <= {(-dy, -dx) for dy, dx in latents.TAPS}
-    assert len(seen) > 6
+    for group, before in enumerate(entropy.groups):
+        changed = drawn.y.copy()
+        changed[before, 3, 4] += 5
+        for later in range(3):
+            differ = (mixtures(drawn.y, later) != mixtures(changed, later)).any(axis=(0, 2)).reshape(7, 8)
+            seen = {(y - 3, x - 4) for y, x in np.argwhere(differ)}
+            allowed = {(-dy, -dx) for dy, dx in latents.TAPS} | ({(0, 0)} if later > group else set())
+            assert seen <= allowed
+            assert len(seen) > 6
+            assert ((0, 0) in seen) == (later > group)
 
 
 @settings(max_examples=60, deadline=None)
@@ -185,7 +201,8 @@ def any_mixture(draw: st.DrawFn) -> Mixture:
 
 @given(any_mixture(), st.sampled_from(mixture.WINDOWS))
 def test_frequencies_rise_from_zero_to_all(drawn: Mixture, window: int) -> None:
-    edges = mixture.cumulative(drawn, window, TABLES)
+    planned = mixture.plan(drawn, TABLES)
+    edges = mixture.cumulative(drawn, planned.weight, planned.middle, window, TABLES)
     assert edges.shape == (5, window + 2)
     assert (edges[:, 0] == 0).all()
     assert (edges[:, -1] == 1 << 16).all()
@@ -197,28 +214,38 @@ def test_the_middle_is_the_mean(drawn: Mixture) -> None:
     # weights are kept to 1/4096, means reach 2047
     share = np.exp((drawn.logit - drawn.logit.max(axis=0)) / mixture.STEPS)
     mean = (share * drawn.mean).sum(axis=0) / share.sum(axis=0) / mixture.STEPS
-    assert abs(mixture.middle(drawn, TABLES) - mean).max() <= 0.5 + 3 * 2 * mixture.LARGEST / 4096 + 3
+    assert abs(mixture.plan(drawn, TABLES).middle - mean).max() <= 0.5 + 3 * 2 * mixture.LARGEST / 4096 + 3
 
 
 @given(st.integers(0, 40), st.integers(-200, 200))
 def test_frequencies_are_those_of_the_normal_distribution(scale: int, mean: int) -> None:
     alone = Mixture(*(np.full((mixture.COMPONENTS, 1), value) for value in (scale, mean, 0)))
     window = 63
-    edges = mixture.cumulative(alone, window, TABLES)[0]
-    start = mixture.middle(alone, TABLES)[0] - window // 2
+    weight, middle, _ = mixture.plan(alone, TABLES)
+    edges = mixture.cumulative(alone, weight, middle, window, TABLES)[0]
+    start = middle[0] - window // 2
     ends = torch.arange(window + 1, dtype=torch.float64) + int(start) - 0.5
     normal = torch.special.ndtr((ends - mean / mixture.STEPS) / mixture.deviation(scale)).numpy()
     assert abs(np.diff(edges)[:-1] / 65536 - np.diff(normal)).max() < 2e-3
 
 
-@pytest.mark.parametrize("scale", [0, 12, 24, 36])
+@given(st.integers(0, mixture.SCALES - 1), st.integers(-200, 200))
+def test_windows_are_as_wide_as_the_mixture(scale: int, mean: int) -> None:
+    alone = Mixture(*(np.full((mixture.COMPONENTS, 1), value) for value in (scale, mean, 0)))
+    window = mixture.plan(alone, TABLES).window[0]
+    reach = abs(mean / mixture.STEPS - round(mean / mixture.STEPS)) + 3 * mixture.deviation(scale)
+    assert window == 127 or window // 2 >= reach - 0.2
+    assert window == 3 or window // 4 <= reach + 0.2
+
+
+@pytest.mark.parametrize("scale", [0, 12, 24, 36, 50])
 def test_the_bytes_are_within_one_percent_of_the_ideal(scale: int) -> None:
     rng = np.random.default_rng(5)
     n = 20_000
     values = np.rint(rng.normal(0, mixture.deviation(scale), n)).astype(np.int64)
     alone = Mixture(*(np.full((mixture.COMPONENTS, n), value) for value in (scale, 0, 0)))
     coder = constriction.stream.queue.RangeEncoder()
-    mixture.encode(coder, values, alone, mixture.window_for(values), TABLES)
+    mixture.encode(coder, values, alone, TABLES)
     ends = torch.from_numpy(values)[:, None] + torch.tensor([-0.5, 0.5], dtype=torch.float64)
     low, high = torch.special.ndtr(ends / mixture.deviation(scale)).T
     ideal = float(-torch.log2(high - low).sum())

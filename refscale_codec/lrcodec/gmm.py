@@ -1,15 +1,18 @@
-"""The learned low-res codec: Cheng et al.'s attention model with Gaussian mixtures, for all qualities and a reference.
+"""The learned low-res codec: a DCT and a net beside it, Gaussian mixtures, for all qualities, with a reference.
 
-    lr ──analysis──> y * gain ──round──> latents ──entropy model──> bytes
-                        └─hyper_analysis──> z ──┘        |
-                                low-res reference ───────┘
-    latents / gain ──synthesis──> lr_hat
+    lr ──DCT + analysis──> y * gain ──round──> latents ──entropy model──> bytes
+                              └─hyper_analysis──> z ──┘        |
+                                      low-res reference ───────┘
+    latents / gain ──inverse DCT + synthesis──> lr_hat
 
 A payload is the CRC-32 of the latents, then their bytes: a decoder that finds others says so, and makes no picture.
 
-One net serves all qualities: each channel of y is scaled by a learned gain before rounding (Cui et al., arXiv
-2003.02012). The low-res reference, which the decoder has, helps to predict the latents (no more: the rescaler has
-used it already).
+Latents are those of Cheng et al. (arXiv 2001.01568) in their mixtures, attention and context, but one for each square
+of 8x8 pixels, and the transform starts as the DCT, whose `channels` lowest frequencies it keeps: a low-res picture is
+coded at up to some 4 bits a pixel, for which 16x16 pixels to a latent have too few channels, and a codec that starts
+from JPEG's transform needs a tenth of the training. One net serves all qualities: each channel of y is scaled by a
+learned gain before rounding (Cui et al., arXiv 2003.02012). The low-res reference, which the decoder has, helps to
+predict the latents (no more: the rescaler has used it already).
 
 Analysis and synthesis are built of CompressAI's layers and run in floating point: another machine may decode samples
 that differ by a level. The entropy model is exported to integers (`entropy_model`), and the latents are the same
@@ -17,6 +20,7 @@ everywhere.
 """
 
 import importlib.util
+import math
 import struct
 import sys
 import types
@@ -34,28 +38,39 @@ from torch.nn import functional
 
 from refscale_codec.errors import ContainerError, UsageError
 from refscale_codec.lrcodec import latents, mixture
-from refscale_codec.lrcodec.coefficients import Floats
+from refscale_codec.lrcodec.coefficients import CHROMA, DCT, LUMA, YCBCR, Floats
 from refscale_codec.lrcodec.integers import FRACTION, Layer, exported, leaky
-from refscale_codec.lrcodec.latents import HYPER, TAPS, Z_LARGEST, EntropyModel, Latents
+from refscale_codec.lrcodec.latents import HYPER, STRIDE, TAPS, Z_LARGEST, EntropyModel, Latents
 from refscale_codec.lrcodec.mixture import Integers
 
-STRIDE = 16  # low-res pixels a latent spans
-_CONTRAST = 4.0  # the rescaler keeps low-res pictures faint
-_KNOTS = 8  # qualities at which gains are learned, linear in between
 _REFERENCE_PLACES = 7  # binary places of the low-res reference, so that it lies within -1..1
+_STEP_PLACES = 4  # of means and logits: `mixture.STEPS`
+_CONTRAST = 4.0  # the rescaler keeps low-res pictures faint
+_KNOTS = 9  # at which gains are learned, linear in between
+_RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest here, quality 99
 
 
 @dataclass(frozen=True)
 class GmmConfig:
     """Everything that fixes the architecture; stored in the weights file."""
 
-    channels: int = 64  # of all layers and of the latents
+    channels: int = 128  # of the latents, at most 192: every Y, half of Cb and Cr
+    width: int = 64  # of the layers
     reference_channels: int = 32  # of the low-res reference's features
 
     def __post_init__(self) -> None:
         """Reject values that no net can be built for."""
-        if not all(type(size) is int and size > 0 for size in (self.channels, self.reference_channels)):
-            raise ValueError(f"channels must be positive whole numbers: {self}")
+        sizes = (self.channels, self.width, self.reference_channels)
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"channels and width must be positive whole numbers: {self}")
+        if not 12 <= self.channels <= 192 or self.width % 2:
+            raise ValueError(f"channels must be 12 to 192, the width even: {self}")
+
+    @property
+    def groups(self) -> list[int]:
+        """Channels of each group that the entropy model codes in turn, low frequencies first."""
+        first, second = self.channels // 12, self.channels // 4
+        return [first, second, self.channels - first - second]
 
 
 class Coded(NamedTuple):
@@ -81,57 +96,55 @@ class Gmm(nn.Module):
         """
         super().__init__()
         layers, entropy_models = _compressai()
-        n, r = config.channels, config.reference_channels
+        n, w, r = config.channels, config.width, config.reference_channels
         self.config = config
+        forward, inverse, steps = _dct(n)
+        self.forward_dct = nn.Parameter(forward)
+        self.inverse_dct = nn.Parameter(inverse)
+        last_down, last_up = layers.conv3x3(w, n, 2), layers.subpel_conv3x3(w // 2, 3, 2)
         self.analysis = nn.Sequential(
-            layers.ResidualBlockWithStride(3, n, 2),
-            layers.ResidualBlock(n, n),
-            layers.ResidualBlockWithStride(n, n, 2),
-            layers.AttentionBlock(n),
-            layers.ResidualBlock(n, n),
-            layers.ResidualBlockWithStride(n, n, 2),
-            layers.ResidualBlock(n, n),
-            layers.conv3x3(n, n, 2),
-            layers.AttentionBlock(n),
+            layers.ResidualBlockWithStride(3, w, 2),
+            layers.ResidualBlockWithStride(w, w, 2),
+            layers.AttentionBlock(w),
+            layers.ResidualBlock(w, w),
+            last_down,
         )
         self.synthesis = nn.Sequential(
-            layers.AttentionBlock(n),
-            layers.ResidualBlock(n, n),
-            layers.ResidualBlockUpsample(n, n, 2),
-            layers.ResidualBlock(n, n),
-            layers.ResidualBlockUpsample(n, n, 2),
-            layers.AttentionBlock(n),
-            layers.ResidualBlock(n, n),
-            layers.ResidualBlockUpsample(n, n, 2),
-            layers.ResidualBlock(n, n),
-            layers.subpel_conv3x3(n, 3, 2),
+            layers.conv3x3(n + 2, w),
+            layers.ResidualBlock(w, w),
+            layers.ResidualBlockUpsample(w, w, 2),
+            layers.AttentionBlock(w),
+            layers.ResidualBlock(w, w),
+            layers.ResidualBlockUpsample(w, w // 2, 2),
+            last_up,
         )
-        self.gain = nn.Parameter(torch.linspace(0, 4, _KNOTS)[:, None].repeat(1, n))  # ln, at each knot
+        places = torch.linspace(0, 1, _KNOTS)[:, None]
+        self.gain = nn.Parameter(-torch.log(steps / 50) - math.log(_RANGE) * places)  # ln, at each knot
         self.hyper_analysis = nn.Sequential(
-            layers.conv3x3(n, n), nn.LeakyReLU(), layers.conv3x3(n, n, 2), nn.LeakyReLU(), layers.conv3x3(n, n, 2)
+            layers.conv3x3(n, w), nn.LeakyReLU(), layers.conv3x3(w, w, 2), nn.LeakyReLU(), layers.conv3x3(w, w // 2)
         )
-        self.bottleneck = entropy_models.EntropyBottleneck(n)
-        self.hyper = nn.ModuleList(nn.Conv2d(n, size * n, 3, padding=1) for size in (4, 4, 2))
+        self.bottleneck = entropy_models.EntropyBottleneck(w // 2)
+        self.hyper = nn.ModuleList([nn.Conv2d(w // 2, 4 * w, 3, padding=1), nn.Conv2d(w, w, 3, padding=1)])
         self.reference = nn.ModuleList(
-            [
-                nn.Conv2d(3, r, 5, stride=4, padding=2),
-                nn.Conv2d(r, r, 3, stride=2, padding=1),
-                nn.Conv2d(r, r, 3, stride=2, padding=1),
-            ]
+            [nn.Conv2d(3, r, 5, stride=4, padding=2), nn.Conv2d(r, r, 3, stride=2, padding=1)]
         )
-        self.context = layers.MaskedConv2d(n, 2 * n, kernel_size=5, padding=2)
-        sizes = [4 * n + r + 2, 5 * n, 5 * n, 3 * mixture.COMPONENTS * n]
-        self.mixture = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        with torch.no_grad():  # narrow, middling and wide components to begin with
-            last = self.mixture[-1]
-            assert isinstance(last, nn.Conv2d)
-            assert last.bias is not None
-            last.weight.mul_(0.1)
-            last.bias.zero_()
-            last.bias[: mixture.COMPONENTS * n] = torch.tensor([10.0, 20.0, 30.0]).repeat_interleave(n)
+        self.context = layers.MaskedConv2d(n, n, kernel_size=5, padding=2)
+        self.slope = layers.MaskedConv2d(n, n, kernel_size=5, padding=2, groups=n)
+        before = [sum(config.groups[:i]) for i in range(len(config.groups))]
+        self.mixture = nn.ModuleList(
+            _perceptron(w + r + 2 + n + known, 2 * w, group) for known, group in zip(before, config.groups, strict=True)
+        )
+        with torch.no_grad():  # the net begins with little beside the DCT
+            last_down.weight.mul_(0.1)
+            last_up[0].weight.mul_(0.1)
+            self.slope.weight.zero_()
+            self.slope.bias.zero_()
 
     def forward(self, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
-        """Code and decode while training, with noise in place of rounding where bits are counted.
+        """Code and decode while training.
+
+        Bits are those of the rounded latents, which lie closer to zero than with noise added. Noise is what tells the
+        analysis how bits change with y, since rounding does not (Ballé et al., arXiv 1611.01704).
 
         Args:
             lr: sides multiples of `STRIDE`.
@@ -139,39 +152,66 @@ class Gmm(nn.Module):
             quality: [b] in [0, 1].
         """
         gain = self.gains(quality)
-        y = self.analysis(_CONTRAST * (lr - 0.5).contiguous()).float() * gain
-        z = self.hyper_analysis(_padded(y, HYPER)).float()
+        y = self._analysed(lr) * gain
+        z = self._hyper_analysed(y)
         z_hat, z_likelihood = self.bottleneck(z)
         y_hat = y + (y.round() - y).detach()
-        likelihood = self._likelihood(y + torch.rand_like(y) - 0.5, *self._mixtures(y_hat, z_hat, reference, quality))
-        bits = [-torch.log2(p.clamp(min=1e-9)).sum(dim=(1, 2, 3)) for p in (likelihood, z_likelihood)]
-        return Coded(self._synthesised(y_hat / gain), bits[0] + bits[1])
+        mixtures = self._mixtures(y_hat, z_hat, reference, quality)
+        bits = _bits(z_likelihood) + _bits(self._likelihood(y_hat.detach(), *mixtures))
+        if y.requires_grad:
+            fixed = (parameter.detach() for parameter in mixtures)
+            noisy = _bits(self._likelihood(y + torch.rand_like(y) - 0.5, *fixed))
+            bits = bits + noisy - noisy.detach()
+        return Coded(self._synthesised(y_hat / gain, quality), bits)
 
     def gains(self, quality: Tensor) -> Tensor:
         """Return what y is multiplied by at qualities [b] in [0, 1], as [b, n, 1, 1]."""
-        place = quality * (_KNOTS - 1)
+        place = _told(quality) * (_KNOTS - 1)
         below = place.floor().clamp(0, _KNOTS - 2).long()
         share = (place - below)[:, None]
         return torch.exp(self.gain[below] * (1 - share) + self.gain[below + 1] * share)[:, :, None, None]
 
-    def _synthesised(self, y: Tensor) -> Tensor:
-        lr: Tensor = self.synthesis(y)
-        return lr.float() / _CONTRAST + 0.5
+    def _analysed(self, lr: Tensor) -> Tensor:
+        x = (lr - 0.5).contiguous()
+        net = self.analysis(_CONTRAST * x).float()
+        with _whole_floats(x):
+            y: Tensor = net + functional.conv2d(x, self.forward_dct, stride=STRIDE)
+        return y
+
+    def _hyper_analysed(self, y: Tensor) -> Tensor:
+        z: Tensor = self.hyper_analysis(_companded(_padded(y, HYPER)))
+        return z.float()
+
+    def _synthesised(self, y: Tensor, quality: Tensor) -> Tensor:
+        planes = _planes(quality).expand(-1, -1, *y.shape[-2:])
+        net = self.synthesis(torch.cat([y / _CONTRAST, planes], dim=1)).float()
+        with _whole_floats(y):
+            lr: Tensor = net / _CONTRAST + functional.conv_transpose2d(y, self.inverse_dct, stride=STRIDE)
+        return lr + 0.5
 
     def _mixtures(self, y_hat: Tensor, z_hat: Tensor, reference: Tensor, quality: Tensor) -> tuple[Tensor, ...]:
         """Return deviations, means and logits, [b, 3, n, h, w] each, as `latents` computes them in integers."""
-        hyper = z_hat
-        for convolution in self.hyper[:-1]:
-            hyper = functional.pixel_shuffle(leaky(convolution(hyper)), 2)
-        hyper = self.hyper[-1](hyper)[..., : y_hat.shape[-2], : y_hat.shape[-1]]
+        height, width = y_hat.shape[-2:]
+        hyper = functional.pixel_shuffle(leaky(self.hyper[0](z_hat)), HYPER)
+        hyper = self.hyper[1](hyper)[..., :height, :width]
         for convolution in self.reference:
             reference = leaky(convolution(reference))
-        planes = torch.stack([quality, quality**4], dim=1)[:, :, None, None].expand(-1, -1, *hyper.shape[-2:])
-        hidden = torch.cat([self.context(y_hat), hyper, reference, planes.to(hyper.dtype)], dim=1)
-        for convolution in self.mixture[:-1]:
-            hidden = leaky(convolution(hidden))
-        size = (len(y_hat), 3, mixture.COMPONENTS, self.config.channels, *y_hat.shape[-2:])
-        scale, mean, logit = self.mixture[-1](hidden).float().reshape(size).unbind(dim=1)
+        planes = _planes(quality).expand(-1, -1, height, width).to(hyper.dtype)
+        seen = _companded(y_hat)
+        known = torch.cat([hyper, reference, planes, self.context(seen)], dim=1)
+        parts = []
+        before = 0
+        for layers, group in zip(self.mixture, self.config.groups, strict=True):
+            hidden = torch.cat([known, seen[:, :before].to(known.dtype)], dim=1)
+            *others, last = _convolutions(layers)
+            for convolution in others:
+                hidden = leaky(convolution(hidden))
+            size = (len(y_hat), 3, mixture.COMPONENTS, group, height, width)
+            parts.append(last(hidden).float().reshape(size))
+            before += group
+        scale, mean, logit = torch.cat(parts, dim=3).unbind(dim=1)
+        with _whole_floats(y_hat):
+            mean = mean + self.slope(y_hat)[:, None]
         index = scale.clamp(0, mixture.SCALES - 1)
         return mixture.deviation(0) * torch.exp(index * mixture.RATIO), mean, logit
 
@@ -223,10 +263,8 @@ class Gmm(nn.Module):
     def analyse(self, lr: Tensor, quality: int) -> Latents:
         """Return the latents of one picture [3, h, w] of any size at a quality of 1..100."""
         told = torch.tensor([quality / 100], device=lr.device)
-        x = _padded(lr[None], STRIDE)
-        y = self.analysis(_CONTRAST * (x - 0.5).contiguous()).float() * self.gains(told)
-        z = self.hyper_analysis(_padded(y, HYPER)).float()
-        limits = ((y, mixture.LARGEST), (z, Z_LARGEST))
+        y = self._analysed(_padded(lr[None], STRIDE)) * self.gains(told)
+        limits = ((y, mixture.LARGEST), (self._hyper_analysed(y), Z_LARGEST))
         return Latents(*(x[0].round().clamp(-most, most).cpu().numpy().astype(np.int64) for x, most in limits))
 
     @torch.inference_mode()
@@ -234,49 +272,116 @@ class Gmm(nn.Module):
         """Return the picture [3, height, width] of latents."""
         told = torch.tensor([quality / 100], device=self.gain.device)
         given = torch.from_numpy(y).to(self.gain)[None]
-        return self._synthesised(given / self.gains(told))[0, :, :height, :width]
+        return self._synthesised(given / self.gains(told), told)[0, :, :height, :width]
 
     @torch.no_grad()
     def entropy_model(self) -> EntropyModel:
         """Return the entropy model in integers, for a new weights file."""
         n = self.config.channels
-        each = mixture.COMPONENTS * n
-        places = torch.cat([torch.zeros(each), torch.full((2 * each,), 4.0)])  # means and logits: sixteenths
+        told = _planes(torch.arange(101) / 100)[..., 0, 0].T
+        magnitudes = _companded(torch.arange(mixture.LARGEST + 1).double())
         return EntropyModel(
             hyper=[
-                exported(x, FRACTION if i else 0, FRACTION, leaky=i < 2, shuffle=2 if i < 2 else 1)
+                exported(x, FRACTION if i else 0, FRACTION, leaky=i < 1, shuffle=1 if i else HYPER)
                 for i, x in enumerate(_convolutions(self.hyper))
             ],
             reference=[
                 exported(x, FRACTION if i else _REFERENCE_PLACES, FRACTION)
                 for i, x in enumerate(_convolutions(self.reference))
             ],
-            context=self._exported_context(n),
-            parameters=[
-                exported(x, FRACTION, places if i == 2 else FRACTION, leaky=i < 2)
-                for i, x in enumerate(_convolutions(self.mixture))
-            ],
+            context=_exported_taps(self.context, n, FRACTION, FRACTION),
+            slope=_exported_taps(self.slope, 1, 0, _STEP_PLACES),
+            parameters=[_exported_perceptron(layers) for layers in self.mixture],
             frequency=self._frequency(),
+            quality=np.rint(told.double().numpy() * 2**FRACTION).astype(np.int64),
+            compand=np.rint(magnitudes.numpy() * 2**FRACTION).astype(np.int64),
             tables=mixture.make_tables(),
         )
 
-    def _exported_context(self, n: int) -> Layer:
-        gathered = nn.Conv2d(len(TAPS) * n, 2 * n, 1)
-        taps = [self.context.weight[:, :, dy + 2, dx + 2] for dy, dx in TAPS]
-        gathered.weight.copy_(torch.cat(taps, dim=1)[:, :, None, None])
-        assert gathered.bias is not None
-        gathered.bias.copy_(self.context.bias)
-        return exported(gathered, 0, FRACTION, leaky=False)
-
     def _frequency(self) -> Integers:
         """Return how often each hyper-latent comes, [n, 2 Z_LARGEST + 1], in parts of 2^16."""
-        n, values = self.config.channels, 2 * Z_LARGEST + 1
+        n, values = self.config.width // 2, 2 * Z_LARGEST + 1
         whole = torch.arange(values, device=self.gain.device).float() - Z_LARGEST
         likelihood, *_ = self.bottleneck._likelihood(whole.expand(n, 1, values))
         share = likelihood[:, 0].double().cpu().numpy()
         frequency = 1 + np.floor(share / share.sum(axis=1, keepdims=True) * ((1 << 16) - values)).astype(np.int64)
         frequency[np.arange(n), frequency.argmax(axis=1)] += (1 << 16) - frequency.sum(axis=1)
         return np.asarray(frequency)
+
+
+def _dct(channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how latents start: bases [n, 3, 8, 8] down and up for RGB, and JPEG's quantiser steps at 50.
+
+    The frequencies are taken in the order of their wavelengths, chroma when luma has twice theirs.
+    """
+    tables = np.array([LUMA, CHROMA, CHROMA]).reshape(-1)
+    along = np.add.outer(np.arange(8), np.arange(8)).reshape(-1)
+    order = np.argsort(np.concatenate([along, 2 * along + 2.5, 2 * along + 2.6]), kind="stable")[:channels]
+    forward, inverse = (
+        np.einsum("cr,uy,vx->cuvryx", colours, DCT, DCT).reshape(-1, 3, STRIDE, STRIDE)[order]
+        for colours in (np.array(YCBCR), np.linalg.inv(np.array(YCBCR)).T)
+    )
+    bases = torch.from_numpy(forward * 255 / STRIDE), torch.from_numpy(inverse / 255 * STRIDE)
+    return bases[0].float(), bases[1].float(), torch.from_numpy(tables[order] / STRIDE).float()
+
+
+def _bits(likelihood: Tensor) -> Tensor:
+    """Return the bits [b] of latents [b, n, h, w]."""
+    return -torch.log2(likelihood.clamp(min=1e-9)).sum(dim=(1, 2, 3))
+
+
+def _told(quality: Tensor) -> Tensor:
+    """Return what is told of qualities in [0, 1]: ln of JPEG's quantiser, 0 for the finest, 1 for the coarsest."""
+    percent = torch.where(quality < 0.5, 50 / quality.clamp(min=0.01), 200 - 200 * quality)
+    return torch.log(percent.clamp(min=2) / 2) / math.log(_RANGE)
+
+
+def _planes(quality: Tensor) -> Tensor:
+    """Return the same as the networks take it, [b, 2, 1, 1]."""
+    told = _told(quality)
+    return torch.stack([told, 4 * told.square()], dim=1)[:, :, None, None]
+
+
+def _companded(y: Tensor) -> Tensor:
+    """Return latents as the networks take them: they span four decades between the lowest and the highest quality."""
+    return torch.sign(y) * torch.log2(1 + y.abs())
+
+
+def _perceptron(before: int, width: int, latents: int) -> nn.ModuleList:
+    """Return 1x1 convolutions that end in the mixtures of some latents of a position."""
+    sizes = [before, width, width, 3 * mixture.COMPONENTS * latents]
+    layers = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    with torch.no_grad():  # narrow, middling and wide components to begin with
+        last = _convolutions(layers)[-1]
+        assert last.bias is not None
+        last.weight.mul_(0.1)
+        last.bias.zero_()
+        each = mixture.COMPONENTS * latents
+        last.bias[:each] = torch.tensor([10.0, 20.0, 30.0]).repeat_interleave(latents)
+    return layers
+
+
+def _exported_perceptron(layers: nn.Module) -> list[Layer]:
+    *others, last = _convolutions(layers)
+    each = last.out_channels // 3
+    places = torch.cat([torch.zeros(each), torch.full((2 * each,), float(_STEP_PLACES))])
+    return [*(exported(x, FRACTION, FRACTION) for x in others), exported(last, FRACTION, places, leaky=False)]
+
+
+def _exported_taps(convolution: nn.Conv2d, channels: int, before: int, after: int) -> Layer:
+    """Return a masked convolution as one over the neighbours that it sees, of so many channels each."""
+    assert convolution.bias is not None
+    gathered = nn.Conv2d(len(TAPS) * channels, convolution.out_channels, 1)
+    taps = [convolution.weight[:, :, dy + 2, dx + 2] for dy, dx in TAPS]
+    gathered.weight.copy_(torch.cat(taps, dim=1)[:, :, None, None])
+    assert gathered.bias is not None
+    gathered.bias.copy_(convolution.bias)
+    return exported(gathered, before, after, leaky=False)
+
+
+def _whole_floats(x: Tensor) -> torch.autocast:
+    """Keep what is linear in the samples in 32 bits while training in 16."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 @contextmanager
@@ -298,7 +403,7 @@ def _check(made: Latents) -> int:
 
 
 def _guide(reference: NDArray[np.uint8] | None, rows: int, columns: int) -> Tensor:
-    """Return a low-res reference [h, w, 3] as the entropy model takes it, [3, 16 rows, 16 columns] in -128..127."""
+    """Return a low-res reference [h, w, 3] as the entropy model takes it, [3, 8 rows, 8 columns] in -128..127."""
     if reference is None:
         return torch.zeros(3, STRIDE * rows, STRIDE * columns, dtype=torch.float64)
     bottom, right = STRIDE * rows - reference.shape[0], STRIDE * columns - reference.shape[1]
@@ -306,8 +411,8 @@ def _guide(reference: NDArray[np.uint8] | None, rows: int, columns: int) -> Tens
     return torch.from_numpy(padded.astype(np.float64) - 128)
 
 
-def _convolutions(modules: nn.ModuleList) -> list[nn.Conv2d]:
-    return [module for module in modules if isinstance(module, nn.Conv2d)]
+def _convolutions(modules: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in modules.children() if isinstance(module, nn.Conv2d)]
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:

@@ -3,13 +3,16 @@
     z ──hyper──┐
     ref ───────┼─> fixed sums ──┐
     quality ───┘                ├─ parameters ──> mixture of each latent ──> range coder
-    y, upper and left ─context──┘
+    y, upper and left ─context──┤
+    y, groups before ───────────┘
 
 The hyper-latents z come first, each channel under its own frequencies. The latents y follow in waves: a latent needs
 those up to two rows above and two columns to the left (a 5x5 mask), so all positions with the same x + 3 y can be coded
-at once. All networks are integer ones (`integers`).
+at once. At a position the channels come in groups, low frequencies first, and a group knows those before it. All
+networks are integer ones (`integers`).
 
-After Minnen et al. (arXiv 1809.02736) and Cheng et al. (arXiv 2001.01568), the order aside.
+After Minnen et al. (arXiv 1809.02736; groups: Minnen and Singh, arXiv 2007.08739) and Cheng et al. (arXiv 2001.01568),
+the order aside.
 """
 
 from collections.abc import Iterator
@@ -23,47 +26,62 @@ from torch.nn import functional
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import mixture
-from refscale_codec.lrcodec.integers import FRACTION, Layer
+from refscale_codec.lrcodec.integers import Layer
 from refscale_codec.lrcodec.mixture import Integers, Mixture, Tables
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
 """Rows and columns, from a latent, of those that its context sees."""
 
-HYPER = 4  # latents a side that share a hyper-latent
+STRIDE = 8  # low-res pixels a side that share a latent
+HYPER = 2  # latents a side that share a hyper-latent
 Z_LARGEST = 15  # magnitude of a hyper-latent
 _ONE = 1 << 16  # frequencies add up to that
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
 class EntropyModel(NamedTuple):
-    """Everything integer in a weights file; n is the number of channels of y and of z."""
+    """Everything integer in a weights file, for n channels of y and m of z."""
 
-    hyper: list[Layer]  # z [n, h/4, w/4] -> [2n, h, w]
-    reference: list[Layer]  # low-res reference [3, 16h, 16w], 7 binary places, -> [r, h, w]
-    context: Layer  # 12n neighbours of a position, 1x1 -> 2n
-    parameters: list[Layer]  # 2n + 2n + r + 2 for the quality, 1x1 -> 9n: scales, means, logits; components outermost
-    frequency: Integers  # of z, [n, 2 Z_LARGEST + 1], each row adds up to 2^16
+    hyper: list[Layer]  # z [m, h/2, w/2] -> [a, h, w]
+    reference: list[Layer]  # low-res reference [3, 8h, 8w], 7 binary places, -> [r, h, w]
+    context: Layer  # 12n neighbours of a position, companded, 1x1 -> [c]
+    slope: Layer  # of each channel alone, [n, 12, 1, 1]: neighbours -> what is added to the means, in steps
+    parameters: list[list[Layer]]  # by groups, 1x1: a + r + 2 for the quality + c + latents of the position that came
+    # before, companded -> 9 for each latent of the group: scales, means, logits; components outermost
+    frequency: Integers  # of z, [m, 2 Z_LARGEST + 1], each row adds up to 2^16
+    quality: Integers  # [2, 101] as what the qualities 0..100 are told, `FRACTION` places
+    compand: Integers  # [LARGEST + 1] magnitudes companded, `FRACTION` places
     tables: Tables
 
     @property
     def channels(self) -> int:
         """The number n of channels."""
-        return len(self.frequency)
+        return len(self.slope.weight)
+
+    @property
+    def groups(self) -> list[slice]:
+        """The channels of each group."""
+        ends = np.cumsum([0, *(len(layers[-1].bias) // (3 * mixture.COMPONENTS) for layers in self.parameters)])
+        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all integers by name, for a weights file; strides and the like follow from the architecture."""
-        tables = {"frequency": self.frequency, "normal": self.tables.normal, "exponential": self.tables.exponential}
-        found = {name: torch.from_numpy(table).to(torch.int32) for name, table in tables.items()}
-        for name, layer in self._layers():
+        found = {name: torch.from_numpy(table).to(torch.int32) for name, table in self._tables().items()}
+        for name, layer in self._layers().items():
             found[f"{name}.weight"] = layer.weight.to(torch.int16)
             found[f"{name}.bias"] = layer.bias.to(torch.int64)
             found[f"{name}.shift"] = layer.shift.to(torch.int16)
         return found
 
-    def _layers(self) -> list[tuple[str, Layer]]:
-        lists = {"hyper": self.hyper, "reference": self.reference, "parameters": self.parameters}
-        named = [(f"{name}.{i}", layer) for name, layers in lists.items() for i, layer in enumerate(layers)]
-        return [*named, ("context", self.context)]
+    def _tables(self) -> dict[str, Integers]:
+        own = {"frequency": self.frequency, "quality": self.quality, "compand": self.compand}
+        return own | self.tables._asdict()
+
+    def _layers(self) -> dict[str, Layer]:
+        lists = {"hyper": self.hyper, "reference": self.reference}
+        lists |= {f"parameters.{g}": layers for g, layers in enumerate(self.parameters)}
+        named = {f"{name}.{i}": layer for name, layers in lists.items() for i, layer in enumerate(layers)}
+        return named | {"context": self.context, "slope": self.slope}
 
     def filled(self, given: dict[str, Tensor]) -> "EntropyModel":
         """Return a model of the same architecture with the integers of a weights file.
@@ -79,40 +97,49 @@ class EntropyModel(NamedTuple):
                 raise ValueError(f"{name} is {given[name].dtype} of shape {tuple(given[name].shape)}")
         if (given["frequency"] < 1).any() or (given["frequency"].sum(dim=1) != _ONE).any():
             raise ValueError("frequencies do not add up")
-        exact = {name: tensor.double() for name, tensor in given.items()}
         layers = {
             name: layer._replace(
-                weight=exact[f"{name}.weight"], bias=exact[f"{name}.bias"], shift=exact[f"{name}.shift"]
+                weight=given[f"{name}.weight"].double(),
+                bias=given[f"{name}.bias"].double(),
+                shift=given[f"{name}.shift"].double(),
             )
-            for name, layer in self._layers()
+            for name, layer in self._layers().items()
         }
-        normal, exponential, frequency = (
-            given[name].numpy().astype(np.int64) for name in ("normal", "exponential", "frequency")
-        )
+        tables = {name: given[name].numpy().astype(np.int64) for name in self._tables()}
         return EntropyModel(
             hyper=[layers[f"hyper.{i}"] for i in range(len(self.hyper))],
             reference=[layers[f"reference.{i}"] for i in range(len(self.reference))],
             context=layers["context"],
-            parameters=[layers[f"parameters.{i}"] for i in range(len(self.parameters))],
-            frequency=frequency,
-            tables=Tables(normal, exponential),
+            slope=layers["slope"],
+            parameters=[
+                [layers[f"parameters.{g}.{i}"] for i in range(len(group))] for g, group in enumerate(self.parameters)
+            ],
+            tables=Tables(**{name: tables.pop(name) for name in Tables._fields}),
+            **tables,
         )
+
+    def companded(self, y: Tensor) -> Tensor:
+        """Return latents, whole numbers within LARGEST, as the networks take them."""
+        table = torch.from_numpy(self.compand.astype(np.float64))
+        return torch.sign(y) * table[y.abs().long()]
 
 
 class Latents(NamedTuple):
     """What a low-res picture has become."""
 
     y: Integers  # [n, h, w] within mixture.LARGEST
-    z: Integers  # [n, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
+    z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
 
 
-def fixed_sums(model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int) -> Tensor:
-    """Return what all but the context adds to the first layer of parameters, [c, height, width].
+def fixed_sums(
+    model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
+) -> list[Tensor]:
+    """Return what does not depend on y of the first layer of each group's parameters, [_, height, width] each.
 
     Args:
         model: the integer networks.
         z: hyper-latents.
-        reference: [3, 16 height, 16 width] integers within -128..127, zeros for none.
+        reference: [3, 8 height, 8 width] integers within -128..127, zeros for none.
         quality: 1..100.
         height: of y.
         width: of y.
@@ -123,30 +150,46 @@ def fixed_sums(model: EntropyModel, z: Integers, reference: Tensor, quality: int
     reference = reference[None]
     for layer in model.reference:
         reference = layer(reference)
-    one = 1 << FRACTION
-    planes = torch.tensor([one * quality // 100, one * quality**4 // 100**4], dtype=torch.float64)
-    context = torch.zeros(1, len(model.context.bias), height, width, dtype=torch.float64)
-    parts = [context, hyper[..., :height, :width], reference, planes[None, :, None, None].expand(-1, -1, height, width)]
-    return model.parameters[0].total(torch.cat(parts, dim=1))[0]
+    told = torch.from_numpy(model.quality[:, quality].astype(np.float64))
+    planes = told[None, :, None, None].expand(-1, -1, height, width)
+    known = torch.cat([hyper[..., :height, :width], reference, planes], dim=1)
+    return [
+        functional.conv2d(known, first.weight[:, : known.shape[1]], first.bias)[0] for first, *_ in model.parameters
+    ]
 
 
-def _mixture(model: EntropyModel, padded: Tensor, fixed: Tensor, ys: Integers, xs: Integers) -> Mixture:
-    """Return the mixtures of all channels at positions [p]: p * n of them, position by position.
+class _Wave:
+    """Positions that are coded at once, and what their mixtures depend on."""
 
-    `padded` is y with two rows above it and two columns on either side.
-    """
-    y, x = torch.from_numpy(ys), torch.from_numpy(xs)
-    around = torch.cat([padded[:, y + 2 + dy, x + 2 + dx] for dy, dx in TAPS])  # [12n, p]
-    context = model.context(around[None, :, None])
-    first, *others = model.parameters
-    total = functional.conv2d(context, first.weight[:, : context.shape[1]])
-    hidden = first.finish(total + fixed[:, y, x][None, :, None])
-    for layer in others:
-        hidden = layer(hidden)
-    kinds = hidden[0, :, 0].numpy().astype(np.int64).reshape(3, mixture.COMPONENTS, model.channels, -1)
-    scale, mean, logit = kinds.transpose(0, 1, 3, 2).reshape(3, mixture.COMPONENTS, -1)
-    reach = mixture.STEPS * mixture.LARGEST
-    return Mixture(np.clip(scale, 0, mixture.SCALES - 1), np.clip(mean, -reach, reach), logit)
+    def __init__(self, model: EntropyModel, padded: Tensor, fixed: list[Tensor], ys: Integers, xs: Integers) -> None:
+        """`padded` is y with two rows above it and two columns on either side; it may be filled in while coding."""
+        self.model, self.padded, self.fixed = model, padded, fixed
+        self.y, self.x = torch.from_numpy(ys), torch.from_numpy(xs)
+        around = torch.stack([padded[:, self.y + 2 + dy, self.x + 2 + dx] for dy, dx in TAPS])  # [12, n, p]
+        self.context = model.context(model.companded(around).flatten(0, 1)[None, :, None])
+        total = torch.einsum("nt,tnp->np", model.slope.weight[..., 0, 0], around) + model.slope.bias[:, None]
+        self.slope = model.slope.finish(total[None, :, None])[0, :, 0]
+
+    @property
+    def here(self) -> tuple[slice, Tensor, Tensor]:
+        """The place of the positions in `padded`."""
+        return slice(None), self.y + 2, self.x + 2
+
+    def mixture(self, group: int) -> Mixture:
+        """Return the mixtures of a group's latents, position by position; the groups before must be in `padded`."""
+        channels = self.model.groups[group]
+        first, *others = self.model.parameters[group]
+        before = self.model.companded(self.padded[self.here][: channels.start])[None, :, None]
+        inputs = torch.cat([self.context, before], dim=1)
+        total = functional.conv2d(inputs, first.weight[:, -inputs.shape[1] :])
+        hidden = first.finish(total + self.fixed[group][:, self.y, self.x][None, :, None])
+        for layer in others:
+            hidden = layer(hidden)
+        kinds = hidden[0, :, 0].reshape(3, mixture.COMPONENTS, -1, len(self.y))
+        kinds[1] += self.slope[channels]
+        scale, mean, logit = kinds.numpy().astype(np.int64).transpose(0, 1, 3, 2).reshape(3, mixture.COMPONENTS, -1)
+        reach = mixture.STEPS * mixture.LARGEST
+        return Mixture(np.clip(scale, 0, mixture.SCALES - 1), np.clip(mean, -reach, reach), logit)
 
 
 def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
@@ -161,21 +204,17 @@ def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
     """Return the latents as bytes; for the arguments see `fixed_sums`."""
     y, z = latents
-    height, width = y.shape[1:]
     coder = constriction.stream.queue.RangeEncoder()
     rows = np.repeat(np.arange(len(z)), z[0].size)
     coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
 
-    fixed = fixed_sums(model, z, reference, quality, height, width)
+    fixed = fixed_sums(model, z, reference, quality, *y.shape[1:])
     padded = functional.pad(torch.from_numpy(y.astype(np.float64)), (2, 2, 2, 0))
-    waves = list(_waves(height, width))
-    mixtures = [_mixture(model, padded, fixed, *wave) for wave in waves]
-    values = [y[:, ys, xs].T.ravel() for ys, xs in waves]
-    off = [v - mixture.middle(m, model.tables) for v, m in zip(values, mixtures, strict=True)]
-    window = mixture.window_for(np.concatenate(off))
-    for v, m in zip(values, mixtures, strict=True):
-        mixture.encode(coder, v, m, window, model.tables)
-    return bytes([mixture.WINDOWS.index(window)]) + bytes(coder.get_compressed().astype("<u4").tobytes())
+    for ys, xs in _waves(*y.shape[1:]):
+        wave = _Wave(model, padded, fixed, ys, xs)
+        for group, channels in enumerate(model.groups):
+            mixture.encode(coder, y[channels, ys, xs].T.ravel(), wave.mixture(group), model.tables)
+    return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
 def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: int, model: EntropyModel) -> Latents:
@@ -184,23 +223,21 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
     Raises:
         ContainerError: the payload holds no such latents.
     """
-    if len(payload) < 5 or len(payload) % 4 != 1 or payload[0] >= len(mixture.WINDOWS):
+    if len(payload) < 4 or len(payload) % 4:
         raise ContainerError("the low-res payload holds no latents")
-    window = mixture.WINDOWS[payload[0]]
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=1).astype(np.uint32))
-    n = model.channels
-    size = (-(-height // HYPER), -(-width // HYPER))
-    padded = torch.zeros(n, height + 2, width + 4, dtype=torch.float64)
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
+    padded = torch.zeros(model.channels, height + 2, width + 4, dtype=torch.float64)
     try:
-        rows = np.repeat(np.arange(n), size[0] * size[1])
+        rows = np.repeat(np.arange(size[0]), size[1] * size[2])
         symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
-        z = symbols.astype(np.int64).reshape(n, *size) - Z_LARGEST
+        z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
         fixed = fixed_sums(model, z, reference, quality, height, width)
         for ys, xs in _waves(height, width):
-            values = mixture.decode(coder, _mixture(model, padded, fixed, ys, xs), window, model.tables)
-            padded[:, torch.from_numpy(ys) + 2, torch.from_numpy(xs) + 2] = torch.from_numpy(
-                values.reshape(-1, n).T.astype(np.float64)
-            )
+            wave = _Wave(model, padded, fixed, ys, xs)
+            for group, channels in enumerate(model.groups):
+                values = mixture.decode(coder, wave.mixture(group), model.tables).astype(np.float64)
+                padded[channels, wave.y + 2, wave.x + 2] = torch.from_numpy(values.reshape(len(ys), -1).T.copy())
         if not coder.maybe_exhausted():
             raise ContainerError("the low-res payload is damaged: it has bytes to spare")
     except (AssertionError, ValueError):

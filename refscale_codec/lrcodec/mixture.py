@@ -5,11 +5,12 @@ are integers: scale indices, and means and logits in sixteenths. Cumulative freq
 entries and integer weights, all below 2^53, so every machine codes and decodes alike. The tables travel with the
 weights; they are never computed again.
 
-A latent is coded inside a window around its mixture's mean. One outside is escaped: its distance follows in
-exponential Golomb form.
+A latent is coded inside a window around its mixture's mean, as wide as the mixture. One outside is escaped: its
+distance follows in exponential Golomb form.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import constriction
@@ -24,13 +25,15 @@ COMPONENTS = 3
 SCALES = 64
 RATIO = 0.101  # ln of the ratio of neighbouring standard deviations
 STEPS = 16  # of a mean and of a logit, in a whole one
-WINDOWS = (15, 31, 63, 127)
+WINDOWS = (3, 7, 15, 31, 63, 127)
 LARGEST = 2047  # magnitude of a latent
 
 _REACH = 128 * STEPS  # steps from a mean beyond which a normal distribution has no mass
 _ONE = 1 << 16  # frequencies add up to that
 _WEIGHTS = 1 << 12  # mixture weights add up to that
 _FAR = 8 * STEPS  # how far below the largest a logit may lie before it counts as that far
+_HEAVY = _WEIGHTS // 32  # weight from which a component has a say in the window
+_MOST = 32_680  # mass on one side of a mean, of _ONE / 2, that the window holds: 3 standard deviations
 _BITS = constriction.stream.model.Uniform(16)
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
@@ -63,68 +66,86 @@ def make_tables() -> Tables:
     return Tables(*(np.rint(_ONE * np.array(table)).astype(np.int64) for table in (normal, exponential)))
 
 
+class _Plan(NamedTuple):
+    """How n latents are coded."""
+
+    weight: Integers  # [COMPONENTS, n], adding up to _WEIGHTS
+    middle: Integers  # [n] whole numbers nearest to the mixtures' means
+    window: Integers  # [n] one of WINDOWS
+
+
 def _weights(logit: Integers, tables: Tables) -> Integers:
-    """Return mixture weights [COMPONENTS, n] that add up to _WEIGHTS."""
     share = tables.exponential[np.minimum(logit.max(axis=0) - logit, _FAR)]
     weight = share * _WEIGHTS // share.sum(axis=0)
     weight[share.argmax(axis=0), np.arange(share.shape[1])] += _WEIGHTS - weight.sum(axis=0)
     return np.asarray(weight)
 
 
-def middle(mixture: Mixture, tables: Tables) -> Integers:
-    """Return the whole number [n] nearest to each mixture's mean."""
-    total = (_weights(mixture.logit, tables) * mixture.mean).sum(axis=0)
-    return np.asarray((2 * total + _WEIGHTS * STEPS) // (2 * _WEIGHTS * STEPS))
+def plan(mixture: Mixture, tables: Tables) -> _Plan:
+    """Return how latents with these mixtures are coded."""
+    weight = _weights(mixture.logit, tables)
+    total = (weight * mixture.mean).sum(axis=0)
+    middle = (2 * total + _WEIGHTS * STEPS) // (2 * _WEIGHTS * STEPS)
+    wide = (tables.normal < _MOST).sum(axis=1)  # [SCALES] steps
+    reach = np.where(weight < _HEAVY, 0, abs(mixture.mean - STEPS * middle) + wide[mixture.scale]).max(axis=0)
+    place = np.searchsorted(STEPS * (np.array(WINDOWS[:-1]) // 2), reach)
+    return _Plan(weight, middle, np.array(WINDOWS)[place])
 
 
-def cumulative(mixture: Mixture, window: int, tables: Tables) -> Integers:
+def cumulative(mixture: Mixture, weight: Integers, middle: Integers, window: int, tables: Tables) -> Integers:
     """Return cumulative frequencies [n, window + 2] from 0 to 2^16, of the values around `middle` and of an escape."""
-    start = middle(mixture, tables) - window // 2
+    start = middle - window // 2
     edges = STEPS * (start[:, None] + np.arange(window + 1)) - STEPS // 2  # [n, window + 1]
     mass = np.zeros(edges.shape, np.int64)
-    for scale, mean, weight in zip(mixture.scale, mixture.mean, _weights(mixture.logit, tables), strict=True):
-        beyond = edges - mean[:, None]
-        half = tables.normal[scale[:, None], np.minimum(abs(beyond), _REACH - 1)]
-        mass += weight[:, None] * np.where(beyond < 0, -half, half)
+    for k in range(COMPONENTS):
+        beyond = edges - mixture.mean[k][:, None]
+        half = tables.normal[mixture.scale[k][:, None], np.minimum(abs(beyond), _REACH - 1)]
+        mass += weight[k][:, None] * np.where(beyond < 0, -half, half)
     # each value of the window and the escape get a frequency of at least 1
     inside = ((mass - mass[:, :1]) * (_ONE - window - 1) // (_ONE * _WEIGHTS)) + np.arange(window + 1)
     return np.append(inside, np.full((len(inside), 1), _ONE), axis=1)
 
 
-def window_for(off: Integers) -> int:
-    """Return the window for latents that lie `off` from their middles: the smallest that holds all but a thousandth."""
-    most = np.quantile(abs(off), 0.999, method="lower") if off.size else 0
-    return next((window for window in WINDOWS if most <= window // 2), WINDOWS[-1])
+def _by_window(mixture: Mixture, tables: Tables) -> Iterator[tuple[int, Integers, Integers, NDArray[np.float64]]]:
+    """Yield each window with the places of its latents, their middles, and their symbols' probabilities."""
+    weight, middle, windows = plan(mixture, tables)
+    for window in WINDOWS:
+        at = np.flatnonzero(windows == window)
+        if at.size:
+            chosen = Mixture(*(parameter[:, at] for parameter in mixture))
+            edges = cumulative(chosen, weight[:, at], middle[at], window, tables)
+            yield window, at, middle[at], np.diff(edges) / _ONE
 
 
-def encode(
-    coder: constriction.stream.queue.RangeEncoder, values: Integers, mixture: Mixture, window: int, tables: Tables
-) -> None:
-    """Append latents [n], each within `LARGEST`, to a coder."""
-    off = values - middle(mixture, tables)
-    within = abs(off) <= window // 2
-    symbols = np.where(within, off + window // 2, window)
-    coder.encode(symbols.astype(np.int32), _CATEGORICAL, np.diff(cumulative(mixture, window, tables)) / _ONE)
-    for far in off[~within]:
-        number = int(2 * (abs(far) - window // 2) - (far > 0))  # from 1, positive and negative in turn
-        bits = number.bit_length() - 1
-        coder.encode(bits, _BITS)
-        if bits:
-            coder.encode(number - (1 << bits), constriction.stream.model.Uniform(1 << bits))
+def encode(coder: constriction.stream.queue.RangeEncoder, values: Integers, mixture: Mixture, tables: Tables) -> None:
+    """Append latents [n], each within `LARGEST`, to a coder, the windows in turn."""
+    for window, at, middle, probabilities in _by_window(mixture, tables):
+        off = values[at] - middle
+        within = abs(off) <= window // 2
+        symbols = np.where(within, off + window // 2, window)
+        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities)
+        for far in off[~within]:
+            number = int(2 * (abs(far) - window // 2) - (far > 0))  # from 1, positive and negative in turn
+            bits = number.bit_length() - 1
+            coder.encode(bits, _BITS)
+            if bits:
+                coder.encode(number - (1 << bits), constriction.stream.model.Uniform(1 << bits))
 
 
-def decode(coder: constriction.stream.queue.RangeDecoder, mixture: Mixture, window: int, tables: Tables) -> Integers:
+def decode(coder: constriction.stream.queue.RangeDecoder, mixture: Mixture, tables: Tables) -> Integers:
     """Return the next latents [n] of a coder.
 
     Raises:
         ContainerError: one of them is out of range.
     """
-    off = coder.decode(_CATEGORICAL, np.diff(cumulative(mixture, window, tables)) / _ONE).astype(np.int64) - window // 2
-    for i in np.flatnonzero(off > window // 2):
-        bits = int(coder.decode(_BITS))
-        number = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0)
-        off[i] = ((number + 1) // 2 + window // 2) * (1 if number % 2 else -1)
-    values: Integers = middle(mixture, tables) + off
+    values = np.zeros(mixture.mean.shape[1], np.int64)
+    for window, at, middle, probabilities in _by_window(mixture, tables):
+        off = coder.decode(_CATEGORICAL, probabilities).astype(np.int64) - window // 2
+        for i in np.flatnonzero(off > window // 2):
+            bits = int(coder.decode(_BITS))
+            number = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0)
+            off[i] = ((number + 1) // 2 + window // 2) * (1 if number % 2 else -1)
+        values[at] = middle + off
     if abs(values).max(initial=0) > LARGEST:
         raise ContainerError("the low-res payload is damaged: a latent is out of range")
     return values
