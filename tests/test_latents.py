@@ -115,8 +115,9 @@ def test_a_latent_depends_on_what_lies_above_and_to_the_left_only() -> None:
     fixed = latents.fixed_sums(entropy, drawn.z, picture(7, 8), 50, 7, 8)
 
     def mixtures(y: NDArray[np.int64], group: int) -> NDArray[np.int64]:
-        padded = torch.nn.functional.pad(torch.from_numpy(y.astype(np.float64)), (2, 2, 2, 0))
-        wave = latents._Wave(entropy, padded, fixed, *np.divmod(np.arange(56), 8))
+        field = latents._Field(entropy, torch.from_numpy(y.astype(np.float64)))
+        ys, xs = np.divmod(np.arange(56), 8)
+        wave = latents._Wave(entropy, field, fixed, field.place(ys, xs), ys, xs)
         return np.array(wave.mixture(group)).reshape(3 * mixture.COMPONENTS, 56, -1)
 
     for group, before in enumerate(entropy.groups):
@@ -245,7 +246,7 @@ def test_the_bytes_are_within_one_percent_of_the_ideal(scale: int) -> None:
     values = np.rint(rng.normal(0, mixture.deviation(scale), n)).astype(np.int64)
     alone = Mixture(*(np.full((mixture.COMPONENTS, n), value) for value in (scale, 0, 0)))
     coder = constriction.stream.queue.RangeEncoder()
-    mixture.encode(coder, values, alone, TABLES)
+    mixture.encode(coder, values, mixture.parts(alone, TABLES), 0, n)
     ends = torch.from_numpy(values)[:, None] + torch.tensor([-0.5, 0.5], dtype=torch.float64)
     low, high = torch.special.ndtr(ends / mixture.deviation(scale)).T
     ideal = float(-torch.log2(high - low).sum())

@@ -373,7 +373,7 @@ def _exported_taps(convolution: nn.Conv2d, channels: int, before: int, after: in
     assert convolution.bias is not None
     gathered = nn.Conv2d(len(TAPS) * channels, convolution.out_channels, 1)
     taps = [convolution.weight[:, :, dy + 2, dx + 2] for dy, dx in TAPS]
-    gathered.weight.copy_(torch.cat(taps, dim=1)[:, :, None, None])
+    gathered.weight.copy_(torch.stack(taps, dim=2).flatten(1)[:, :, None, None])
     assert gathered.bias is not None
     gathered.bias.copy_(convolution.bias)
     return exported(gathered, before, after, leaky=False)

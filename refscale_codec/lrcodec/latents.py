@@ -36,6 +36,7 @@ STRIDE = 8  # low-res pixels a side that share a latent
 HYPER = 2  # latents a side that share a hyper-latent
 Z_LARGEST = 15  # magnitude of a hyper-latent
 _ONE = 1 << 16  # frequencies add up to that
+_TOGETHER = 256  # positions whose mixtures the encoder computes at once
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
@@ -44,8 +45,8 @@ class EntropyModel(NamedTuple):
 
     hyper: list[Layer]  # z [m, h/2, w/2] -> [a, h, w]
     reference: list[Layer]  # low-res reference [3, 8h, 8w], 7 binary places, -> [r, h, w]
-    context: Layer  # 12n neighbours of a position, companded, 1x1 -> [c]
-    slope: Layer  # of each channel alone, [n, 12, 1, 1]: neighbours -> what is added to the means, in steps
+    context: Layer  # n channels of 12 neighbours, companded, 1x1 -> [c]
+    slope: Layer  # of each channel alone, 12 neighbours, [n, 12, 1, 1] -> what is added to the means, in steps
     parameters: list[list[Layer]]  # by groups, 1x1: a + r + 2 for the quality + c + latents of the position that came
     # before, companded -> 9 for each latent of the group: scales, means, logits; components outermost
     frequency: Integers  # of z, [m, 2 Z_LARGEST + 1], each row adds up to 2^16
@@ -158,38 +159,60 @@ def fixed_sums(
     ]
 
 
+class _Field:
+    """The latents that are known, with two rows above and two columns on either side, flat."""
+
+    def __init__(self, model: EntropyModel, y: Tensor) -> None:
+        """Hold y [n, h, w]."""
+        padded = functional.pad(y, (2, 2, 2, 0))
+        self.width = padded.shape[2]
+        self.raw = padded.flatten(1)
+        self.companded = model.companded(self.raw)
+
+    def place(self, ys: Integers, xs: Integers) -> Tensor:
+        """Return the places of positions."""
+        return torch.from_numpy((ys + 2) * self.width + xs + 2)
+
+
 class _Wave:
     """Positions that are coded at once, and what their mixtures depend on."""
 
-    def __init__(self, model: EntropyModel, padded: Tensor, fixed: list[Tensor], ys: Integers, xs: Integers) -> None:
-        """`padded` is y with two rows above it and two columns on either side; it may be filled in while coding."""
-        self.model, self.padded, self.fixed = model, padded, fixed
-        self.y, self.x = torch.from_numpy(ys), torch.from_numpy(xs)
-        around = torch.stack([padded[:, self.y + 2 + dy, self.x + 2 + dx] for dy, dx in TAPS])  # [12, n, p]
-        self.context = model.context(model.companded(around).flatten(0, 1)[None, :, None])
-        total = torch.einsum("nt,tnp->np", model.slope.weight[..., 0, 0], around) + model.slope.bias[:, None]
-        self.slope = model.slope.finish(total[None, :, None])[0, :, 0]
+    def __init__(
+        self, model: EntropyModel, field: _Field, fixed: list[Tensor], place: Tensor, ys: Integers, xs: Integers
+    ) -> None:
+        """`place` is that of the positions in the field, which may be filled in while coding."""
+        self.model, self.field, self.place = model, field, place
+        self.fixed = [total[:, ys, xs] for total in fixed]
+        taps = torch.tensor([dy * field.width + dx for dy, dx in TAPS])
+        around = place + taps[:, None]
+        self.context = _dense(model.context, field.companded[:, around].flatten(0, 1))
+        slope = (model.slope.weight[..., 0] * field.raw[:, around]).sum(dim=1) + model.slope.bias[:, None]
+        self.slope = model.slope.finish(slope[None, :, None])[0, :, 0]
 
-    @property
-    def here(self) -> tuple[slice, Tensor, Tensor]:
-        """The place of the positions in `padded`."""
-        return slice(None), self.y + 2, self.x + 2
+    def parts(self, group: int) -> list[mixture.Part]:
+        """Return how a group's latents are coded, position by position; the groups before must be in the field."""
+        return mixture.parts(self.mixture(group), self.model.tables)
 
     def mixture(self, group: int) -> Mixture:
-        """Return the mixtures of a group's latents, position by position; the groups before must be in `padded`."""
+        """Return the mixtures of a group's latents, likewise."""
         channels = self.model.groups[group]
         first, *others = self.model.parameters[group]
-        before = self.model.companded(self.padded[self.here][: channels.start])[None, :, None]
-        inputs = torch.cat([self.context, before], dim=1)
-        total = functional.conv2d(inputs, first.weight[:, -inputs.shape[1] :])
-        hidden = first.finish(total + self.fixed[group][:, self.y, self.x][None, :, None])
+        inputs = torch.cat([self.context, self.field.companded[: channels.start, self.place]])
+        total = first.weight[:, -len(inputs) :, 0, 0] @ inputs + self.fixed[group]
+        hidden = first.finish(total[None, :, None])[0, :, 0]
         for layer in others:
-            hidden = layer(hidden)
-        kinds = hidden[0, :, 0].reshape(3, mixture.COMPONENTS, -1, len(self.y))
+            hidden = _dense(layer, hidden)
+        kinds = hidden.reshape(3, mixture.COMPONENTS, -1, len(self.place))
         kinds[1] += self.slope[channels]
         scale, mean, logit = kinds.numpy().astype(np.int64).transpose(0, 1, 3, 2).reshape(3, mixture.COMPONENTS, -1)
         reach = mixture.STEPS * mixture.LARGEST
         return Mixture(np.clip(scale, 0, mixture.SCALES - 1), np.clip(mean, -reach, reach), logit)
+
+
+def _dense(layer: Layer, x: Tensor) -> Tensor:
+    """Apply a 1x1 layer to [in, p]."""
+    total = layer.weight[..., 0, 0] @ x + layer.bias[:, None]
+    return layer.finish(total[None, :, None])[0, :, 0]
 
 
 def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
@@ -201,6 +224,18 @@ def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
         yield tuple(np.divmod(positions, width))  # type: ignore[misc]
 
 
+def _some(waves: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Integers, Integers]]]:
+    """Yield a few hundred positions at a time, whole waves: faster than one by one, and little to keep."""
+    some: list[tuple[Integers, Integers]] = []
+    for wave in waves:
+        some.append(wave)
+        if sum(len(ys) for ys, _ in some) >= _TOGETHER:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
     """Return the latents as bytes; for the arguments see `fixed_sums`."""
     y, z = latents
@@ -209,11 +244,18 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
     coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
 
     fixed = fixed_sums(model, z, reference, quality, *y.shape[1:])
-    padded = functional.pad(torch.from_numpy(y.astype(np.float64)), (2, 2, 2, 0))
-    for ys, xs in _waves(*y.shape[1:]):
-        wave = _Wave(model, padded, fixed, ys, xs)
-        for group, channels in enumerate(model.groups):
-            mixture.encode(coder, y[channels, ys, xs].T.ravel(), wave.mixture(group), model.tables)
+    field = _Field(model, torch.from_numpy(y.astype(np.float64)))
+    for waves in _some(_waves(*y.shape[1:])):
+        ys, xs = (np.concatenate(places) for places in zip(*waves, strict=True))
+        together = _Wave(model, field, fixed, field.place(ys, xs), ys, xs)
+        groups = [
+            (y[channels, ys, xs].T.ravel(), together.parts(group), channels.stop - channels.start)
+            for group, channels in enumerate(model.groups)
+        ]
+        ends = np.cumsum([0, *(len(positions) for positions, _ in waves)])
+        for first, last in zip(ends[:-1], ends[1:], strict=True):
+            for values, parts, n in groups:
+                mixture.encode(coder, values, parts, first * n, last * n)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -227,19 +269,23 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         raise ContainerError("the low-res payload holds no latents")
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
-    padded = torch.zeros(model.channels, height + 2, width + 4, dtype=torch.float64)
+    field = _Field(model, torch.zeros(model.channels, height, width, dtype=torch.float64))
     try:
         rows = np.repeat(np.arange(size[0]), size[1] * size[2])
         symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
         z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
         fixed = fixed_sums(model, z, reference, quality, height, width)
         for ys, xs in _waves(height, width):
-            wave = _Wave(model, padded, fixed, ys, xs)
+            place = field.place(ys, xs)
+            wave = _Wave(model, field, fixed, place, ys, xs)
             for group, channels in enumerate(model.groups):
-                values = mixture.decode(coder, wave.mixture(group), model.tables).astype(np.float64)
-                padded[channels, wave.y + 2, wave.x + 2] = torch.from_numpy(values.reshape(len(ys), -1).T.copy())
+                values = mixture.decode(coder, wave.parts(group)).astype(np.float64)
+                found = torch.from_numpy(values.reshape(len(ys), -1).T.copy())
+                field.raw[channels, place] = found
+                field.companded[channels, place] = model.companded(found)
         if not coder.maybe_exhausted():
             raise ContainerError("the low-res payload is damaged: it has bytes to spare")
     except (AssertionError, ValueError):
         raise ContainerError("the low-res payload is damaged: it does not decode") from None
-    return Latents(padded[:, 2:, 2:-2].numpy().astype(np.int64), z)
+    y = field.raw.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
+    return Latents(y.numpy().astype(np.int64), z)

@@ -10,7 +10,6 @@ distance follows in exponential Golomb form.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import constriction
@@ -106,24 +105,40 @@ def cumulative(mixture: Mixture, weight: Integers, middle: Integers, window: int
     return np.append(inside, np.full((len(inside), 1), _ONE), axis=1)
 
 
-def _by_window(mixture: Mixture, tables: Tables) -> Iterator[tuple[int, Integers, Integers, NDArray[np.float64]]]:
-    """Yield each window with the places of its latents, their middles, and their symbols' probabilities."""
+class Part(NamedTuple):
+    """Those of n latents whose window is the same."""
+
+    window: int
+    at: Integers  # [m] rising, of 0 .. n - 1
+    middle: Integers  # [m]
+    probabilities: NDArray[np.float64]  # [m, window + 1]
+
+
+def parts(mixture: Mixture, tables: Tables) -> list[Part]:
+    """Return latents with these mixtures as they are coded, by rising windows."""
     weight, middle, windows = plan(mixture, tables)
+    found = []
     for window in WINDOWS:
         at = np.flatnonzero(windows == window)
         if at.size:
             chosen = Mixture(*(parameter[:, at] for parameter in mixture))
             edges = cumulative(chosen, weight[:, at], middle[at], window, tables)
-            yield window, at, middle[at], np.diff(edges) / _ONE
+            found.append(Part(window, at, middle[at], np.diff(edges) / _ONE))
+    return found
 
 
-def encode(coder: constriction.stream.queue.RangeEncoder, values: Integers, mixture: Mixture, tables: Tables) -> None:
-    """Append latents [n], each within `LARGEST`, to a coder, the windows in turn."""
-    for window, at, middle, probabilities in _by_window(mixture, tables):
-        off = values[at] - middle
+def encode(
+    coder: constriction.stream.queue.RangeEncoder, values: Integers, laid_out: list[Part], first: int, last: int
+) -> None:
+    """Append the latents `first` to `last` - 1 of [n], each within `LARGEST`, to a coder."""
+    for window, at, middle, probabilities in laid_out:
+        start, end = np.searchsorted(at, (first, last))
+        if start == end:
+            continue
+        off = values[at[start:end]] - middle[start:end]
         within = abs(off) <= window // 2
         symbols = np.where(within, off + window // 2, window)
-        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities)
+        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities[start:end])
         for far in off[~within]:
             number = int(2 * (abs(far) - window // 2) - (far > 0))  # from 1, positive and negative in turn
             bits = number.bit_length() - 1
@@ -132,14 +147,14 @@ def encode(coder: constriction.stream.queue.RangeEncoder, values: Integers, mixt
                 coder.encode(number - (1 << bits), constriction.stream.model.Uniform(1 << bits))
 
 
-def decode(coder: constriction.stream.queue.RangeDecoder, mixture: Mixture, tables: Tables) -> Integers:
+def decode(coder: constriction.stream.queue.RangeDecoder, laid_out: list[Part]) -> Integers:
     """Return the next latents [n] of a coder.
 
     Raises:
         ContainerError: one of them is out of range.
     """
-    values = np.zeros(mixture.mean.shape[1], np.int64)
-    for window, at, middle, probabilities in _by_window(mixture, tables):
+    values = np.zeros(sum(len(part.at) for part in laid_out), np.int64)
+    for window, at, middle, probabilities in laid_out:
         off = coder.decode(_CATEGORICAL, probabilities).astype(np.int64) - window // 2
         for i in np.flatnonzero(off > window // 2):
             bits = int(coder.decode(_BITS))
