@@ -115,3 +115,13 @@ def test_without_compressai_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"refscale-codec\[gmm\]"):
         gmm.Gmm(gmm.GmmConfig())
+
+
+def test_a_gradient_passes_what_survives_rounding() -> None:
+    y = torch.tensor([0.0, 0.05, 0.4, 3.3], requires_grad=True)
+    gmm.rounded(y).sum().backward()
+    assert y.grad is not None
+    assert gmm.rounded(y).tolist() == [0, 0, 0, 3]
+    assert y.grad[0] == 0
+    assert (y.grad[1:].diff() > 0).all()
+    assert 0.99 < y.grad[3] < 1

@@ -46,6 +46,7 @@ from refscale_codec.lrcodec.mixture import Integers
 _REFERENCE_PLACES = 7  # binary places of the low-res reference, so that it lies within -1..1
 _STEP_PLACES = 4  # of means and logits: `mixture.STEPS`
 _CONTRAST = 4.0  # the rescaler keeps low-res pictures faint
+_DEAD = 1 / 32  # the square of a latent half of whose gradient passes the rounding
 _KNOTS = 9  # at which gains are learned, linear in between
 _RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest here, quality 99
 
@@ -134,17 +135,15 @@ class Gmm(nn.Module):
         self.mixture = nn.ModuleList(
             _perceptron(w + r + 2 + n + known, 2 * w, group) for known, group in zip(before, config.groups, strict=True)
         )
-        with torch.no_grad():  # the net begins with little beside the DCT
-            last_down.weight.mul_(0.1)
-            last_up[0].weight.mul_(0.1)
+        with torch.no_grad():  # the net adds nothing to the DCT as yet
+            for convolution in (last_down, last_up[0]):
+                convolution.weight.zero_()
+                convolution.bias.zero_()
             self.slope.weight.zero_()
             self.slope.bias.zero_()
 
     def forward(self, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
         """Code and decode while training.
-
-        Bits are those of the rounded latents, which lie closer to zero than with noise added. Noise is what tells the
-        analysis how bits change with y, since rounding does not (Ballé et al., arXiv 1611.01704).
 
         Args:
             lr: sides multiples of `STRIDE`.
@@ -153,16 +152,22 @@ class Gmm(nn.Module):
         """
         gain = self.gains(quality)
         y = self._analysed(lr) * gain
-        z = self._hyper_analysed(y)
-        z_hat, z_likelihood = self.bottleneck(z)
-        y_hat = y + (y.round() - y).detach()
-        mixtures = self._mixtures(y_hat, z_hat, reference, quality)
-        bits = _bits(z_likelihood) + _bits(self._likelihood(y_hat.detach(), *mixtures))
+        return Coded(self._synthesised(rounded(y) / gain, quality), self.bits(y, reference, quality))
+
+    def bits(self, y: Tensor, reference: Tensor, quality: Tensor) -> Tensor:
+        """Return the bits [b] of latents before they are rounded, [b, n, h, w]; for the others see `forward`.
+
+        Bits are those of the rounded latents, which lie closer to zero than with noise added. Noise is what tells the
+        analysis how bits change with y, since rounding does not (Ballé et al., arXiv 1611.01704).
+        """
+        z_hat, z_likelihood = self.bottleneck(self._hyper_analysed(y))
+        mixtures = self._mixtures(rounded(y), z_hat, reference, quality)
+        bits = _bits(z_likelihood) + _bits(self._likelihood(y.detach().round(), *mixtures))
         if y.requires_grad:
             fixed = (parameter.detach() for parameter in mixtures)
             noisy = _bits(self._likelihood(y + torch.rand_like(y) - 0.5, *fixed))
             bits = bits + noisy - noisy.detach()
-        return Coded(self._synthesised(y_hat / gain, quality), bits)
+        return bits
 
     def gains(self, quality: Tensor) -> Tensor:
         """Return what y is multiplied by at qualities [b] in [0, 1], as [b, n, 1, 1]."""
@@ -323,6 +328,15 @@ def _dct(channels: int) -> tuple[Tensor, Tensor, Tensor]:
     )
     bases = torch.from_numpy(forward * 255 / STRIDE), torch.from_numpy(inverse / 255 * STRIDE)
     return bases[0].float(), bases[1].float(), torch.from_numpy(tables[order] / STRIDE).float()
+
+
+def rounded(y: Tensor) -> Tensor:
+    """Round, with a gradient that passes what survives: nothing of a latent near zero, all of a large one.
+
+    As `losses.surviving` has it for JPEG, and for its reason.
+    """
+    near = y * (y.square() / (y.square() + _DEAD)).detach()
+    return near + (y.round() - near).detach()
 
 
 def _bits(likelihood: Tensor) -> Tensor:
