@@ -78,7 +78,7 @@ def estimate(image: Image, reference: Image) -> Alignment | None:
     """Return where in the reference a picture of the same size is found; None if nothing moved."""
     if min(image.height, image.width) < _SMALLEST:
         return None
-    lumas = [cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY) for picture in (image, reference)]
+    lumas = [_luma(picture) for picture in (image, reference)]
     target, before = (_normalised(luma) for luma in lumas)
     best, found = -math.inf, Alignment(IDENTITY, np.zeros((*grid(image.height, image.width), 2), np.int16))
     for similarity in _candidates(lumas, target, before):
@@ -196,6 +196,10 @@ def _by_block(flow: NDArray[np.float32]) -> Vectors:
     """Return the median of a flow [h, w, (right, down)] in each block."""
     middle = np.median(_blocks(flow, "edge"), axis=(1, 3))
     return np.rint(4 * middle[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
+
+
+def _luma(picture: Image) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _reduced(luma: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:

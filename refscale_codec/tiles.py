@@ -5,6 +5,7 @@ comes out as in one piece with the rest, up to rounding. The grid follows from t
 so a window of a picture is made of the very tiles that the whole is made of, and has the same pixels.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ TILE = 512
 
 STEP = 16
 """Edges between tiles lie on multiples of it, in pixels, and so between cells of every similarity map."""
+
+_SMALLEST = 128  # side in pixels that `largest_within` still gives: below, a tile is mostly halo
+# Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, of a pixel, of one in a tile and its halo
+_BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 40, 700
+_MARGIN = 2 * 64  # pixels of halo beside a tile's side, at most
 
 
 class Box(NamedTuple):
@@ -70,6 +76,20 @@ def require_side(tile: int) -> None:
     """Refuse what cannot be a tile's side: UsageError."""
     if tile < STEP or tile % STEP:
         raise UsageError(f"a tile must be a multiple of {STEP} pixels, not {tile}")
+
+
+def largest_within(memory: int, height: int, width: int) -> int:
+    """Return the largest tile's side with which coding a picture takes at most so many bytes, about.
+
+    Raises:
+        UsageError: even the smallest tile takes more.
+    """
+    whole = _BASE + _PIXEL * height * width
+    side = math.isqrt(max(0, memory - whole) // _TILE_PIXEL) - _MARGIN
+    if side < _SMALLEST:
+        least = whole + _TILE_PIXEL * (_SMALLEST + _MARGIN) ** 2
+        raise UsageError(f"coding {width}x{height} pixels takes at least {-(-least >> 20)}M of memory")
+    return side // STEP * STEP
 
 
 def grid(height: int, width: int, side: int, halo: int, step: int = STEP) -> Iterator[Tile]:
