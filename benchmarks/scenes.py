@@ -36,7 +36,7 @@ from refscale_codec.image import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("1024x1024", "1448x1448", "2048x2048", "2896x2896", "4096x4096", "6264x3456", "8192x8192")
-HALOS = (0, 16, 32, 48, 64, 96)
+HALOS = (0, 16, 32, 48, 64)
 WINDOW = 512  # side in pixels
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     """Measure, write the results file and the plot."""
     parser = argparse.ArgumentParser(description="Memory and time of big scenes, windows, and what tiles change.")
     parser.add_argument("--size", nargs="*", default=SIZES, metavar="WxH", help="sizes of the scenes in pixels")
-    parser.add_argument("--seams", metavar="WxH", default="2048x1536", help="size of the scene that shows what changes")
+    parser.add_argument("--seams", metavar="WxH", default="1280x1024", help="size of the scene that shows what changes")
     parser.add_argument("--pair", type=Path, nargs=2, metavar=("TARGET", "REFERENCE"), help="what the scenes are of")
     parser.add_argument("--options", default="", help="further options of encode and decode, such as '--tile 1024'")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "scenes.json")

@@ -19,7 +19,7 @@ STEP = 16
 
 _SMALLEST = 128  # side in pixels that `largest_within` still gives: below, a tile is mostly halo
 # Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, of a pixel, of one in a tile and its halo
-_BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 40, 700
+_BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 32, 700
 _MARGIN = 2 * 64  # pixels of halo beside a tile's side, at most
 
 
