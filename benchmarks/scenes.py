@@ -148,8 +148,60 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def report(result: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    lines = [
+        "# Big scenes",
+        "",
+        f"By `{result['command']}`: {result['convention']}.",
+        "",
+        machine + "; " + versions + ".",
+    ]
+    lines += [
+        "",
+        "| scene | encode | | decode | | window | | times faster, exact |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['width']}x{row['height']} ({row['megapixels']} MP)"]
+        for direction in ("encode", "decode", "window"):
+            found = row.get(direction)
+            cells += ["–", "–"] if found is None else [f"{found['peak_mib']} MiB", f"{found['seconds']:.1f} s"]
+        window = row.get("window")
+        cells.append("–" if window is None else f"{window['times_faster']:.1f}, {'yes' if window['exact'] else 'NO'}")
+        lines.append(f"| {' | '.join(cells)} |")
+    seams = result["seams"]
+    lines += [
+        "",
+        "![Seconds and memory](scenes.png)",
+        "",
+        f"What tiles change ({seams['width']}x{seams['height']}):",
+        "",
+    ]
+    lines += [
+        "| | PSNR, tiled | whole | at edges, tiled | whole | one file decoded both ways: largest difference, share |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for scale in container.SCALES:
+        row = seams[f"x{scale}"]
+        figures = [row[name][what] for what in ("psnr", "psnr_at_edges") for name in ("tiled", "whole")]
+        same = row["same file"]
+        lines.append(
+            f"| x{scale} | {' | '.join(f'{x:.3f}' for x in figures)} | {same['largest']}, {same['share']:.1e} |"
+        )
+    lines += ["", "| halo, pixels | scale | low-res samples, largest difference | decoded, largest | share |"]
+    lines += ["|---|---|---|---|---|"]
+    for scale in container.SCALES:
+        for halo, found in seams[f"x{scale}"]["halo"].items():
+            shown = f"{found['low_res_largest']:.1e} | {found['largest']} | {found['share']:.1e}"
+            lines.append(f"| {halo} | x{scale} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Measure, write the results file and the plot."""
+    """Measure, write the results file, docs/SCENES.md and its plot."""
     parser = argparse.ArgumentParser(description="Memory and time of big scenes, windows, and what tiles change.")
     parser.add_argument("--size", nargs="*", default=SIZES, metavar="WxH", help="sizes of the scenes in pixels")
     parser.add_argument("--seams", metavar="WxH", default="1280x1024", help="size of the scene that shows what changes")
@@ -157,6 +209,7 @@ def main() -> None:
     parser.add_argument("--options", default="", help="further options of encode and decode, such as '--tile 1024'")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "scenes.json")
     parser.add_argument("--pictures", type=Path, default=ROOT / "build", help="folder for the difference pictures")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder for SCENES.md and scenes.png")
     args = parser.parse_args()
     pair = args.pair or [ROOT / "examples" / name for name in ("target.png", "reference.png")]
     args.pictures.mkdir(parents=True, exist_ok=True)
@@ -188,7 +241,9 @@ def main() -> None:
     print(json.dumps(result["seams"], indent=1))
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if args.size:
-        draw(result["rows"], args.output.with_suffix(".png"))
+        args.docs.mkdir(parents=True, exist_ok=True)
+        draw(result["rows"], args.docs / "scenes.png")
+        (args.docs / "SCENES.md").write_text(report(result), encoding="utf-8")
 
 
 def lay_out(folder: Path, pair: list[Path], width: int, height: int) -> None:
