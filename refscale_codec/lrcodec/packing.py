@@ -231,6 +231,7 @@ def context(group: Group, mean: Exact, spread: Exact) -> Context:
 def pack(levels: Levels, quality: int) -> bytes:
     """Return levels of a quality, each within `coefficients.LARGEST`, as bytes."""
     model, coder = shipped(), constriction.stream.queue.RangeEncoder()
+    probability = model.frequency / 65536
     used = (levels != 0).any(axis=(0, 1))  # [3, 64]
     highest = [int(np.flatnonzero(of).max(initial=0)) for of in used]
     first = levels[0, 0, :, 0].astype(np.int64)
@@ -243,7 +244,7 @@ def pack(levels: Levels, quality: int) -> bytes:
         known = context(group, model.mean[group.key], model.spread[group.key])
         off = (values - known.nearest) * known.sign
         symbols = np.clip(off, -ESCAPE, ESCAPE) + ESCAPE
-        coder.encode(symbols.astype(np.int32), _CATEGORICAL, model.frequency[group.kind][known.row] / 65536)
+        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probability[group.kind][known.row])
         for far in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
             bits = int(far + 1).bit_length() - 1
             coder.encode(bits, _BITS)
@@ -266,6 +267,7 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
     if len(payload) < 4 or payload[0] != _MAGIC or len(payload) % 4 or max(highest) > 63:
         raise ContainerError("the low-res payload is no packed picture")
     model, coder = shipped(), constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=4))
+    probability = model.frequency / 65536
 
     def in_range(values: Integers) -> Integers:
         if abs(values).max(initial=0) > coefficients.LARGEST:
@@ -274,7 +276,7 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
 
     def code(group: Group) -> Integers:
         known = context(group, model.mean[group.key], model.spread[group.key])
-        symbols = coder.decode(_CATEGORICAL, model.frequency[group.kind][known.row] / 65536)
+        symbols = coder.decode(_CATEGORICAL, probability[group.kind][known.row])
         off: Integers = symbols.astype(np.int64) - ESCAPE
         for i in np.flatnonzero(abs(off) == ESCAPE):
             bits = int(coder.decode(_BITS))
