@@ -55,18 +55,16 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
 def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
     """Yield the groups of a component and frequency as a decoder meets them; frequency 0 means all DC."""
     component, k = key
-    rows, columns = sample.levels.shape[:2]
     levels = sample.levels.transpose(2, 3, 0, 1).astype(np.int64)
-    amplitudes = (levels * sample.steps[:, :, None, None]).astype(np.float32)
-    hidden = amplitudes[:, 0].copy() if k == 0 else amplitudes[component, k].copy()
+    margin = (0, 0), (0, 0), (1, 1), (1, 1)
+    amplitudes = np.pad(levels * sample.steps[:, :, None, None], margin, "edge").astype(np.float32)
     if k == 0:
-        amplitudes[:, 0] = 0
-        amplitudes[:, 0, 0, 0] = hidden[:, 0, 0]
+        amplitudes[:, 0, 2:, :], amplitudes[:, 0, :, 2:] = 0, 0
         for group in packing.dc_groups(amplitudes, sample.steps):
             if group.place[2] == component:
                 yield group
             cells = np.ix_(*group.place[:2])
-            amplitudes[group.place[2], 0][cells] = hidden[group.place[2]][cells]
+            packing.fill(amplitudes, group, levels[group.place[2], 0][cells].ravel())
         return
     amplitudes[component, k] = 0
     for phase in range(4):
@@ -74,7 +72,7 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
         if group.signed.shape[1]:
             yield group
             cells = np.ix_(*group.place[:2])
-            amplitudes[component, k][cells] = hidden[cells]
+            packing.fill(amplitudes, group, levels[component, k][cells].ravel())
 
 
 class Weights(NamedTuple):

@@ -7,9 +7,9 @@ kept (`allocator`). A stage ends when the device has finished:
 
     load     weights, from their file onto the device
     read     pictures, or the `.rsc` and its reference
-    align    encode: where the reference lies; decode: moving it
+    align    encode only: where the reference lies
     choose   encode only: whether the reference helps, tried on a sample, so the same for all but small pictures
-    net      down or up, with the copies to and from the device
+    net      down or up, with the copies to and from the device; decode: moving the reference, too
     entropy  the low-res JPEG and the similarity map; fingerprints
     write    container, or PNG; the file, until it is on the disk
 """

@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale_codec import tiles
 from refscale_codec.errors import ContainerError
 from refscale_codec.image import Image
+from refscale_codec.tiles import Box
 
 Vectors = NDArray[np.int16]  # [rows, columns, 2] of blocks: down and right, in quarters of a pixel
 Luma = NDArray[np.float32]  # [h, w], locally normalised
@@ -30,6 +32,7 @@ ONE = 1 << 24  # of a similarity's factors
 STEPS = 64  # of a similarity's shift, in a pixel
 _SMALLEST = 32  # a picture with a shorter side is not aligned
 _LARGEST = 1024  # similarities are sought on pictures with sides reduced to this many pixels
+_FLOW_TILE, _FLOW_HALO = 2048, 128  # pixels; far more than a vector's 16
 _BIT = 0.004  # by so much the correlation of a block must rise for each bit that its vector costs
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
@@ -88,7 +91,7 @@ def estimate(image: Image, reference: Image) -> Alignment | None:
     return found if found.similarity != IDENTITY or found.vectors.any() else None
 
 
-def _candidates(lumas: list[NDArray[np.float32]], target: Luma, before: Luma) -> list[Similarity]:
+def _candidates(lumas: list[NDArray[np.uint8]], target: Luma, before: Luma) -> list[Similarity]:
     """Return the identity, and the proposed similarity that alone makes blocks most alike if it does so at all."""
     likeness = {IDENTITY: _likeness(target, before)}
     factor = -(-max(target.shape) // _LARGEST)
@@ -157,9 +160,7 @@ def _best_vectors(target: Luma, before: Luma) -> tuple[Vectors, float]:
     Each block takes the best of a few vectors: that of the optical flow there, those of its neighbours, the usual one,
     none, and the one that costs least; what a vector costs in bits counts against the likeness that it brings.
     """
-    flow = np.zeros((*target.shape, 2), np.float32)  # right, down
-    cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(_shades(target), _shades(before), flow)
-    found = _by_block(flow)
+    found = _flow(target, before)
     usual = np.median(found.reshape(-1, 2), axis=0).astype(np.int16)
     vectors, statistics, likeness = np.zeros_like(found), _Statistics(), 0.0
     for row, column in np.ndindex(found.shape[:2]):
@@ -179,29 +180,44 @@ def _best_vectors(target: Luma, before: Luma) -> tuple[Vectors, float]:
     return vectors, likeness
 
 
+def _flow(target: Luma, before: Luma) -> Vectors:
+    """Return the vectors of blocks by optical flow, which takes many times the picture's memory: by tiles."""
+    height, width = target.shape
+    found = np.empty((*grid(height, width), 2), np.int16)
+    for core, seen in tiles.grid(height, width, _FLOW_TILE, _FLOW_HALO, BLOCK):
+        flow = np.zeros((seen.height, seen.width, 2), np.float32)  # right, down
+        here, there = (_shades(luma[seen.slices]) for luma in (target, before))
+        cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, flow)
+        found[core.reduced(BLOCK).slices] = _by_block(flow[core.within(seen).slices])
+    return found
+
+
 def _by_block(flow: NDArray[np.float32]) -> Vectors:
     """Return the median of a flow [h, w, (right, down)] in each block."""
     middle = np.median(_blocks(flow, "edge"), axis=(1, 3))
     return np.rint(4 * middle[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
 
 
-def _luma(picture: Image) -> NDArray[np.float32]:
-    return cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+def _luma(picture: Image) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _reduced(luma: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+def _reduced(luma: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     """Return a luma with both sides divided by a whole number, what is left over cut off."""
     height, width = (side // factor for side in luma.shape)
-    return np.asarray(
-        luma[: height * factor, : width * factor].reshape(height, factor, width, factor).mean(axis=(1, 3))
-    )
+    cells = luma[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    return np.asarray(cells.mean(axis=(1, 3), dtype=np.float32))
 
 
-def _normalised(luma: NDArray[np.float32]) -> Luma:
+def _normalised(luma: NDArray[np.uint8] | NDArray[np.float32]) -> Luma:
     """Return luma [h, w] without its local mean and contrast."""
-    luma = luma - cv2.GaussianBlur(luma, (0, 0), 6)
-    contrast = np.sqrt(cv2.GaussianBlur(luma * luma, (0, 0), 12)) + 3
-    return np.asarray(cv2.GaussianBlur(luma / contrast, (0, 0), 0.7))
+    detail = luma.astype(np.float32)
+    detail -= cv2.GaussianBlur(detail, (0, 0), 6)
+    contrast = cv2.GaussianBlur(detail * detail, (0, 0), 12)
+    np.sqrt(contrast, out=contrast)
+    contrast += 3
+    detail /= contrast
+    return np.asarray(cv2.GaussianBlur(detail, (0, 0), 0.7))
 
 
 def _shades(luma: Luma) -> NDArray[np.uint8]:
@@ -218,15 +234,21 @@ def _alike(a: NDArray[np.float32], b: NDArray[np.float32], row: int, column: int
     return float((block * moved).sum() / np.sqrt((block * block).sum() * (moved * moved).sum() + 1e-6))
 
 
-def move(reference: Image, alignment: Alignment | None) -> Image:
-    """Return the reference as seen from the target; None leaves it as it is."""
+def move(reference: Image, alignment: Alignment | None, box: Box | None = None) -> Image:
+    """Return the reference as seen from the target; no alignment leaves it as it is.
+
+    With a box, only the part in it is made, as far as the picture reaches: the same pixels as in the whole.
+    """
+    whole = Box(0, 0, reference.height, reference.width)
+    part = (box or whole).overlap(whole)
+    if part is None:
+        raise ValueError(f"{box} lies beyond the picture")
     if alignment is None:
-        return reference
+        return reference if part == whole else Image(reference.pixels[part.slices])
     along, across, shift_down, shift_right = alignment.similarity
-    height, width = reference.height, reference.width
-    moved = np.empty_like(reference.pixels)
-    for top in range(0, height, 256):  # in strips, for memory
-        ys, xs = np.arange(top, min(top + 256, height)), np.arange(width)
+    moved = np.empty((part.height, part.width, 3), np.uint8)
+    for top in range(part.top, part.bottom, 256):  # in strips, for memory
+        ys, xs = np.arange(top, min(top + 256, part.bottom)), np.arange(part.left, part.right)
         field = _field(alignment.vectors, ys, xs)
         y, x = 4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1]  # in quarters
         y, x = (
@@ -237,9 +259,9 @@ def move(reference: Image, alignment: Alignment | None) -> Image:
         total = np.full((*field.shape[:2], 3), 8)
         for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
             weight = (down if dy else 4 - down) * (right if dx else 4 - right)
-            cells = np.clip(row + dy, 0, height - 1), np.clip(column + dx, 0, width - 1)
+            cells = np.clip(row + dy, 0, whole.bottom - 1), np.clip(column + dx, 0, whole.right - 1)
             total += weight[..., None] * reference.pixels[cells]
-        moved[ys] = total // 16
+        moved[ys - part.top] = total // 16
     return Image(moved)
 
 

@@ -17,9 +17,11 @@ from refscale_codec.terminal import (
     DeviceOption,
     FileArgument,
     JsonOption,
+    MemoryOption,
     OutputOption,
     QuietOption,
     RefOption,
+    TileOption,
     WeightsOption,
 )
 
@@ -57,6 +59,8 @@ def encode(
         str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4; or 4:2:2 or 4:2:0, which are not packed.")
     ] = "4:4:4",
     output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
+    tile: TileOption = None,
+    max_memory: MemoryOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
@@ -77,8 +81,9 @@ def encode(
         from refscale_codec import codec, metrics
         from refscale_codec import weights as weights_files
 
-        options = codec.EncodeOptions(quality, subsampling, output_hash)  # type: ignore[arg-type]
         target, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
+        side = terminal.tile_side(tile, max_memory, target.height, target.width)
+        options = codec.EncodeOptions(quality, subsampling, output_hash, side)  # type: ignore[arg-type]
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("coding")
         data = codec.encode(target, reference, net, options)
@@ -112,6 +117,11 @@ def decode(
     ] = None,
     z_scale: Annotated[float, typer.Option(min=0, help="Deviation of the latent; anything but 0 adds noise.")] = 0.0,
     z_seed: Annotated[int | None, typer.Option(help="Seed of the latent, with --z-scale.")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part; the same pixels as in the whole.")
+    ] = None,
+    tile: TileOption = None,
+    max_memory: MemoryOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -119,11 +129,13 @@ def decode(
     """Rebuild the picture from a file and the very reference it was made with."""
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
+    box = None if window is None else terminal.window_of(window)
     terminal.require_distinct(output, file, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
         header = terminal.unpacked(data, name).header
+        side = terminal.tile_side(tile, max_memory, header.height, header.width)
         from refscale_codec import codec
         from refscale_codec import image as pictures
 
@@ -132,7 +144,7 @@ def decode(
         net = terminal.load_net(weights or terminal.wanted_weights(header), device)
         step("decoding")
         with terminal.naming(name):
-            picture = codec.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0)
+            picture = codec.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0, tile=side, window=box)
         terminal.write(output, pictures.to_bytes(picture, kind))
     terminal.say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import align, container, lrcodec, smap
+from refscale_codec import align, container, lrcodec, smap, tiles
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -33,9 +33,11 @@ from refscale_codec.lrcodec.coefficients import Floats
 from refscale_codec.lrcodec.gmm import Gmm
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.tiles import TILE, Box
 
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
 SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
+HALO = {2: 48, 4: 64}  # pixels around a tile by scale: what lies beyond hardly matters (benchmarks/scenes.py)
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class EncodeOptions:
 
     quality: int = 75  # 1..100, higher is better and bigger
     subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
-    output_hash: bool = False  # also decode, and store the hash of what comes out
+    output_hash: bool = False  # also decode, in tiles of `TILE`, and store the hash of what comes out
+    tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`: takes memory, saves time
 
     def __post_init__(self) -> None:
-        """Refuse a quality outside 1..100 and an unknown subsampling."""
+        """Refuse a quality outside 1..100, an unknown subsampling, and what cannot be a tile's side."""
+        tiles.require_side(self.tile)
         if not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be 1..100, not {self.quality}")
         if self.subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
@@ -94,7 +98,7 @@ def encode(
     """
     options = options or EncodeOptions()
     if reference is None:
-        low = downscale(image, None, net, options.quality)
+        low = downscale(image, None, net, options.quality, options.tile)
     else:
         _require_same_size(reference, image.height, image.width)
         alignment = align.estimate(image, reference)
@@ -134,7 +138,7 @@ def downscale_best(
     lap("choose")
     guide, alignment = candidates[best]
     whole = sample.pixels.shape == image.pixels.shape
-    low = trials[best].low if whole else downscale(image, guide, net, options.quality)
+    low = trials[best].low if whole else downscale(image, guide, net, options.quality, options.tile)
     return low._replace(alignment=alignment)
 
 
@@ -150,9 +154,9 @@ class _Trial(NamedTuple):
 
 def _trial(sample: Image, candidate: _Candidate, image: Image, net: RescaleNet, options: EncodeOptions) -> _Trial:
     guide = None if candidate.guide is None else _sample(candidate.guide)
-    low = downscale(sample, guide, net, options.quality)
+    low = downscale(sample, guide, net, options.quality, options.tile)
     file = pack_low_res(low, sample, guide, net, options)
-    decoded = upscale(unpack_low_res(file, net, guide), guide, file.header, net)
+    decoded = upscale(unpack_low_res(file, net, guide), guide, file.header, net, tile=options.tile)
     error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
     size: float = len(container.pack(file))
     if candidate.alignment is not None:  # the sample bears its share
@@ -213,9 +217,11 @@ def decode(
     *,
     z_scale: float = 0.0,
     z_seed: int = 0,
+    tile: int = TILE,
+    window: Box | None = None,
     lap: Callable[[str], None] = no_lap,
 ) -> Image:
-    """Return the picture in a `.rsc` file.
+    """Return the picture in a `.rsc` file, or a window of it.
 
     Args:
         data: the file's bytes.
@@ -223,20 +229,38 @@ def decode(
         net: the very weights the file was made with, see `weights.load`.
         z_scale: standard deviation of the latent; 0, the default, is best and deterministic (supplement, section 2.1).
         z_seed: seed of the latent, drawn on the CPU.
-        lap: for timing, called when each of the stages "align", "entropy" and "net" is done.
+        tile: largest side of a tile in pixels, a multiple of `tiles.STEP`; it decides on memory and time, and on the
+            last bits of floating point.
+        window: the part of the picture that is wanted; exactly the same pixels as in the whole in tiles of this size.
+        lap: for timing, called when each of the stages "entropy" and "net" is done; "net" moves the reference, too.
 
     Raises:
+        UsageError: such a tile cannot be, or the window reaches beyond the picture.
         ContainerError: not a valid file, or its payloads do not fit its header.
         WeightsError: other weights than the file asks for.
         ReferenceMismatch: no reference, a superfluous one, or another one than the file asks for.
     """
     file = container.unpack(data)
     require_same(file.header, reference, net)
-    moved = None if reference is None else align.move(reference, unpack_alignment(file))
-    lap("align")
+    tiles.require_side(tile)
+    if window is not None:
+        _require_inside(window, file.header)
+    moved = None
+    if reference is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
+        moved = align.move(reference, unpack_alignment(file))
     low = unpack_low_res(file, net, moved)
     lap("entropy")
-    picture = upscale(low, moved, file.header, net, z_scale=z_scale, z_seed=z_seed)
+    picture = upscale(
+        low,
+        reference,
+        file.header,
+        net,
+        alignment=low.alignment,
+        z_scale=z_scale,
+        z_seed=z_seed,
+        tile=tile,
+        window=window,
+    )
     lap("net")
     return picture
 
@@ -255,6 +279,15 @@ def require_same(header: Header, reference: Image | None, net: RescaleNet) -> No
         )
     if reference is not None:
         _require_same_size(reference, header.height, header.width)
+
+
+def _require_inside(window: Box, header: Header) -> None:
+    whole = Box(0, 0, header.height, header.width)
+    if window.overlap(whole) != window:
+        raise UsageError(
+            f"the window of {window.width}x{window.height} pixels at {window.left},{window.top} is not inside the "
+            f"picture of {header.width}x{header.height}"
+        )
 
 
 def require_same_weights(header: Header, net: RescaleNet) -> None:
@@ -325,47 +358,109 @@ def _low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: int) -> LowRes:
-    """Run the net down; the reference is taken as it lies.
+def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: int, tile: int = TILE) -> LowRes:
+    """Run the net down, tile by tile; the reference is taken as it lies.
 
-    `quality` is that of the low-res codec to follow, 1..100.
+    `quality` is that of the low-res codec to follow, 1..100; `tile` is the largest side of a tile in pixels.
     """
     if reference is not None:
         _require_same_size(reference, image.height, image.width)
     scale = net.config.scale
-    ref = None if reference is None else _tensor(reference.pixels, net, scale)
-    lr, levels = net.downscale(_tensor(image.pixels, net, scale), ref, _told(quality, net))[:2]
-    lr = 255 * lr[0].permute(1, 2, 0).float().cpu()
-    similarity = None if levels is None else levels[0, 0].to(torch.uint8).cpu().numpy()
+    height, width = -(-image.height // scale), -(-image.width // scale)
+    similarity = None if reference is None else _similarity(image, reference, net, tile)
+    maps = _maps(similarity, height, width, net)
+    lr = np.empty((height, width, 3), np.float32)
+    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
+        ref = None if reference is None else _tensor(reference.pixels, net, seen)
+        condition = _condition(ref, maps, seen, quality, net)
+        found, _ = net.descend(_tensor(image.pixels, net, seen), condition)
+        own = core.within(seen).reduced(scale).slices
+        lr[core.reduced(scale).slices] = (255 * found[0].permute(1, 2, 0).float()).cpu().numpy()[own]
     guide = None
     if net.low_res is not None and reference is not None and similarity is not None and similarity.any():
         guide = _low_res_reference(reference, net)
-    return LowRes(lr.numpy(), similarity, guide=guide)
+    return LowRes(lr, similarity, guide=guide)
+
+
+def _similarity(image: Image, reference: Image, net: RescaleNet, tile: int) -> NDArray[np.uint8]:
+    """Return the similarity map's levels [rows, columns]."""
+    scale = net.config.scale
+    height, width = -(-image.height // scale), -(-image.width // scale)
+    cell = scale * net.config.map_divisor
+    levels = np.empty(net.config.map_size(height, width), np.uint8)
+    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
+        hr, ref = (net.refnet.features(_tensor(picture.pixels, net, seen)) for picture in (image, reference))
+        found = net.refnet.quantise(net.refnet.similarity(hr, ref))
+        own = core.within(seen).reduced(cell).slices
+        levels[core.reduced(cell).slices] = found[0, 0].to(torch.uint8).cpu().numpy()[own]
+    return levels
+
+
+def _maps(levels: NDArray[np.uint8] | None, height: int, width: int, net: RescaleNet) -> list[Tensor] | None:
+    """Return the similarity map at the size of each stage, for a low-res picture of this size."""
+    if levels is None:
+        return None
+    scale = net.config.scale
+    return net.refnet.spread(
+        torch.from_numpy(levels).to(_device(net)).float()[None, None], scale * height, scale * width
+    )
+
+
+def _condition(ref: Tensor | None, maps: list[Tensor] | None, seen: Box, quality: int, net: RescaleNet) -> list[Tensor]:
+    """Return the condition of a tile: `ref` is the tile's, `maps` are the picture's."""
+    features = None if ref is None else net.refnet.features(ref)
+    near = None
+    if maps is not None:
+        near = [s_map[(..., *seen.reduced(2 << stage).slices)] for stage, s_map in enumerate(maps)]
+    told = torch.tensor([quality / 100], device=_device(net))
+    return net.refnet.condition(features, near, told, seen.height, seen.width)
 
 
 @torch.inference_mode()
 def upscale(
-    low: LowRes, reference: Image | None, header: Header, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
+    low: LowRes,
+    reference: Image | None,
+    header: Header,
+    net: RescaleNet,
+    *,
+    alignment: align.Alignment | None = None,
+    z_scale: float = 0.0,
+    z_seed: int = 0,
+    tile: int = TILE,
+    window: Box | None = None,
 ) -> Image:
-    """Run the net up; the reference is taken as it lies.
+    """Run the net up, tile by tile; the reference is taken as it lies, but for an alignment that moves it.
 
-    The header gives the size of the picture and the quality.
+    The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
     """
-    scale = net.config.scale
-    lr_hat = _tensor(low.lr, net, 1)
-    ref = None if reference is None else _tensor(reference.pixels, net, scale)
-    levels = None if low.levels is None else torch.from_numpy(low.levels).to(lr_hat)[None, None]
-    condition = net.condition(
-        ref, levels, _told(header.quality, net), lr_hat.shape[-2] * scale, lr_hat.shape[-1] * scale
-    )
-    z = None
-    if z_scale:
-        generator = torch.Generator().manual_seed(z_seed)
-        shapes = [(1, 9, f_c.shape[-2], f_c.shape[-1]) for f_c in condition]
-        z = [(z_scale * torch.randn(shape, generator=generator)).to(lr_hat) for shape in shapes]
-    hr_hat = net.rebuild(lr_hat, condition, z)  # [1, 3, h, w] of the padded size
-    pixels = to_8_bits(255 * hr_hat[0].permute(1, 2, 0).float().cpu().numpy())
-    return Image(np.ascontiguousarray(pixels[: header.height, : header.width]))
+    scale, (height, width) = net.config.scale, header.low_res_size
+    window = window or Box(0, 0, header.height, header.width)
+    maps = _maps(low.levels, height, width, net)
+    z = _latents(height, width, net, z_scale, z_seed) if z_scale else None
+    pixels = np.empty((window.height, window.width, 3), np.uint8)
+    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
+        shown = core.overlap(window)
+        if shown is None:
+            continue
+        near = None
+        if z is not None:
+            near = [part[(..., *seen.reduced(2 << stage).slices)].to(_device(net)) for stage, part in enumerate(z)]
+        ref = None
+        if reference is not None:
+            ref = _tensor(align.move(reference, alignment, seen).pixels, net, seen.within(seen))
+        condition = _condition(ref, maps, seen, header.quality, net)
+        hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
+        own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
+        pixels[shown.within(window).slices] = to_8_bits(255 * own.cpu().numpy())
+    return Image(pixels)
+
+
+def _latents(height: int, width: int, net: RescaleNet, scale: float, seed: int) -> list[Tensor]:
+    """Return a sample of the latents for a low-res picture of this size, drawn on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    stages = range(len(net.stages) - 1, -1, -1)
+    sizes = [(1, 9, height << stage, width << stage) for stage in stages]
+    return [scale * torch.randn(size, generator=generator) for size in sizes]
 
 
 def _require_same_size(reference: Image, height: int, width: int) -> None:
@@ -376,18 +471,14 @@ def _require_same_size(reference: Image, height: int, width: int) -> None:
         )
 
 
-def _told(quality: int, net: RescaleNet) -> Tensor:
-    return torch.tensor([quality / 100], device=_device(net))
-
-
 def _device(net: RescaleNet) -> torch.device:
     return next(net.parameters()).device
 
 
-def _tensor(pixels: NDArray[np.uint8] | Floats, net: RescaleNet, multiple: int) -> Tensor:
-    """Return [1, 3, h, w] in [0, 1] on the net's device, padded at right and bottom by repeating the last pixel."""
-    x = torch.from_numpy(pixels.copy()).to(_device(net)).permute(2, 0, 1)[None].float() / 255
-    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+def _tensor(pixels: NDArray[np.uint8] | Floats, net: RescaleNet, box: Box) -> Tensor:
+    """Return a part as [1, 3, h, w] in [0, 1] on the net's device; beyond the picture its last pixels are repeated."""
+    x = torch.from_numpy(pixels[box.slices].copy()).to(_device(net)).permute(2, 0, 1)[None].float() / 255
+    bottom, right = box.height - x.shape[-2], box.width - x.shape[-1]
     return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 

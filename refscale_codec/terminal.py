@@ -3,6 +3,7 @@
 Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
 """
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refscale_codec import allocator, container
+from refscale_codec import allocator, container, tiles
 from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,37 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+TileOption = Annotated[
+    int | None,
+    typer.Option("--tile", help="Code in tiles of at most so many pixels a side, 512 by default; a multiple of 16."),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="SIZE", help="Choose the tile to stay below, such as 1.5G or 800M."),
+]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A file that encode wrote; - is stdin.")]
+
+
+def tile_side(tile: int | None, memory: str | None, height: int, width: int) -> int:
+    """Return the side of tiles for a picture of this size that --tile or --max-memory ask for; UsageError for both."""
+    if memory is None:
+        return tiles.TILE if tile is None else tile
+    if tile is not None:
+        raise UsageError("--tile would have no effect: it follows from --max-memory")
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG])(?:i?B)?", memory, re.IGNORECASE)
+    if size is None:
+        raise UsageError(f"--max-memory must be a number with K, M or G, such as 1.5G, not {memory!r}")
+    allowed = int(float(size[1]) * 1024 ** (1 + "KMG".index(size[2].upper())))
+    return tiles.largest_within(allowed, height, width)
+
+
+def window_of(text: str) -> tiles.Box:
+    """Return the box that x,y,w,h stand for; UsageError if they are no window."""
+    numbers = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
+    left, top, width, height = map(int, numbers.groups()) if numbers else (0, 0, 0, 0)
+    if not width or not height:
+        raise UsageError(f"--window must be x,y,w,h in pixels, such as 1024,0,512,512, not {text!r}")
+    return tiles.Box(top, left, top + height, left + width)
 
 
 def device_named(name: str) -> str:

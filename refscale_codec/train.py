@@ -197,7 +197,8 @@ def loss_of(
     features = net.refnet.features(ref)
     similarity = net.refnet.similarity(net.refnet.features(hr), features) * referenced
     levels = net.refnet.quantise(similarity) * referenced
-    condition = net.refnet.condition(features, levels, told, *hr.shape[-2:])
+    maps = net.refnet.spread(levels, *hr.shape[-2:])
+    condition = net.refnet.condition(features, maps, told, *hr.shape[-2:])
     lr = net.descend(hr, condition)[0]
     lr = lr.float()
     if isinstance(net.low_res, Gmm):

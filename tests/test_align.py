@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from refscale_codec import align, data, image
 from refscale_codec.errors import ContainerError
 from refscale_codec.image import Image
+from refscale_codec.tiles import Box
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,6 +106,31 @@ def test_whole_pixels_are_copied(target: Image) -> None:
     moved = align.move(target, constant(12, -8))
     assert np.array_equal(moved.pixels, shifted(target, -3, 2).pixels)
     assert align.move(target, None) is target
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_part_is_moved_as_the_whole_is(data: st.DataObject) -> None:
+    height, width = 70, 150
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    picture = Image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    vectors = rng.integers(-64, 65, (*align.grid(height, width), 2)).astype(np.int16)
+    similarity = align.Similarity(*(int(x) for x in rng.integers((align.ONE, -(1 << 20), -500, -500), align.ONE + 9)))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    box = Box(top, left, data.draw(st.integers(top + 1, height + 3)), data.draw(st.integers(left + 1, width + 3)))
+    for alignment in (None, align.Alignment(similarity, vectors)):
+        part = align.move(picture, alignment, box)
+        assert np.array_equal(part.pixels, align.move(picture, alignment).pixels[box.slices])
+
+
+def test_flow_in_tiles_finds_what_flow_in_one_piece_does(target: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = shifted(target, 3, -5)
+    whole = align.estimate(target, moved)
+    monkeypatch.setattr(align, "_FLOW_TILE", 256)
+    tiled = align.estimate(target, moved)
+    assert whole is not None
+    assert tiled is not None
+    assert abs(where(whole) - where(tiled)).mean() < 0.25
 
 
 def test_parts_of_a_pixel_are_rounded_half_up() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import typer
 from conftest import Outcome
 
 import refscale_codec
-from refscale_codec import cli, codec, container, smap, terminal, weights
+from refscale_codec import cli, codec, container, smap, terminal, tiles, weights
 from refscale_codec import image as pictures
 from refscale_codec import train as training
 from refscale_codec.image import Image
@@ -180,6 +180,17 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "scale beside weights": ("encode target.png -o out.rsc --scale 2 -w", 2, ("--scale", "no effect")),
     "scale beside weights, eval": ("eval pairs.csv --scale 2 -w", 2, ("--scale", "no effect")),
     "seed without deviation": ("decode with.rsc --ref ref.png -o out.png --z-seed 1 -w", 2, ("--z-seed", "no effect")),
+    "tile beside memory": ("encode target.png -o out.rsc --tile 64 --max-memory 2G -w", 2, ("--tile", "no effect")),
+    "tile of another size": ("decode with.rsc --ref ref.png -o out.png --tile 100 -w", 2, ("multiple of 16", "100")),
+    "too little memory": ("encode target.png -o out.rsc --max-memory 100M -w", 2, ("33x20", "at least")),
+    "memory without a unit": ("decode alone.rsc -o out.png --max-memory 2 -w", 2, ("--max-memory", "1.5G", "'2'")),
+    "window of three numbers": ("decode alone.rsc -o out.png --window 1,2,3 -w", 2, ("--window", "x,y,w,h", "'1,2,3'")),
+    "window of nothing": ("decode alone.rsc -o out.png --window 1,2,3,0 -w", 2, ("--window", "x,y,w,h")),
+    "window beyond the picture": (
+        "decode alone.rsc -o out.png --window 9,9,25,5 -w",
+        2,
+        ("25x5 pixels at 9,9", "33x20"),
+    ),
     "two things for stdout": ("encode target.png -o - --json -w", 2, ("--json", "stdout")),
     "two things from stdin": ("encode - --ref - -o out.rsc -w", 2, ("stdin",)),
     "two things from stdin, decode": ("decode - --ref - -o out.png -w", 2, ("stdin",)),
@@ -200,7 +211,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
 def test_a_refusal_is_one_line_and_leaves_all_files_alone(
     refscale: Callable[..., Outcome], place: Path, line: str, code: int, words: tuple[str, ...]
 ) -> None:
-    arguments = line.replace("-w", " ".join(TINY)).split() if line.endswith("-w") else line.split()
+    arguments = [*line.removesuffix(" -w").split(), *(TINY if line.endswith(" -w") else ())]
     for existing in (False, True):
         output = arguments[arguments.index("-o") + 1] if "-o" in arguments else "-"
         if existing and output.startswith("out."):
@@ -514,6 +525,39 @@ def test_samples_of_the_latent_are_reproducible_noise(refscale: Callable[..., Ou
     assert found[:4] == found[4:]
     assert found[0] == found[1]
     assert len(set(found)) == 3
+
+
+def test_a_window_is_cut_out_of_the_whole(refscale: Callable[..., Outcome], place: Path) -> None:
+    tile = ("--tile", "16", *TINY)
+    assert refscale("decode", "with.rsc", *REF, "-o", "whole.png", *tile).code == 0
+    outcome = refscale("decode", "with.rsc", *REF, "-o", "part.png", "--window", "7,3,20,11", *tile)
+    assert (outcome.code, outcome.err) == (0, "part.png: 20x11\n")
+    whole, part = (pictures.read(place / name).pixels for name in ("whole.png", "part.png"))
+    assert np.array_equal(part, whole[3:14, 7:27])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [((), tiles.TILE), (("--tile", "48"), 48), (("--max-memory", "1.5G"), tiles.largest_within(3 << 29, 20, 33))],
+)
+def test_the_tile_reaches_encoder_and_decoder(
+    refscale: Callable[..., Outcome],
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    expected: int,
+) -> None:
+    seen, grid = set(), tiles.grid
+
+    def spied(height: int, width: int, side: int, halo: int) -> Iterator[tiles.Tile]:
+        seen.add(side)
+        return grid(height, width, side, halo)
+
+    monkeypatch.setattr(tiles, "grid", spied)
+    for command in (("encode", "target.png", *REF, "-o", "out.rsc"), ("decode", "with.rsc", *REF, "-o", "out.png")):
+        seen.clear()
+        assert refscale(*command, *options, *TINY).code == 0
+        assert seen == {expected}
 
 
 def test_weights_that_ship_are_found_by_scale_and_by_fingerprint(

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import ROOT, TINY, stored_net
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale_codec import align, codec, container, image, lrcodec, metrics, smap, weights
@@ -21,6 +21,7 @@ from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.tiles import Box
 
 Pair = tuple[Image, Image]
 
@@ -299,6 +300,93 @@ def test_a_sampled_latent_differs_and_is_reproducible_by_its_seed(pair: Pair, ne
     assert not np.array_equal(first, default)
     stronger = codec.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
     assert metrics.psnr(stronger, default) < metrics.psnr(first, default)
+
+
+# --- tiles and windows -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scene() -> Pair:
+    """A pair of 203 x 150 pixels: several tiles of 64 each way, and no whole number of cells of the map."""
+    target, reference = (
+        cut(image.read(ROOT / "examples" / f"{name}.png"), 150, 203) for name in ("target", "reference")
+    )
+    return target, reference
+
+
+@pytest.fixture(scope="module")
+def mapped(scene: Pair, net: RescaleNet) -> bytes:
+    """The scene, coded with a moved reference and a map that varies."""
+    target, reference = scene
+    options = EncodeOptions()
+    low = codec.downscale(target, reference, net, options.quality)
+    assert low.levels is not None
+    low = low._replace(
+        levels=np.random.default_rng(1).integers(0, 4, low.levels.shape, dtype=np.uint8),
+        alignment=align.Alignment(align.IDENTITY, np.full((3, 4, 2), 7, np.int16)),
+    )
+    return container.pack(codec.pack_low_res(low, target, reference, net, options))
+
+
+def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: RescaleNet, mapped: bytes) -> None:
+    target, reference = scene
+    whole, tiled = (codec.downscale(target, reference, net, 75, tile) for tile in (512, 64))
+    assert whole.levels is not None
+    assert abs(whole.lr - tiled.lr).max() < 0.05
+    assert (whole.levels != tiled.levels).mean() < 0.002  # on the edge between two levels
+    decoded = [codec.decode(mapped, reference, net, tile=tile).pixels.astype(int) for tile in (512, 64)]
+    assert abs(decoded[0] - decoded[1]).max() <= 1
+    assert (decoded[0] != decoded[1]).mean() < 0.002
+
+
+def test_a_tile_is_what_the_net_makes_of_it_and_its_halo(scene: Pair, tiny_net: RescaleNet) -> None:
+    target = scene[0]
+    tiled = codec.downscale(target, None, tiny_net, 75, 64)
+    corner = codec.downscale(cut(target, 48 + 48, 64 + 48), None, tiny_net, 75)  # the first core is 64 x 64 or less
+    assert np.array_equal(tiled.lr[:24, :24], corner.lr[:24, :24])
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_a_window_has_exactly_the_pixels_of_the_whole(
+    scene: Pair, net: RescaleNet, mapped: bytes, data: st.DataObject
+) -> None:
+    reference = scene[1]
+    top, left = data.draw(st.integers(0, 149)), data.draw(st.integers(0, 202))
+    box = Box(top, left, data.draw(st.integers(top + 1, 150)), data.draw(st.integers(left + 1, 203)))
+    z_scale = data.draw(st.sampled_from([0.0, 0.2]))
+    whole, part = (
+        codec.decode(mapped, reference, net, tile=64, window=window, z_scale=z_scale) for window in (None, box)
+    )
+    assert np.array_equal(part.pixels, whole.pixels[box.slices])
+
+
+@pytest.mark.parametrize("window", [Box(0, 0, 29, 38), Box(-1, 0, 5, 5), Box(29, 0, 30, 1), Box(3, 3, 3, 9)])
+def test_a_window_beyond_the_picture_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes, window: Box) -> None:
+    with pytest.raises(UsageError, match="picture of 37x29"):
+        codec.decode(coded, pair[1], tiny_net, window=window)
+
+
+def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+    with pytest.raises(UsageError, match="multiple of 16"):
+        codec.decode(coded, pair[1], tiny_net, tile=100)
+    with pytest.raises(UsageError, match="multiple of 16"):
+        EncodeOptions(tile=0)
+
+
+def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
+    with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
+    target, reference = (image.read(data_folder / row[column]) for column in ("target", "reference"))
+    net = weights.load(weights.shipped(2))
+    psnr = []
+    for tile in (512, 128):
+        data = codec.encode(target, reference, net, EncodeOptions(tile=tile))
+        decoded = codec.decode(data, reference, net, tile=tile)
+        psnr.append(metrics.psnr(target.pixels, decoded.pixels))
+    assert abs(psnr[0] - psnr[1]) < 0.005
+    window = codec.decode(data, reference, net, tile=128, window=Box(100, 90, 150, 200))
+    assert np.array_equal(window.pixels, decoded.pixels[100:150, 90:200])
 
 
 # --- it refuses ------------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ _HUFFMAN = {
         ),
     ),
 }
+_STRIP = 512  # rows of a picture that are transformed at once, for memory
 _END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
 LARGEST = 1023
 """Bound on the magnitude of a level, that of the Huffman tables for AC."""
@@ -101,6 +102,11 @@ def quantise(lr: Floats, quality: int) -> Levels:
 
     The last column and row are repeated to fill the blocks; levels are kept within `LARGEST`.
     """
+    strips = range(0, len(lr), _STRIP)
+    return np.concatenate([_quantised(lr[top : top + _STRIP], quality) for top in strips])
+
+
+def _quantised(lr: Floats, quality: int) -> Levels:
     height, width = lr.shape[:2]
     rows, columns = grid(height, width)
     padded = np.pad(lr, ((0, 8 * rows - height), (0, 8 * columns - width), (0, 0)), mode="edge")

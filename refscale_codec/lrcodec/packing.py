@@ -11,7 +11,7 @@ Weights and distributions are in `packing.npz`, fitted by `benchmarks/fit_packin
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,29 +95,34 @@ def walk(
         highest: of each component the highest frequency that occurs; those above are zero and left out.
         code: gets each group and returns its levels [n]: a decoder finds them out, an encoder knows them.
     """
-    amplitudes = np.zeros((3, 64, rows, columns), np.float32)
-    amplitudes[:, 0, 0, 0] = first * steps[:, 0]
+    amplitudes = np.zeros((3, 64, rows + 2, columns + 2), np.float32)
+    amplitudes[:, 0, :3, :3] = (first * steps[:, 0])[:, None, None]
     for group in dc_groups(amplitudes, steps):
-        _fill(amplitudes, group, code(group))
+        fill(amplitudes, group, code(group))
     for k in range(1, max(highest) + 1):
         for component in (c for c in range(3) if k <= highest[c]):
             for phase, (row, column) in enumerate(_PHASES):
                 if row < rows and column < columns:
                     group = ac_group(amplitudes, steps, component, k, phase)
-                    _fill(amplitudes, group, code(group))
-    return np.rint(amplitudes / steps[:, :, None, None]).astype(np.int16).transpose(2, 3, 0, 1)
+                    fill(amplitudes, group, code(group))
+    return np.rint(amplitudes[:, :, 1:-1, 1:-1] / steps[:, :, None, None]).astype(np.int16).transpose(2, 3, 0, 1)
 
 
-def _fill(amplitudes: NDArray[np.float32], group: Group, levels: Integers) -> None:
+def fill(amplitudes: NDArray[np.float32], group: Group, levels: Integers) -> None:
+    """Put in the levels [n] of a group. Around the blocks is a margin of one that repeats the outermost blocks."""
     ys, xs, component, k = group.place
-    amplitudes[component, k][np.ix_(ys, xs)] = (levels * group.step).reshape(len(ys), len(xs))
+    plane = amplitudes[component, k]  # [1 + rows + 1, 1 + columns + 1]
+    plane[np.ix_(ys + 1, xs + 1)] = (levels * group.step).reshape(len(ys), len(xs))
+    plane[0], plane[-1] = plane[1], plane[-2]
+    plane[:, 0], plane[:, -1] = plane[:, 1], plane[:, -2]
 
 
 def dc_groups(amplitudes: NDArray[np.float32], steps: Integers) -> Iterator[Group]:
     """Yield DC on grids of twice the density each: centres from four corners, then the rest from up to four sides.
 
-    `amplitudes` [3, 64, rows, columns] must hold each group before the next one is asked for.
+    `amplitudes`, as `fill` leaves them, must hold each group before the next one is asked for.
     """
+    amplitudes = amplitudes[:, :, 1:-1, 1:-1]
     rows, columns = amplitudes.shape[2:]
     known = np.zeros((rows, columns), bool)
     known[0, 0] = True
@@ -159,26 +164,33 @@ def _at(
     return np.array(values, np.float64), np.array(given, np.float64)
 
 
-def _plain(magnitudes: list[Exact], step: int, n: int) -> Exact:
+def _plain(magnitudes: list[Exact] | list[NDArray[np.float32]], step: int, n: int) -> Exact:
     """Return magnitudes [i, n] with two constants below them: one step, and an amplitude of 16."""
     return np.array([*magnitudes, np.full(n, step), np.full(n, 16)], np.float64)
 
 
 def ac_group(amplitudes: NDArray[np.float32], steps: Integers, component: int, k: int, phase: int) -> Group:
-    """Return a frequency of a component in one phase of the lattice; `amplitudes` [3, 64, rows, columns] so far."""
-    own = amplitudes[component]
-    ys, xs, around = _lattice(own.shape[1], own.shape[2], phase)
+    """Return a frequency of a component in one phase of the lattice; `amplitudes` are those so far, as in `fill`."""
+    rows, columns = amplitudes.shape[2] - 2, amplitudes.shape[3] - 2
+    row, column = _PHASES[phase]
+    ys, xs = np.arange(row, rows, 2), np.arange(column, columns, 2)
     n = len(ys) * len(xs)
-    here, sides = around[0, 0], [around[offset] for offset in _SIDES]
-    dc = own[0][here]
-    lower = np.array([*range(max(1, k - _WINDOW), k), *range(1, min(k - _WINDOW, 6))], int)[:, None, None]
-    parts = [own[1:k, here[0], here[1]], np.array([own[0][around[offset]] - dc for offset in _SIDES + _CORNERS])]
-    parts += [own[lower, y, x] for y, x in sides]
-    parts += [own[k][around[offset]][None] for offset in _SAME[phase]]
-    parts += [amplitudes[other, k][here][None] for other in range(component)]
-    signed = np.concatenate([part.reshape(-1, n) for part in parts]).astype(np.float64)
+
+    def beside(planes: NDArray[np.float32], offset: tuple[int, int] = (0, 0)) -> NDArray[np.float32]:
+        """Return of each block of the phase the one at an offset, a view."""
+        top, left = 1 + offset[0], 1 + offset[1]
+        return planes[..., top + row : top + rows : 2, left + column : left + columns : 2]
+
+    own = amplitudes[component]
+    low = own[1 : max(1, min(k - _WINDOW, 6))]
+    parts = [beside(own[1:k]), np.stack([beside(own[0], offset) for offset in _SIDES + _CORNERS]) - beside(own[0])]
+    for offset in _SIDES:
+        parts += [beside(own[max(1, k - _WINDOW) : k], offset), beside(low, offset)]
+    parts += [beside(own[k : k + 1], offset) for offset in _SAME[phase]]
+    parts += [beside(amplitudes[:component, k])]
+    signed = np.concatenate(parts, dtype=np.float64).reshape(-1, n)
     q = int(steps[component, k])
-    magnitudes = [abs(amplitudes[other, k][cell]).ravel() for other in range(component) for cell in sides]
+    magnitudes = [abs(beside(amplitudes[other, k], offset)).ravel() for other in range(component) for offset in _SIDES]
     return Group(
         f"ac {component} {k} {phase}",
         2 + min(component, 1),
@@ -188,20 +200,6 @@ def ac_group(amplitudes: NDArray[np.float32], steps: Integers, component: int, k
         signed,
         _plain(magnitudes, q, n),
     )
-
-
-Cells = tuple[Integers, Integers]  # indices of rows [y, 1] and columns [1, x]
-
-
-@lru_cache(maxsize=8)
-def _lattice(rows: int, columns: int, phase: int) -> tuple[Integers, Integers, dict[tuple[int, int], Cells]]:
-    """Return rows and columns of a phase's blocks, and by offset the cells beside them, those outside clamped."""
-    ys, xs = np.arange(_PHASES[phase][0], rows, 2), np.arange(_PHASES[phase][1], columns, 2)
-
-    def cells(dy: int, dx: int) -> Cells:
-        return np.clip(ys + dy, 0, rows - 1)[:, None], np.clip(xs + dx, 0, columns - 1)[None]
-
-    return ys, xs, {offset: cells(*offset) for offset in [(0, 0), *_SIDES, *_CORNERS]}
 
 
 @cache
@@ -233,6 +231,7 @@ def context(group: Group, mean: Exact, spread: Exact) -> Context:
 def pack(levels: Levels, quality: int) -> bytes:
     """Return levels of a quality, each within `coefficients.LARGEST`, as bytes."""
     model, coder = shipped(), constriction.stream.queue.RangeEncoder()
+    probability = model.frequency / 65536
     used = (levels != 0).any(axis=(0, 1))  # [3, 64]
     highest = [int(np.flatnonzero(of).max(initial=0)) for of in used]
     first = levels[0, 0, :, 0].astype(np.int64)
@@ -245,7 +244,7 @@ def pack(levels: Levels, quality: int) -> bytes:
         known = context(group, model.mean[group.key], model.spread[group.key])
         off = (values - known.nearest) * known.sign
         symbols = np.clip(off, -ESCAPE, ESCAPE) + ESCAPE
-        coder.encode(symbols.astype(np.int32), _CATEGORICAL, model.frequency[group.kind][known.row] / 65536)
+        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probability[group.kind][known.row])
         for far in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
             bits = int(far + 1).bit_length() - 1
             coder.encode(bits, _BITS)
@@ -268,6 +267,7 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
     if len(payload) < 4 or payload[0] != _MAGIC or len(payload) % 4 or max(highest) > 63:
         raise ContainerError("the low-res payload is no packed picture")
     model, coder = shipped(), constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=4))
+    probability = model.frequency / 65536
 
     def in_range(values: Integers) -> Integers:
         if abs(values).max(initial=0) > coefficients.LARGEST:
@@ -276,7 +276,7 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
 
     def code(group: Group) -> Integers:
         known = context(group, model.mean[group.key], model.spread[group.key])
-        symbols = coder.decode(_CATEGORICAL, model.frequency[group.kind][known.row] / 65536)
+        symbols = coder.decode(_CATEGORICAL, probability[group.kind][known.row])
         off: Integers = symbols.astype(np.int64) - ESCAPE
         for i in np.flatnonzero(abs(off) == ESCAPE):
             bits = int(coder.decode(_BITS))

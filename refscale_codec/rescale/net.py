@@ -96,7 +96,7 @@ class RescaleNet(nn.Module):
         if ref is not None:
             ref_features = self.refnet.features(ref)
             levels = self.refnet.quantise(self.refnet.similarity(self.refnet.features(hr), ref_features))
-        condition = self.refnet.condition(ref_features, levels, quality, *hr.shape[-2:])
+        condition = self._condition(ref_features, levels, quality, *hr.shape[-2:])
         lr, z = self.descend(hr, condition)
         return Downscaled(lr, levels, z, condition)
 
@@ -114,7 +114,13 @@ class RescaleNet(nn.Module):
     ) -> list[Tensor]:
         """Return the decoder's f_c from its own copy of the reference and the transmitted map, for a size of hr."""
         features = None if ref is None else self.refnet.features(ref)
-        return self.refnet.condition(features, levels, quality, height, width)
+        return self._condition(features, levels, quality, height, width)
+
+    def _condition(
+        self, features: list[Tensor] | None, levels: Tensor | None, quality: Tensor, height: int, width: int
+    ) -> list[Tensor]:
+        maps = None if levels is None else self.refnet.spread(levels.to(quality.dtype), height, width)
+        return self.refnet.condition(features, maps, quality, height, width)
 
     def rebuild(self, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
         """Make the high-res picture of a decoded low-res one.

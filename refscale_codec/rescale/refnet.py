@@ -97,26 +97,40 @@ class RefNet(nn.Module):
             return (levels + torch.rand_like(levels) - 0.5).clamp(0, self.map_levels - 1)
         return levels.round()
 
+    def spread(self, levels: Tensor, height: int, width: int) -> list[Tensor]:
+        """Return the map at the size of each stage, [b, 1, h/2^k, w/2^k] in [0, 1].
+
+        Where the sides are no multiples of the map's cells, the cells are stretched a little: that takes a whole
+        picture, not a tile.
+
+        Args:
+            levels: the quantised map.
+            height: of the high-res picture, a multiple of the scale, in pixels.
+            width: likewise.
+        """
+        s_map = levels / (self.map_levels - 1)
+        sizes = [(height >> stage, width >> stage) for stage in range(1, len(self.inputs) + 1)]
+        return [functional.interpolate(s_map, size=size, mode="bilinear", align_corners=False) for size in sizes]
+
     def condition(
-        self, ref: list[Tensor] | None, levels: Tensor | None, quality: Tensor, height: int, width: int
+        self, ref: list[Tensor] | None, maps: list[Tensor] | None, quality: Tensor, height: int, width: int
     ) -> list[Tensor]:
         """Return the condition f_c of each stage, [b, condition_channels, h/2^k, w/2^k].
 
         Args:
             ref: features of the reference; None codes without one.
-            levels: the quantised map; None if and only if `ref` is None.
+            maps: what `spread` makes of the quantised map; None if and only if `ref` is None.
             quality: [b] in [0, 1].
-            height: of the high-res picture, a multiple of the scale, in pixels.
+            height: of the high-res picture or tile, a multiple of the scale, in pixels.
             width: likewise.
         """
         result = []
         for stage in range(1, len(self.inputs) + 1):
-            size = (height >> stage, width >> stage)
-            if ref is None or levels is None:
+            if ref is None or maps is None:
+                size = (height >> stage, width >> stage)
                 known = quality.new_zeros(len(quality), self.condition_channels - 2, *size)
             else:
-                s_map = (levels / (self.map_levels - 1)).to(quality.dtype)
-                s_map = functional.interpolate(s_map, size=size, mode="bilinear", align_corners=False)
+                s_map = maps[stage - 1].to(quality.dtype)
                 known = torch.cat([ref[stage - 1] * s_map, s_map], dim=1)
             result.append(torch.cat([known, quality_planes(quality, known)], dim=1))
         return result
