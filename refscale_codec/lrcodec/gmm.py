@@ -55,7 +55,7 @@ _RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest 
 class GmmConfig:
     """Everything that fixes the architecture; stored in the weights file."""
 
-    channels: int = 128  # of the latents, at most 192: every Y, half of Cb and Cr
+    channels: int = 192  # of the latents; that many are all of the DCT, which the rescaler makes use of
     width: int = 64  # of the layers
     reference_channels: int = 32  # of the low-res reference's features
 
