@@ -16,6 +16,7 @@ from refscale_codec.errors import ContainerError, RefscaleError, UsageError
 from refscale_codec.terminal import (
     DeviceOption,
     FileArgument,
+    FormatOption,
     JsonOption,
     OutputOption,
     QuietOption,
@@ -71,7 +72,7 @@ def encode(
         raise UsageError(f"--scale must be 2 or 4, not {scale}")
     if json_output and output == "-":
         raise UsageError("--json and -o - both want stdout")
-    terminal.require_distinct(output, picture, ref, weights)
+    terminal.require_streams(output, picture, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import codec, metrics
@@ -107,9 +108,7 @@ def decode(
     file: FileArgument,
     output: OutputOption,
     ref: RefOption = None,
-    format_name: Annotated[
-        str | None, typer.Option("--format", help="png, webp or tiff; by default what the suffix says.")
-    ] = None,
+    format_name: FormatOption = None,
     z_scale: Annotated[float, typer.Option(min=0, help="Deviation of the latent; anything but 0 adds noise.")] = 0.0,
     z_seed: Annotated[int | None, typer.Option(help="Seed of the latent, with --z-scale.")] = None,
     weights: WeightsOption = None,
@@ -119,7 +118,7 @@ def decode(
     """Rebuild the picture from a file and the very reference it was made with."""
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
-    terminal.require_distinct(output, file, ref, weights)
+    terminal.require_streams(output, file, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
@@ -127,7 +126,7 @@ def decode(
         from refscale_codec import codec
         from refscale_codec import image as pictures
 
-        kind = format_name or ("png" if output == "-" else pictures.format_of(Path(output)))
+        kind = terminal.picture_format(output, format_name)
         reference = None if ref is None else terminal.read_picture(ref)
         net = terminal.load_net(weights or terminal.wanted_weights(header), device)
         step("decoding")
@@ -179,6 +178,7 @@ def verify(
 
     Without --ref a file that needs one is checked as far as that goes.
     """
+    terminal.require_streams(None, file, ref)
     data, name = terminal.read(file), terminal.name_of(file)
     content = terminal.unpacked(data, name)
     with terminal.progress(quiet) as step:
@@ -210,7 +210,7 @@ def verify(
 @app.command("extract-lr")
 def extract_lr(file: FileArgument, output: OutputOption) -> None:
     """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed."""
-    terminal.require_distinct(output, file)
+    terminal.require_streams(output, file)
     content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
     if CODEC_NAMES.get(content.header.codec) != "jpeg":
         raise ContainerError(

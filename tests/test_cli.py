@@ -4,6 +4,8 @@ Typer's test runner is not used: it goes around `main`, where errors become one 
 """
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,6 +185,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "two things for stdout": ("encode target.png -o - --json -w", 2, ("--json", "stdout")),
     "two things from stdin": ("encode - --ref - -o out.rsc -w", 2, ("stdin",)),
     "two things from stdin, decode": ("decode - --ref - -o out.png -w", 2, ("stdin",)),
+    "two things from stdin, verify": ("verify - --ref - -w", 2, ("stdin",)),
     "unknown mode": ("eval pairs.csv --modes alone,none -w", 2, ("none", "unrelated")),
     "unknown quality": ("eval pairs.csv --qualities 50,101 -w", 2, ("--qualities", "50,101")),
     "missing manifest": ("eval pairs.csv -w", 2, ("pairs.csv",)),
@@ -559,6 +562,53 @@ def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) ->
     assert_refusal(refscale("info", "-", stdin=b"nothing good"), 4, "stdin", "not a .rsc file")
     assert_refusal(refscale("encode", "-", "-o", "out.rsc", *TINY, stdin=b"nothing good"), 3, "stdin")
     assert_refusal(refscale("decode", "-", "-o", "-", *TINY, stdin=(place / "with.rsc").read_bytes()), 6, "stdin")
+
+
+def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of bash in which `refscale` is this interpreter's; a pipe fails if any part of it does."""
+    script = f'refscale() {{ {shlex.quote(sys.executable)} -m refscale_codec "$@"; }}; set -o pipefail; {line}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, timeout=120, check=False)
+
+
+def test_a_pipe_of_two_commands_gives_what_two_files_give(refscale: Callable[..., Outcome], place: Path) -> None:
+    options = f"--ref ref.png {' '.join(TINY)}"
+    done = shell(
+        f"refscale encode - {options} --quality 60 -o - < target.png | refscale decode - {options} -o - > piped.png"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, b"33x20" in done.stderr) == (b"", True)
+    assert refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY).code == 0
+    assert (place / "piped.png").read_bytes() == (place / "out.png").read_bytes()
+
+
+def test_a_pipe_whose_first_command_fails_writes_nothing(place: Path) -> None:
+    tiny = " ".join(TINY)
+    done = shell(f"refscale encode no.png {tiny} -o - | refscale decode - {tiny} -o out.png")
+    assert done.returncode == 4
+    assert sorted(line[:22] for line in done.stderr.decode().splitlines()) == [
+        "error: no.png does not",
+        "error: stdin: truncate",
+    ]
+    assert not (place / "out.png").exists()
+
+
+@pytest.mark.parametrize("line", ["info with.rsc", "extract-lr with.rsc -o -"])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(place: Path, line: str) -> None:
+    done = shell(f"(sleep 0.2; refscale {line}) | true")
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("line", ["encode target.png -o - -w", "decode alone.rsc -o - -w", "extract-lr alone.rsc -o -"])
+def test_a_terminal_gets_no_binary_data(place: Path, line: str) -> None:
+    terminals = os.openpty()
+    command = [sys.executable, "-m", "refscale_codec", *line.replace("-w", " ".join(TINY)).split()]
+    done = subprocess.run(command, stdout=terminals[1], stderr=subprocess.PIPE, timeout=120, check=False)
+    os.write(terminals[1], b"end")
+    assert os.read(terminals[0], 100) == b"end"
+    for end in terminals:
+        os.close(end)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("error: binary data is not written to a terminal")
 
 
 @pytest.mark.parametrize(
