@@ -45,13 +45,16 @@ class EncodeOptions:
     quality: int = 75  # 1..100, higher is better and bigger
     subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
     output_hash: bool = False  # also decode, and store the hash of what comes out
+    dead_zone: float = 0.5  # AC coefficients closer to zero, in quantiser steps, become zero; 0.5 is plain rounding
 
     def __post_init__(self) -> None:
-        """Refuse a quality outside 1..100 and an unknown subsampling."""
+        """Refuse a quality outside 1..100, an unknown subsampling and a dead zone that is narrower than rounding."""
         if not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be 1..100, not {self.quality}")
         if self.subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
             raise UsageError(f"subsampling must be 4:4:4, 4:2:2 or 4:2:0, not {self.subsampling}")
+        if not self.dead_zone >= 0.5:
+            raise UsageError(f"dead_zone must be at least 0.5, not {self.dead_zone}")
 
 
 class LowRes(NamedTuple):
@@ -93,19 +96,30 @@ def encode(
         ImageError: the reference has another size.
     """
     options = options or EncodeOptions()
-    if reference is None:
-        low = downscale(image, None, net, options.quality)
-    else:
-        _require_same_size(reference, image.height, image.width)
-        alignment = align.estimate(image, reference)
-        lap("align")
-        low = downscale_best(image, reference, alignment, net, options, lap)
+    low = prepare(image, reference, net, options, lap)
     lap("net")
     file = pack_low_res(low, image, reference, net, options)
     lap("entropy")
     if options.output_hash:
-        file = replace(file, output_hash=decode(container.pack(file), reference, net).fingerprint())
+        file = with_output_hash(file, reference, net)
     return container.pack(file)
+
+
+def prepare(
+    image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions, lap: Callable[[str], None] = no_lap
+) -> LowRes:
+    """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`."""
+    if reference is None:
+        return downscale(image, None, net, options.quality)
+    _require_same_size(reference, image.height, image.width)
+    alignment = align.estimate(image, reference)
+    lap("align")
+    return downscale_best(image, reference, alignment, net, options, lap)
+
+
+def with_output_hash(file: Container, reference: Image | None, net: RescaleNet) -> Container:
+    """Return the same file with the hash of what it decodes to; a hash in it is replaced."""
+    return replace(file, output_hash=decode(container.pack(file), reference, net).fingerprint())
 
 
 def downscale_best(
@@ -202,8 +216,17 @@ def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes,
             raise UsageError(f"subsampling {options.subsampling} goes with the jpeg codec only")
         return net.low_res.encode(low.lr, low.guide, options.quality), False
     if options.subsampling == "4:4:4":
-        return packing.pack(coefficients.quantise(low.lr, options.quality), options.quality), True
+        return packing.pack(_levels(low.lr, options), options.quality), True
     return Jpeg(options.subsampling).encode(to_8_bits(low.lr), options.quality), False
+
+
+def _levels(lr: Floats, options: EncodeOptions) -> coefficients.Levels:
+    """Quantise a low-res picture; what of its AC lies in the dead zone is what vanishes from a fainter picture."""
+    levels = coefficients.quantise(lr, options.quality)
+    if options.dead_zone > 0.5:
+        fainter = coefficients.quantise(128 + 0.5 / options.dead_zone * (lr - 128), options.quality)
+        levels[..., 1:][fainter[..., 1:] == 0] = 0
+    return levels
 
 
 def decode(

@@ -175,6 +175,11 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is the reference": ("decode with.rsc --ref ref.png -o ref.png -w", 2, ("ref.png", "input")),
     "low-res is the file": ("extract-lr with.rsc -o with.rsc", 2, ("with.rsc", "input")),
     # options
+    "two aims": ("encode target.png -o out.rsc --quality 3 --target-psnr 30 -w", 2, ("--quality", "--target-psnr")),
+    "no size": ("encode target.png -o out.rsc --target-bpp 0 -w", 2, ("--target-bpp", "positive")),
+    "no number": ("encode target.png -o out.rsc --target-psnr nan -w", 2, ("--target-psnr", "positive")),
+    "size out of reach": ("encode target.png -o out.rsc --target-bytes 9 -w", 7, ("9 bytes", "quality 1 gives")),
+    "quality out of reach": ("encode target.png -o out.rsc --target-psnr 80 -w", 7, ("80.00 dB", "quality 100")),
     "unknown codec": ("encode target.png -o out.rsc --codec webp -w", 2, ("webp", "jpeg")),
     "unknown subsampling": ("encode target.png -o out.rsc --subsampling 4:1:1 -w", 2, ("4:1:1", "4:4:4")),
     "unknown scale": ("encode target.png -o out.rsc --scale 3", 2, ("--scale", "2 or 4")),
@@ -471,6 +476,19 @@ def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], pl
         "height": 20,
     }
     assert outcome.text.count("\n") == 1
+
+
+def test_a_target_is_told_with_what_was_reached(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-bpp", "3", "--json", *TINY)
+    size, told = len((place / "out.rsc").read_bytes()), json.loads(outcome.text)
+    assert size <= 3 * 33 * 20 / 8
+    assert (told["bytes"], told["quality"]) == (size, json.loads(refscale("info", "out.rsc", "--json").text)["quality"])
+    assert 1 <= told["tries"] <= 6
+    assert f"of 247 bytes, at quality {told['quality']} after {told['tries']} tries" in outcome.err
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-psnr", "20", "--json", *TINY)
+    told = json.loads(outcome.text)
+    assert told["psnr"] >= 20
+    assert f"target: {told['psnr']:.2f} dB, at quality {told['quality']}" in outcome.err
 
 
 def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
