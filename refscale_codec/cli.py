@@ -245,6 +245,55 @@ def verify(
         )
 
 
+@app.command()
+def diff(
+    file: Annotated[str, typer.Argument(metavar="NEW", help="A picture, or a file that encode wrote; - is stdin.")],
+    ref: Annotated[
+        str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, same size; - is stdin.")
+    ],
+    output: OutputOption,
+    format_name: FormatOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw where a picture differs from an older one, at its size: black is alike, bright is changed.
+
+    It is the net's similarity, so light and season count little, and single pixels nothing. Changed is a share of the
+    area: what is more than half as unlike as other places of the picture are.
+    """
+    if json_output and output == "-":
+        raise UsageError("--json and -o - both want stdout")
+    terminal.require_streams(output, file, ref, weights)
+    with terminal.progress(quiet) as step:
+        step("starting")
+        data, name = terminal.read(file), terminal.name_of(file)
+        header = terminal.unpacked(data, name).header if data.startswith(container.MAGIC) else None
+        from refscale_codec import change, codec
+        from refscale_codec import image as pictures
+        from refscale_codec import weights as weights_files
+
+        kind = terminal.picture_format(output, format_name)
+        picture = None if header is not None else pictures.from_bytes(data, name)
+        reference = terminal.read_picture(ref)
+        if weights is None:
+            weights = weights_files.shipped(2) if header is None else terminal.wanted_weights(header)
+        net = terminal.load_net(weights, device)
+        step("comparing")
+        with terminal.naming(name):
+            if picture is None:
+                needed = header is not None and header.reference is not None
+                picture = codec.decode(data, reference if needed else None, net)
+            values = change.change(picture, reference, net)
+        terminal.write(output, pictures.to_bytes(change.heat_map(values), kind))
+    share = float((values > change.CHANGED).mean())
+    if json_output:
+        print(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))
+    where = "stdout" if output == "-" else output
+    terminal.say(quiet, f"{where}: {picture.width}x{picture.height}, {100 * share:.1f} % changed")
+
+
 @app.command("extract-lr")
 def extract_lr(file: FileArgument, output: OutputOption) -> None:
     """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed."""

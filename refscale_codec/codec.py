@@ -367,6 +367,18 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
 
 
 @torch.inference_mode()
+def likeness(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
+    """Return the cosine that the similarity map is made of, [rows, columns] of the map, in [-1, 1].
+
+    The reference is taken as it lies. ImageError if it has another size.
+    """
+    _require_same_size(reference, image.height, image.width)
+    hr, ref = (net.refnet.features(_tensor(picture.pixels, net, net.config.scale)) for picture in (image, reference))
+    cosine: NDArray[np.float32] = net.refnet.cosine(hr, ref)[0, 0].cpu().numpy()
+    return cosine
+
+
+@torch.inference_mode()
 def upscale(
     low: LowRes, reference: Image | None, header: Header, net: RescaleNet, *, z_scale: float = 0.0, z_seed: int = 0
 ) -> Image:

@@ -31,7 +31,7 @@ from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 PRECIOUS = b"what was here before"
-COMMANDS = ["encode", "decode", "info", "verify", "extract-lr", "train", "eval", "rd-curve"]
+COMMANDS = ["encode", "decode", "info", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
 
 
 def drawn(seed: int, height: int = 20, width: int = 33) -> np.ndarray:
@@ -175,6 +175,12 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is the reference": ("decode with.rsc --ref ref.png -o ref.png -w", 2, ("ref.png", "input")),
     "low-res is the file": ("extract-lr with.rsc -o with.rsc", 2, ("with.rsc", "input")),
     # options
+    "another size, diff": ("diff target.png --ref small.png -o out.png -w", 3, ("32x20", "33x20")),
+    "another reference, diff": ("diff with.rsc --ref other.png -o out.png -w", 6, ("with.rsc", "made with")),
+    "not a picture, diff": ("diff text.png --ref ref.png -o out.png -w", 3, ("text.png",)),
+    "lossy map": ("diff target.png --ref ref.png -o out.jpg -w", 3, ("out.jpg", ".png")),
+    "two things from stdin, diff": ("diff - --ref - -o out.png -w", 2, ("stdin",)),
+    "two things for stdout, diff": ("diff target.png --ref ref.png -o - --json -w", 2, ("--json", "stdout")),
     "two aims": ("encode target.png -o out.rsc --quality 3 --target-psnr 30 -w", 2, ("--quality", "--target-psnr")),
     "no size": ("encode target.png -o out.rsc --target-bpp 0 -w", 2, ("--target-bpp", "positive")),
     "no number": ("encode target.png -o out.rsc --target-psnr nan -w", 2, ("--target-psnr", "positive")),
@@ -491,6 +497,20 @@ def test_a_target_is_told_with_what_was_reached(refscale: Callable[..., Outcome]
     assert f"target: {told['psnr']:.2f} dB, at quality {told['quality']}" in outcome.err
 
 
+def test_a_change_map_has_the_pictures_size(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("diff", "target.png", *REF, "-o", "out.png", "--json", *TINY)
+    told = json.loads(outcome.text)
+    assert (told["width"], told["height"]) == (33, 20)
+    assert 0 <= told["changed"] <= 1
+    assert outcome.err == f"out.png: 33x20, {100 * told['changed']:.1f} % changed\n"
+    assert pictures.read(place / "out.png").pixels.shape == (20, 33, 3)
+    piped = refscale("diff", "-", *REF, "-o", "-", *TINY, stdin=(place / "target.png").read_bytes())
+    assert piped.out == (place / "out.png").read_bytes()
+    for file in ("with.rsc", "alone.rsc"):
+        assert refscale("diff", file, *REF, "-o", "out.tif", *TINY).code == 0
+        assert pictures.read(place / "out.tif").pixels.shape == (20, 33, 3)
+
+
 def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
     sizes, packed = [], []
     for options in (("--quality", "20"), ("--quality", "90"), ("--quality", "90", "--subsampling", "4:2:0")):
@@ -616,7 +636,15 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(place: Path, line
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("line", ["encode target.png -o - -w", "decode alone.rsc -o - -w", "extract-lr alone.rsc -o -"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "encode target.png -o - -w",
+        "decode alone.rsc -o - -w",
+        "extract-lr alone.rsc -o -",
+        "diff target.png --ref ref.png -o - -w",
+    ],
+)
 def test_a_terminal_gets_no_binary_data(place: Path, line: str) -> None:
     terminals = os.openpty()
     command = [sys.executable, "-m", "refscale_codec", *line.replace("-w", " ".join(TINY)).split()]
