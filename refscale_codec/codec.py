@@ -48,14 +48,17 @@ class EncodeOptions:
     subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
     output_hash: bool = False  # also decode, in tiles of `TILE`, and store the hash of what comes out
     tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`: takes memory, saves time
+    dead_zone: float = 0.5  # AC coefficients closer to zero, in quantiser steps, become zero; 0.5 is plain rounding
 
     def __post_init__(self) -> None:
-        """Refuse a quality outside 1..100, an unknown subsampling, and what cannot be a tile's side."""
+        """Refuse what is out of range."""
         tiles.require_side(self.tile)
         if not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be 1..100, not {self.quality}")
         if self.subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
             raise UsageError(f"subsampling must be 4:4:4, 4:2:2 or 4:2:0, not {self.subsampling}")
+        if not self.dead_zone >= 0.5:
+            raise UsageError(f"dead_zone must be at least 0.5, not {self.dead_zone}")
 
 
 class LowRes(NamedTuple):
@@ -97,19 +100,30 @@ def encode(
         ImageError: the reference has another size.
     """
     options = options or EncodeOptions()
-    if reference is None:
-        low = downscale(image, None, net, options.quality, options.tile)
-    else:
-        _require_same_size(reference, image.height, image.width)
-        alignment = align.estimate(image, reference)
-        lap("align")
-        low = downscale_best(image, reference, alignment, net, options, lap)
+    low = prepare(image, reference, net, options, lap)
     lap("net")
     file = pack_low_res(low, image, reference, net, options)
     lap("entropy")
     if options.output_hash:
-        file = replace(file, output_hash=decode(container.pack(file), reference, net).fingerprint())
+        file = with_output_hash(file, reference, net)
     return container.pack(file)
+
+
+def prepare(
+    image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions, lap: Callable[[str], None] = no_lap
+) -> LowRes:
+    """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`."""
+    if reference is None:
+        return downscale(image, None, net, options.quality, options.tile)
+    _require_same_size(reference, image.height, image.width)
+    alignment = align.estimate(image, reference)
+    lap("align")
+    return downscale_best(image, reference, alignment, net, options, lap)
+
+
+def with_output_hash(file: Container, reference: Image | None, net: RescaleNet) -> Container:
+    """Return the same file with the hash of what it decodes to; a hash in it is replaced."""
+    return replace(file, output_hash=decode(container.pack(file), reference, net).fingerprint())
 
 
 def downscale_best(
@@ -206,8 +220,17 @@ def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes,
             raise UsageError(f"subsampling {options.subsampling} goes with the jpeg codec only")
         return net.low_res.encode(low.lr, low.guide, options.quality), False
     if options.subsampling == "4:4:4":
-        return packing.pack(coefficients.quantise(low.lr, options.quality), options.quality), True
+        return packing.pack(_levels(low.lr, options), options.quality), True
     return Jpeg(options.subsampling).encode(to_8_bits(low.lr), options.quality), False
+
+
+def _levels(lr: Floats, options: EncodeOptions) -> coefficients.Levels:
+    """Quantise a low-res picture; what of its AC lies in the dead zone is what vanishes from a fainter picture."""
+    levels = coefficients.quantise(lr, options.quality)
+    if options.dead_zone > 0.5:
+        fainter = coefficients.quantise(128 + 0.5 / options.dead_zone * (lr - 128), options.quality)
+        levels[..., 1:][fainter[..., 1:] == 0] = 0
+    return levels
 
 
 def decode(
@@ -382,18 +405,28 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
     return LowRes(lr, similarity, guide=guide)
 
 
-def _similarity(image: Image, reference: Image, net: RescaleNet, tile: int) -> NDArray[np.uint8]:
-    """Return the similarity map's levels [rows, columns]."""
+@torch.inference_mode()
+def likeness(image: Image, reference: Image, net: RescaleNet, tile: int = TILE) -> NDArray[np.float32]:
+    """Return the cosine that the similarity map is made of, [rows, columns] of the map, in [-1, 1].
+
+    The reference is taken as it lies. ImageError if it has another size.
+    """
+    _require_same_size(reference, image.height, image.width)
     scale = net.config.scale
     height, width = -(-image.height // scale), -(-image.width // scale)
     cell = scale * net.config.map_divisor
-    levels = np.empty(net.config.map_size(height, width), np.uint8)
+    cosine = np.empty(net.config.map_size(height, width), np.float32)
     for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
         hr, ref = (net.refnet.features(_tensor(picture.pixels, net, seen)) for picture in (image, reference))
-        found = net.refnet.quantise(net.refnet.similarity(hr, ref))
         own = core.within(seen).reduced(cell).slices
-        levels[core.reduced(cell).slices] = found[0, 0].to(torch.uint8).cpu().numpy()[own]
-    return levels
+        cosine[core.reduced(cell).slices] = net.refnet.cosine(hr, ref)[0, 0].cpu().numpy()[own]
+    return cosine
+
+
+def _similarity(image: Image, reference: Image, net: RescaleNet, tile: int) -> NDArray[np.uint8]:
+    """Return the similarity map's levels [rows, columns]."""
+    cosine = torch.from_numpy(likeness(image, reference, net, tile)).to(_device(net))
+    return np.asarray(net.refnet.quantise(net.refnet.ramped(cosine)).to(torch.uint8).cpu().numpy())
 
 
 def _maps(levels: NDArray[np.uint8] | None, height: int, width: int, net: RescaleNet) -> list[Tensor] | None:

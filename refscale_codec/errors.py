@@ -5,7 +5,8 @@
     ├── ImageError           3   a picture that is missing, damaged, unwritable or of an unsupported kind
     ├── ContainerError       4   a file that is not a `.rsc` file, or a damaged or too new one
     ├── WeightsError         5   weights that are missing, damaged, or not those the file was made with
-    └── ReferenceMismatch    6   no reference, or not the one the file was made with
+    ├── ReferenceMismatch    6   no reference, or not the one the file was made with
+    └── TargetError          7   a size or PSNR that no quality gives
 
 `cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug and keeps its
 traceback.
@@ -46,3 +47,9 @@ class ReferenceMismatch(RefscaleError):
     """The reference picture is missing, superfluous, or not the one a container names."""
 
     exit_code = 6
+
+
+class TargetError(RefscaleError):
+    """A size or a PSNR that no quality from 1 to 100 gives."""
+
+    exit_code = 7

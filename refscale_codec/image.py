@@ -238,11 +238,7 @@ def to_bytes(image: Image, format: str) -> bytes:
     Raises:
         ImageError: an unknown or lossy format, or a picture too large for it.
     """
-    kind = {"tif": "tiff"}.get(format.lower(), format.lower())
-    if kind in _LOSSY_NAMES:
-        raise ImageError("JPEG would lose detail a second time, so it is not written: use png, webp or tiff")
-    if kind not in _SAVE_OPTIONS:
-        raise ImageError(f"unknown picture format {format!r}: use png, webp or tiff")
+    kind = format_named(format)
     if kind == "webp" and max(image.height, image.width) > _MAX_WEBP_SIDE:
         raise ImageError(
             f"WebP holds at most {_MAX_WEBP_SIDE} pixels a side and this picture has {image.width} x {image.height}: "
@@ -401,6 +397,16 @@ def _tiff_layout(tags: ImageFileDirectory_v2) -> tuple[int, int]:
     """Return the bits of the deepest sample and the number of samples a pixel."""
     bits = tags.get(_TAG_BITS, (1,))
     return max(bits), int(tags.get(_TAG_SAMPLES, len(bits)))
+
+
+def format_named(name: str) -> str:
+    """Return `png`, `webp` or `tiff` for a name in any case, `tif` among them; ImageError for any other."""
+    kind = {"tif": "tiff"}.get(name.lower(), name.lower())
+    if kind in _LOSSY_NAMES:
+        raise ImageError("JPEG would lose detail a second time, so it is not written: use png, webp or tiff")
+    if kind not in _SAVE_OPTIONS:
+        raise ImageError(f"unknown picture format {name!r}: use png, webp or tiff")
+    return kind
 
 
 def format_of(path: Path) -> str:

@@ -40,6 +40,9 @@ MemoryOption = Annotated[
     str | None,
     typer.Option("--max-memory", metavar="SIZE", help="Choose the tile to stay below, such as 1.5G or 800M."),
 ]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="png, webp or tiff; by default what the suffix says, png on stdout.")
+]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A file that encode wrote; - is stdin.")]
 
 
@@ -153,15 +156,29 @@ def write(path: str, data: bytes) -> None:
         raise ImageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def require_distinct(output: str, *inputs: str | Path | None) -> None:
-    """Refuse to read stdin twice and to overwrite an input."""
-    if inputs[:2] == ("-", "-"):
-        raise UsageError("stdin can be only one of the inputs")
+def picture_format(output: str, named: str | None) -> str:
+    """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout."""
+    from refscale_codec import image
+
+    if named is not None:
+        return image.format_named(named)
+    return "png" if output == "-" else image.format_of(Path(output))
+
+
+def require_streams(output: str | None, *inputs: str | Path | None) -> None:
+    """Refuse to read stdin twice, to fill a terminal with binary data, and to overwrite an input.
+
+    `output` is None for a command that writes no file.
+    """
+    if inputs.count("-") > 1:
+        raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
     if output == "-":
+        if sys.stdout.isatty():
+            raise UsageError("binary data is not written to a terminal: name a file with -o, or pipe or redirect")
         return
     for path in inputs:
         with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
-            if path not in (None, "-") and Path(str(path)).samefile(output):
+            if output is not None and path not in (None, "-") and Path(str(path)).samefile(output):
                 raise UsageError(f"{output} is also an input; it would be overwritten")
 
 

@@ -4,6 +4,8 @@ Typer's test runner is not used: it goes around `main`, where errors become one 
 """
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 PRECIOUS = b"what was here before"
-COMMANDS = ["encode", "decode", "info", "verify", "extract-lr", "train", "eval", "rd-curve"]
+COMMANDS = ["encode", "decode", "info", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
 
 
 def drawn(seed: int, height: int = 20, width: int = 33) -> np.ndarray:
@@ -173,6 +175,17 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is the reference": ("decode with.rsc --ref ref.png -o ref.png -w", 2, ("ref.png", "input")),
     "low-res is the file": ("extract-lr with.rsc -o with.rsc", 2, ("with.rsc", "input")),
     # options
+    "another size, diff": ("diff target.png --ref small.png -o out.png -w", 3, ("32x20", "33x20")),
+    "another reference, diff": ("diff with.rsc --ref other.png -o out.png -w", 6, ("with.rsc", "made with")),
+    "not a picture, diff": ("diff text.png --ref ref.png -o out.png -w", 3, ("text.png",)),
+    "lossy map": ("diff target.png --ref ref.png -o out.jpg -w", 3, ("out.jpg", ".png")),
+    "two things from stdin, diff": ("diff - --ref - -o out.png -w", 2, ("stdin",)),
+    "two things for stdout, diff": ("diff target.png --ref ref.png -o - --json -w", 2, ("--json", "stdout")),
+    "two aims": ("encode target.png -o out.rsc --quality 3 --target-psnr 30 -w", 2, ("--quality", "--target-psnr")),
+    "no size": ("encode target.png -o out.rsc --target-bpp 0 -w", 2, ("--target-bpp", "positive")),
+    "no number": ("encode target.png -o out.rsc --target-psnr nan -w", 2, ("--target-psnr", "positive")),
+    "size out of reach": ("encode target.png -o out.rsc --target-bytes 9 -w", 7, ("9 bytes", "quality 1 gives")),
+    "quality out of reach": ("encode target.png -o out.rsc --target-psnr 80 -w", 7, ("80.00 dB", "quality 100")),
     "unknown codec": ("encode target.png -o out.rsc --codec webp -w", 2, ("webp", "jpeg")),
     "unknown subsampling": ("encode target.png -o out.rsc --subsampling 4:1:1 -w", 2, ("4:1:1", "4:4:4")),
     "unknown scale": ("encode target.png -o out.rsc --scale 3", 2, ("--scale", "2 or 4")),
@@ -194,6 +207,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "two things for stdout": ("encode target.png -o - --json -w", 2, ("--json", "stdout")),
     "two things from stdin": ("encode - --ref - -o out.rsc -w", 2, ("stdin",)),
     "two things from stdin, decode": ("decode - --ref - -o out.png -w", 2, ("stdin",)),
+    "two things from stdin, verify": ("verify - --ref - -w", 2, ("stdin",)),
     "unknown mode": ("eval pairs.csv --modes alone,none -w", 2, ("none", "unrelated")),
     "unknown quality": ("eval pairs.csv --qualities 50,101 -w", 2, ("--qualities", "50,101")),
     "missing manifest": ("eval pairs.csv -w", 2, ("pairs.csv",)),
@@ -481,6 +495,33 @@ def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], pl
     assert outcome.text.count("\n") == 1
 
 
+def test_a_target_is_told_with_what_was_reached(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-bpp", "3", "--json", *TINY)
+    size, told = len((place / "out.rsc").read_bytes()), json.loads(outcome.text)
+    assert size <= 3 * 33 * 20 / 8
+    assert (told["bytes"], told["quality"]) == (size, json.loads(refscale("info", "out.rsc", "--json").text)["quality"])
+    assert 1 <= told["tries"] <= 6
+    assert f"of 247 bytes, at quality {told['quality']} after {told['tries']} tries" in outcome.err
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-psnr", "20", "--json", *TINY)
+    told = json.loads(outcome.text)
+    assert told["psnr"] >= 20
+    assert f"target: {told['psnr']:.2f} dB, at quality {told['quality']}" in outcome.err
+
+
+def test_a_change_map_has_the_pictures_size(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("diff", "target.png", *REF, "-o", "out.png", "--json", *TINY)
+    told = json.loads(outcome.text)
+    assert (told["width"], told["height"]) == (33, 20)
+    assert 0 <= told["changed"] <= 1
+    assert outcome.err == f"out.png: 33x20, {100 * told['changed']:.1f} % changed\n"
+    assert pictures.read(place / "out.png").pixels.shape == (20, 33, 3)
+    piped = refscale("diff", "-", *REF, "-o", "-", *TINY, stdin=(place / "target.png").read_bytes())
+    assert piped.out == (place / "out.png").read_bytes()
+    for file in ("with.rsc", "alone.rsc"):
+        assert refscale("diff", file, *REF, "-o", "out.tif", *TINY).code == 0
+        assert pictures.read(place / "out.tif").pixels.shape == (20, 33, 3)
+
+
 def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
     sizes, packed = [], []
     for options in (("--quality", "20"), ("--quality", "90"), ("--quality", "90", "--subsampling", "4:2:0")):
@@ -603,6 +644,61 @@ def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) ->
     assert_refusal(refscale("info", "-", stdin=b"nothing good"), 4, "stdin", "not a .rsc file")
     assert_refusal(refscale("encode", "-", "-o", "out.rsc", *TINY, stdin=b"nothing good"), 3, "stdin")
     assert_refusal(refscale("decode", "-", "-o", "-", *TINY, stdin=(place / "with.rsc").read_bytes()), 6, "stdin")
+
+
+def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of bash in which `refscale` is this interpreter's; a pipe fails if any part of it does."""
+    script = f'refscale() {{ {shlex.quote(sys.executable)} -m refscale_codec "$@"; }}; set -o pipefail; {line}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, timeout=120, check=False)
+
+
+def test_a_pipe_of_two_commands_gives_what_two_files_give(refscale: Callable[..., Outcome], place: Path) -> None:
+    options = f"--ref ref.png {' '.join(TINY)}"
+    done = shell(
+        f"refscale encode - {options} --quality 60 -o - < target.png | refscale decode - {options} -o - > piped.png"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, b"33x20" in done.stderr) == (b"", True)
+    assert refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY).code == 0
+    assert (place / "piped.png").read_bytes() == (place / "out.png").read_bytes()
+
+
+def test_a_pipe_whose_first_command_fails_writes_nothing(place: Path) -> None:
+    tiny = " ".join(TINY)
+    done = shell(f"refscale encode no.png {tiny} -o - | refscale decode - {tiny} -o out.png")
+    assert done.returncode == 4
+    assert sorted(line[:22] for line in done.stderr.decode().splitlines()) == [
+        "error: no.png does not",
+        "error: stdin: truncate",
+    ]
+    assert not (place / "out.png").exists()
+
+
+@pytest.mark.parametrize("line", ["info with.rsc", "extract-lr with.rsc -o -"])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(place: Path, line: str) -> None:
+    done = shell(f"(sleep 0.2; refscale {line}) | true")
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "encode target.png -o - -w",
+        "decode alone.rsc -o - -w",
+        "extract-lr alone.rsc -o -",
+        "diff target.png --ref ref.png -o - -w",
+    ],
+)
+def test_a_terminal_gets_no_binary_data(place: Path, line: str) -> None:
+    terminals = os.openpty()
+    command = [sys.executable, "-m", "refscale_codec", *line.replace("-w", " ".join(TINY)).split()]
+    done = subprocess.run(command, stdout=terminals[1], stderr=subprocess.PIPE, timeout=120, check=False)
+    os.write(terminals[1], b"end")
+    assert os.read(terminals[0], 100) == b"end"
+    for end in terminals:
+        os.close(end)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("error: binary data is not written to a terminal")
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,16 @@ class RefNet(nn.Module):
 
     def similarity(self, hr: list[Tensor], ref: list[Tensor]) -> Tensor:
         """Return the map before quantisation, [b, 1, ceil(h/s/d), ceil(w/s/d)] in [0, 1], from both's features."""
-        a, b = (self._narrow(features[-1][:, :-12]) for features in (hr, ref))
-        cosine = functional.cosine_similarity(a.float(), b.float(), dim=1, eps=1e-6)[:, None]
+        return self.ramped(self.cosine(hr, ref))
+
+    def ramped(self, cosine: Tensor) -> Tensor:
+        """Return the map before quantisation, in [0, 1], of cosines."""
         return (self.ramp[0] * cosine + self.ramp[1]).clamp(0, 1)
+
+    def cosine(self, hr: list[Tensor], ref: list[Tensor]) -> Tensor:
+        """Return the map before its ramp, in [-1, 1]."""
+        a, b = (self._narrow(features[-1][:, :-12]) for features in (hr, ref))
+        return functional.cosine_similarity(a.float(), b.float(), dim=1, eps=1e-6)[:, None]
 
     def _narrow(self, features: Tensor) -> Tensor:
         for convolution in self.bottleneck:

@@ -1,0 +1,51 @@
+"""Where a picture differs from an older one: the similarity behind the net's map, as a heat map.
+
+The similarity map in a file has few levels and is trained to save bits, not to show changes: the nets that ship call
+nearly everything similar. The cosine underneath (RefScale, Eq. 3) does tell changes from light and season. Its angle
+has no unit of its own, so the picture gives one: the angle between it and itself turned by 180 degrees, where nothing
+lies on its like.
+
+Deliberately absent: georeferenced output, and a decision what is a change. `CHANGED` only serves to state a share.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec import align, codec
+from refscale_codec.image import Image
+from refscale_codec.rescale.net import RescaleNet
+
+CHANGED = 0.5
+"""A change above this counts where one figure is wanted."""
+
+_UNLIKE = 0.95  # quantile of the angles to the turned picture that makes a change of 1
+_SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from showing rounding
+
+
+def change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
+    """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
+
+    0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first.
+
+    Args:
+        image: the newer picture, or what a file decodes to.
+        reference: the older picture, of the same size.
+        net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
+
+    Raises:
+        ImageError: the reference has another size.
+    """
+    moved = align.move(reference, align.estimate(image, reference))
+    turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
+    angle, unlike = (np.arccos(codec.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
+    cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)
+    side = net.config.scale * net.config.map_divisor  # of a cell, in pixels
+    size = cells.shape[1] * side, cells.shape[0] * side
+    return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_LINEAR)[: image.height, : image.width])
+
+
+def heat_map(values: NDArray[np.float32]) -> Image:
+    """Return values in [0, 1], [h, w], as a picture: black is 0, pale yellow 1 (inferno, perceptually uniform)."""
+    levels = np.rint(255 * values).astype(np.uint8)
+    return Image(np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]))

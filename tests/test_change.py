@@ -1,0 +1,53 @@
+"""The change map: nothing for equal pictures, bright where one was altered, at the picture's size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refscale_codec import change, data, image, weights
+from refscale_codec.errors import ImageError
+from refscale_codec.image import Image
+from refscale_codec.rescale.net import RescaleNet
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (29, 37), (64, 40)])
+def test_equal_pictures_have_no_change(tiny_net: RescaleNet, height: int, width: int) -> None:
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = change.change(Image(pixels), Image(pixels.copy()), tiny_net)
+    assert (found.shape, found.dtype) == ((height, width), np.float32)
+    assert found.max() < 0.01
+
+
+def test_the_altered_part_is_brightest(tiny_net: RescaleNet) -> None:
+    rng = np.random.default_rng(7)
+    before = np.clip(rng.normal(120, 40, (80, 96, 3)), 0, 255).astype(np.uint8)
+    after = before.copy()
+    after[40:64, 8:40] = rng.integers(0, 2, (24, 32, 1)) * 255
+    found = change.change(Image(after), Image(before), tiny_net)
+    inside = np.zeros((80, 96), bool)
+    inside[40:64, 8:40] = True
+    assert found[inside].mean() > 5 * found[~inside].mean()
+    assert (found.min() >= 0, found.max() <= 1) == (True, True)
+
+
+def test_another_size_is_refused(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
+    with pytest.raises(ImageError, match="37x29"):
+        change.change(pair[0], Image(pair[1].pixels[:-1].copy()), tiny_net)
+
+
+def test_the_heat_map_gets_brighter() -> None:
+    drawn = change.heat_map(np.linspace(0, 1, 256, dtype=np.float32)[None]).pixels[0].astype(int)
+    assert (drawn[0] < 10).all()
+    assert drawn[-1].min() > 100
+    luma = drawn @ [0.299, 0.587, 0.114]
+    assert (np.diff(luma) >= -1).all()
+
+
+def test_new_houses_are_found_on_a_real_pair(data_folder: Path) -> None:
+    pairs = data.read_manifest(data_folder / "manifest.csv", ("dev",))
+    pair = next(p for p in pairs if p.name == "chico_069_2020")
+    assert pair.reference is not None
+    target, reference = (Image(image.read(p).pixels[:160].copy()) for p in (pair.target, pair.reference))
+    found = change.change(target, reference, weights.load(weights.shipped(2)))
+    assert found[80:140, 50:130].mean() > 3 * found[:, 160:].mean()  # houses built since; houses that stood before
