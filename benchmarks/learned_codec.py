@@ -1,0 +1,113 @@
+"""What the learned low-res codec costs: bytes with and without the reference, against the ideal, seconds.
+
+    python benchmarks/learned_codec.py ../shared/data/manifest.csv weights/refscale-x2-gmm.safetensors
+
+The low-res pictures are those of the net in the weights, on the dev pairs with their references. Ideal is the
+cross-entropy of the entropy model in floating point, before it became integers. Packed is the same low-res picture as a
+packed JPEG of that quality: the same latents, as long as the codec's transform is JPEG's. Seconds are the processor's,
+one thread, for a megapixel of the high-res picture.
+
+Writes benchmarks/results/learned-codec.json and prints the table of docs/TRAINING.md.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refscale_codec import align, codec, data, image, weights
+from refscale_codec.lrcodec import coefficients, latents, packing
+from refscale_codec.lrcodec.gmm import Gmm
+from refscale_codec.lrcodec.latents import STRIDE
+
+ROOT = Path(__file__).resolve().parent.parent
+QUALITIES = (35, 75)
+
+
+@torch.inference_mode()
+def ideal(gmm: Gmm, made: latents.Latents, guide: torch.Tensor, quality: int) -> float:
+    """Return the bytes of latents by the entropy model in floating point; the guide is in -128..127."""
+    y, z = (torch.from_numpy(x).float()[None] for x in made)
+    mixtures = gmm._mixtures(y, z, guide.float()[None] / 128, torch.tensor([quality / 100]))
+    bits = -torch.log2(gmm._likelihood(y, *mixtures).clamp(min=1e-9)).sum()  # as training counts
+    bits -= torch.log2(gmm.bottleneck._likelihood(z[0].reshape(len(z[0]), 1, -1))[0]).sum()
+    return float(bits) / 8
+
+
+def measured(gmm: Gmm, low: codec.LowRes, quality: int) -> dict[str, Any]:
+    """Return bytes and seconds for one low-res picture."""
+    model = gmm.exact
+    assert model is not None
+    height, width = low.lr.shape[:2]
+    made = gmm.analyse(torch.from_numpy(low.lr.transpose(2, 0, 1) / 255), quality)
+    rows, columns = made.y.shape[1:]
+    guide = torch.zeros(3, STRIDE * rows, STRIDE * columns, dtype=torch.float64)
+    sizes: dict[str, float] = {"bytes_without": len(latents.encode(made, guide, quality, model))}
+    if low.guide is not None:
+        bottom, right = guide.shape[1] - low.guide.shape[0], guide.shape[2] - low.guide.shape[1]
+        padded = np.pad(low.guide, ((0, bottom), (0, right), (0, 0)), "edge").transpose(2, 0, 1)
+        guide = torch.from_numpy(padded.astype(np.float64) - 128)
+    started = time.process_time()
+    payload = latents.encode(made, guide, quality, model)
+    halfway = time.process_time()
+    latents.decode(payload, rows, columns, guide, quality, model)
+    ended = time.process_time()
+    sizes |= {"bytes": len(payload), "bytes_ideal": ideal(gmm, made, guide, quality)}
+    sizes |= {"bytes_packed": len(packing.pack(coefficients.quantise(low.lr, quality), quality))}
+    seconds = {"seconds_encode": halfway - started, "seconds_decode": ended - halfway}
+    return {"height": height, "width": width, "quality": quality} | sizes | seconds
+
+
+def main() -> None:
+    """Measure, write the results, and print a table."""
+    parser = argparse.ArgumentParser(description="Measure what the learned low-res codec costs.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("weights", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    net = weights.load(args.weights)
+    assert isinstance(net.low_res, Gmm)
+    rows = []
+    for pair in data.read_manifest(args.manifest, ("dev",)):
+        if pair.reference is None:
+            continue
+        target, reference = image.read(pair.target), image.read(pair.reference)
+        moved = align.move(reference, align.estimate(target, reference))
+        for quality in QUALITIES:
+            low = codec.downscale(target, moved, net, quality)
+            rows.append({"name": pair.name, "dataset": pair.dataset} | measured(net.low_res, low, quality))
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
+    command = "python benchmarks/learned_codec.py manifest.csv weights.safetensors"
+    result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}
+    (ROOT / "benchmarks" / "results" / "learned-codec.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(table(rows, net.config.scale))
+
+
+def table(rows: list[dict[str, Any]], scale: int) -> str:
+    """Return a row for each dataset and quality: bytes, and others against them in percent; seconds a megapixel."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["dataset"], row["quality"]].append(row)
+    lines = [
+        "| pictures | quality | bytes | without reference | ideal | packed JPEG | encode, s | decode, s |",
+        "|---" * 8 + "|",
+    ]
+    for (dataset, quality), of in sorted(groups.items()):
+        names = "bytes_without", "bytes_ideal", "bytes_packed"
+        others = [100 * np.mean([row[name] / row["bytes"] - 1 for row in of]) for name in names]
+        megapixels = [scale**2 * row["height"] * row["width"] / 1e6 for row in of]
+        seconds = [sum(row[name] for row in of) / sum(megapixels) for name in ("seconds_encode", "seconds_decode")]
+        cells = [f"{dataset} ({len(of)})", f"{quality}", f"{np.mean([row['bytes'] for row in of]):,.0f}"]
+        cells += [f"{percent:+.1f} %" for percent in others] + [f"{x:.1f}" for x in seconds]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
