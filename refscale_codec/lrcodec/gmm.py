@@ -7,11 +7,11 @@
 
 A payload is the CRC-32 of the latents, then their bytes: a decoder that finds others says so, and makes no picture.
 
-Mixtures, attention and context are those of Cheng et al. (arXiv 2001.01568), but a latent stands for 8x8 pixels, since a
-low-res picture is coded at up to some 4 bits a pixel, and the transform starts as JPEG's, so that it serves a rescaler
-that was trained with JPEG from the first step. One net serves all qualities: each channel of y is scaled by a learned
-gain before rounding (Cui et al., arXiv 2003.02012). The low-res reference, which the decoder has, helps to predict the
-latents (no more: the rescaler has used it already).
+Mixtures, attention and context are those of Cheng et al. (arXiv 2001.01568), but a latent stands for 8x8 pixels,
+since low-res pictures are coded at up to some 4 bits a pixel, and the transform starts as JPEG's, so that it serves a
+rescaler that was trained with JPEG from the first step. One net serves all qualities: each channel of y is scaled by
+a learned gain before rounding (Cui et al., arXiv 2003.02012). The low-res reference, which the decoder has, helps to
+predict the latents (no more: the rescaler has used it already).
 
 Analysis and synthesis are built of CompressAI's layers and run in floating point: another machine may decode samples
 that differ by a level. The entropy model is exported to integers (`entropy_model`), and the latents are the same
