@@ -3,7 +3,7 @@
 Alignment and the use of the reference are found once; what is repeated is net, low-res codec and, for a PSNR, decoding.
 ln(bytes) and PSNR are almost straight over the logarithm of JPEG's quantiser step, so the secant through the two best
 tries soon leads to the quality next above the target. One step of quality is 1 to 15 % of the bytes, and 50 % near 100:
-what is left of it is taken back by a wider dead zone at that quality, which costs no more error than a lower quality.
+what is left of it is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
 
 Only the packed 4:4:4 JPEG has a dead zone. With a subsampled one, and with the learned codec, the search ends at the
 best whole quality.
@@ -31,6 +31,8 @@ CLOSE_DB = 0.1
 _ROUNDING = 0.5  # the dead zone of plain rounding
 _TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a usual picture
 _ABSCISSA = [-math.log(5000 / max(q, 0.5) if q < 50 else max(200 - 2 * q, 1)) for q in range(101)]  # by quality: rises
+_WIDEST = 1.5  # dead zone in which all levels of 1 vanish
+_NEAR = 0.06  # on the abscissa: what the dead zone takes back even where it is more than one step
 _SLOPES = {"bytes": 1.0, "psnr": 3.5}  # of the value over the abscissa, about
 
 
@@ -142,9 +144,12 @@ def _search(tried: Callable[[int, float], _Try], target: Target, start: int, fin
         if low <= tries[-1].value <= high:
             return tries[-1], len(tries)
         fit = [one.value for one in tries if (one.value <= high if in_bytes else one.value >= low)]
-        setting = _next(tries, (low + high) / 2, _SLOPES[target.measure], finer)
-        if setting is not None and not fit and len(tries) == TRIES - 1:
-            setting = 1 if in_bytes else 100, _ROUNDING  # rather far off than missed
+        aim, slope = (low + high) / 2, _SLOPES[target.measure]
+        setting = _next(tries, aim, slope, finer)
+        if setting is not None and not fit and len(tries) == TRIES - 2:  # better a bit off than missed
+            setting = _next(tries, aim - 0.2 * slope if in_bytes else aim + 0.2 * slope, slope, False)
+        elif setting is not None and not fit and len(tries) == TRIES - 1:
+            setting = 1 if in_bytes else 100, _ROUNDING
     for one in tries:
         if one.quality == 1 and not any(other.value < low for other in tries):
             raise TargetError(_out_of_reach(one, target))
@@ -162,13 +167,14 @@ def _next(tries: list[_Try], aim: float, slope: float, finer: bool) -> tuple[int
     if finer and 1 < highest <= 100:
         step = _ABSCISSA[highest] - _ABSCISSA[highest - 1]
         points = [(-one.dead_zone, one.value) for one in tries if one.quality == highest]
-        if highest - 1 == lowest or points[0][1] - slope * step < aim:
+        if highest - 1 == lowest or points[0][1] - slope * max(step, _NEAR) < aim:
             over, under = ([p for p in points if (p[1] > aim) is side] for side in (True, False))
             if under:
                 points = [min(over, key=lambda p: p[1]), max(under, key=lambda p: p[1])]
             wider = math.exp(2.5 * step) - 1  # by so much, relatively, does a zone about what the step does
             zone = -_crossing(points, aim, slope * step / (_ROUNDING * wider), 5)
-            return highest, max(zone, _ROUNDING + 1e-3)
+            if zone <= _WIDEST:
+                return highest, max(zone, _ROUNDING + 1e-3)
     quality = _quality_at(_crossing([(_ABSCISSA[one.quality], one.value) for one in whole], aim, slope, 2))
     quality = min(max(quality, lowest + 1), highest - 1, 100)
     return (quality, _ROUNDING) if lowest < quality < highest else None
@@ -178,14 +184,14 @@ def _crossing(points: list[tuple[float, float]], aim: float, slope: float, trust
     """Return where the line through the two points (x, value) nearest the aim meets it.
 
     `slope` is about that of the line, within a factor of `trust`; it is taken for a single point. Where several points
-    lie on one side of the aim only, the way from the nearest is as many times longer, to get to the other side soon.
+    lie on one side of the aim only, the way from the nearest is made longer, to get to the other side soon.
     """
     (x, value), *others = sorted(points, key=lambda point: abs(point[1] - aim))
     if others and others[0][0] != x:
         found = (others[0][1] - value) / (others[0][0] - x)
         slope = min(max(found, slope / trust), slope * trust)
     one_sided = len({point[1] > aim for point in points}) == 1
-    return x + (aim - value) / slope * (len(points) if one_sided else 1)
+    return x + (aim - value) / slope * (0.7 + 0.3 * len(points) if one_sided else 1)
 
 
 def _out_of_reach(one: _Try, target: Target) -> str:
