@@ -7,12 +7,13 @@ Pillow are imported inside the commands that need them, so that `--help` and `in
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from refscale_codec import __version__, cli_study, container, lrcodec, terminal
+from refscale_codec import __version__, cli_study, container, lrcodec, metadata, terminal
 from refscale_codec.errors import ContainerError, RefscaleError, UsageError
 from refscale_codec.terminal import (
     DeviceOption,
@@ -72,6 +73,7 @@ def encode(
         str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4; or 4:2:2 or 4:2:0, which are not packed.")
     ] = "4:4:4",
     output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave out colour profile (ICC), EXIF and XMP.")] = False,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
     weights: WeightsOption = None,
@@ -79,7 +81,7 @@ def encode(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Code a picture, against a reference if there is one.
+    """Code a picture, against a reference if there is one. Colour profile, EXIF and XMP go along.
 
     With a target, at most 6 tries seek the largest file that is not above --target-bytes or --target-bpp, or the one
     that is above --target-psnr by the least; within 2 % and within 0.1 dB is close enough. A target that no quality
@@ -104,9 +106,12 @@ def encode(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import codec, metrics, targets
+        from refscale_codec import image as pictures
         from refscale_codec import weights as weights_files
 
         image, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
+        if strip:
+            image = pictures.Image(image.pixels)
         side = terminal.tile_side(tile, max_memory, image.height, image.width)
         options = codec.EncodeOptions(quality or 75, subsampling, output_hash, side)  # type: ignore[arg-type]
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
@@ -125,6 +130,7 @@ def encode(
         "bytes_header": parts.header + parts.other,
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
+        "bytes_metadata": parts.metadata,
         "bpp": round(metrics.bits_per_pixel(len(data), image.height, image.width), 4),
         "width": image.width,
         "height": image.height,
@@ -138,7 +144,7 @@ def encode(
     terminal.say(
         quiet,
         f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
-        f"(low-res {parts.lr}, map {parts.map}, header {parts.header + parts.other})",
+        f"(low-res {parts.lr}, map {parts.map}, metadata {parts.metadata}, header {parts.header + parts.other})",
     )
     if target is not None and reached is not None:
         off = 100 * len(data) / target.value - 100
@@ -163,7 +169,10 @@ def decode(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Rebuild the picture from a file and the very reference it was made with."""
+    """Rebuild the picture from a file and the very reference it was made with.
+
+    Colour profile, EXIF and XMP come back as they were; what the picture's format cannot hold is told on stderr.
+    """
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
     box = None if window is None else terminal.window_of(window)
@@ -192,6 +201,8 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
     data = terminal.read(file)
     content = terminal.unpacked(data, terminal.name_of(file))
     header, parts = content.header, container.part_sizes(content)
+    with terminal.naming(terminal.name_of(file)):
+        said = metadata.unpack(content.metadata)
     facts: dict[str, Any] = {
         "width": header.width,
         "height": header.height,
@@ -202,10 +213,12 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
         "output_hash": None if content.output_hash is None else content.output_hash.hex(),
+        "metadata": " ".join(name for name, part in asdict(said).items() if part) or None,
         "bytes": len(data),
         "bytes_header": parts.header + parts.other,
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
+        "bytes_metadata": parts.metadata,
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
     }
     if json_output:
@@ -213,7 +226,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
     else:
         for name, value in facts.items():
             shown = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
-            print(f"{name:<13}{shown}")
+            print(f"{name:<15}{shown}")
 
 
 @app.command()
@@ -240,6 +253,7 @@ def verify(
         with terminal.naming(name):
             if content.header.reference is not None and reference is None:
                 codec.require_same_weights(content.header, net)
+                metadata.unpack(content.metadata)
                 if content.header.codec == lrcodec.JPEG:
                     codec.unpack_low_res(content, net, None)
                 terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")

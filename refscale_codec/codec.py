@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import align, container, lrcodec, smap, tiles
+from refscale_codec import align, container, lrcodec, metadata, smap, tiles
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -90,14 +90,14 @@ def encode(
     """Return a complete `.rsc` file.
 
     Args:
-        image: the picture, any size from 1x1.
+        image: the picture, any size from 1x1. Its metadata goes into the file.
         reference: an older picture of the same place and the same size; None codes without one.
         net: from `weights.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         lap: for timing, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
-        ImageError: the reference has another size.
+        ImageError: the reference has another size, or there is more metadata than `metadata.MAX_BYTES`.
     """
     options = options or EncodeOptions()
     low = prepare(image, reference, net, options, lap)
@@ -210,7 +210,8 @@ def pack_low_res(
     if reference is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
     alignment = None if low.alignment is None else align.pack(low.alignment)
-    return Container(header, payload, similarity_map, packed=packed, alignment=alignment)
+    said = metadata.pack(image.metadata)
+    return Container(header, payload, similarity_map, packed=packed, alignment=alignment, metadata=said)
 
 
 def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes, bool]:
@@ -244,7 +245,7 @@ def decode(
     window: Box | None = None,
     lap: Callable[[str], None] = no_lap,
 ) -> Image:
-    """Return the picture in a `.rsc` file, or a window of it.
+    """Return the picture in a `.rsc` file with its metadata, or a window of it with the whole's metadata.
 
     Args:
         data: the file's bytes.
@@ -268,6 +269,7 @@ def decode(
     tiles.require_side(tile)
     if window is not None:
         _require_inside(window, file.header)
+    said = metadata.unpack(file.metadata)
     moved = None
     if reference is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
         moved = align.move(reference, unpack_alignment(file))
@@ -285,7 +287,7 @@ def decode(
         window=window,
     )
     lap("net")
-    return picture
+    return replace(picture, metadata=said)
 
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:

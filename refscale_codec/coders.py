@@ -236,7 +236,7 @@ class Refscale:
             now = time.perf_counter()
             seconds[f"{way}_{stage}"], last = now - last, now
 
-        data = codec.encode(target, used, self.net, options, lap=lap)
+        data = codec.encode(Image(target.pixels), used, self.net, options, lap=lap)  # no other coder has metadata
         encoded = last = time.perf_counter()
         way = "decode"
         decoded = codec.decode(data, used, self.net, lap=lap)

@@ -3,7 +3,7 @@
 `docs/FORMAT.md` is normative; this module is its code. One `struct` layout is used both ways, so that writer and reader
 cannot drift apart:
 
-    | fixed header, 32 bytes | MAP, if any | LR | OUTPUT_HASH, ALIGNMENT, if any | ancillary sections ... |
+    | fixed header, 32 bytes | MAP, if any | LR | OUTPUT_HASH, ALIGNMENT, METADATA, if any | unknown ancillary ... |
 
 The reader trusts nothing: magic, version, CRC-32, flags and size limits are checked in that order, and a length is
 compared with the bytes that are left before a payload is copied. Any bytes at all give a `Container` or raise
@@ -59,6 +59,8 @@ class OptionalFeature(IntEnum):
 
     OUTPUT_HASH = 1 << 0
     """An OUTPUT_HASH section is present."""
+    METADATA = 1 << 1
+    """A METADATA section is present."""
 
 
 @unique
@@ -73,6 +75,8 @@ class SectionType(IntEnum):
     """Fingerprint of the decoded picture."""
     ALIGNMENT = 4
     """Where the reference lies on the picture."""
+    METADATA = 128
+    """What the picture file said beside its pixels."""
 
 
 _KNOWN: frozenset[int] = frozenset(SectionType)
@@ -118,6 +122,8 @@ class Container:
     """Whether `lr` is the packed form of what the codec wrote."""
     alignment: bytes | None = field(default=None, repr=False)
     """Alignment payload, at least 1 byte; only with a reference."""
+    metadata: bytes | None = field(default=None, repr=False)
+    """Metadata payload, at least 1 byte; None for a picture without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +136,22 @@ class PartSizes:
     """The MAP and ALIGNMENT sections, if any."""
     lr: int
     """The LR section."""
+    metadata: int
+    """The METADATA section, if any."""
     other: int
     """All other sections."""
 
     @property
     def total(self) -> int:
         """Bytes of the whole file."""
-        return self.header + self.map + self.lr + self.other
+        return self.header + self.map + self.lr + self.metadata + self.other
 
 
 def pack(container: Container) -> bytes:
     """Return the container as the bytes of a `.rsc` file.
 
     The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, ALIGNED from
-    `alignment`, MAPPED from `similarity_map`, OUTPUT_HASH from `output_hash`.
+    `alignment`, MAPPED from `similarity_map`, OUTPUT_HASH from `output_hash`, METADATA from `metadata`.
 
     Raises:
         ValueError: A value is out of the range its field documents, or a similarity map or an alignment is given
@@ -162,11 +170,15 @@ def pack(container: Container) -> bytes:
         RequiredFeature.ALIGNED: container.alignment is not None,
         RequiredFeature.MAPPED: container.similarity_map is not None,
     }
+    optional = {
+        OptionalFeature.OUTPUT_HASH: container.output_hash is not None,
+        OptionalFeature.METADATA: container.metadata is not None,
+    }
     fixed = _HEADER.pack(
         MAGIC,
         VERSION,
         sum(flag for flag, there in required.items() if there),
-        0 if container.output_hash is None else OptionalFeature.OUTPUT_HASH,
+        sum(flag for flag, there in optional.items() if there),
         header.width.to_bytes(3, "little"),
         header.height.to_bytes(3, "little"),
         header.scale,
@@ -209,6 +221,7 @@ def unpack(data: bytes) -> Container:
         output_hash=found.get(SectionType.OUTPUT_HASH),
         packed=packed,
         alignment=found.get(SectionType.ALIGNMENT),
+        metadata=found.get(SectionType.METADATA),
     )
 
 
@@ -220,7 +233,8 @@ def part_sizes(container: Container) -> PartSizes:
     }
     lr = size.pop(SectionType.LR)
     related = size.pop(SectionType.MAP, 0) + size.pop(SectionType.ALIGNMENT, 0)
-    return PartSizes(header=HEADER_SIZE, map=related, lr=lr, other=sum(size.values()))
+    metadata = size.pop(SectionType.METADATA, 0)
+    return PartSizes(header=HEADER_SIZE, map=related, lr=lr, metadata=metadata, other=sum(size.values()))
 
 
 def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
@@ -232,6 +246,8 @@ def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
         yield SectionType.OUTPUT_HASH, container.output_hash
     if container.alignment is not None:
         yield SectionType.ALIGNMENT, container.alignment
+    if container.metadata is not None:
+        yield SectionType.METADATA, container.metadata
 
 
 def _section_head(kind: int, length: int) -> bytes:
@@ -291,6 +307,8 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
         announced.add(SectionType.ALIGNMENT)
     if optional & OptionalFeature.OUTPUT_HASH:
         announced.add(SectionType.OUTPUT_HASH)
+    if optional & OptionalFeature.METADATA:
+        announced.add(SectionType.METADATA)
     return header, bool(required & RequiredFeature.PACKED), announced
 
 
@@ -354,7 +372,7 @@ def _payload_problem(kind: int, length: int) -> str | None:
     """Return what is wrong with a payload's length in bytes, worded for a user, or None."""
     if length > _MAX_PAYLOAD:
         return f"over the size limit: {_name(kind)} section of {length} bytes, expected up to {_MAX_PAYLOAD}"
-    if kind in (SectionType.LR, SectionType.ALIGNMENT) and length == 0:
+    if kind in (SectionType.LR, SectionType.ALIGNMENT, SectionType.METADATA) and length == 0:
         return f"malformed: {_name(kind)} section is empty, expected at least 1 byte"
     if kind == SectionType.OUTPUT_HASH and length != FINGERPRINT_SIZE:
         return f"malformed: {_name(kind)} section of {length} bytes, expected {FINGERPRINT_SIZE}"

@@ -9,7 +9,10 @@ does not say what the band is, and decodes the first page of many. All of that i
 
 Pixels are taken **as stored**. An orientation tag (EXIF in JPEG, PNG and WebP, tag 274 in TIFF) is not applied: the
 pixel grid is what a reference and a target share, and a viewer's rotation is metadata. Pillow does apply it to TIFF,
-which is undone here. Neither orientation nor colour profile is carried over by `write`.
+which is undone here. So an orientation tag stays true of the pixels and comes back with the rest of the EXIF.
+
+Colour profile, EXIF and XMP are kept as bytes. TIFF has no EXIF in one piece: there the tags that EXIF knows are put
+together to one, and taken apart again. What a format cannot hold is found out by trying it on a single pixel.
 
 Deliberately absent: lossy output. A decoded picture that is saved as JPEG would be coded twice.
 
@@ -29,16 +32,18 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
+import PIL.PngImagePlugin
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from refscale_codec.errors import ImageError
+from refscale_codec.metadata import Metadata
 
 MAX_PIXELS = 400_000_000
 """Largest picture that is read, in pixels; the container has the same limit."""
@@ -93,6 +98,14 @@ _MODES_WITH_ALPHA = {"LA": "L", "La": "L", "PA": "P", "RGBA": "RGB", "RGBa": "RG
 
 _TAG_BITS, _TAG_SAMPLES, _TAG_SAMPLE_FORMAT, _TAG_ORIENTATION = 258, 277, 339, 274
 _TAGS_OF_EVERY_TIFF = (256, 257, 258, 262, 277)  # width, height, bits, photometric, samples a pixel
+_TAG_XMP, _TAG_INTEROP = 700, 40965
+_SUB_DIRECTORIES = (34665, 34853)  # those of EXIF and GPS
+_TAGS_OF_EXIF = (  # what EXIF has in its first directory that does not tell how a TIFF stores its pixels
+    *(270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
+    *range(40091, 40096),
+    *_SUB_DIRECTORIES,
+)
+_EXIF_START = b"Exif\0\0"  # what JPEG has before the EXIF, and Pillow at times for other formats
 _SAMPLE_FORMATS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 
 _BACK_TO_STORED = {  # orientation: what undoes the turn that Pillow gives to such a TIFF
@@ -119,6 +132,8 @@ class Image:
 
     pixels: NDArray[np.uint8]  # [h, w, 3]
     """RGB, 0..255, row by row from the top left, as stored in the file."""
+    metadata: Metadata = Metadata()
+    """What the file says beside them."""
 
     def __post_init__(self) -> None:
         """Refuse any other array."""
@@ -191,6 +206,7 @@ def from_bytes(data: bytes, name: str) -> Image:
             _require_size(picture.width, picture.height, name)
             _require_rgb8(picture, data, name)
             pixels = _decode(picture, data)
+            metadata = _metadata(picture, data)
     except ImageError:
         raise
     except PIL.UnidentifiedImageError:
@@ -203,11 +219,11 @@ def from_bytes(data: bytes, name: str) -> Image:
         raise ImageError(f"{name} is damaged or truncated: {_reason(error)}") from error
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         _log.warning("%s: %s", name, message)
-    return Image(pixels)
+    return Image(pixels, metadata)
 
 
 def write(image: Image, path: Path, format: str | None = None) -> None:
-    """Write a picture without loss; the file appears whole or not at all.
+    """Write a picture without loss, see `to_bytes`; the file appears whole or not at all.
 
     Args:
         image: The picture.
@@ -229,7 +245,11 @@ def write(image: Image, path: Path, format: str | None = None) -> None:
 
 
 def to_bytes(image: Image, format: str) -> bytes:
-    """Return the bytes of a lossless picture file.
+    """Return the bytes of a lossless picture file with the picture's metadata.
+
+    Metadata that the format cannot hold is told through `logging` and left out. TIFF holds EXIF as tags of its own:
+    numbers and plain text stay, but not every byte, nor an embedded preview; that is told, too. Such a TIFF is not
+    compressed.
 
     Args:
         image: The picture.
@@ -244,14 +264,57 @@ def to_bytes(image: Image, format: str) -> bytes:
             f"WebP holds at most {_MAX_WEBP_SIDE} pixels a side and this picture has {image.width} x {image.height}: "
             "use png or tiff"
         )
-    buffer = io.BytesIO()
+    metadata = _what_fits(image.metadata, kind)
     try:
-        PIL.Image.fromarray(image.pixels).save(buffer, format=kind, **_SAVE_OPTIONS[kind])
+        return _saved(Image(image.pixels, metadata), kind)
     except (OSError, ValueError, MemoryError) as error:
         raise ImageError(
             f"cannot store a picture of {image.width} x {image.height} as {kind}: {_reason(error)}"
         ) from error
+
+
+def _saved(image: Image, kind: str) -> bytes:
+    icc, exif, xmp = image.metadata.icc, image.metadata.exif, image.metadata.xmp
+    options = dict(_SAVE_OPTIONS[kind])
+    if icc:
+        options["icc_profile"] = icc
+    if kind == "tiff":
+        tags = PIL.Image.Exif()
+        tags.load(exif)
+        tags = _known_to_exif(tags)
+        if tags:
+            del options["compression"]  # Pillow writes directories of tags into an uncompressed TIFF only
+        if xmp:
+            tags[_TAG_XMP] = xmp
+        options["exif"] = tags.tobytes() if tags else b""
+    elif exif:
+        options["exif"] = exif
+    if kind == "png" and xmp:
+        options["pnginfo"] = text = PIL.PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp)
+    elif kind == "webp" and xmp:
+        options["xmp"] = xmp
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image.pixels).save(buffer, format=kind, **options)
     return buffer.getvalue()
+
+
+def _what_fits(metadata: Metadata, kind: str) -> Metadata:
+    """Return what of some metadata a format can hold, and log what it cannot, or not as it is."""
+    for name, part in asdict(metadata).items():
+        alone = Metadata(**{name: part})
+        try:
+            with _strict_pillow():
+                data = _saved(Image(np.zeros((1, 1, 3), np.uint8), alone), kind)
+            back = from_bytes(data, kind).metadata
+        except Exception:  # anything may be in it, and a file made of it may be one that is not read
+            back = Metadata()
+        if not back and part:
+            metadata = replace(metadata, **{name: b""})
+            _log.warning("%s cannot hold this picture's %s (%d bytes): it is left out", kind, name.upper(), len(part))
+        elif back != alone:
+            _log.warning("%s holds this picture's %s as tags of its own, not byte for byte", kind, name.upper())
+    return metadata
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -356,6 +419,39 @@ def _decode(picture: PIL.Image.Image, data: bytes) -> NDArray[np.uint8]:
     if turned is not None:
         picture = picture.transpose(turned)
     return np.array(picture, dtype=np.uint8)
+
+
+def _metadata(picture: PIL.Image.Image, data: bytes) -> Metadata:
+    """Return what a file says beside its pixels; the picture is loaded, and the PNG read to its end."""
+    icc, exif, xmp = (picture.info.get(name) for name in ("icc_profile", "exif", "xmp"))
+    if isinstance(picture, TiffImageFile):
+        exif = _exif_of_tiff(data)
+    icc, exif, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, exif, xmp))
+    return Metadata(icc, exif.removeprefix(_EXIF_START), xmp)
+
+
+def _exif_of_tiff(data: bytes) -> bytes:
+    try:
+        tags = PIL.Image.open(io.BytesIO(data), formats=("TIFF",)).getexif()  # once loaded, Pillow drops some
+        exif = _known_to_exif(tags)
+        return exif.tobytes() if exif else b""
+    except Exception as error:  # hostile bytes, of which the pixels are free
+        warnings.warn(f"its EXIF is damaged and left out: {_reason(error)}", stacklevel=2)
+        return b""
+
+
+def _known_to_exif(tags: PIL.Image.Exif) -> PIL.Image.Exif:
+    """Return the tags that EXIF has, without any that tell how a TIFF stores its pixels."""
+    exif = PIL.Image.Exif()
+    for tag in _TAGS_OF_EXIF:
+        if tag not in tags:
+            continue
+        value = tags[tag]
+        if tag in _SUB_DIRECTORIES:
+            value = dict(tags.get_ifd(tag))
+            value.pop(_TAG_INTEROP, None)  # a position in the file
+        exif[tag] = value
+    return exif
 
 
 def _why_not_opened(data: bytes, name: str) -> str:

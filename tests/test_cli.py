@@ -28,6 +28,7 @@ from refscale_codec import cli, codec, container, smap, terminal, tiles, weights
 from refscale_codec import image as pictures
 from refscale_codec import train as training
 from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 PRECIOUS = b"what was here before"
@@ -395,7 +396,7 @@ def test_a_picture_goes_to_another_machine(
     assert (outcome.code, outcome.out) == (0, b"")
     assert outcome.err == (
         f"new.rsc: {len(data)} bytes, {bpp} bits per pixel "
-        f"(low-res {parts.lr}, map {parts.map}, header {parts.header + parts.other})\n"
+        f"(low-res {parts.lr}, map {parts.map}, metadata 0, header {parts.header + parts.other})\n"
     )
     options = codec.EncodeOptions(quality=60, output_hash=True)
     assert data == codec.encode(target, reference, tiny_net, options)
@@ -417,10 +418,12 @@ def test_a_picture_goes_to_another_machine(
         "weights": tiny_net.fingerprint.hex(),
         "reference": None if reference is None else reference.fingerprint().hex(),
         "output_hash": hr_hat.fingerprint().hex(),
+        "metadata": None,
         "bytes": len(data),
         "bytes_header": parts.header + parts.other,
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
+        "bytes_metadata": 0,
         "bpp": bpp,
     }
     outcome = refscale("info", "new.rsc", "--json")
@@ -431,20 +434,22 @@ def test_a_picture_goes_to_another_machine(
     assert (
         outcome.text
         == f"""\
-width        {width}
-height       {height}
-scale        2
-codec        jpeg
-packed       true
-quality      60
-weights      {facts["weights"]}
-reference    {facts["reference"] or "none"}
-output_hash  {facts["output_hash"]}
-bytes        {len(data)}
-bytes_header {facts["bytes_header"]}
-bytes_map    {parts.map}
-bytes_lr     {parts.lr}
-bpp          {bpp}
+width          {width}
+height         {height}
+scale          2
+codec          jpeg
+packed         true
+quality        60
+weights        {facts["weights"]}
+reference      {facts["reference"] or "none"}
+output_hash    {facts["output_hash"]}
+metadata       none
+bytes          {len(data)}
+bytes_header   {facts["bytes_header"]}
+bytes_map      {parts.map}
+bytes_lr       {parts.lr}
+bytes_metadata 0
+bpp            {bpp}
 """
     )
 
@@ -488,6 +493,7 @@ def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], pl
         "bytes_header": parts.header + parts.other,
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
+        "bytes_metadata": 0,
         "bpp": round(8 * len(data) / (33 * 20), 4),
         "width": 33,
         "height": 20,
@@ -543,6 +549,68 @@ def test_the_suffix_chooses_the_format(refscale: Callable[..., Outcome], place: 
     assert refscale("decode", "with.rsc", *REF, "-o", name, *TINY).code == 0
     with PIL.Image.open(place / name) as picture:
         assert (picture.format, picture.size) == (kind, (33, 20))
+
+
+@pytest.fixture
+def saying(place: Path) -> Metadata:
+    """Write `saying.jpg`, a picture with metadata of every kind, and return that."""
+    exif = PIL.Image.Exif()
+    exif[274] = 6  # orientation
+    exif.get_ifd(34853)[1] = "N"  # position
+    said = Metadata(icc=b"any profile" * 20, exif=exif.tobytes()[6:] + b"preview", xmp=b"<x:xmpmeta/>")
+    options = {"icc_profile": said.icc, "exif": b"Exif\0\0" + said.exif, "xmp": said.xmp}
+    PIL.Image.fromarray(drawn(1)).save(place / "saying.jpg", **options)
+    return said
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.webp"])
+def test_metadata_travels_and_is_counted(
+    refscale: Callable[..., Outcome], place: Path, saying: Metadata, name: str
+) -> None:
+    outcome = refscale("encode", "saying.jpg", *REF, "-o", "out.rsc", *TINY)
+    size = container.part_sizes(container.unpack((place / "out.rsc").read_bytes())).metadata
+    assert f", metadata {size}, header 32)" in outcome.err
+    told = json.loads(refscale("info", "out.rsc", "--json").text)
+    assert (told["metadata"], told["bytes_metadata"]) == ("icc exif xmp", size)
+    assert told["bytes"] == sum(told[f"bytes_{part}"] for part in ("header", "map", "lr", "metadata"))
+    assert refscale("verify", "out.rsc", *TINY).code == 0
+    outcome = refscale("decode", "out.rsc", *REF, "-o", name, *TINY)
+    assert outcome == Outcome(0, b"", f"{name}: 33x20\n")
+    assert pictures.read(place / name).metadata == saying
+    assert refscale("decode", "out.rsc", *REF, "-o", name, "--window", "3,4,5,6", *TINY).code == 0
+    assert pictures.read(place / name).metadata == saying
+
+
+def test_stripped_metadata_leaves_no_trace(refscale: Callable[..., Outcome], place: Path, saying: Metadata) -> None:
+    assert refscale("encode", "saying.jpg", "-o", "out.rsc", "--strip", *TINY).code == 0
+    pictures.write(Image(pictures.read(place / "saying.jpg").pixels), place / "silent.png")
+    assert refscale("encode", "silent.png", "-o", "silent.rsc", *TINY).code == 0
+    assert (place / "out.rsc").read_bytes() == (place / "silent.rsc").read_bytes()
+
+
+def test_metadata_counts_in_a_target(refscale: Callable[..., Outcome], place: Path, saying: Metadata) -> None:
+    assert refscale("encode", "saying.jpg", "-o", "out.rsc", "--target-bytes", 600, *TINY).code == 0
+    data = (place / "out.rsc").read_bytes()
+    assert len(data) <= 600
+    assert container.unpack(data).metadata is not None
+
+
+def test_metadata_that_a_format_cannot_hold_is_told(
+    refscale: Callable[..., Outcome], place: Path, saying: Metadata, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert refscale("encode", "saying.jpg", "-o", "out.rsc", *TINY).code == 0
+    assert refscale("decode", "out.rsc", "-o", "out.tif", *TINY).code == 0
+    assert caplog.messages == ["tiff holds this picture's EXIF as tags of its own, not byte for byte"]
+    said = pictures.read(place / "out.tif").metadata
+    assert (said.icc, said.xmp) == (saying.icc, saying.xmp)
+
+
+def test_a_damaged_metadata_payload_is_refused(refscale: Callable[..., Outcome], place: Path) -> None:
+    content = container.unpack((place / "alone.rsc").read_bytes())
+    (place / "bad.rsc").write_bytes(container.pack(replace(content, metadata=bytes(9) + b"x")))
+    for line in ("info bad.rsc", f"verify bad.rsc {' '.join(TINY)}", f"decode bad.rsc -o out.png {' '.join(TINY)}"):
+        assert_refusal(refscale(*line.split()), 4, "bad.rsc", "METADATA")
+    assert not (place / "out.png").exists()
 
 
 def test_an_output_that_exists_is_replaced(refscale: Callable[..., Outcome], place: Path) -> None:

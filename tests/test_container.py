@@ -54,6 +54,14 @@ PLAIN_HEX = """
 """
 
 LONG = replace(FULL, lr=b"low-res" * 20)  # its length takes two bytes
+SAYING = replace(FULL, metadata=b"metadata")  # with an ancillary section that is announced
+SAYING_HEX = """
+    89525343 01 09 03 050607 010200 04 09 5a a1a2a3a4a5a6 b1b2b3b4b5b6 03cd7e93
+    01 03 f2ab3b82 c1c2c3
+    02 07 49e6d7e8 6c6f772d726573
+    03 06 23c3b48f d1d2d3d4d5d6
+    80 08 12286194 6d65746164617461
+"""
 
 
 def header_bytes(
@@ -99,7 +107,9 @@ def assert_refused(data, pattern):
 # ---- golden bytes
 
 
-@pytest.mark.parametrize(("value", "data"), [(FULL, FULL_HEX), (PLAIN, PLAIN_HEX)], ids=["full", "plain"])
+@pytest.mark.parametrize(
+    ("value", "data"), [(FULL, FULL_HEX), (PLAIN, PLAIN_HEX), (SAYING, SAYING_HEX)], ids=["full", "plain", "saying"]
+)
 def test_golden_bytes_both_ways(value, data):
     golden = bytes.fromhex(data)
     assert pack(value) == golden
@@ -137,7 +147,7 @@ def test_a_length_takes_one_byte_for_each_7_bits(size, length):
     head = bytes.fromhex("02" + length)
     assert data[32:] == head + struct.pack("<I", zlib.crc32(head + bytes(size))) + bytes(size)
     assert unpack(data) == value
-    assert part_sizes(value) == PartSizes(header=32, map=0, lr=len(head) + 4 + size, other=0)
+    assert part_sizes(value) == PartSizes(header=32, map=0, lr=len(head) + 4 + size, metadata=0, other=0)
 
 
 @pytest.mark.parametrize(("size", "digits"), [((1 << 28) - 1, 4), (1 << 28, 5), ((1 << 32) - 1, 5)])
@@ -207,6 +217,7 @@ def containers(draw):
         output_hash=draw(st.none() | fingerprints),
         packed=draw(st.booleans()),
         alignment=None if reference is None else draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads),
+        metadata=draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads),
     )
 
 
@@ -243,7 +254,7 @@ def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(dat
         header_bytes,
         version=st.integers(0, 2),
         required=st.integers(0, 15) | st.integers(0, 0xFF),
-        optional=st.integers(0, 1) | st.integers(0, 0xFF),
+        optional=st.integers(0, 3) | st.integers(0, 0xFF),
         width=st.integers(0, 9) | st.integers(0, 0xFFFFFF),
         height=st.integers(0, 9) | st.integers(0, 0xFFFFFF),
         scale=st.integers(0, 5),
@@ -252,13 +263,15 @@ def test_any_bytes_after_a_good_header_give_a_container_or_a_container_error(dat
         weights=fingerprints,
         reference=st.just(bytes(6)) | fingerprints,
     ),
-    st.lists(st.builds(section, st.integers(0, 5) | st.integers(0, 255), st.binary(max_size=9)), max_size=5),
+    st.lists(
+        st.builds(section, st.integers(0, 5) | st.just(128) | st.integers(0, 255), st.binary(max_size=9)), max_size=5
+    ),
 )
 def test_any_parts_with_fitting_crcs_give_a_container_or_a_container_error(header, sections):
     value = assert_container_or_error(header + b"".join(sections))
     if value is not None:  # what was accepted is what the format document says, but for what a reader skips
         assert unpack(pack(value)) == value
-        critical = [part for part in sections if part[0] < 128]
+        critical = [part for part in sections if part[0] <= 128]  # and METADATA
         assert pack(value)[:6] == header[:6]  # then come the optional flags
         assert pack(value)[7:28] == header[7:28]
         assert pack(value)[32:] == b"".join(critical)
@@ -267,14 +280,14 @@ def test_any_parts_with_fitting_crcs_give_a_container_or_a_container_error(heade
 # ---- cut off and damaged
 
 
-@pytest.mark.parametrize("value", [FULL, PLAIN, LONG], ids=["full", "plain", "long"])
+@pytest.mark.parametrize("value", [FULL, PLAIN, LONG, SAYING], ids=["full", "plain", "long", "saying"])
 def test_truncation_at_every_byte_is_noticed(value):
     data = pack(value)
     for size in range(len(data)):
         assert_refused(data[:size], "^truncated")
 
 
-@pytest.mark.parametrize("value", [FULL, PLAIN, LONG], ids=["full", "plain", "long"])
+@pytest.mark.parametrize("value", [FULL, PLAIN, LONG, SAYING], ids=["full", "plain", "long", "saying"])
 def test_every_change_of_a_single_byte_is_noticed(value):
     data = bytearray(pack(value))
     for at, original in enumerate(data):
@@ -344,7 +357,7 @@ def test_aligned_is_bit_two_of_the_required_flags_and_announces_section_four():
     data = head + MAP + LR + section(4)
     assert unpack(data) == aligned
     assert pack(aligned) == data
-    assert part_sizes(aligned) == PartSizes(header=32, map=26, lr=13, other=0)
+    assert part_sizes(aligned) == PartSizes(header=32, map=26, lr=13, metadata=0, other=0)
     assert_refused(head + MAP + LR, "^truncated: .* without its ALIGNMENT section$")
     assert_refused(head + MAP + LR + section(4, b""), "^malformed: ALIGNMENT section is empty")
     assert_refused(header_bytes(required=1, reference=b"before") + LR + section(4), "^malformed: ALIGNMENT .* announce")
@@ -356,10 +369,21 @@ def test_mapped_is_bit_three_of_the_required_flags_and_announces_section_one():
     head = header_bytes(required=0b1001, reference=b"before")
     assert unpack(head + MAP + LR) == mapped
     assert pack(mapped) == head + MAP + LR
-    assert part_sizes(mapped) == PartSizes(header=32, map=13, lr=13, other=0)
+    assert part_sizes(mapped) == PartSizes(header=32, map=13, lr=13, metadata=0, other=0)
     assert_refused(head + LR, "^truncated: .* without its MAP section$")
     assert_refused(header_bytes(required=0b1000) + MAP + LR, "^malformed: MAPPED flag without the REFERENCE flag")
     assert_refused(header_bytes(required=0b1000) + LR, "^malformed: MAPPED flag without the REFERENCE flag")
+
+
+def test_metadata_is_bit_one_of_the_optional_flags_and_announces_section_128():
+    saying = Container(Header(6, 5, 2, 1, 50, b"weight", None), b"payload", metadata=b"payload")
+    data = header_bytes(optional=2) + LR + section(128)
+    assert unpack(data) == saying
+    assert pack(saying) == data
+    assert part_sizes(saying) == PartSizes(header=32, map=0, lr=13, metadata=13, other=0)
+    assert_refused(header_bytes(optional=2) + LR, "^truncated: .* without its METADATA section$")
+    assert_refused(header_bytes() + LR + section(128), "^malformed: METADATA section, but")
+    assert_refused(header_bytes(optional=2) + LR + section(128, b""), "^malformed: METADATA section is empty")
 
 
 def test_a_reference_needs_no_map():
@@ -368,7 +392,7 @@ def test_a_reference_needs_no_map():
     assert unpack(data) == plain
     assert unpack(data).similarity_map is None
     assert pack(plain) == data
-    assert part_sizes(plain) == PartSizes(header=32, map=0, lr=13, other=0)
+    assert part_sizes(plain) == PartSizes(header=32, map=0, lr=13, metadata=0, other=0)
 
 
 def test_an_alignment_without_a_reference_is_a_mistake_of_the_caller():
@@ -377,7 +401,7 @@ def test_an_alignment_without_a_reference_is_a_mistake_of_the_caller():
 
 
 def test_unknown_optional_flag_is_ignored():
-    assert unpack(header_bytes(optional=0xFE) + LR) == unpack(header_bytes() + LR)
+    assert unpack(header_bytes(optional=0xFC) + LR) == unpack(header_bytes() + LR)
 
 
 def test_reference_fingerprint_without_its_flag_is_refused():
@@ -455,12 +479,12 @@ def test_output_hash_without_its_flag_is_refused():
 
 def test_wrong_order_is_refused():
     assert_refused(header_bytes(required=REFERENCE | MAPPED) + LR + MAP, "^malformed: MAP section at byte 45 after LR")
-    assert_refused(header_bytes() + section(128) + LR, "^malformed: LR section at byte 45 after type-128")
+    assert_refused(header_bytes() + section(129) + LR, "^malformed: LR section at byte 45 after type-129")
 
 
-@pytest.mark.parametrize("kind", [2, 128])
+@pytest.mark.parametrize("kind", [2, 129])
 def test_duplicate_section_is_refused(kind):
-    name = {2: "LR", 128: "type-128"}[kind]
+    name = {2: "LR", 129: "type-129"}[kind]
     twice = section(2) * (kind != 2) + section(kind) * 2
     assert_refused(
         header_bytes() + twice, f"^malformed: {name} section at byte .* after {name}, expected each type once"
@@ -490,15 +514,15 @@ def test_unknown_critical_section_is_refused(kind):
     assert_refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 45")
 
 
-@pytest.mark.parametrize("kind", [128, 255])
+@pytest.mark.parametrize("kind", [129, 255])
 def test_unknown_ancillary_section_is_skipped(kind):
     assert unpack(header_bytes() + LR + section(kind)) == unpack(header_bytes() + LR)
 
 
 def test_damaged_ancillary_section_is_refused():
-    data = bytearray(header_bytes() + LR + section(128))
+    data = bytearray(header_bytes() + LR + section(129))
     data[-1] ^= 1
-    assert_refused(bytes(data), "^damaged: type-128 section at byte 45")
+    assert_refused(bytes(data), "^damaged: type-129 section at byte 45")
 
 
 def test_length_beyond_the_end_is_refused():
@@ -519,10 +543,10 @@ def test_length_beyond_the_end_is_refused():
     )
 
 
-NAMES = {2: "LR", 127: "type-127", 128: "type-128"}
+NAMES = {2: "LR", 127: "type-127", 129: "type-129"}
 
 
-@pytest.mark.parametrize("kind", [2, 127, 128])  # checked before the type: of a section to be skipped, too
+@pytest.mark.parametrize("kind", [2, 127, 129])  # checked before the type: of a section to be skipped, too
 @pytest.mark.parametrize("length", ["8700", "878000", "87808000", "8780808000"])
 def test_length_not_in_its_shortest_form_is_refused(length, kind):
     data = header_bytes() + section(kind, length=bytes.fromhex(length))
@@ -536,7 +560,7 @@ def test_length_of_zero_has_one_form_too():
     assert_refused(data, "^malformed: MAP section at byte 32 does not write its length in the shortest form$")
 
 
-@pytest.mark.parametrize("kind", [2, 128])
+@pytest.mark.parametrize("kind", [2, 129])
 @pytest.mark.parametrize("length", ["878080808000", "808080808001", "ffffffffffffffffff01"])
 def test_length_over_five_bytes_is_refused(length, kind):
     data = header_bytes() + section(kind, length=bytes.fromhex(length))
@@ -544,7 +568,7 @@ def test_length_over_five_bytes_is_refused(length, kind):
     assert_refused(data[:38], "^malformed: length at byte 33 of more than 5 bytes$")
 
 
-@pytest.mark.parametrize("kind", [2, 128])
+@pytest.mark.parametrize("kind", [2, 129])
 @pytest.mark.parametrize(
     ("length", "expected"), [("8080808010", 1 << 32), ("8780808010", (1 << 32) + 7), ("ffffffff7f", (1 << 35) - 1)]
 )
@@ -597,7 +621,9 @@ def test_pack_refuses_a_header_out_of_range(change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"lr": b""}, {"alignment": b""}, {"output_hash": b""}, {"output_hash": b"seven b"}], ids=str
+    "change",
+    [{"lr": b""}, {"alignment": b""}, {"metadata": b""}, {"output_hash": b""}, {"output_hash": b"seven b"}],
+    ids=str,
 )
 def test_pack_refuses_sections_out_of_range(change):
     with pytest.raises(ValueError, match="expected"):
@@ -622,9 +648,9 @@ def test_pack_refuses_a_payload_that_its_length_field_cannot_hold(monkeypatch):
 
 
 def test_part_sizes_by_hand():
-    assert part_sizes(FULL) == PartSizes(header=32, map=6 + 3, lr=6 + 7, other=6 + 6)
-    assert part_sizes(LONG) == PartSizes(header=32, map=6 + 3, lr=7 + 140, other=6 + 6)
-    assert part_sizes(replace(PLAIN, output_hash=None)) == PartSizes(header=32, map=0, lr=7, other=0)
+    assert part_sizes(FULL) == PartSizes(header=32, map=6 + 3, lr=6 + 7, metadata=0, other=6 + 6)
+    assert part_sizes(LONG) == PartSizes(header=32, map=6 + 3, lr=7 + 140, metadata=0, other=6 + 6)
+    assert part_sizes(replace(PLAIN, output_hash=None)) == PartSizes(header=32, map=0, lr=7, metadata=0, other=0)
 
 
 def test_importing_container_loads_the_standard_library_only():

@@ -1,5 +1,6 @@
 """Files become pixels as stored or one clear error, and pixels become files whole or not at all."""
 
+import csv
 import hashlib
 import io
 import logging
@@ -7,11 +8,13 @@ import os
 import stat
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
+import PIL.PngImagePlugin
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 from refscale_codec import container, image
 from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
 
 RGB = np.random.default_rng(7).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 LOSSLESS = ["png", "webp", "tiff"]
@@ -191,6 +195,99 @@ def test_orientation_is_not_applied(format: str, orientation: int) -> None:
 def test_a_tiff_is_read_as_stored(orientation: int) -> None:
     assert np.array_equal(image.from_bytes(tiff_file(RGB, orientation=orientation), "photo.tif").pixels, RGB)
 
+
+# --- metadata --------------------------------------------------------------------------------------------------------
+
+
+def exif_block() -> bytes:
+    """Return EXIF with tags of the first, the EXIF and the GPS directory."""
+    exif = PIL.Image.Exif()
+    exif[271], exif[274], exif[282] = "maker", 6, 72.0
+    exif.get_ifd(34665)[36867] = "2020:01:02 03:04:05"
+    exif.get_ifd(34853)[2] = (1.0, 2.0, 3.5)
+    return exif.tobytes()[6:]
+
+
+SAID = Metadata(icc=bytes(range(200)), exif=exif_block(), xmp=b"<x:xmpmeta>\xc3\xa4\xff</x:xmpmeta>")
+
+
+def saying(format: str) -> bytes:
+    """Return a file with all of `SAID`, made without the module under test."""
+    exif = PIL.Image.Exif()
+    exif.load(SAID.exif)
+    options: dict[str, object] = {"icc_profile": SAID.icc, "exif": b"Exif\0\0" + SAID.exif, "xmp": SAID.xmp}
+    if format == "PNG":
+        options["pnginfo"] = PIL.PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", SAID.xmp)
+    elif format == "TIFF":
+        exif[700] = SAID.xmp
+        options["exif"] = exif
+    return rgb_file(format, **options)
+
+
+def tags(data: bytes) -> dict[int, object]:
+    exif = PIL.Image.open(io.BytesIO(data)).getexif()
+    return {tag: exif[tag] for tag in (271, 274, 282)} | exif.get_ifd(34665) | exif.get_ifd(34853)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_metadata_comes_back_byte_for_byte(format: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    read = image.from_bytes(saying(format), "photo")
+    assert read.metadata == SAID
+    written = image.to_bytes(read, kind)
+    assert image.from_bytes(written, "photo").metadata == SAID
+    assert tags(written) == tags(saying(format))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_tiff_gets_exif_as_tags(format: str) -> None:
+    written = image.to_bytes(image.from_bytes(saying(format), "photo"), "tiff")
+    said = image.from_bytes(written, "photo").metadata
+    assert (said.icc, said.xmp) == (SAID.icc, SAID.xmp)
+    assert tags(written) == tags(saying(format))
+
+
+@given(
+    icc=st.binary(max_size=99), exif=st.binary(max_size=99), xmp=st.binary(max_size=99), kind=st.sampled_from(LOSSLESS)
+)
+@settings(max_examples=100, deadline=None)
+def test_no_metadata_keeps_a_picture_from_being_written(icc: bytes, exif: bytes, xmp: bytes, kind: str) -> None:
+    back = image.from_bytes(image.to_bytes(Image(RGB, Metadata(icc, exif, xmp)), kind), "photo")
+    assert np.array_equal(back.pixels, RGB)
+
+
+def test_what_a_format_cannot_hold_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    said = Metadata(icc=bytes(2_000_000), exif=b"no EXIF", xmp=b"x")  # Pillow refuses a PNG with such a profile
+    assert image.from_bytes(image.to_bytes(Image(RGB, said), "png"), "photo").metadata == Metadata(b"", said.exif, b"x")
+    assert image.from_bytes(image.to_bytes(Image(RGB, said), "tiff"), "photo").metadata == Metadata(said.icc, b"", b"x")
+    assert caplog.messages == [
+        "png cannot hold this picture's ICC (2000000 bytes): it is left out",
+        "tiff cannot hold this picture's EXIF (7 bytes): it is left out",
+    ]
+
+
+def test_tags_that_tell_how_a_tiff_is_stored_are_not_taken_over() -> None:
+    exif = PIL.Image.Exif()
+    exif[256], exif[262], exif[271] = 9, 0, "maker"  # width and photometric interpretation
+    written = image.to_bytes(Image(RGB, Metadata(exif=exif.tobytes()[6:])), "tiff")
+    assert np.array_equal(image.from_bytes(written, "photo").pixels, RGB)
+    assert image.from_bytes(tiff_file(RGB), "photo.tif").metadata == Metadata()
+
+
+def test_a_real_picture_keeps_its_metadata(data_folder: Path, tmp_path: Path) -> None:
+    with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if row["split"] == "dev")
+    picture = image.read(data_folder / row["target"])
+    for suffix in (".png", ".webp"):
+        image.write(replace(picture, metadata=SAID), tmp_path / f"photo{suffix}")
+        back = image.read(tmp_path / f"photo{suffix}")
+        assert back.metadata == SAID
+        assert back.fingerprint() == picture.fingerprint()
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 RGBA = np.dstack([RGB, RGB[..., :1]])
 GREY = RGB[..., 0]
