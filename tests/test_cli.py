@@ -557,8 +557,8 @@ def saying(place: Path) -> Metadata:
     exif = PIL.Image.Exif()
     exif[274] = 6  # orientation
     exif.get_ifd(34853)[1] = "N"  # position
-    said = Metadata(icc=b"any profile" * 20, exif=exif.tobytes()[6:], xmp=b"<x:xmpmeta/>")
-    options = {"icc_profile": said.icc, "exif": exif.tobytes(), "xmp": said.xmp}
+    said = Metadata(icc=b"any profile" * 20, exif=exif.tobytes()[6:] + b"preview", xmp=b"<x:xmpmeta/>")
+    options = {"icc_profile": said.icc, "exif": b"Exif\0\0" + said.exif, "xmp": said.xmp}
     PIL.Image.fromarray(drawn(1)).save(place / "saying.jpg", **options)
     return said
 
