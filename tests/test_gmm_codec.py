@@ -317,3 +317,14 @@ def test_the_command_line_codes_and_tells(
     assert (outcome.code, "not a JPEG" in outcome.err) == (ContainerError.exit_code, True)
     outcome = refscale("encode", target, "-o", coded, "--codec", "gmm", *both)
     assert (outcome.code, "--codec would have no effect" in outcome.err) == (UsageError.exit_code, True)
+
+
+def test_the_codec_works_with_what_ships(refscale: Callable[..., Outcome], tmp_path: Path) -> None:
+    examples = Path(__file__).parent.parent / "examples"
+    target, reference = examples / "target.png", examples / "reference.png"
+    coded, back = tmp_path / "out.rsc", tmp_path / "back.png"
+    assert refscale("encode", target, "--ref", reference, "-o", coded, "--codec", "gmm").code == 0
+    assert json.loads(refscale("info", coded, "--json").text)["codec"] == "gmm"
+    assert refscale("decode", coded, "--ref", reference, "-o", back).code == 0
+    assert metrics.psnr(pictures.read(target).pixels, pictures.read(back).pixels) > 30
+    assert refscale("encode", target, "-o", coded, "--codec", "gmm", "--scale", "4").code == WeightsError.exit_code
