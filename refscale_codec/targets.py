@@ -2,8 +2,8 @@
 
 Alignment and the use of the reference are found once; what is repeated is net, low-res codec and, for a PSNR, decoding.
 ln(bytes) and PSNR are almost straight over the logarithm of JPEG's quantiser step, so the secant through the two best
-tries soon leads to the quality next above the target. One step of quality is 1 to 15 % of the bytes, and 50 % near 100:
-what is left of it is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
+tries soon leads to the quality next above the target. One step of quality is more than the bytes may be off, so what
+is too much is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
 
 Only the packed 4:4:4 JPEG has a dead zone. With a subsampled one, and with the learned codec, the search ends at the
 best whole quality.

@@ -1,0 +1,116 @@
+"""How close `encode --target-bpp` comes, in how many tries, and what the dead zone costs.
+
+    python benchmarks/targets.py ../shared/data/manifest.csv
+
+One dev pair of each dataset, the middle 128 x 128 pixels, with the x2 weights that ship. For each size: the file
+against the target in percent, the tries, and the same with whole qualities only (the largest file not above the
+target). What the dead zone costs: PSNR of the file against the line through the two whole qualities around it, over
+ln(bytes).
+
+Writes benchmarks/results/targets.json, and the table in docs/TRAINING.md.
+"""
+
+import argparse
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refscale_codec import codec, data, image, metrics, targets, weights
+from refscale_codec.errors import TargetError
+from refscale_codec.image import Image
+from refscale_codec.rescale.net import RescaleNet
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 128
+SIZES = (0.25, 0.5, 1.0, 1.5)  # bits per pixel
+MARK = "<!-- by benchmarks/targets.py -->"
+
+
+def middle(path: Path) -> Image:
+    """Return the middle of a picture."""
+    pixels = image.read(path).pixels
+    top, left = ((side - SIDE) // 2 for side in pixels.shape[:2])
+    return Image(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
+
+
+def measured(target: Image, reference: Image, net: RescaleNet, bpp: float) -> dict[str, Any]:
+    """Return what one target gives, in percent of its bytes and in dB."""
+    size = int(bpp * SIDE**2 / 8)
+    reached = targets.encode(target, reference, net, targets.Target("bytes", size))
+    quality = reached.quality
+    files = [codec.encode(target, reference, net, codec.EncodeOptions(quality=quality))]
+    while len(files) < 2 or len(files[0]) > size:
+        quality -= 1
+        files.insert(0, codec.encode(target, reference, net, codec.EncodeOptions(quality=quality)))
+    around = [files[0], reached.data, files[1]]  # the last and the first are whole qualities, one apart
+    below, found, above = (metrics.psnr(target.pixels, codec.decode(file, reference, net).pixels) for file in around)
+    sizes = [len(file) for file in around]
+    part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0]) if sizes[2] > sizes[0] else 1.0
+    return {
+        "bpp": bpp,
+        "percent": 100 * sizes[1] / size - 100,
+        "percent_whole": 100 * max(s for s in (sizes[0], sizes[2]) if s <= size) / size - 100,
+        "tries": reached.tries,
+        "quality": reached.quality,
+        "step_percent": 100 * sizes[2] / sizes[0] - 100,
+        "db_beside_the_line": found - (below + part * (above - below)),
+    }
+
+
+def main() -> None:
+    """Measure, and write results and table."""
+    parser = argparse.ArgumentParser(description="Measure how close targets are reached.")
+    parser.add_argument("manifest", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    net = weights.load(weights.shipped(2))
+    firsts: dict[str, data.Pair] = {}
+    for pair in data.read_manifest(args.manifest, ("dev",)):
+        if pair.reference is not None:
+            firsts.setdefault(pair.dataset, pair)
+    rows: list[dict[str, Any]] = []
+    for pair in firsts.values():
+        assert pair.reference is not None
+        target, reference = middle(pair.target), middle(pair.reference)
+        for bpp in SIZES:
+            try:
+                row = measured(target, reference, net, bpp)
+            except TargetError as error:
+                row = {"bpp": bpp, "error": str(error)}
+            rows.append({"dataset": pair.dataset, "name": pair.name} | row)
+            print(rows[-1], flush=True)
+    result = {
+        "command": "python benchmarks/targets.py manifest.csv",
+        "weights": net.fingerprint.hex(),
+        "versions": {"torch": torch.__version__},
+        "machine": platform.machine(),
+        "rows": rows,
+    }
+    (ROOT / "benchmarks" / "results" / "targets.json").write_text(json.dumps(result, indent=1) + "\n")
+    lines = [
+        "| bits per pixel | files | off target, mean | worst | worst, whole qualities | tries | beside the line |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for bpp in SIZES:
+        found = [row for row in rows if row["bpp"] == bpp and "error" not in row]
+        off, whole, tries, beside = (
+            [row[key] for row in found] for key in ("percent", "percent_whole", "tries", "db_beside_the_line")
+        )
+        lines.append(
+            f"| {bpp} | {len(found)} | {np.mean(off):+.1f} % | {min(off):+.1f} % | {min(whole):+.1f} % "
+            f"| {np.mean(tries):.1f} | {np.mean(beside):+.2f} dB |"
+        )
+    page = ROOT / "docs" / "TRAINING.md"
+    parts = page.read_text(encoding="utf-8").split(MARK)
+    parts[1] = "\n" + "\n".join(lines) + "\n"
+    page.write_text(MARK.join(parts), encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
