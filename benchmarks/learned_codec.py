@@ -23,8 +23,7 @@ import torch
 
 from refscale_codec import align, codec, data, image, weights
 from refscale_codec.lrcodec import coefficients, latents, packing
-from refscale_codec.lrcodec.gmm import Gmm
-from refscale_codec.lrcodec.latents import STRIDE
+from refscale_codec.lrcodec.gmm import Gmm, _guide
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (35, 75)
@@ -47,12 +46,8 @@ def measured(gmm: Gmm, low: codec.LowRes, quality: int) -> dict[str, Any]:
     height, width = low.lr.shape[:2]
     made = gmm.analyse(torch.from_numpy(low.lr.transpose(2, 0, 1) / 255), quality)
     rows, columns = made.y.shape[1:]
-    guide = torch.zeros(3, STRIDE * rows, STRIDE * columns, dtype=torch.float64)
-    sizes: dict[str, float] = {"bytes_without": len(latents.encode(made, guide, quality, model))}
-    if low.guide is not None:
-        bottom, right = guide.shape[1] - low.guide.shape[0], guide.shape[2] - low.guide.shape[1]
-        padded = np.pad(low.guide, ((0, bottom), (0, right), (0, 0)), "edge").transpose(2, 0, 1)
-        guide = torch.from_numpy(padded.astype(np.float64) - 128)
+    guide, none = (_guide(reference, rows, columns) for reference in (low.guide, None))
+    sizes: dict[str, float] = {"bytes_without": len(latents.encode(made, none, quality, model))}
     started = time.process_time()
     payload = latents.encode(made, guide, quality, model)
     halfway = time.process_time()

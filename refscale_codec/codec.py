@@ -2,7 +2,7 @@
 
     hr ──┐                    ┌─> levels ──smap──────────────┐
          ├─ RescaleNet down ──┤                              ├─ container ──> bytes
-    ref ─┘                    └─> lr ──8 bits──lrcodec───────┘
+    ref ─┘                    └─> lr ──lrcodec───────────────┘
                                                                 bytes ──> levels, lr_hat ──┐
                                                                                            ├─ RescaleNet up ──> hr_hat
                                                                                     ref ───┘
@@ -11,6 +11,8 @@ After RefScale (paper, Fig. 2). The reference must have the picture's size; `ali
 holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it does; one
 that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use that in
 place of JPEG's coefficients; it makes use of the reference, too.
+
+Longer than most modules, because the whole sentence stands here, both ways, for whole pictures and for windows.
 """
 
 import math

@@ -16,6 +16,8 @@ predict the latents (no more: the rescaler has used it already).
 Analysis and synthesis are built of CompressAI's layers and run in floating point: another machine may decode samples
 that differ by a level. The entropy model is exported to integers (`entropy_model`), and the latents are the same
 everywhere.
+
+Longer than most modules, because what is trained and its export to integers must change together.
 """
 
 import importlib.util
