@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import mixture
-from refscale_codec.lrcodec.integers import Layer
+from refscale_codec.lrcodec.integers import Dense, Layer, _finished
 from refscale_codec.lrcodec.mixture import Integers, Mixture, Tables
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
@@ -132,10 +132,10 @@ class Latents(NamedTuple):
     z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
 
 
-def fixed_sums(
+def known_features(
     model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
-) -> list[Tensor]:
-    """Return what does not depend on y of the first layer of each group's parameters, [_, height, width] each.
+) -> Tensor:
+    """Return what the mixtures depend on apart from y, [height * width, _] position by position.
 
     Args:
         model: the integer networks.
@@ -152,67 +152,70 @@ def fixed_sums(
     for layer in model.reference:
         reference = layer(reference)
     told = torch.from_numpy(model.quality[:, quality].astype(np.float64))
-    planes = told[None, :, None, None].expand(-1, -1, height, width)
-    known = torch.cat([hyper[..., :height, :width], reference, planes], dim=1)
-    return [
-        functional.conv2d(known, first.weight[:, : known.shape[1]], first.bias)[0] for first, *_ in model.parameters
-    ]
+    planes = told[:, None, None].expand(-1, height, width)
+    return torch.cat([hyper[0, :, :height, :width], reference[0], planes]).flatten(1).T.contiguous()
 
 
-class _Field:
-    """The latents that are known, with two rows above and two columns on either side, flat."""
+class _Coder:
+    """The latents of a picture as far as they are known, and the networks as matrices, to tell the mixtures of more."""
 
-    def __init__(self, model: EntropyModel, y: Tensor) -> None:
-        """Hold y [n, h, w]."""
-        padded = functional.pad(y, (2, 2, 2, 0))
+    def __init__(self, model: EntropyModel, y: Integers, known: Tensor) -> None:
+        """Begin with y [n, h, w], which `fill` may change, and what `known_features` returns."""
+        self.known, self.columns = known, y.shape[2]
+        padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))  # two rows above and two columns on either side
         self.width = padded.shape[2]
-        self.raw = padded.flatten(1)
-        self.companded = model.companded(self.raw)
+        self.raw = torch.from_numpy(padded.reshape(len(y), -1).T.astype(np.float64))  # [places, n]
+        self.taps = torch.tensor([dy * self.width + dx for dy, dx in TAPS])
+        self.compand = torch.from_numpy(np.concatenate([-model.compand[:0:-1], model.compand]).astype(np.float64))
+        self.companded = self.compand[self.raw.long() + mixture.LARGEST]
+
+        self.groups = model.groups
+        by_taps = model.context.weight.unflatten(1, (-1, len(TAPS))).transpose(1, 2).flatten(1, 2)
+        self.context = Dense.of(model.context._replace(weight=by_taps))
+        slope, self.slope_bias = model.slope.divided()
+        self.slope = slope[..., 0, 0].T.contiguous()  # [12, n]
+        firsts = [Dense.of(first) for first, *_ in model.parameters]
+        shared = self.known.shape[1] + self.context.weight.shape[1]
+        self.first = torch.cat([first.weight[:shared] for first in firsts], dim=1)
+        self.first_bias = torch.cat([first.bias for first in firsts])
+        self.before = [first._replace(weight=first.weight[shared:]) for first in firsts]
+        self.others = [[Dense.of(layer) for layer in others] for _, *others in model.parameters]
+        self.lookup = mixture.Lookup.of(model.tables)
 
     def place(self, ys: Integers, xs: Integers) -> Tensor:
-        """Return the places of positions."""
         return torch.from_numpy((ys + 2) * self.width + xs + 2)
 
-
-class _Wave:
-    """Positions that are coded at once, and what their mixtures depend on."""
-
-    def __init__(
-        self, model: EntropyModel, field: _Field, fixed: list[Tensor], place: Tensor, ys: Integers, xs: Integers
-    ) -> None:
-        """`place` is that of the positions in the field, which may be filled in while coding."""
-        self.model, self.field, self.place = model, field, place
-        self.fixed = [total[:, ys, xs] for total in fixed]
-        taps = torch.tensor([dy * field.width + dx for dy, dx in TAPS])
-        around = place + taps[:, None]
-        self.context = _dense(model.context, field.companded[:, around].flatten(0, 1))
-        slope = (model.slope.weight[..., 0] * field.raw[:, around]).sum(dim=1) + model.slope.bias[:, None]
-        self.slope = model.slope.finish(slope[None, :, None])[0, :, 0]
+    def wave(self, ys: Integers, xs: Integers):
+        self.at = place = self.place(ys, xs)
+        around = (place[:, None] + self.taps).flatten()
+        context = self.context(self.companded.index_select(0, around).view(len(ys), -1))
+        inputs = torch.cat([self.known[ys * self.columns + xs], context], dim=1)
+        self.sums = torch.addmm(self.first_bias, inputs, self.first).split([len(before.bias) for before in self.before], dim=1)
+        seen = self.raw.index_select(0, around).view(len(ys), len(TAPS), -1)
+        self.slopes = _finished((seen * self.slope).sum(dim=1) + self.slope_bias, False).numpy()
 
     def parts(self, group: int) -> list[mixture.Part]:
         """Return how a group's latents are coded, position by position; the groups before must be in the field."""
-        return mixture.parts(self.mixture(group), self.model.tables)
+        return mixture.parts(self.mixture(group), self.lookup)
 
     def mixture(self, group: int) -> Mixture:
         """Return the mixtures of a group's latents, likewise."""
-        channels = self.model.groups[group]
-        first, *others = self.model.parameters[group]
-        inputs = torch.cat([self.context, self.field.companded[: channels.start, self.place]])
-        total = first.weight[:, -len(inputs) :, 0, 0] @ inputs + self.fixed[group]
-        hidden = first.finish(total[None, :, None])[0, :, 0]
-        for layer in others:
-            hidden = _dense(layer, hidden)
-        kinds = hidden.reshape(3, mixture.COMPONENTS, -1, len(self.place))
-        kinds[1] += self.slope[channels]
-        scale, mean, logit = kinds.numpy().astype(np.int64).transpose(0, 1, 3, 2).reshape(3, mixture.COMPONENTS, -1)
+        channels = self.groups[group]
+        before = self.companded[:, : channels.start].index_select(0, self.at)
+        hidden = self.before[group](before, self.sums[group])
+        for layer in self.others[group]:
+            hidden = layer(hidden)
+        kinds = hidden.numpy().reshape(len(hidden), 3, mixture.COMPONENTS, -1)
+        kinds[:, 1] += self.slopes[:, None, channels]
+        scale, mean, logit = kinds.transpose(1, 2, 0, 3).astype(np.int64).reshape(3, mixture.COMPONENTS, -1)
         reach = mixture.STEPS * mixture.LARGEST
-        return Mixture(np.clip(scale, 0, mixture.SCALES - 1), np.clip(mean, -reach, reach), logit)
+        return Mixture(scale.clip(0, mixture.SCALES - 1), mean.clip(-reach, reach), logit)
 
-
-def _dense(layer: Layer, x: Tensor) -> Tensor:
-    """Apply a 1x1 layer to [in, p]."""
-    total = layer.weight[..., 0, 0] @ x + layer.bias[:, None]
-    return layer.finish(total[None, :, None])[0, :, 0]
+    def fill(self, group: int, values: Integers) -> None:
+        channels = self.groups[group]
+        found = torch.from_numpy(values.reshape(len(self.at), -1))
+        self.raw[self.at, channels] = found.double()
+        self.companded[self.at, channels] = self.compand[found + mixture.LARGEST]
 
 
 def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
@@ -243,13 +246,12 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
     rows = np.repeat(np.arange(len(z)), z[0].size)
     coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
 
-    fixed = fixed_sums(model, z, reference, quality, *y.shape[1:])
-    field = _Field(model, torch.from_numpy(y.astype(np.float64)))
+    networks = _Coder(model, y, known_features(model, z, reference, quality, *y.shape[1:]))
     for waves in _some(_waves(*y.shape[1:])):
         ys, xs = (np.concatenate(places) for places in zip(*waves, strict=True))
-        together = _Wave(model, field, fixed, field.place(ys, xs), ys, xs)
+        networks.wave(ys, xs)
         groups = [
-            (y[channels, ys, xs].T.ravel(), together.parts(group), channels.stop - channels.start)
+            (y[channels, ys, xs].T.ravel(), networks.parts(group), channels.stop - channels.start)
             for group, channels in enumerate(model.groups)
         ]
         ends = np.cumsum([0, *(len(positions) for positions, _ in waves)])
@@ -269,23 +271,18 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         raise ContainerError("the low-res payload holds no latents")
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
-    field = _Field(model, torch.zeros(model.channels, height, width, dtype=torch.float64))
     try:
         rows = np.repeat(np.arange(size[0]), size[1] * size[2])
         symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
         z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
-        fixed = fixed_sums(model, z, reference, quality, height, width)
+        networks = _Coder(model, np.zeros((model.channels, height, width), np.int64), known_features(model, z, reference, quality, height, width))
         for ys, xs in _waves(height, width):
-            place = field.place(ys, xs)
-            wave = _Wave(model, field, fixed, place, ys, xs)
-            for group, channels in enumerate(model.groups):
-                values = mixture.decode(coder, wave.parts(group)).astype(np.float64)
-                found = torch.from_numpy(values.reshape(len(ys), -1).T.copy())
-                field.raw[channels, place] = found
-                field.companded[channels, place] = model.companded(found)
+            networks.wave(ys, xs)
+            for group in range(len(model.groups)):
+                networks.fill(group, mixture.decode(coder, networks.parts(group)))
         if not coder.maybe_exhausted():
             raise ContainerError("the low-res payload is damaged: it has bytes to spare")
     except (AssertionError, ValueError):
         raise ContainerError("the low-res payload is damaged: it does not decode") from None
-    y = field.raw.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
+    y = networks.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
     return Latents(y.numpy().astype(np.int64), z)
