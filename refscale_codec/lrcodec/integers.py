@@ -43,11 +43,11 @@ class Layer(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """A layer of kernel 1 as a matrix, for few positions at a time."""
+    """A layer of kernel 1 as a matrix, for a few positions at a time."""
 
     weight: Tensor  # [in, out], divided
     bias: Tensor  # [out], likewise
-    leaky: bool
+    leaky: bool = True
 
     @classmethod
     def of(cls, layer: Layer) -> "Dense":
@@ -55,9 +55,16 @@ class Dense(NamedTuple):
         weight, bias = layer.divided()
         return cls(weight[..., 0, 0].T.contiguous(), bias, layer.leaky)
 
-    def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
-        """Map [p, in] to [p, out]; `start` are sums [p, out] to begin with, in place of the biases."""
-        return _finished(torch.addmm(self.bias if start is None else start, x, self.weight), self.leaky)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map [p, in] to [p, out]."""
+        return self.finished(self.sums(x))
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Return the sums alone."""
+        return torch.addmm(self.bias, x, self.weight)
+
+    def finished(self, sums: Tensor) -> Tensor:
+        return _finished(sums, self.leaky)
 
 
 def _finished(total: Tensor, leaky: bool) -> Tensor:

@@ -16,18 +16,20 @@ the order aside.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import constriction
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import mixture
-from refscale_codec.lrcodec.integers import Dense, Layer, _finished
-from refscale_codec.lrcodec.mixture import Integers, Mixture, Tables
+from refscale_codec.lrcodec.integers import CLAMP, Dense, Layer
+from refscale_codec.lrcodec.mixture import Integers, Lookup, Mixture, Part, Tables
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
 """Rows and columns, from a latent, of those that its context sees."""
@@ -40,7 +42,8 @@ _TOGETHER = 256  # positions whose mixtures the encoder computes at once
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
-class EntropyModel(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class EntropyModel:
     """Everything integer in a weights file, for n channels of y and m of z."""
 
     hyper: list[Layer]  # z [m, h/2, w/2] -> [a, h, w]
@@ -119,10 +122,39 @@ class EntropyModel(NamedTuple):
             **tables,
         )
 
-    def companded(self, y: Tensor) -> Tensor:
-        """Return latents, whole numbers within LARGEST, as the networks take them."""
-        table = torch.from_numpy(self.compand.astype(np.float64))
-        return torch.sign(y) * table[y.abs().long()]
+    @cached_property
+    def matrices(self) -> "Matrices":
+        """The same as a wave takes it."""
+        by_taps = self.context.weight.unflatten(1, (-1, len(TAPS))).transpose(1, 2).flatten(1, 2)
+        context = Dense.of(self.context._replace(weight=by_taps))
+        slope, slope_bias = self.slope.divided()
+        firsts = [Dense.of(first) for first, *_ in self.parameters]
+        shared = len(firsts[0].weight)  # the first group has none before it
+        weights = torch.cat([first.weight[:shared] for first in firsts], dim=1)
+        return Matrices(
+            context=context,
+            slope=slope[..., 0, 0].T.numpy(),
+            slope_bias=slope_bias.numpy(),
+            first=Dense(weights, torch.cat([first.bias for first in firsts])),
+            parameters=[
+                [first._replace(weight=first.weight[shared:]), *(Dense.of(layer) for layer in others)]
+                for first, (_, *others) in zip(firsts, self.parameters, strict=True)
+            ],
+            compand=np.concatenate([-self.compand[:0:-1], self.compand]).astype(np.float64),
+            lookup=Lookup.of(self.tables),
+        )
+
+
+class Matrices(NamedTuple):
+    """What a wave needs of an `EntropyModel`, as it takes it."""
+
+    context: Dense  # its inputs by taps, not by channels
+    slope: NDArray[np.float64]  # [12, n], divided
+    slope_bias: NDArray[np.float64]  # [n], likewise
+    first: Dense  # of what all groups know, the first layers of all groups, but for what follows
+    parameters: list[list[Dense]]  # by groups; the first layer only of the latents of the position that came before
+    compand: NDArray[np.float64]  # of latents from -LARGEST on
+    lookup: Lookup
 
 
 class Latents(NamedTuple):
@@ -132,10 +164,10 @@ class Latents(NamedTuple):
     z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
 
 
-def known_features(
+def features(
     model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
-) -> Tensor:
-    """Return what the mixtures depend on apart from y, [height * width, _] position by position.
+) -> NDArray[np.float64]:
+    """Return what mixtures depend on apart from y, [height, width, a + r + 2].
 
     Args:
         model: the integer networks.
@@ -153,69 +185,64 @@ def known_features(
         reference = layer(reference)
     told = torch.from_numpy(model.quality[:, quality].astype(np.float64))
     planes = told[:, None, None].expand(-1, height, width)
-    return torch.cat([hyper[0, :, :height, :width], reference[0], planes]).flatten(1).T.contiguous()
+    known = torch.cat([hyper[0, :, :height, :width], reference[0], planes])
+    return known.permute(1, 2, 0).contiguous().numpy()
 
 
-class _Coder:
-    """The latents of a picture as far as they are known, and the networks as matrices, to tell the mixtures of more."""
+class _Wave(NamedTuple):
+    """Positions that are coded at once, and what their mixtures depend on apart from each other's groups."""
 
-    def __init__(self, model: EntropyModel, y: Integers, known: Tensor) -> None:
-        """Begin with y [n, h, w], which `fill` may change, and what `known_features` returns."""
-        self.known, self.columns = known, y.shape[2]
-        padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))  # two rows above and two columns on either side
+    places: Integers  # [p] in the field
+    sums: tuple[Tensor, ...]  # [p, _] of the first layer of each group's parameters
+    slope: NDArray[np.float64]  # [p, n]
+
+
+class _Field:
+    """The latents that are known, with two rows above and two columns on either side, position by position."""
+
+    def __init__(self, model: EntropyModel, y: Integers, known: NDArray[np.float64]) -> None:
+        """Hold y [n, h, w], and what `features` returns."""
+        self.groups, self.matrices, self.known = model.groups, model.matrices, known
+        padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))
         self.width = padded.shape[2]
-        self.raw = torch.from_numpy(padded.reshape(len(y), -1).T.astype(np.float64))  # [places, n]
-        self.taps = torch.tensor([dy * self.width + dx for dy, dx in TAPS])
-        self.compand = torch.from_numpy(np.concatenate([-model.compand[:0:-1], model.compand]).astype(np.float64))
-        self.companded = self.compand[self.raw.long() + mixture.LARGEST]
+        self.taps = np.array([dy * self.width + dx for dy, dx in TAPS])
+        self.raw = padded.reshape(len(y), -1).T.astype(np.float64, order="C")  # [places, n]
+        self.companded = self.matrices.compand.take(self.raw.astype(np.int64) + mixture.LARGEST)
 
-        self.groups = model.groups
-        by_taps = model.context.weight.unflatten(1, (-1, len(TAPS))).transpose(1, 2).flatten(1, 2)
-        self.context = Dense.of(model.context._replace(weight=by_taps))
-        slope, self.slope_bias = model.slope.divided()
-        self.slope = slope[..., 0, 0].T.contiguous()  # [12, n]
-        firsts = [Dense.of(first) for first, *_ in model.parameters]
-        shared = self.known.shape[1] + self.context.weight.shape[1]
-        self.first = torch.cat([first.weight[:shared] for first in firsts], dim=1)
-        self.first_bias = torch.cat([first.bias for first in firsts])
-        self.before = [first._replace(weight=first.weight[shared:]) for first in firsts]
-        self.others = [[Dense.of(layer) for layer in others] for _, *others in model.parameters]
-        self.lookup = mixture.Lookup.of(model.tables)
+    def wave(self, ys: Integers, xs: Integers) -> _Wave:
+        """Return a wave of positions whose neighbours are known."""
+        places = (ys + 2) * self.width + xs + 2
+        around = places[:, None] + self.taps
+        neighbours = self.companded.take(around, axis=0).reshape(len(places), -1)
+        context = self.matrices.context(torch.from_numpy(neighbours))
+        sums = self.matrices.first.sums(torch.cat([torch.from_numpy(self.known[ys, xs]), context], dim=1))
+        slope = (self.raw.take(around, axis=0) * self.matrices.slope).sum(axis=1) + self.matrices.slope_bias
+        widths = [len(first.bias) for first, *_ in self.matrices.parameters]
+        return _Wave(places, sums.split(widths, dim=1), np.floor(slope).clip(-CLAMP, CLAMP))
 
-    def place(self, ys: Integers, xs: Integers) -> Tensor:
-        return torch.from_numpy((ys + 2) * self.width + xs + 2)
-
-    def wave(self, ys: Integers, xs: Integers):
-        self.at = place = self.place(ys, xs)
-        around = (place[:, None] + self.taps).flatten()
-        context = self.context(self.companded.index_select(0, around).view(len(ys), -1))
-        inputs = torch.cat([self.known[ys * self.columns + xs], context], dim=1)
-        self.sums = torch.addmm(self.first_bias, inputs, self.first).split([len(before.bias) for before in self.before], dim=1)
-        seen = self.raw.index_select(0, around).view(len(ys), len(TAPS), -1)
-        self.slopes = _finished((seen * self.slope).sum(dim=1) + self.slope_bias, False).numpy()
-
-    def parts(self, group: int) -> list[mixture.Part]:
-        """Return how a group's latents are coded, position by position; the groups before must be in the field."""
-        return mixture.parts(self.mixture(group), self.lookup)
-
-    def mixture(self, group: int) -> Mixture:
-        """Return the mixtures of a group's latents, likewise."""
+    def mixture(self, wave: _Wave, group: int) -> Mixture:
+        """Return the mixtures of a group's latents, position by position; the groups before must be in the field."""
         channels = self.groups[group]
-        before = self.companded[:, : channels.start].index_select(0, self.at)
-        hidden = self.before[group](before, self.sums[group])
-        for layer in self.others[group]:
+        first, *others = self.matrices.parameters[group]
+        before = torch.from_numpy(self.companded[wave.places, : channels.start])
+        hidden = first.finished(torch.addmm(wave.sums[group], before, first.weight))
+        for layer in others:
             hidden = layer(hidden)
         kinds = hidden.numpy().reshape(len(hidden), 3, mixture.COMPONENTS, -1)
-        kinds[:, 1] += self.slopes[:, None, channels]
+        kinds[:, 1] += wave.slope[:, None, channels]
         scale, mean, logit = kinds.transpose(1, 2, 0, 3).astype(np.int64).reshape(3, mixture.COMPONENTS, -1)
         reach = mixture.STEPS * mixture.LARGEST
         return Mixture(scale.clip(0, mixture.SCALES - 1), mean.clip(-reach, reach), logit)
 
-    def fill(self, group: int, values: Integers) -> None:
-        channels = self.groups[group]
-        found = torch.from_numpy(values.reshape(len(self.at), -1))
-        self.raw[self.at, channels] = found.double()
-        self.companded[self.at, channels] = self.compand[found + mixture.LARGEST]
+    def parts(self, wave: _Wave, group: int) -> list[Part]:
+        """Return how these latents are coded."""
+        return mixture.parts(self.mixture(wave, group), self.matrices.lookup)
+
+    def fill(self, wave: _Wave, group: int, values: Integers) -> None:
+        """Take a group's latents in, position by position."""
+        found = values.reshape(len(wave.places), -1)
+        self.raw[wave.places, self.groups[group]] = found
+        self.companded[wave.places, self.groups[group]] = self.matrices.compand.take(found + mixture.LARGEST)
 
 
 def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
@@ -246,18 +273,18 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
     rows = np.repeat(np.arange(len(z)), z[0].size)
     coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
 
-    networks = _Coder(model, y, known_features(model, z, reference, quality, *y.shape[1:]))
+    field = _Field(model, y, features(model, z, reference, quality, *y.shape[1:]))
     for waves in _some(_waves(*y.shape[1:])):
         ys, xs = (np.concatenate(places) for places in zip(*waves, strict=True))
-        networks.wave(ys, xs)
+        together = field.wave(ys, xs)
         groups = [
-            (y[channels, ys, xs].T.ravel(), networks.parts(group), channels.stop - channels.start)
+            (mixture.coded(y[channels, ys, xs].T.ravel(), field.parts(together, group)), channels.stop - channels.start)
             for group, channels in enumerate(model.groups)
         ]
         ends = np.cumsum([0, *(len(positions) for positions, _ in waves)])
         for first, last in zip(ends[:-1], ends[1:], strict=True):
-            for values, parts, n in groups:
-                mixture.encode(coder, values, parts, first * n, last * n)
+            for laid_out, n in groups:
+                mixture.encode(coder, laid_out, first * n, last * n)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -275,14 +302,15 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         rows = np.repeat(np.arange(size[0]), size[1] * size[2])
         symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
         z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
-        networks = _Coder(model, np.zeros((model.channels, height, width), np.int64), known_features(model, z, reference, quality, height, width))
+        known = features(model, z, reference, quality, height, width)
+        field = _Field(model, np.zeros((model.channels, height, width), np.int64), known)
         for ys, xs in _waves(height, width):
-            networks.wave(ys, xs)
+            wave = field.wave(ys, xs)
             for group in range(len(model.groups)):
-                networks.fill(group, mixture.decode(coder, networks.parts(group)))
+                field.fill(wave, group, mixture.decode(coder, field.parts(wave, group)))
         if not coder.maybe_exhausted():
             raise ContainerError("the low-res payload is damaged: it has bytes to spare")
     except (AssertionError, ValueError):
         raise ContainerError("the low-res payload is damaged: it does not decode") from None
-    y = networks.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
-    return Latents(y.numpy().astype(np.int64), z)
+    y = field.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
+    return Latents(y.astype(np.int64), z)

@@ -162,20 +162,35 @@ def _probabilities(
     return probabilities
 
 
-def encode(
-    coder: constriction.stream.queue.RangeEncoder, values: Integers, laid_out: list[Part], first: int, last: int
-) -> None:
-    """Append the latents `first` to `last` - 1 of [n], each within `LARGEST`, to a coder."""
+class Coded(NamedTuple):
+    """The values of a `Part`."""
+
+    at: Integers  # [m] rising
+    symbols: NDArray[np.int32]  # [m] places in the window, `window` for an escape
+    beyond: Integers  # [m] of an escape, by how much it is above the window or, negative, below; 0 inside
+    probabilities: NDArray[np.float64]  # [m, window + 1]
+
+
+def coded(values: Integers, laid_out: list[Part]) -> list[Coded]:
+    """Return the latents [n], each within `LARGEST`, as they are coded."""
+    found = []
     for window, at, middle, probabilities in laid_out:
-        start, end = np.searchsorted(at, (first, last))
+        off = values.take(at) - middle
+        beyond = off - off.clip(-(window // 2), window // 2)
+        symbols = np.where(beyond == 0, off + window // 2, window)
+        found.append(Coded(at, symbols.astype(np.int32), beyond, probabilities))
+    return found
+
+
+def encode(coder: constriction.stream.queue.RangeEncoder, laid_out: list[Coded], first: int, last: int) -> None:
+    """Append the latents `first` to `last` - 1 of [n] to a coder."""
+    for at, symbols, beyond, probabilities in laid_out:
+        start, end = at.searchsorted((first, last))
         if start == end:
             continue
-        off = values[at[start:end]] - middle[start:end]
-        within = abs(off) <= window // 2
-        symbols = np.where(within, off + window // 2, window)
-        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities[start:end])
-        for far in off[~within]:
-            number = int(2 * (abs(far) - window // 2) - (far > 0))  # from 1, positive and negative in turn
+        coder.encode(symbols[start:end], _CATEGORICAL, probabilities[start:end])
+        for far in beyond[start:end][beyond[start:end] != 0]:
+            number = int(2 * abs(far) - (far > 0))  # from 1, positive and negative in turn
             bits = number.bit_length() - 1
             coder.encode(bits, _BITS)
             if bits:
