@@ -63,7 +63,8 @@ def deviation(index: float) -> float:
 def make_tables() -> Tables:
     """Compute the tables, for a new weights file."""
     ends = np.arange(_REACH) / STEPS
-    normal = [[math.erf(x / (deviation(i) * math.sqrt(2))) / 2 for x in ends] for i in range(SCALES)]
+    units = [deviation(i) * math.sqrt(2) for i in range(SCALES)]
+    normal = [[math.erf(x / unit) / 2 for x in ends] for unit in units]
     exponential = np.exp(-np.arange(_FAR + 1) / STEPS)
     return Tables(*(np.rint(_ONE * np.array(table)).astype(np.int64) for table in (normal, exponential)))
 
