@@ -2,7 +2,8 @@
 
 Weights, activations and results are integers that float64 holds exactly: every sum stays below 2^53, so the order of
 additions, threads, vector widths and libraries cannot matter. A layer is a convolution, a division by a power of two
-with rounding, a clamp to 16 bits and, where asked, a leaky rectifier of slope 2^-7.
+with rounding, a clamp to 16 bits and, where asked, a leaky rectifier of slope 2^-7. The division comes first, that of
+the weights, which changes exponents only.
 """
 
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class Dense(NamedTuple):
 
     weight: Tensor  # [in, out], divided
     bias: Tensor  # [out], likewise
-    leaky: bool = True
+    leaky: bool
 
     @classmethod
     def of(cls, layer: Layer) -> "Dense":
@@ -55,16 +56,9 @@ class Dense(NamedTuple):
         weight, bias = layer.divided()
         return cls(weight[..., 0, 0].T.contiguous(), bias, layer.leaky)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map [p, in] to [p, out]."""
-        return self.finished(self.sums(x))
-
-    def sums(self, x: Tensor) -> Tensor:
-        """Return the sums alone."""
-        return torch.addmm(self.bias, x, self.weight)
-
-    def finished(self, sums: Tensor) -> Tensor:
-        return _finished(sums, self.leaky)
+    def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """Map [p, in] to [p, out]; with a start [p, out], sums begin there and not with the biases."""
+        return _finished(torch.addmm(self.bias if start is None else start, x, self.weight), self.leaky)
 
 
 def _finished(total: Tensor, leaky: bool) -> Tensor:

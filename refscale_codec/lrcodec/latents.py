@@ -124,20 +124,20 @@ class EntropyModel:
 
     @cached_property
     def matrices(self) -> "Matrices":
-        """The same as a wave takes it."""
-        by_taps = self.context.weight.unflatten(1, (-1, len(TAPS))).transpose(1, 2).flatten(1, 2)
-        context = Dense.of(self.context._replace(weight=by_taps))
+        """The networks of a wave as it takes them."""
+        channels, taps = self.channels, len(TAPS)
+        weight = self.context.weight.reshape(-1, channels, taps).transpose(1, 2).reshape(-1, taps * channels, 1, 1)
         slope, slope_bias = self.slope.divided()
         firsts = [Dense.of(first) for first, *_ in self.parameters]
-        shared = len(firsts[0].weight)  # the first group has none before it
-        weights = torch.cat([first.weight[:shared] for first in firsts], dim=1)
+        shared = len(firsts[0].weight)  # inputs: the first group has no others
         return Matrices(
-            context=context,
+            context=Dense.of(self.context._replace(weight=weight)),
             slope=slope[..., 0, 0].T.numpy(),
             slope_bias=slope_bias.numpy(),
-            first=Dense(weights, torch.cat([first.bias for first in firsts])),
+            shared=torch.cat([first.weight[:shared] for first in firsts], dim=1),
+            shared_bias=torch.cat([first.bias for first in firsts]),
             parameters=[
-                [first._replace(weight=first.weight[shared:]), *(Dense.of(layer) for layer in others)]
+                [first._replace(weight=first.weight[shared:]), *map(Dense.of, others)]
                 for first, (_, *others) in zip(firsts, self.parameters, strict=True)
             ],
             compand=np.concatenate([-self.compand[:0:-1], self.compand]).astype(np.float64),
@@ -146,13 +146,14 @@ class EntropyModel:
 
 
 class Matrices(NamedTuple):
-    """What a wave needs of an `EntropyModel`, as it takes it."""
+    """The networks of a wave, all divided (`Layer.divided`), and its tables. A row of what they take is a position."""
 
-    context: Dense  # its inputs by taps, not by channels
-    slope: NDArray[np.float64]  # [12, n], divided
-    slope_bias: NDArray[np.float64]  # [n], likewise
-    first: Dense  # of what all groups know, the first layers of all groups, but for what follows
-    parameters: list[list[Dense]]  # by groups; the first layer only of the latents of the position that came before
+    context: Dense  # its inputs by neighbours, then channels
+    slope: NDArray[np.float64]  # [12, n]
+    slope_bias: NDArray[np.float64]  # [n]
+    shared: Tensor  # [a + r + 2 + c, _] first layers of all groups side by side, for the inputs that all have
+    shared_bias: Tensor
+    parameters: list[list[Dense]]  # by groups; the first layer for its other inputs, the latents of groups before
     compand: NDArray[np.float64]  # of latents from -LARGEST on
     lookup: Lookup
 
@@ -190,15 +191,15 @@ def features(
 
 
 class _Wave(NamedTuple):
-    """Positions that are coded at once, and what their mixtures depend on apart from each other's groups."""
+    """Positions that are coded at once, and what the positions before them say of their mixtures."""
 
     places: Integers  # [p] in the field
-    sums: tuple[Tensor, ...]  # [p, _] of the first layer of each group's parameters
+    sums: list[Tensor]  # [p, _] of the first layer of each group, so far
     slope: NDArray[np.float64]  # [p, n]
 
 
 class _Field:
-    """The latents that are known, with two rows above and two columns on either side, position by position."""
+    """The latents that are known, with two rows above and two columns on either side. A row is a position."""
 
     def __init__(self, model: EntropyModel, y: Integers, known: NDArray[np.float64]) -> None:
         """Hold y [n, h, w], and what `features` returns."""
@@ -211,21 +212,22 @@ class _Field:
 
     def wave(self, ys: Integers, xs: Integers) -> _Wave:
         """Return a wave of positions whose neighbours are known."""
+        own = self.matrices
         places = (ys + 2) * self.width + xs + 2
         around = places[:, None] + self.taps
-        neighbours = self.companded.take(around, axis=0).reshape(len(places), -1)
-        context = self.matrices.context(torch.from_numpy(neighbours))
-        sums = self.matrices.first.sums(torch.cat([torch.from_numpy(self.known[ys, xs]), context], dim=1))
-        slope = (self.raw.take(around, axis=0) * self.matrices.slope).sum(axis=1) + self.matrices.slope_bias
-        widths = [len(first.bias) for first, *_ in self.matrices.parameters]
-        return _Wave(places, sums.split(widths, dim=1), np.floor(slope).clip(-CLAMP, CLAMP))
+        context = own.context(torch.from_numpy(self.companded.take(around, axis=0).reshape(len(places), -1)))
+        inputs = torch.cat([torch.from_numpy(self.known[ys, xs]), context], dim=1)
+        sums = torch.addmm(own.shared_bias, inputs, own.shared)
+        slope = np.floor((self.raw.take(around, axis=0) * own.slope).sum(axis=1) + own.slope_bias)
+        widths = [len(first.bias) for first, *_ in own.parameters]
+        return _Wave(places, list(torch.split(sums, widths, dim=1)), slope.clip(-CLAMP, CLAMP))
 
     def mixture(self, wave: _Wave, group: int) -> Mixture:
         """Return the mixtures of a group's latents, position by position; the groups before must be in the field."""
         channels = self.groups[group]
         first, *others = self.matrices.parameters[group]
         before = torch.from_numpy(self.companded[wave.places, : channels.start])
-        hidden = first.finished(torch.addmm(wave.sums[group], before, first.weight))
+        hidden = first(before, wave.sums[group])
         for layer in others:
             hidden = layer(hidden)
         kinds = hidden.numpy().reshape(len(hidden), 3, mixture.COMPONENTS, -1)
@@ -266,6 +268,7 @@ def _some(waves: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Int
         yield some
 
 
+@torch.inference_mode()
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
     """Return the latents as bytes; for the arguments see `fixed_sums`."""
     y, z = latents
@@ -288,6 +291,7 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
+@torch.inference_mode()
 def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: int, model: EntropyModel) -> Latents:
     """Return the latents, y of [height, width], that `encode` was given.
 

@@ -133,20 +133,18 @@ def parts(mixture: Mixture, lookup: Lookup) -> list[Part]:
     first = STEPS * (middle - half) - STEPS // 2 - mixture.mean  # edge of the window, in steps from the mean
     first = np.minimum(np.maximum(first, -_BELOW), _REACH) + (mixture.scale * _SPAN + _BELOW)  # its place in `mass`
     order = place.argsort(kind="stable")
-    first, weight, middle = first.take(order, axis=1), weight.astype(np.int32).take(order, axis=1), middle.take(order)
+    first, share, middle = first.take(order, axis=1), weight.astype(np.int32).take(order, axis=1), middle.take(order)
     ends = np.bincount(place, minlength=len(WINDOWS)).cumsum().tolist()
     found = []
     for window, start, end in zip(WINDOWS, [0, *ends], ends, strict=False):
         if start < end:
             these = slice(start, end)
-            probabilities = _probabilities(first[:, these], weight[:, these], window, lookup)
+            probabilities = _probabilities(first[:, these], share[:, these], window, lookup)
             found.append(Part(window, order[these], middle[these], probabilities))
     return found
 
 
-def _probabilities(
-    first: Integers, weight: NDArray[np.int32], window: int, lookup: Lookup
-) -> NDArray[np.float64]:
+def _probabilities(first: Integers, weight: NDArray[np.int32], window: int, lookup: Lookup) -> NDArray[np.float64]:
     """Return the probabilities of `Part`, in 65,536ths, of latents whose windows begin at these places of `mass`.
 
     Rows of what is computed are edges, since numpy is slow with many short rows.
