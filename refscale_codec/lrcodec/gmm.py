@@ -286,8 +286,9 @@ class Gmm(nn.Module):
         """Return the picture [3, height, width] of latents."""
         told = torch.tensor([quality / 100], device=self.gain.device)
         given = torch.from_numpy(y).to(self.gain)[None] / self.gains(told)
-        lr = given.new_empty(3, STRIDE * y.shape[1], STRIDE * y.shape[2])
-        for core, seen in tiles.grid(*lr.shape[1:], tiles.TILE, _HALO, STRIDE):
+        bottom, right = STRIDE * y.shape[1], STRIDE * y.shape[2]
+        lr = given.new_empty(3, bottom, right)
+        for core, seen in tiles.grid(bottom, right, tiles.TILE, _HALO, STRIDE):
             part = self._synthesised(given[(..., *seen.reduced(STRIDE).slices)], told)[0]
             lr[(..., *core.slices)] = part[(..., *core.within(seen).slices)]
         return lr[:, :height, :width]
