@@ -145,7 +145,7 @@ def parts(mixture: Mixture, lookup: Lookup) -> list[Part]:
 
 
 def _probabilities(first: Integers, weight: NDArray[np.int32], window: int, lookup: Lookup) -> NDArray[np.float64]:
-    """Return the probabilities of `Part`, in 65,536ths, of latents whose windows begin at these places of `mass`.
+    """Return the probabilities of `Part`, whole 65,536ths, of latents whose windows begin at these places of `mass`.
 
     Rows of what is computed are edges, since numpy is slow with many short rows.
     """
@@ -204,8 +204,8 @@ def decode(coder: constriction.stream.queue.RangeDecoder, laid_out: list[Part]) 
     """
     values = np.zeros(sum(len(part.at) for part in laid_out), np.int64)
     for window, at, middle, probabilities in laid_out:
-        off = coder.decode(_CATEGORICAL, probabilities).astype(np.int64) - window // 2
-        for i in np.flatnonzero(off > window // 2):
+        off = coder.decode(_CATEGORICAL, probabilities) - window // 2
+        for i in (off > window // 2).nonzero()[0]:
             bits = int(coder.decode(_BITS))
             number = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0)
             off[i] = ((number + 1) // 2 + window // 2) * (1 if number % 2 else -1)
