@@ -1,5 +1,6 @@
 """The learned low-res codec: integers follow what was trained, and latents and pictures come back."""
 
+import copy
 import importlib.util
 
 import numpy as np
@@ -108,6 +109,43 @@ def test_extreme_pictures_have_latents_in_range(net: gmm.Gmm) -> None:
         assert abs(made.z).max() <= latents.Z_LARGEST
         payload = latents.encode(made, guide(2, 2), 100, net.entropy_model())
         assert np.array_equal(latents.decode(payload, 2, 2, guide(2, 2), 100, net.entropy_model()).y, made.y)
+
+
+@pytest.fixture(scope="module")
+def wide(net: gmm.Gmm) -> gmm.Gmm:
+    """Return the net in double precision, with other kernels, since its last ones began as zeros."""
+    other = copy.deepcopy(net).double()
+    generator = torch.Generator().manual_seed(5)
+    for parameter in other.parameters():
+        if parameter.dim() == 4:
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return other
+
+
+@needs_compressai
+def test_tiles_make_what_the_whole_makes(wide: gmm.Gmm, monkeypatch: pytest.MonkeyPatch) -> None:
+    lr = picture(110, 150).double()
+    made = wide.analyse(lr, QUALITY)
+    whole = wide.synthesise(made.y, 110, 150, QUALITY)
+    monkeypatch.setattr(gmm.tiles, "TILE", 32)  # type: ignore[attr-defined]
+    tiled = wide.analyse(lr, QUALITY)
+    assert abs(made.y).max() > 10
+    assert np.array_equal(tiled.y, made.y)
+    assert np.array_equal(tiled.z, made.z)
+    assert torch.allclose(wide.synthesise(made.y, 110, 150, QUALITY), whole, atol=1e-6)
+
+
+@needs_compressai
+def test_the_halo_is_what_the_nets_look_at(wide: gmm.Gmm) -> None:
+    lr = torch.rand(1, 3, 160, 160, dtype=torch.float64, requires_grad=True)
+    latents_ = torch.rand(1, 26, 20, 20, dtype=torch.float64, requires_grad=True)
+    made = wide.analysis(lr)[..., 10, 10], wide.synthesis(latents_)[..., 80:88, 80:88]
+    first, last = torch.tensor([80 - gmm._HALO] * 2), torch.tensor([87 + gmm._HALO] * 2)
+    seen = [x.abs().amax(dim=(0, 1)).nonzero() for x in torch.autograd.grad([x.sum() for x in made], [lr, latents_])]
+    assert (seen[0].amin(0) >= first).all()
+    assert (seen[0].amax(0) <= last).all()
+    assert torch.equal(gmm.STRIDE * seen[1].amin(0), first)
+    assert torch.equal(gmm.STRIDE * seen[1].amax(0) + gmm.STRIDE - 1, last)
 
 
 def test_without_compressai_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

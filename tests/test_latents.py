@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import constriction
@@ -23,6 +24,7 @@ from refscale_codec.lrcodec.latents import EntropyModel, Latents
 from refscale_codec.lrcodec.mixture import Mixture
 
 TABLES = mixture.make_tables()
+LOOKUP = mixture.Lookup.of(TABLES)
 N, M, A, C, R = 6, 3, 5, 7, 4  # channels of y, z, features of z, of the context, of the reference
 GROUPS = (1, 2, 3)
 
@@ -95,10 +97,28 @@ def test_sizes_of_one_and_many(height: int, width: int) -> None:
     assert (latents.decode(payload, height, width, picture(height, width), 50, model()).y == drawn.y).all()
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.2, 5.0, 400.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_sparse_and_dense_latents_come_back_from_any_model(seed: int, deviation: float) -> None:
+    drawn, entropy = noise(11, 7, deviation), model(seed)
+    payload = latents.encode(drawn, picture(11, 7), 30, entropy)
+    found = latents.decode(payload, 11, 7, picture(11, 7), 30, entropy)
+    assert (found.y == drawn.y).all()
+    assert (found.z == drawn.z).all()
+
+
+GOLDEN = [(1048, 271442954), (1224, 857479434), (1884, 1455409506)]  # lengths and CRC-32s
+
+
+def test_the_bytes_stay_what_they_were() -> None:
+    found = [latents.encode(noise(9, 13, deviation), picture(9, 13), 40, model(2)) for deviation in (0.3, 3.0, 300.0)]
+    assert [(len(payload), zlib.crc32(payload)) for payload in found] == GOLDEN
+
+
 def noise(height: int, width: int, deviation: float = 2.0) -> Latents:
     """Return random latents."""
     rng = np.random.default_rng(3)
-    y = np.rint(rng.normal(0, deviation, (N, height, width))).astype(np.int64)
+    y = np.rint(rng.normal(0, deviation, (N, height, width))).clip(-2047, 2047).astype(np.int64)
     return Latents(y, np.rint(rng.normal(0, 1, (M, -(-height // 2), -(-width // 2)))).astype(np.int64))
 
 
@@ -112,13 +132,12 @@ def test_another_reference_or_quality_changes_the_mixtures() -> None:
 
 def test_a_latent_depends_on_what_lies_above_and_to_the_left_only() -> None:
     drawn, entropy = noise(7, 8), model()
-    fixed = latents.fixed_sums(entropy, drawn.z, picture(7, 8), 50, 7, 8)
+    known = latents.features(entropy, drawn.z, picture(7, 8), 50, 7, 8)
 
     def mixtures(y: NDArray[np.int64], group: int) -> NDArray[np.int64]:
-        field = latents._Field(entropy, torch.from_numpy(y.astype(np.float64)))
-        ys, xs = np.divmod(np.arange(56), 8)
-        wave = latents._Wave(entropy, field, fixed, field.place(ys, xs), ys, xs)
-        return np.array(wave.mixture(group)).reshape(3 * mixture.COMPONENTS, 56, -1)
+        field = latents._Field(entropy, y, known)
+        wave = field.wave(*np.divmod(np.arange(56), 8))
+        return np.array(field.mixture(wave, group)).reshape(3 * mixture.COMPONENTS, 56, -1)
 
     for group, before in enumerate(entropy.groups):
         changed = drawn.y.copy()
@@ -200,14 +219,50 @@ def any_mixture(draw: st.DrawFn) -> Mixture:
     return Mixture(of(0, mixture.SCALES - 1), of(-reach, reach), of(-32767, 32767))
 
 
-@given(any_mixture(), st.sampled_from(mixture.WINDOWS))
-def test_frequencies_rise_from_zero_to_all(drawn: Mixture, window: int) -> None:
-    planned = mixture.plan(drawn, TABLES)
-    edges = mixture.cumulative(drawn, planned.weight, planned.middle, window, TABLES)
-    assert edges.shape == (5, window + 2)
-    assert (edges[:, 0] == 0).all()
-    assert (edges[:, -1] == 1 << 16).all()
-    assert (np.diff(edges) > 0).all()
+@given(any_mixture())
+def test_every_symbol_of_every_latent_has_a_frequency(drawn: Mixture) -> None:
+    parts = mixture.parts(drawn, LOOKUP)
+    assert sorted(np.concatenate([part.at for part in parts])) == [0, 1, 2, 3, 4]
+    assert [part.window for part in parts] == sorted({part.window for part in parts})
+    for part in parts:
+        frequencies = part.probabilities * 65536
+        assert frequencies.shape == (len(part.at), part.window + 1)
+        assert (frequencies >= 1).all()
+        assert (frequencies == np.rint(frequencies)).all()
+        assert (frequencies.sum(axis=1) == 65536).all()
+
+
+@given(any_mixture())
+def test_frequencies_are_those_that_the_format_spells_out(drawn: Mixture) -> None:
+    for part in mixture.parts(drawn, LOOKUP):
+        for i, middle, probabilities in zip(part.at, part.middle, part.probabilities, strict=True):
+            scales, means, logits = ([int(x) for x in row[:, i]] for row in drawn)
+            expected = spelled_out(scales, means, logits)
+            assert (part.window, middle, (probabilities * 65536).tolist()) == expected
+
+
+def spelled_out(scales: list[int], means: list[int], logits: list[int]) -> tuple[int, int, list[float]]:
+    """Return window, middle and frequencies of a latent, word by word as FORMAT.md has them, in Python's integers."""
+    normal, exponential = TABLES.normal.tolist(), TABLES.exponential.tolist()
+    share = [exponential[min(max(logits) - logit, 128)] for logit in logits]
+    weights = [4096 * x // sum(share) for x in share]
+    weights[logits.index(max(logits))] += 4096 - sum(weights)
+    total = sum(weight * mean for weight, mean in zip(weights, means, strict=True))
+    middle = (2 * total + 65536) // 131072
+    reach = [
+        abs(mean - 16 * middle) + sum(entry < 32680 for entry in normal[scale])
+        for weight, scale, mean in zip(weights, scales, means, strict=True)
+        if weight >= 128
+    ]
+    window = next((w for w in mixture.WINDOWS if all(16 * (w // 2) >= r for r in reach)), 127)
+    masses = []
+    for j in range(window + 1):
+        edge = 16 * (middle - window // 2 + j) - 8
+        d = [edge - mean for mean in means]
+        g = [normal[scale][min(abs(x), 2047)] * (1 if x >= 0 else -1) for scale, x in zip(scales, d, strict=True)]
+        masses.append(sum(weight * x for weight, x in zip(weights, g, strict=True)))
+    edges = [(mass - masses[0]) * (65535 - window) // (1 << 28) + j for j, mass in enumerate(masses)] + [65536]
+    return window, middle, [float(after - before) for before, after in zip(edges[:-1], edges[1:], strict=True)]
 
 
 @given(any_mixture())
@@ -215,25 +270,23 @@ def test_the_middle_is_the_mean(drawn: Mixture) -> None:
     # weights are kept to 1/4096, means reach 2047
     share = np.exp((drawn.logit - drawn.logit.max(axis=0)) / mixture.STEPS)
     mean = (share * drawn.mean).sum(axis=0) / share.sum(axis=0) / mixture.STEPS
-    assert abs(mixture.plan(drawn, TABLES).middle - mean).max() <= 0.5 + 3 * 2 * mixture.LARGEST / 4096 + 3
+    assert abs(mixture.plan(drawn, LOOKUP).middle - mean).max() <= 0.5 + 3 * 2 * mixture.LARGEST / 4096 + 3
 
 
 @given(st.integers(0, 40), st.integers(-200, 200))
 def test_frequencies_are_those_of_the_normal_distribution(scale: int, mean: int) -> None:
     alone = Mixture(*(np.full((mixture.COMPONENTS, 1), value) for value in (scale, mean, 0)))
-    window = 63
-    weight, middle, _ = mixture.plan(alone, TABLES)
-    edges = mixture.cumulative(alone, weight, middle, window, TABLES)[0]
-    start = middle[0] - window // 2
-    ends = torch.arange(window + 1, dtype=torch.float64) + int(start) - 0.5
+    (part,) = mixture.parts(alone, LOOKUP)
+    start = part.middle[0] - part.window // 2
+    ends = torch.arange(part.window + 1, dtype=torch.float64) + int(start) - 0.5
     normal = torch.special.ndtr((ends - mean / mixture.STEPS) / mixture.deviation(scale)).numpy()
-    assert abs(np.diff(edges)[:-1] / 65536 - np.diff(normal)).max() < 2e-3
+    assert abs(part.probabilities[0, :-1] - np.diff(normal)).max() < 2e-3
 
 
 @given(st.integers(0, mixture.SCALES - 1), st.integers(-200, 200))
 def test_windows_are_as_wide_as_the_mixture(scale: int, mean: int) -> None:
     alone = Mixture(*(np.full((mixture.COMPONENTS, 1), value) for value in (scale, mean, 0)))
-    window = mixture.plan(alone, TABLES).window[0]
+    window = mixture.parts(alone, LOOKUP)[0].window
     reach = abs(mean / mixture.STEPS - round(mean / mixture.STEPS)) + 3 * mixture.deviation(scale)
     assert window == 127 or window // 2 >= reach - 0.2
     assert window == 3 or window // 4 <= reach + 0.2
@@ -246,7 +299,7 @@ def test_the_bytes_are_within_one_percent_of_the_ideal(scale: int) -> None:
     values = np.rint(rng.normal(0, mixture.deviation(scale), n)).astype(np.int64)
     alone = Mixture(*(np.full((mixture.COMPONENTS, n), value) for value in (scale, 0, 0)))
     coder = constriction.stream.queue.RangeEncoder()
-    mixture.encode(coder, values, mixture.parts(alone, TABLES), 0, n)
+    mixture.encode(coder, mixture.coded(values, mixture.parts(alone, LOOKUP)), 0, n)
     ends = torch.from_numpy(values)[:, None] + torch.tensor([-0.5, 0.5], dtype=torch.float64)
     low, high = torch.special.ndtr(ends / mixture.deviation(scale)).T
     ideal = float(-torch.log2(high - low).sum())

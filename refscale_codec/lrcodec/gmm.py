@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refscale_codec import tiles
 from refscale_codec.errors import ContainerError, UsageError
 from refscale_codec.lrcodec import latents, mixture
 from refscale_codec.lrcodec.coefficients import CHROMA, DCT, LUMA, YCBCR, Floats
@@ -49,6 +50,7 @@ _STEP_PLACES = 4  # of means and logits: `mixture.STEPS`
 _CONTRAST = 4.0  # the rescaler keeps low-res pictures faint
 _DEAD = 1 / 32  # the square of a latent half of whose gradient passes the rounding
 _KNOTS = 9  # at which gains are learned, linear in between
+_HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: neither analysis nor synthesis looks further
 _RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest here, quality 99
 
 
@@ -269,7 +271,13 @@ class Gmm(nn.Module):
     def analyse(self, lr: Tensor, quality: int) -> Latents:
         """Return the latents of one picture [3, h, w] of any size at a quality of 1..100."""
         told = torch.tensor([quality / 100], device=lr.device)
-        y = self._analysed(_padded(lr[None], STRIDE)) * self.gains(told)
+        picture = _padded(lr[None], STRIDE)
+        height, width = picture.shape[-2:]
+        y = lr.new_empty(1, self.config.channels, height // STRIDE, width // STRIDE)
+        for core, seen in tiles.grid(height, width, tiles.TILE, _HALO, STRIDE):
+            part = self._analysed(picture[(..., *seen.slices)])
+            y[(..., *core.reduced(STRIDE).slices)] = part[(..., *core.within(seen).reduced(STRIDE).slices)]
+        y *= self.gains(told)
         limits = ((y, mixture.LARGEST), (self._hyper_analysed(y), Z_LARGEST))
         return Latents(*(x[0].round().clamp(-most, most).cpu().numpy().astype(np.int64) for x, most in limits))
 
@@ -277,8 +285,13 @@ class Gmm(nn.Module):
     def synthesise(self, y: Integers, height: int, width: int, quality: int) -> Tensor:
         """Return the picture [3, height, width] of latents."""
         told = torch.tensor([quality / 100], device=self.gain.device)
-        given = torch.from_numpy(y).to(self.gain)[None]
-        return self._synthesised(given / self.gains(told), told)[0, :, :height, :width]
+        given = torch.from_numpy(y).to(self.gain)[None] / self.gains(told)
+        bottom, right = STRIDE * y.shape[1], STRIDE * y.shape[2]
+        lr = given.new_empty(3, bottom, right)
+        for core, seen in tiles.grid(bottom, right, tiles.TILE, _HALO, STRIDE):
+            part = self._synthesised(given[(..., *seen.reduced(STRIDE).slices)], told)[0]
+            lr[(..., *core.slices)] = part[(..., *core.within(seen).slices)]
+        return lr[:, :height, :width]
 
     @torch.no_grad()
     def entropy_model(self) -> EntropyModel:

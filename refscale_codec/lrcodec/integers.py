@@ -2,7 +2,8 @@
 
 Weights, activations and results are integers that float64 holds exactly: every sum stays below 2^53, so the order of
 additions, threads, vector widths and libraries cannot matter. A layer is a convolution, a division by a power of two
-with rounding, a clamp to 16 bits and, where asked, a leaky rectifier of slope 2^-7.
+with rounding, a clamp to 16 bits and, where asked, a leaky rectifier of slope 2^-7. The division comes first, that of
+the weights, which changes exponents only.
 """
 
 from typing import NamedTuple
@@ -29,19 +30,41 @@ class Layer(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [b, in, h, w] to [b, out, h', w']."""
-        return self.finish(self.total(x))
+        weight, bias = self.divided()
+        total = functional.conv2d(x, weight, bias, self.stride, weight.shape[-1] // 2)
+        return functional.pixel_shuffle(_finished(total, self.leaky), self.shuffle)
 
-    def total(self, x: Tensor) -> Tensor:
-        """Return the sums, before they are divided."""
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.weight.shape[-1] // 2)
+    def divided(self) -> tuple[Tensor, Tensor]:
+        """Return weights and biases over 2^shift, a half in the latter, so that a sum has only to be rounded down.
 
-    def finish(self, total: Tensor) -> Tensor:
-        """Turn sums [b, out, h, w] into activations."""
+        Exact: a power of two changes exponents only.
+        """
         unit = torch.from_numpy(np.ldexp(1.0, -self.shift.numpy().astype(int)))  # exact, which no exp2 need be
-        y = torch.floor(total * unit[:, None, None] + 0.5).clamp(-CLAMP, CLAMP)
-        if self.leaky:
-            y = torch.maximum(y, torch.floor(y * SLOPE))
-        return functional.pixel_shuffle(y, self.shuffle)
+        return self.weight * unit[:, None, None, None], self.bias * unit + 0.5
+
+
+class Dense(NamedTuple):
+    """A layer of kernel 1 as a matrix, for a few positions at a time."""
+
+    weight: Tensor  # [in, out], divided
+    bias: Tensor  # [out], likewise
+    leaky: bool
+
+    @classmethod
+    def of(cls, layer: Layer) -> "Dense":
+        """Return a layer so."""
+        weight, bias = layer.divided()
+        return cls(weight[..., 0, 0].T.contiguous(), bias, layer.leaky)
+
+    def __call__(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """Map [p, in] to [p, out]; with a start [p, out], sums begin there and not with the biases."""
+        return _finished(torch.addmm(self.bias if start is None else start, x, self.weight), self.leaky)
+
+
+def _finished(total: Tensor, leaky: bool) -> Tensor:
+    """Turn divided sums into activations, in place."""
+    y = total.floor_().clamp_(-CLAMP, CLAMP)
+    return torch.maximum(y, torch.floor(y * SLOPE)) if leaky else y
 
 
 def leaky(x: Tensor) -> Tensor:

@@ -16,18 +16,20 @@ the order aside.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import constriction
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import mixture
-from refscale_codec.lrcodec.integers import Layer
-from refscale_codec.lrcodec.mixture import Integers, Mixture, Tables
+from refscale_codec.lrcodec.integers import CLAMP, Dense, Layer
+from refscale_codec.lrcodec.mixture import Integers, Lookup, Mixture, Part, Tables
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
 """Rows and columns, from a latent, of those that its context sees."""
@@ -40,7 +42,8 @@ _TOGETHER = 256  # positions whose mixtures the encoder computes at once
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
-class EntropyModel(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class EntropyModel:
     """Everything integer in a weights file, for n channels of y and m of z."""
 
     hyper: list[Layer]  # z [m, h/2, w/2] -> [a, h, w]
@@ -119,10 +122,40 @@ class EntropyModel(NamedTuple):
             **tables,
         )
 
-    def companded(self, y: Tensor) -> Tensor:
-        """Return latents, whole numbers within LARGEST, as the networks take them."""
-        table = torch.from_numpy(self.compand.astype(np.float64))
-        return torch.sign(y) * table[y.abs().long()]
+    @cached_property
+    def matrices(self) -> "Matrices":
+        """The networks of a wave as it takes them."""
+        channels, taps = self.channels, len(TAPS)
+        weight = self.context.weight.reshape(-1, channels, taps).transpose(1, 2).reshape(-1, taps * channels, 1, 1)
+        slope, slope_bias = self.slope.divided()
+        firsts = [Dense.of(first) for first, *_ in self.parameters]
+        shared = len(firsts[0].weight)  # inputs: the first group has no others
+        return Matrices(
+            context=Dense.of(self.context._replace(weight=weight)),
+            slope=slope[..., 0, 0].T.numpy(),
+            slope_bias=slope_bias.numpy(),
+            shared=torch.cat([first.weight[:shared] for first in firsts], dim=1),
+            shared_bias=torch.cat([first.bias for first in firsts]),
+            parameters=[
+                [first._replace(weight=first.weight[shared:]), *map(Dense.of, others)]
+                for first, (_, *others) in zip(firsts, self.parameters, strict=True)
+            ],
+            compand=np.concatenate([-self.compand[:0:-1], self.compand]).astype(np.float64),
+            lookup=Lookup.of(self.tables),
+        )
+
+
+class Matrices(NamedTuple):
+    """The networks of a wave, all divided (`Layer.divided`), and its tables. A row of what they take is a position."""
+
+    context: Dense  # its inputs by neighbours, then channels
+    slope: NDArray[np.float64]  # [12, n]
+    slope_bias: NDArray[np.float64]  # [n]
+    shared: Tensor  # [a + r + 2 + c, _] first layers of all groups side by side, for the inputs that all have
+    shared_bias: Tensor
+    parameters: list[list[Dense]]  # by groups; the first layer for its other inputs, the latents of groups before
+    compand: NDArray[np.float64]  # of latents from -LARGEST on
+    lookup: Lookup
 
 
 class Latents(NamedTuple):
@@ -132,10 +165,10 @@ class Latents(NamedTuple):
     z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
 
 
-def fixed_sums(
+def features(
     model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
-) -> list[Tensor]:
-    """Return what does not depend on y of the first layer of each group's parameters, [_, height, width] each.
+) -> NDArray[np.float64]:
+    """Return what mixtures depend on apart from y, [height, width, a + r + 2].
 
     Args:
         model: the integer networks.
@@ -152,67 +185,66 @@ def fixed_sums(
     for layer in model.reference:
         reference = layer(reference)
     told = torch.from_numpy(model.quality[:, quality].astype(np.float64))
-    planes = told[None, :, None, None].expand(-1, -1, height, width)
-    known = torch.cat([hyper[..., :height, :width], reference, planes], dim=1)
-    return [
-        functional.conv2d(known, first.weight[:, : known.shape[1]], first.bias)[0] for first, *_ in model.parameters
-    ]
+    planes = told[:, None, None].expand(-1, height, width)
+    known = torch.cat([hyper[0, :, :height, :width], reference[0], planes])
+    return known.permute(1, 2, 0).contiguous().numpy()
+
+
+class _Wave(NamedTuple):
+    """Positions that are coded at once, and what the positions before them say of their mixtures."""
+
+    places: Integers  # [p] in the field
+    sums: list[Tensor]  # [p, _] of the first layer of each group, so far
+    slope: NDArray[np.float64]  # [p, n]
 
 
 class _Field:
-    """The latents that are known, with two rows above and two columns on either side, flat."""
+    """The latents that are known, with two rows above and two columns on either side. A row is a position."""
 
-    def __init__(self, model: EntropyModel, y: Tensor) -> None:
-        """Hold y [n, h, w]."""
-        padded = functional.pad(y, (2, 2, 2, 0))
+    def __init__(self, model: EntropyModel, y: Integers, known: NDArray[np.float64]) -> None:
+        """Hold y [n, h, w], and what `features` returns."""
+        self.groups, self.matrices, self.known = model.groups, model.matrices, known
+        padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))
         self.width = padded.shape[2]
-        self.raw = padded.flatten(1)
-        self.companded = model.companded(self.raw)
+        self.taps = np.array([dy * self.width + dx for dy, dx in TAPS])
+        self.raw = padded.reshape(len(y), -1).T.astype(np.float64, order="C")  # [places, n]
+        self.companded = self.matrices.compand.take(self.raw.astype(np.int64) + mixture.LARGEST)
 
-    def place(self, ys: Integers, xs: Integers) -> Tensor:
-        """Return the places of positions."""
-        return torch.from_numpy((ys + 2) * self.width + xs + 2)
+    def wave(self, ys: Integers, xs: Integers) -> _Wave:
+        """Return a wave of positions whose neighbours are known."""
+        own = self.matrices
+        places = (ys + 2) * self.width + xs + 2
+        around = places[:, None] + self.taps
+        context = own.context(torch.from_numpy(self.companded.take(around, axis=0).reshape(len(places), -1)))
+        inputs = torch.cat([torch.from_numpy(self.known[ys, xs]), context], dim=1)
+        sums = torch.addmm(own.shared_bias, inputs, own.shared)
+        slope = np.floor((self.raw.take(around, axis=0) * own.slope).sum(axis=1) + own.slope_bias)
+        widths = [len(first.bias) for first, *_ in own.parameters]
+        return _Wave(places, list(torch.split(sums, widths, dim=1)), slope.clip(-CLAMP, CLAMP))
 
-
-class _Wave:
-    """Positions that are coded at once, and what their mixtures depend on."""
-
-    def __init__(
-        self, model: EntropyModel, field: _Field, fixed: list[Tensor], place: Tensor, ys: Integers, xs: Integers
-    ) -> None:
-        """`place` is that of the positions in the field, which may be filled in while coding."""
-        self.model, self.field, self.place = model, field, place
-        self.fixed = [total[:, ys, xs] for total in fixed]
-        taps = torch.tensor([dy * field.width + dx for dy, dx in TAPS])
-        around = place + taps[:, None]
-        self.context = _dense(model.context, field.companded[:, around].flatten(0, 1))
-        slope = (model.slope.weight[..., 0] * field.raw[:, around]).sum(dim=1) + model.slope.bias[:, None]
-        self.slope = model.slope.finish(slope[None, :, None])[0, :, 0]
-
-    def parts(self, group: int) -> list[mixture.Part]:
-        """Return how a group's latents are coded, position by position; the groups before must be in the field."""
-        return mixture.parts(self.mixture(group), self.model.tables)
-
-    def mixture(self, group: int) -> Mixture:
-        """Return the mixtures of a group's latents, likewise."""
-        channels = self.model.groups[group]
-        first, *others = self.model.parameters[group]
-        inputs = torch.cat([self.context, self.field.companded[: channels.start, self.place]])
-        total = first.weight[:, -len(inputs) :, 0, 0] @ inputs + self.fixed[group]
-        hidden = first.finish(total[None, :, None])[0, :, 0]
+    def mixture(self, wave: _Wave, group: int) -> Mixture:
+        """Return the mixtures of a group's latents, position by position; the groups before must be in the field."""
+        channels = self.groups[group]
+        first, *others = self.matrices.parameters[group]
+        before = torch.from_numpy(self.companded[wave.places, : channels.start])
+        hidden = first(before, wave.sums[group])
         for layer in others:
-            hidden = _dense(layer, hidden)
-        kinds = hidden.reshape(3, mixture.COMPONENTS, -1, len(self.place))
-        kinds[1] += self.slope[channels]
-        scale, mean, logit = kinds.numpy().astype(np.int64).transpose(0, 1, 3, 2).reshape(3, mixture.COMPONENTS, -1)
+            hidden = layer(hidden)
+        kinds = hidden.numpy().reshape(len(hidden), 3, mixture.COMPONENTS, -1)
+        kinds[:, 1] += wave.slope[:, None, channels]
+        scale, mean, logit = kinds.transpose(1, 2, 0, 3).astype(np.int64).reshape(3, mixture.COMPONENTS, -1)
         reach = mixture.STEPS * mixture.LARGEST
-        return Mixture(np.clip(scale, 0, mixture.SCALES - 1), np.clip(mean, -reach, reach), logit)
+        return Mixture(scale.clip(0, mixture.SCALES - 1), mean.clip(-reach, reach), logit)
 
+    def parts(self, wave: _Wave, group: int) -> list[Part]:
+        """Return how these latents are coded."""
+        return mixture.parts(self.mixture(wave, group), self.matrices.lookup)
 
-def _dense(layer: Layer, x: Tensor) -> Tensor:
-    """Apply a 1x1 layer to [in, p]."""
-    total = layer.weight[..., 0, 0] @ x + layer.bias[:, None]
-    return layer.finish(total[None, :, None])[0, :, 0]
+    def fill(self, wave: _Wave, group: int, values: Integers) -> None:
+        """Take a group's latents in, position by position."""
+        found = values.reshape(len(wave.places), -1)
+        self.raw[wave.places, self.groups[group]] = found
+        self.companded[wave.places, self.groups[group]] = self.matrices.compand.take(found + mixture.LARGEST)
 
 
 def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
@@ -236,6 +268,7 @@ def _some(waves: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Int
         yield some
 
 
+@torch.inference_mode()
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
     """Return the latents as bytes; for the arguments see `fixed_sums`."""
     y, z = latents
@@ -243,22 +276,22 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
     rows = np.repeat(np.arange(len(z)), z[0].size)
     coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
 
-    fixed = fixed_sums(model, z, reference, quality, *y.shape[1:])
-    field = _Field(model, torch.from_numpy(y.astype(np.float64)))
+    field = _Field(model, y, features(model, z, reference, quality, *y.shape[1:]))
     for waves in _some(_waves(*y.shape[1:])):
         ys, xs = (np.concatenate(places) for places in zip(*waves, strict=True))
-        together = _Wave(model, field, fixed, field.place(ys, xs), ys, xs)
+        together = field.wave(ys, xs)
         groups = [
-            (y[channels, ys, xs].T.ravel(), together.parts(group), channels.stop - channels.start)
+            (mixture.coded(y[channels, ys, xs].T.ravel(), field.parts(together, group)), channels.stop - channels.start)
             for group, channels in enumerate(model.groups)
         ]
         ends = np.cumsum([0, *(len(positions) for positions, _ in waves)])
         for first, last in zip(ends[:-1], ends[1:], strict=True):
-            for values, parts, n in groups:
-                mixture.encode(coder, values, parts, first * n, last * n)
+            for laid_out, n in groups:
+                mixture.encode(coder, laid_out, first * n, last * n)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
+@torch.inference_mode()
 def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: int, model: EntropyModel) -> Latents:
     """Return the latents, y of [height, width], that `encode` was given.
 
@@ -269,23 +302,19 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         raise ContainerError("the low-res payload holds no latents")
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
-    field = _Field(model, torch.zeros(model.channels, height, width, dtype=torch.float64))
     try:
         rows = np.repeat(np.arange(size[0]), size[1] * size[2])
         symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
         z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
-        fixed = fixed_sums(model, z, reference, quality, height, width)
+        known = features(model, z, reference, quality, height, width)
+        field = _Field(model, np.zeros((model.channels, height, width), np.int64), known)
         for ys, xs in _waves(height, width):
-            place = field.place(ys, xs)
-            wave = _Wave(model, field, fixed, place, ys, xs)
-            for group, channels in enumerate(model.groups):
-                values = mixture.decode(coder, wave.parts(group)).astype(np.float64)
-                found = torch.from_numpy(values.reshape(len(ys), -1).T.copy())
-                field.raw[channels, place] = found
-                field.companded[channels, place] = model.companded(found)
+            wave = field.wave(ys, xs)
+            for group in range(len(model.groups)):
+                field.fill(wave, group, mixture.decode(coder, field.parts(wave, group)))
         if not coder.maybe_exhausted():
             raise ContainerError("the low-res payload is damaged: it has bytes to spare")
     except (AssertionError, ValueError):
         raise ContainerError("the low-res payload is damaged: it does not decode") from None
-    y = field.raw.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
-    return Latents(y.numpy().astype(np.int64), z)
+    y = field.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
+    return Latents(y.astype(np.int64), z)

@@ -33,6 +33,9 @@ _WEIGHTS = 1 << 12  # mixture weights add up to that
 _FAR = 8 * STEPS  # how far below the largest a logit may lie before it counts as that far
 _HEAVY = _WEIGHTS // 32  # weight from which a component has a say in the window
 _MOST = 32_680  # mass on one side of a mean, of _ONE / 2, that the window holds: 3 standard deviations
+_BELOW = _REACH + STEPS * WINDOWS[-1]  # steps below a mean from which no window reaches back to its mass
+_SPAN = _BELOW + _REACH + STEPS * WINDOWS[-1] + 1  # steps from there to the last edge of a window that begins beyond it
+_HALF_WINDOWS = np.array(WINDOWS) // 2
 _BITS = constriction.stream.model.Uniform(16)
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
@@ -60,49 +63,58 @@ def deviation(index: float) -> float:
 def make_tables() -> Tables:
     """Compute the tables, for a new weights file."""
     ends = np.arange(_REACH) / STEPS
-    normal = [[math.erf(x / (deviation(i) * math.sqrt(2))) / 2 for x in ends] for i in range(SCALES)]
+    units = [deviation(i) * math.sqrt(2) for i in range(SCALES)]
+    normal = [[math.erf(x / unit) / 2 for x in ends] for unit in units]
     exponential = np.exp(-np.arange(_FAR + 1) / STEPS)
     return Tables(*(np.rint(_ONE * np.array(table)).astype(np.int64) for table in (normal, exponential)))
 
 
-class _Plan(NamedTuple):
+class Lookup(NamedTuple):
+    """The tables as latents look things up in them."""
+
+    exponential: NDArray[np.float64]  # as in `Tables`
+    mass: NDArray[np.int32]  # [SCALES * _SPAN] of `normal`, _BELOW steps below the mean and on, with a sign
+    wide: Integers  # [SCALES] steps on one side of a mean that hold most of the mass
+    place: NDArray[np.uint8]  # of a window in WINDOWS, by the steps on one side that it has to hold
+
+    @classmethod
+    def of(cls, tables: Tables) -> "Lookup":
+        """Return the tables so."""
+        away = np.arange(_SPAN) - _BELOW
+        half = tables.normal[:, np.minimum(abs(away), _REACH - 1)]
+        holds = STEPS * (np.array(WINDOWS) // 2)
+        place = np.searchsorted(holds[:-1], np.arange(holds[-2] + 2)).astype(np.uint8)
+        wide = (tables.normal < _MOST).sum(axis=1)
+        mass = np.where(away < 0, -half, half)
+        return cls(tables.exponential.astype(np.float64), mass.astype(np.int32).ravel(), wide, place)
+
+
+class Plan(NamedTuple):
     """How n latents are coded."""
 
-    weight: Integers  # [COMPONENTS, n], adding up to _WEIGHTS
+    weight: NDArray[np.float64]  # [COMPONENTS, n] whole numbers, adding up to _WEIGHTS
     middle: Integers  # [n] whole numbers nearest to the mixtures' means
-    window: Integers  # [n] one of WINDOWS
+    place: NDArray[np.uint8]  # [n] of the window in WINDOWS
 
 
-def _weights(logit: Integers, tables: Tables) -> Integers:
-    share = tables.exponential[np.minimum(logit.max(axis=0) - logit, _FAR)]
-    weight = share * _WEIGHTS // share.sum(axis=0)
-    weight[share.argmax(axis=0), np.arange(share.shape[1])] += _WEIGHTS - weight.sum(axis=0)
-    return np.asarray(weight)
+def _weights(logit: Integers, lookup: Lookup) -> NDArray[np.float64]:
+    below = np.minimum(logit.max(axis=0) - logit, _FAR)
+    share = lookup.exponential.take(below)
+    weight = np.floor(share * _WEIGHTS / share.sum(axis=0))  # exact: no quotient is so close to a whole number
+    largest = below == 0
+    largest[1] &= ~largest[0]
+    largest[2] = ~(largest[0] | largest[1])  # now the first of them only
+    return np.asarray(weight + largest * (_WEIGHTS - weight.sum(axis=0)))
 
 
-def plan(mixture: Mixture, tables: Tables) -> _Plan:
+def plan(mixture: Mixture, lookup: Lookup) -> Plan:
     """Return how latents with these mixtures are coded."""
-    weight = _weights(mixture.logit, tables)
+    weight = _weights(mixture.logit, lookup)
     total = (weight * mixture.mean).sum(axis=0)
-    middle = (2 * total + _WEIGHTS * STEPS) // (2 * _WEIGHTS * STEPS)
-    wide = (tables.normal < _MOST).sum(axis=1)  # [SCALES] steps
-    reach = np.where(weight < _HEAVY, 0, abs(mixture.mean - STEPS * middle) + wide[mixture.scale]).max(axis=0)
-    place = np.searchsorted(STEPS * (np.array(WINDOWS[:-1]) // 2), reach)
-    return _Plan(weight, middle, np.array(WINDOWS)[place])
-
-
-def cumulative(mixture: Mixture, weight: Integers, middle: Integers, window: int, tables: Tables) -> Integers:
-    """Return cumulative frequencies [n, window + 2] from 0 to 2^16, of the values around `middle` and of an escape."""
-    start = middle - window // 2
-    edges = STEPS * (start[:, None] + np.arange(window + 1)) - STEPS // 2  # [n, window + 1]
-    mass = np.zeros(edges.shape, np.int64)
-    for k in range(COMPONENTS):
-        beyond = edges - mixture.mean[k][:, None]
-        half = tables.normal[mixture.scale[k][:, None], np.minimum(abs(beyond), _REACH - 1)]
-        mass += weight[k][:, None] * np.where(beyond < 0, -half, half)
-    # each value of the window and the escape get a frequency of at least 1
-    inside = ((mass - mass[:, :1]) * (_ONE - window - 1) // (_ONE * _WEIGHTS)) + np.arange(window + 1)
-    return np.append(inside, np.full((len(inside), 1), _ONE), axis=1)
+    middle = np.floor(total / (_WEIGHTS * STEPS) + 0.5).astype(np.int64)
+    reach = abs(mixture.mean - STEPS * middle) + lookup.wide.take(mixture.scale)
+    widest = (reach * (weight >= _HEAVY)).max(axis=0)
+    return Plan(weight, middle, lookup.place.take(np.minimum(widest, len(lookup.place) - 1)))
 
 
 class Part(NamedTuple):
@@ -111,36 +123,73 @@ class Part(NamedTuple):
     window: int
     at: Integers  # [m] rising, of 0 .. n - 1
     middle: Integers  # [m]
-    probabilities: NDArray[np.float64]  # [m, window + 1]
+    probabilities: NDArray[np.float64]  # [m, window + 1] of the values around the middle, and of an escape
 
 
-def parts(mixture: Mixture, tables: Tables) -> list[Part]:
+def parts(mixture: Mixture, lookup: Lookup) -> list[Part]:
     """Return latents with these mixtures as they are coded, by rising windows."""
-    weight, middle, windows = plan(mixture, tables)
+    weight, middle, place = plan(mixture, lookup)
+    half = _HALF_WINDOWS.take(place)
+    first = STEPS * (middle - half) - STEPS // 2 - mixture.mean  # edge of the window, in steps from the mean
+    first = np.minimum(np.maximum(first, -_BELOW), _REACH) + (mixture.scale * _SPAN + _BELOW)  # its place in `mass`
+    order = place.argsort(kind="stable")
+    first, share, middle = first.take(order, axis=1), weight.astype(np.int32).take(order, axis=1), middle.take(order)
+    ends = np.bincount(place, minlength=len(WINDOWS)).cumsum().tolist()
     found = []
-    for window in WINDOWS:
-        at = np.flatnonzero(windows == window)
-        if at.size:
-            chosen = Mixture(*(parameter[:, at] for parameter in mixture))
-            edges = cumulative(chosen, weight[:, at], middle[at], window, tables)
-            found.append(Part(window, at, middle[at], np.diff(edges) / _ONE))
+    for window, start, end in zip(WINDOWS, [0, *ends], ends, strict=False):
+        if start < end:
+            these = slice(start, end)
+            probabilities = _probabilities(first[:, these], share[:, these], window, lookup)
+            found.append(Part(window, order[these], middle[these], probabilities))
     return found
 
 
-def encode(
-    coder: constriction.stream.queue.RangeEncoder, values: Integers, laid_out: list[Part], first: int, last: int
-) -> None:
-    """Append the latents `first` to `last` - 1 of [n], each within `LARGEST`, to a coder."""
+def _probabilities(first: Integers, weight: NDArray[np.int32], window: int, lookup: Lookup) -> NDArray[np.float64]:
+    """Return the probabilities of `Part`, whole 65,536ths, of latents whose windows begin at these places of `mass`.
+
+    Rows of what is computed are edges, since numpy is slow with many short rows.
+    """
+    edges = STEPS * np.arange(window + 1)
+    mass = (lookup.mass.take(first + edges[:, None, None]) * weight).sum(axis=1, dtype=np.int32)  # within 2^28
+    mass -= mass[0].copy()
+    inside = np.floor(mass * ((_ONE - window - 1) / (_ONE * _WEIGHTS)))  # exact
+    probabilities = np.empty((first.shape[1], window + 1))
+    # each value of the window and the escape get a frequency of at least 1
+    np.subtract(inside[1:], inside[:-1] - 1, out=probabilities.T[:-1])
+    np.subtract(_ONE - window, inside[-1], out=probabilities.T[-1])
+    probabilities /= _ONE
+    return probabilities
+
+
+class Coded(NamedTuple):
+    """The values of a `Part`."""
+
+    at: Integers  # [m] rising
+    symbols: NDArray[np.int32]  # [m] places in the window, `window` for an escape
+    beyond: Integers  # [m] of an escape, by how much it is above the window or, negative, below; 0 inside
+    probabilities: NDArray[np.float64]  # [m, window + 1]
+
+
+def coded(values: Integers, laid_out: list[Part]) -> list[Coded]:
+    """Return the latents [n], each within `LARGEST`, as they are coded."""
+    found = []
     for window, at, middle, probabilities in laid_out:
-        start, end = np.searchsorted(at, (first, last))
+        off = values.take(at) - middle
+        beyond = off - off.clip(-(window // 2), window // 2)
+        symbols = np.where(beyond == 0, off + window // 2, window)
+        found.append(Coded(at, symbols.astype(np.int32), beyond, probabilities))
+    return found
+
+
+def encode(coder: constriction.stream.queue.RangeEncoder, laid_out: list[Coded], first: int, last: int) -> None:
+    """Append the latents `first` to `last` - 1 of [n] to a coder."""
+    for at, symbols, beyond, probabilities in laid_out:
+        start, end = at.searchsorted((first, last))
         if start == end:
             continue
-        off = values[at[start:end]] - middle[start:end]
-        within = abs(off) <= window // 2
-        symbols = np.where(within, off + window // 2, window)
-        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probabilities[start:end])
-        for far in off[~within]:
-            number = int(2 * (abs(far) - window // 2) - (far > 0))  # from 1, positive and negative in turn
+        coder.encode(symbols[start:end], _CATEGORICAL, probabilities[start:end])
+        for far in beyond[start:end][beyond[start:end] != 0]:
+            number = int(2 * abs(far) - (far > 0))  # from 1, positive and negative in turn
             bits = number.bit_length() - 1
             coder.encode(bits, _BITS)
             if bits:
@@ -155,8 +204,8 @@ def decode(coder: constriction.stream.queue.RangeDecoder, laid_out: list[Part]) 
     """
     values = np.zeros(sum(len(part.at) for part in laid_out), np.int64)
     for window, at, middle, probabilities in laid_out:
-        off = coder.decode(_CATEGORICAL, probabilities).astype(np.int64) - window // 2
-        for i in np.flatnonzero(off > window // 2):
+        off = coder.decode(_CATEGORICAL, probabilities) - window // 2
+        for i in (off > window // 2).nonzero()[0]:
             bits = int(coder.decode(_BITS))
             number = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0)
             off[i] = ((number + 1) // 2 + window // 2) * (1 if number % 2 else -1)
