@@ -25,7 +25,7 @@ OURS = "refscale-x2"
 def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> dict[str, Any]:
     """Measure a split, or what is missing of it, and return its results."""
     folder.mkdir(parents=True, exist_ok=True)
-    setup = rdcurve.Setup(tuple(weights.shipped(scale) for scale in (2, 4)), names)
+    setup = rdcurve.Setup((weights.shipped(2), weights.shipped(4), weights.shipped(2, "gmm")), names)
     pairs = rdcurve.check(rdcurve.find_pairs(manifest, None, split))
     with Progress(redirect_stdout=False) as progress:
         task = progress.add_task(split, total=None)
@@ -39,7 +39,8 @@ def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, fold
 def everything() -> tuple[str, ...]:
     """Return the names of all coders that work here."""
     known = [coder.name for coder in coders.baselines()[0]]
-    return (*known, *(f"refscale-x{scale}{mode}" for scale in (2, 4) for mode in ("", "-alone", "-unrelated")))
+    ours = ("refscale-x2", "refscale-x4", "refscale-x2-gmm")
+    return (*known, *(f"{name}{mode}" for name in ours for mode in ("", "-alone", "-unrelated")))
 
 
 def table(found: dict[str, Any]) -> list[str]:
@@ -75,7 +76,11 @@ def losses(found: dict[str, Any]) -> list[str]:
         better = {
             coder: value
             for (coder, where), value in percent.items()
-            if where == dataset and value is not None and own is not None and value < own and coder != OURS
+            if where == dataset
+            and value is not None
+            and own is not None
+            and value < own
+            and not coder.startswith("refscale-")
         }
         if better:
             named = ", ".join(f"{coder} {value:+.1f}" for coder, value in sorted(better.items(), key=lambda x: x[1]))
@@ -83,7 +88,10 @@ def losses(found: dict[str, Any]) -> list[str]:
     return lines or ["- nowhere, on these datasets"]
 
 
-SHOWN = ("refscale-x2", "refscale-x2-alone", "refscale-x4", "webp", "avif", "x265", "x265-reference")  # in the README
+SHOWN = (  # in the README
+    *("refscale-x2", "refscale-x2-gmm", "refscale-x2-alone", "refscale-x4"),
+    *("webp", "avif", "x265", "x265-reference"),
+)
 MARK = "<!-- by benchmarks/rd.py -->"
 
 
