@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 from ablations import JPEG_QUALITIES, Judge, point
 from torch import Tensor
@@ -35,7 +36,6 @@ from refscale_codec.rescale.net import RescaleNet
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "full-size"
-MARK = "<!-- by benchmarks/full_size.py -->"
 QUALITIES = (2, 5, 10, 20, 35, 50, 70)  # at full size
 HALF_SIZE = (15, 40, 65, 82, 91, 97)  # after the rescaler
 TIMED = 35, 75  # one quality each, of like bits
@@ -53,6 +53,7 @@ def learn(net: RescaleNet, manifest: Path, steps: int) -> Gmm:
     checkpoint, file = RUN / "checkpoint.pt", RUN / "weights.safetensors"
     gmm = net.low_res
     assert isinstance(gmm, Gmm)
+    gmm.requires_grad_(True)
     optimizer = torch.optim.Adam(gmm.parameters(), RATE, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in gmm.state_dict().items()}
     step = 0
@@ -216,10 +217,7 @@ def main() -> None:
         figures = f"{row['percent']:+.1f} % | {row['parameters'] / 1e6:.1f} M | {row['operations_per_megapixel']:,.0f}"
         known = "yes" if row["reference"] else "no"
         lines.append(f"| {row['coder']} | {known} | {figures} | {row['seconds_per_megapixel']:.1f} |")
-    page = ROOT / "docs" / "TRAINING.md"
-    parts = page.read_text(encoding="utf-8").split(MARK)
-    parts[1] = "\n" + "\n".join(lines) + "\n"
-    page.write_text(MARK.join(parts), encoding="utf-8")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/full_size.py", lines)
     print("\n".join(lines))
 
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tables
 from rich.progress import Progress
 
 from refscale_codec import allocator, coders, plot, rdcurve, weights
@@ -92,10 +93,9 @@ SHOWN = (  # in the README
     *("refscale-x2", "refscale-x2-gmm", "refscale-x2-alone", "refscale-x4"),
     *("webp", "avif", "x265", "x265-reference"),
 )
-MARK = "<!-- by benchmarks/rd.py -->"
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(found: dict[str, Any]) -> list[str]:
     """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
     percent = {(c["dataset"], c["coder"]): c["percent"] for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR}
     pictures: dict[str, int] = {}
@@ -106,7 +106,7 @@ def summary(found: dict[str, Any]) -> str:
     for dataset, count in pictures.items():
         values = (percent.get((dataset, coder)) for coder in shown)
         lines.append(f"| {dataset} ({count}) | {' | '.join('–' if v is None else f'{v:+.1f} %' for v in values)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def page(by_split: dict[str, dict[str, Any]]) -> str:
@@ -155,9 +155,7 @@ def main() -> None:
         plots = plot.save_curves(found, ROOT / "build" / "rd")
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
     (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split(MARK)
-    readme[1] = f"\n{summary(by_split['test'])}\n"
-    (ROOT / "README.md").write_text(MARK.join(readme), encoding="utf-8")
+    tables.replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))
 
 
 if __name__ == "__main__":
