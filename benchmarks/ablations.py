@@ -26,6 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import tables
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +40,6 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
-MARK = "<!-- by benchmarks/ablations.py -->"
 QUALITIES = (15, 40, 65, 82, 91, 97)  # the last one beyond 1 bit per pixel: a curve that ends early flatters a variant
 JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92)
 SEEDS = (1, 2)
@@ -331,10 +331,7 @@ def write_table(found: dict[str, Any]) -> None:
         maps = np.mean([of[seed]["map_bpp"] for seed in seeds])
         steps = of[seeds[0]]["steps"]
         lines.append(f"| {name} | {of[seeds[0]]['what']} | {steps} | {percents} | {away} | {maps:.4f} |")
-    page = ROOT / "docs" / "TRAINING.md"
-    parts = page.read_text(encoding="utf-8").split(MARK)
-    parts[1] = "\n" + "\n".join(lines) + "\n"
-    page.write_text(MARK.join(parts), encoding="utf-8")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/ablations.py", lines)
 
 
 if __name__ == "__main__":

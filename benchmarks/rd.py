@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tables
 from rich.progress import Progress
 
 from refscale_codec import allocator, coders, plot, rdcurve, weights
@@ -25,7 +26,7 @@ OURS = "refscale-x2"
 def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> dict[str, Any]:
     """Measure a split, or what is missing of it, and return its results."""
     folder.mkdir(parents=True, exist_ok=True)
-    setup = rdcurve.Setup(tuple(weights.shipped(scale) for scale in (2, 4)), names)
+    setup = rdcurve.Setup((weights.shipped(2), weights.shipped(4), weights.shipped(2, "gmm")), names)
     pairs = rdcurve.check(rdcurve.find_pairs(manifest, None, split))
     with Progress(redirect_stdout=False) as progress:
         task = progress.add_task(split, total=None)
@@ -39,7 +40,8 @@ def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, fold
 def everything() -> tuple[str, ...]:
     """Return the names of all coders that work here."""
     known = [coder.name for coder in coders.baselines()[0]]
-    return (*known, *(f"refscale-x{scale}{mode}" for scale in (2, 4) for mode in ("", "-alone", "-unrelated")))
+    ours = ("refscale-x2", "refscale-x4", "refscale-x2-gmm")
+    return (*known, *(f"{name}{mode}" for name in ours for mode in ("", "-alone", "-unrelated")))
 
 
 def table(found: dict[str, Any]) -> list[str]:
@@ -75,7 +77,11 @@ def losses(found: dict[str, Any]) -> list[str]:
         better = {
             coder: value
             for (coder, where), value in percent.items()
-            if where == dataset and value is not None and own is not None and value < own and coder != OURS
+            if where == dataset
+            and value is not None
+            and own is not None
+            and value < own
+            and not coder.startswith("refscale-")
         }
         if better:
             named = ", ".join(f"{coder} {value:+.1f}" for coder, value in sorted(better.items(), key=lambda x: x[1]))
@@ -83,11 +89,13 @@ def losses(found: dict[str, Any]) -> list[str]:
     return lines or ["- nowhere, on these datasets"]
 
 
-SHOWN = ("refscale-x2", "refscale-x2-alone", "refscale-x4", "webp", "avif", "x265", "x265-reference")  # in the README
-MARK = "<!-- by benchmarks/rd.py -->"
+SHOWN = (  # in the README
+    *("refscale-x2", "refscale-x2-gmm", "refscale-x2-alone", "refscale-x4"),
+    *("webp", "avif", "x265", "x265-reference"),
+)
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(found: dict[str, Any]) -> list[str]:
     """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
     percent = {(c["dataset"], c["coder"]): c["percent"] for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR}
     pictures: dict[str, int] = {}
@@ -98,7 +106,7 @@ def summary(found: dict[str, Any]) -> str:
     for dataset, count in pictures.items():
         values = (percent.get((dataset, coder)) for coder in shown)
         lines.append(f"| {dataset} ({count}) | {' | '.join('–' if v is None else f'{v:+.1f} %' for v in values)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def page(by_split: dict[str, dict[str, Any]]) -> str:
@@ -147,9 +155,7 @@ def main() -> None:
         plots = plot.save_curves(found, ROOT / "build" / "rd")
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
     (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split(MARK)
-    readme[1] = f"\n{summary(by_split['test'])}\n"
-    (ROOT / "README.md").write_text(MARK.join(readme), encoding="utf-8")
+    tables.replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))
 
 
 if __name__ == "__main__":

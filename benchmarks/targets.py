@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 
 from refscale_codec import codec, data, image, metrics, targets, weights
@@ -28,7 +29,6 @@ from refscale_codec.rescale.net import RescaleNet
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
 SIZES = (0.25, 0.5, 1.0, 1.5)  # bits per pixel
-MARK = "<!-- by benchmarks/targets.py -->"
 
 
 def middle(path: Path) -> Image:
@@ -105,10 +105,7 @@ def main() -> None:
             f"| {bpp} | {len(found)} | {np.mean(off):+.1f} % | {min(off):+.1f} % | {min(whole):+.1f} % "
             f"| {np.mean(tries):.1f} | {np.mean(beside):+.2f} dB |"
         )
-    page = ROOT / "docs" / "TRAINING.md"
-    parts = page.read_text(encoding="utf-8").split(MARK)
-    parts[1] = "\n" + "\n".join(lines) + "\n"
-    page.write_text(MARK.join(parts), encoding="utf-8")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/targets.py", lines)
     print("\n".join(lines))
 
 

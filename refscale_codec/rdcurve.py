@@ -310,11 +310,11 @@ def results(rows: list[Row], setup: Setup, command: str) -> dict[str, Any]:
         if coder.name != ANCHOR and ANCHOR in used
         for comparison in evaluate.compare(rows, coder.name, ANCHOR, *RANGE)
     ]
-    # against who else holds the reference; what it is worth; what a wrong one costs
-    for net in ("refscale-x2", "refscale-x4"):
-        alone, unrelated = f"{net}-alone", f"{net}-unrelated"
-        for pair in ((net, "x265-reference"), (net, alone), (net, unrelated), (unrelated, alone)):
-            comparisons += evaluate.compare(rows, *pair, *RANGE) if used.issuperset(pair) else []
+    # against who else holds the reference; what it is worth; what a wrong one costs; what the learned codec brings
+    for net in ("refscale-x2", "refscale-x4", "refscale-x2-gmm"):
+        alone, unrelated, plain = f"{net}-alone", f"{net}-unrelated", net.removesuffix("-gmm")
+        for pair in ((net, "x265-reference"), (net, alone), (net, unrelated), (unrelated, alone), (net, plain)):
+            comparisons += evaluate.compare(rows, *pair, *RANGE) if pair[0] != pair[1] and used.issuperset(pair) else []
     return {
         "command": command,
         "convention": (

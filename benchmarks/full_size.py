@@ -1,0 +1,225 @@
+"""The learned codec without the rescaler, on pictures at their full size: rate and distortion, size, operations, time.
+
+    python benchmarks/full_size.py ../shared/data/manifest.csv weights/refscale-x2-gmm.safetensors --steps 2000
+
+What the paper's supplement compares in its Table 2. The codec at full size is the one in the weights, same
+architecture, trained on from there on full-size crops, transform and all, to fewer bits at equal error (`--steps`;
+stopped, it goes on where it was; kept in build/, not shipped). It is given the moved reference as the low-res one is,
+in its entropy model, and also none. Judged as `ablations.py` judges: 26 dev pairs cut to 256 x 256 pixels, BD-rate
+against JPEG over 0.1 to 1.0 bits per pixel, RGB PSNR, whole files. Operations are multiplications and additions of the
+nets, both ways; seconds are the processor's on one thread without the search for the reference's place, both for a
+megapixel of the picture.
+
+Writes benchmarks/results/full-size.json, and the table in docs/TRAINING.md.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tables
+import torch
+from ablations import JPEG_QUALITIES, Judge, point
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from refscale_codec import codec, container, data, losses, metrics, train, weights
+from refscale_codec import lrcodec as low_res_codecs
+from refscale_codec.image import Image
+from refscale_codec.lrcodec.gmm import Gmm
+from refscale_codec.rescale.net import RescaleNet
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = ROOT / "build" / "full-size"
+QUALITIES = (2, 5, 10, 20, 35, 50, 70)  # at full size
+HALF_SIZE = (15, 40, 65, 82, 91, 97)  # after the rescaler
+TIMED = 35, 75  # one quality each, of like bits
+BATCH, CROP, RATE, WARMUP, DECAY, AVERAGE = 8, 64, 4e-4, 50, 0.5, 0.998
+TRAINED = (1, 80)  # qualities
+SLOPE = 1.2  # about how steep such a codec's curves are, see `losses.error_weight`
+ALONE = 0.3  # share of crops without a reference
+
+Coder = Callable[[Image, Image | None, int], tuple[Image, int]]
+
+
+def learn(net: RescaleNet, manifest: Path, steps: int) -> Gmm:
+    """Train the codec of some weights on full-size crops, or go on with it; return it with its integers."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    checkpoint, file = RUN / "checkpoint.pt", RUN / "weights.safetensors"
+    gmm = net.low_res
+    assert isinstance(gmm, Gmm)
+    gmm.requires_grad_(True)
+    optimizer = torch.optim.Adam(gmm.parameters(), RATE, betas=(0.9, 0.99))
+    average = {name: value.detach().clone() for name, value in gmm.state_dict().items()}
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        gmm.load_state_dict(state["gmm"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+
+    def save() -> None:
+        state = {"gmm": gmm.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step}
+        torch.save(state, checkpoint.with_suffix(".part"))
+        checkpoint.with_suffix(".part").replace(checkpoint)
+
+    saved = time.monotonic()
+    if step < steps:
+        crops = data.Crops(data.read_manifest(manifest, ("train", "single")), CROP, 0.12, 0.08, 0.2)
+    while step < steps:
+        torch.manual_seed(step)
+        loss = loss_of(gmm, crops.batch(3, step, BATCH), np.random.default_rng([3, step]))
+        rate = min(1.0, (step + 1) / WARMUP, (steps - step) / (DECAY * steps))
+        optimizer.param_groups[0]["lr"] = RATE * rate
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(gmm.parameters(), 1.0))):
+            optimizer.step()
+        step += 1
+        keep = min(AVERAGE, (1 + step) / (10 + step))
+        for name, value in gmm.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - keep)
+        if step % 50 == 0:
+            print(f"step {step}, loss {float(loss.detach()):.3f}", flush=True)
+        if time.monotonic() - saved > 120:
+            save()
+            saved = time.monotonic()
+    save()
+    gmm.load_state_dict(average)
+    weights.store(net, file)
+    found = weights.load(file).low_res
+    assert isinstance(found, Gmm)
+    return found
+
+
+def loss_of(gmm: Gmm, batch: tuple[data.Pixels, data.Pixels], rng: np.random.Generator) -> Tensor:
+    """Return ln(bits) and, with its weight, ln(squared error)."""
+    hr, ref = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in batch)
+    quality = torch.from_numpy(rng.integers(TRAINED[0], TRAINED[1] + 1, len(hr))).float()
+    used = torch.from_numpy(rng.random((len(hr), 1, 1, 1)) >= ALONE)
+    with torch.autocast("cpu", torch.bfloat16):
+        coded = gmm(hr, train.low_res_reference(ref, 1) * used, quality / 100)
+    bpp = coded.bits / CROP**2 + 0.005
+    error = (coded.lr_hat.float() - hr).square().mean(dim=(1, 2, 3)) + 4e-6
+    weight = losses.error_weight(error, bpp, quality, SLOPE)
+    return (torch.log(bpp) + weight * torch.log(error)).mean()
+
+
+def at_full_size(gmm: Gmm) -> Coder:
+    """Return a coder by the codec alone; bytes are those of a file with its header and one section."""
+
+    def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
+        guide = None if reference is None else reference.pixels
+        payload = gmm.encode(target.pixels.astype(np.float32), guide, quality)
+        decoded = gmm.decode(payload, target.height, target.width, guide, quality)
+        header = container.Header(
+            target.width, target.height, 2, low_res_codecs.GMM, quality, bytes(6), None if guide is None else bytes(6)
+        )
+        return Image(codec.to_8_bits(decoded)), len(container.pack(container.Container(header, payload)))
+
+    return code
+
+
+def rescaled(net: RescaleNet) -> Coder:
+    """Return a coder by rescaler and codec; the reference is in place already."""
+
+    def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
+        options = codec.EncodeOptions(quality=quality)
+        low = codec.downscale(target, reference, net, quality)
+        file = codec.pack_low_res(low, target, reference, net, options)
+        low = codec.unpack_low_res(file, net, reference)
+        return codec.upscale(low, reference, file.header, net), len(container.pack(file))
+
+    return code
+
+
+def measured(code: Coder, qualities: tuple[int, ...], timed: int, judge: Judge, with_reference: bool) -> dict[str, Any]:
+    """Return the mean BD-rate against JPEG, the curves, and seconds and operations a megapixel."""
+    percents, curves, seconds, pixels = [], [], 0.0, 0
+    for (target, reference), anchor in zip(judge.pictures, judge.anchors, strict=True):
+        curve = []
+        for quality in qualities:
+            started = time.process_time()
+            decoded, size = code(target, reference if with_reference else None, quality)
+            if quality == timed:
+                seconds += time.process_time() - started
+                pixels += target.height * target.width
+            curve.append(point(target, decoded, size))
+        (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
+        percents.append(metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0).percent)
+        curves.append(curve)
+    return {
+        "percent": float(np.nanmean(percents)),
+        "curves": curves,
+        "seconds_per_megapixel": seconds / pixels * 1e6,
+    }
+
+
+def operations(net: RescaleNet, side: int = 256) -> tuple[float, float]:
+    """Return 10^9 multiplications and additions a megapixel of rescaler and codec, both ways; entropy nets once."""
+    gmm = net.low_res
+    assert isinstance(gmm, Gmm)
+    hr = torch.rand(1, 3, side, side)
+    told = torch.tensor([0.5])
+    lr = torch.rand(1, 3, side // net.config.scale, side // net.config.scale)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as rescaler:
+            found = net.downscale(hr, hr, told)
+            net.rebuild(found.lr, found.condition)
+        with FlopCounterMode(display=False) as coder:
+            gmm(lr, torch.zeros_like(lr), told)
+    per = 1e-9 * 1e6 / side**2
+    return rescaler.get_total_flops() * per, coder.get_total_flops() * per
+
+
+def main() -> None:
+    """Train, measure, write results and table."""
+    parser = argparse.ArgumentParser(description="Compare the learned codec with and without the rescaler.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("weights", type=Path, help="with the learned codec")
+    parser.add_argument("--steps", type=int, default=2000)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    full = learn(weights.load(args.weights), args.manifest, args.steps)
+    net = weights.load(args.weights)
+    assert isinstance(net.low_res, Gmm)
+    judge = Judge(args.manifest)
+    parameters = sum(x.numel() for x in net.low_res.parameters())
+    every = sum(x.numel() for x in net.parameters())
+    of_rescaler, of_codec = operations(net)
+    alone = at_full_size(full), QUALITIES, TIMED[0], parameters, of_codec * net.config.scale**2
+    both = rescaled(net), HALF_SIZE, TIMED[1], every, of_rescaler + of_codec
+    rows: list[dict[str, Any]] = []
+    for name, (code, qualities, timed, size, work) in (("codec at full size", alone), ("rescaler x2 and codec", both)):
+        for reference in (False, True):
+            row: dict[str, Any] = {"coder": name, "reference": reference, "parameters": size}
+            row["operations_per_megapixel"] = work
+            rows.append(row | measured(code, qualities, timed, judge, reference))
+            print(name, reference, f"{rows[-1]['percent']:+.2f} %", flush=True)
+    result = {
+        "command": f"python benchmarks/full_size.py manifest.csv {args.weights.name} --steps {args.steps}",
+        "weights": net.fingerprint.hex(),
+        "machine": platform.machine(),
+        "versions": {"torch": torch.__version__},
+        "pictures": len(judge.pictures),
+        "jpeg_qualities": JPEG_QUALITIES,
+        "rows": rows,
+    }
+    (ROOT / "benchmarks" / "results" / "full-size.json").write_text(json.dumps(result, indent=1) + "\n")
+    lines = ["| coder | reference | BD-rate | parameters | 10⁹ operations | seconds |", "|---" * 6 + "|"]
+    for row in rows:
+        figures = f"{row['percent']:+.1f} % | {row['parameters'] / 1e6:.1f} M | {row['operations_per_megapixel']:,.0f}"
+        known = "yes" if row["reference"] else "no"
+        lines.append(f"| {row['coder']} | {known} | {figures} | {row['seconds_per_megapixel']:.1f} |")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/full_size.py", lines)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
