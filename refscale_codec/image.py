@@ -111,7 +111,7 @@ _NAMES = {  # what a person calls such pictures
 
 _TAG_BITS, _TAG_SAMPLES, _TAG_SAMPLE_FORMAT, _TAG_ORIENTATION = 258, 277, 339, 274
 _TAG_PHOTOMETRIC, _TAG_EXTRA = 262, 338
-_TAGS_OF_EVERY_TIFF = (256, 257, 258, 262, 277)  # width, height, bits, photometric, samples a pixel
+_TAGS_OF_EVERY_TIFF = (256, 257, 262)  # width, height, photometric
 _TAGS_OF_GDAL = (33550, 33922, 34264, 34735, 42112, 42113, 50844)  # place, its own metadata, nodata
 _TAG_XMP, _TAG_ICC, _TAG_INTEROP = 700, 34675, 40965
 _SUB_DIRECTORIES = (34665, 34853)  # those of EXIF and GPS
