@@ -136,6 +136,9 @@ def split(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Im
 
 def join(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:
     """Return the window of a picture whose triples in it these are, without metadata; about the inverse of `split`."""
+    if bands.plain:
+        (pixels,) = parts
+        return Image(pixels)
     pixels = np.empty((window.height, window.width, bands.depth), bands.dtype)
     for part, chosen in zip(parts, bands.triples(), strict=True):
         for band in set(chosen):

@@ -321,7 +321,7 @@ def diff(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw where a picture differs from an older one, at its size: black is alike, bright is changed.
+    """Draw where a picture differs from an older one, at its size and place: black is alike, bright is changed.
 
     It is the net's similarity, so light and season count little, and single pixels nothing. Changed is a share of the
     area: what is more than half as unlike as other places of the picture are.
@@ -349,7 +349,7 @@ def diff(
                 needed = header is not None and header.reference is not None
                 picture = codec.decode(data, reference if needed else None, net)
             values = change.change(picture, reference, net)
-        terminal.write(output, pictures.to_bytes(change.heat_map(values), kind))
+        terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())
     if json_output:
         print(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))

@@ -324,30 +324,32 @@ def decode(
         _require_inside(window, file.header)
     said = metadata.unpack(file.metadata)
     described, files = disassemble(file)
-    parts = []
-    for inner, older in zip(files, _older_triples(reference, described), strict=False):
-        moved = None
-        if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
-            moved = align.move(older, unpack_alignment(inner))
-        low = unpack_low_res(inner, net, moved)
-        lap("entropy")
-        part = upscale(
-            low,
-            older,
-            inner.header,
-            net,
-            alignment=low.alignment,
-            z_scale=z_scale,
-            z_seed=z_seed,
-            tile=tile,
-            window=window,
-            dtype=described.triple_type,
-        )
-        parts.append(part.pixels)
-        lap("net")
     shown = window or Box(0, 0, file.header.height, file.header.width)
+
+    def parts() -> Iterator[NDArray[Any]]:
+        for inner, older in zip(files, _older_triples(reference, described), strict=False):
+            moved = None
+            if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
+                moved = align.move(older, unpack_alignment(inner))
+            low = unpack_low_res(inner, net, moved)
+            lap("entropy")
+            part = upscale(
+                low,
+                older,
+                inner.header,
+                net,
+                alignment=low.alignment,
+                z_scale=z_scale,
+                z_seed=z_seed,
+                tile=tile,
+                window=shown,
+                dtype=described.triple_type,
+            )
+            lap("net")
+            yield part.pixels
+
     said = replace(said, geo=geotiff.moved(said.geo, shown.left, shown.top))
-    return replace(bands.join(parts, described, shown), metadata=said)
+    return replace(bands.join(parts(), described, shown), metadata=said)
 
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:

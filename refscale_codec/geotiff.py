@@ -3,7 +3,7 @@
 GDAL comes with rasterio, an extra, which is imported where it is needed. Arrays and bytes go in and out here; `image`
 knows pictures. What a GeoTIFF says is one JSON object, which only holds what is not as in any TIFF:
 
-    crs           WKT                               transform   a, b, c, d, e, f: x = a column + b row + c, ...
+    crs           EPSG:code, or WKT                 transform   a, b, c, d, e, f: x = a column + b row + c, ...
     tags          {name: text}                      band_tags   [{name: text}, ...], the alpha band's the last
     descriptions, units, interpretations            [text or null, ...], likewise
     scales, offsets                                 [number, ...], likewise
@@ -15,7 +15,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from refscale_codec.errors import ImageError
 INSTALL = "pip install 'refscale-codec[geo]'"
 
 _DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF"}
+_OF_PLACE = ("crs", "transform")
 _TYPES = ("uint8", "uint16", "int16")
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
 
@@ -80,7 +81,7 @@ def decode(data: bytes, name: str, most: int) -> Raster:
             table = np.array([colour for _, colour in sorted(file.colormap(1).items())], np.uint8)
             pixels, said = (
                 table[pixels[..., 0]],
-                {key: said[key] for key in said if key in ("crs", "transform", "tags")},
+                {key: said[key] for key in said if key in (*_OF_PLACE, "tags")},
             )
             nodata, kinds = None, ["red", "green", "blue", "alpha"]
             if (table[:, 3] == 255).all():
@@ -88,14 +89,16 @@ def decode(data: bytes, name: str, most: int) -> Raster:
     alpha = None
     if kinds[-1] == "alpha" and len(kinds) > 1:
         pixels, alpha = np.ascontiguousarray(pixels[..., :-1]), pixels[..., -1].copy()
-    return Raster(pixels, alpha, nodata, json.dumps(said, separators=(",", ":")).encode() if said else b"", notes)
+    return Raster(pixels, alpha, nodata, _dumped(said), notes)
 
 
 def _said(file: Any) -> tuple[dict[str, Any], list[str]]:
     """Return what a file says as JSON takes it, and notes of what is left out."""
     said: dict[str, Any] = {}
     if file.crs is not None:
-        said["crs"] = file.crs.to_wkt()
+        code, whole = file.crs.to_string(), file.crs.to_wkt()
+        same = type(file.crs).from_user_input(code).to_wkt() == whole
+        said["crs"] = code if same else whole
     if not file.transform.is_identity:
         said["transform"] = list(file.transform)[:6]
     bands = range(1, file.count + 1)
@@ -149,7 +152,7 @@ def encode(
     """
     rasterio = _rasterio(name)
     planes = [*pixels.transpose(2, 0, 1), *([] if alpha is None else [alpha])]
-    said = json.loads(geo) if geo else {}
+    said = _loaded(geo)
     kinds = said.get("interpretations", _usual(pixels.shape[2]) + ["alpha"] * (alpha is not None))
     options = {
         "driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": len(planes),
@@ -178,10 +181,27 @@ def encode(
 
 def moved(geo: bytes, left: int, top: int) -> bytes:
     """Return what is said of the part of a picture that begins at this column and row."""
-    said = json.loads(geo) if geo else {}
-    if "transform" in said:
+    said = _loaded(geo)
+    with suppress(KeyError, TypeError, ValueError):  # nothing to move, or nothing that can be
         a, b, c, d, e, f = said["transform"]
         said["transform"] = [a, b, a * left + b * top + c, d, e, d * left + e * top + f]
+    return _dumped(said)
+
+
+def place(geo: bytes) -> bytes:
+    """Return what is said of the place alone."""
+    return _dumped({key: value for key, value in _loaded(geo).items() if key in _OF_PLACE})
+
+
+def _loaded(geo: bytes) -> dict[str, Any]:
+    """Return what JSON says; what is damaged says nothing."""
+    with suppress(ValueError):
+        said = json.loads(geo)
+        return said if isinstance(said, dict) else {}
+    return {}
+
+
+def _dumped(said: dict[str, Any]) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode() if said else b""
 
 

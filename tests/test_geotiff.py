@@ -96,6 +96,15 @@ def test_grey_and_rgb_geotiffs_too(depth: int) -> None:
     assert said_by(image.to_bytes(picture, "tiff"))["transform"] == PLACE
 
 
+def test_a_coordinate_system_is_a_code_where_that_says_it_all() -> None:
+    custom = rasterio.CRS.from_proj4("+proj=laea +lat_0=47 +lon_0=11.5 +ellps=bessel +units=m")
+    for crs, said in (("EPSG:4326", "EPSG:4326"), (custom, "PROJCS[")):
+        data = geotiff_file(raster(), crs=crs)
+        picture = image.from_bytes(data, "scene.tif")
+        assert json.loads(picture.metadata.geo)["crs"].startswith(said)
+        assert said_by(image.to_bytes(picture, "tiff"))["crs"] == said_by(data)["crs"]
+
+
 def test_alpha_of_a_geotiff_is_alpha() -> None:
     def say(file: object) -> None:
         file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * 3 + [ColorInterp.alpha]
@@ -273,6 +282,18 @@ def test_a_geotiff_goes_to_another_machine(refscale: Callable[..., Outcome], sce
     parts = ("header", "map", "lr", "metadata", "bands", "further")
     assert sum(facts[f"bytes_{part}"] for part in parts) == facts["bytes"]
     assert facts["bytes_bands"] > 0 and facts["bytes_further"] > 0
+
+
+def test_a_change_map_of_geotiffs_lies_where_they_lie(
+    refscale: Callable[..., Outcome], scene: Path, tiny_weights: Path
+) -> None:
+    done = refscale("diff", "new.tif", "--ref", "old.tif", "-o", "change.tif", "--weights", tiny_weights)
+    assert done.code == 0, done.err
+    drawn = image.read(scene / "change.tif")
+    assert (drawn.kind, drawn.pixels.shape) == ("8-bit RGB", (20, 33, 3))
+    assert json.loads(drawn.metadata.geo).keys() == {"crs", "transform", "tags"}
+    found = said_by((scene / "change.tif").read_bytes())
+    assert (found["crs"], found["transform"]) == (rasterio.CRS.from_epsg(32630), PLACE)
 
 
 def test_a_format_that_does_not_hold_the_bands_is_refused_before_anything_is_decoded(
