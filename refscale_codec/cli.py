@@ -160,7 +160,7 @@ def encode(
         quiet,
         f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
         f"(low-res {parts.lr}, map {parts.map}, metadata {parts.metadata}, header {parts.header + parts.other}"
-        + (f", bands {parts.bands}" if parts.bands else "")
+        + (f", alpha, nodata and the like {parts.bands}" if parts.bands else "")
         + (f", further bands {parts.further})" if parts.further else ")"),
     )
     if target is not None and reached is not None:

@@ -55,6 +55,9 @@ MAX_PIXELS = 400_000_000
 MAX_BANDS = 255
 """Most bands, without alpha."""
 
+MAX_SAMPLES = 3 * MAX_PIXELS
+"""Most samples in all bands; the container has the same limit."""
+
 _READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
 _FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 _LOSSY_NAMES = {"jpg", "jpeg", "jpe", "jfif"}
@@ -529,7 +532,7 @@ def _decode(picture: PIL.Image.Image, data: bytes) -> Image:
 
 
 def _read_by_gdal(data: bytes, tags: ImageFileDirectory_v2, name: str) -> Image:
-    pixels, alpha, nodata, geo, notes = geotiff.decode(data, name, MAX_PIXELS)
+    pixels, alpha, nodata, geo, notes = geotiff.decode(data, name, MAX_PIXELS, MAX_SAMPLES)
     if pixels.shape[2] > MAX_BANDS:
         raise ImageError(f"{name} has {pixels.shape[2]} bands; at most {MAX_BANDS} are coded")
     for note in notes:
