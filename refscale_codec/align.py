@@ -199,7 +199,8 @@ def _by_block(flow: NDArray[np.float32]) -> Vectors:
 
 
 def _luma(picture: Image) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    luma = np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY))
+    return np.asarray(luma if luma.dtype == np.uint8 else luma // 256, np.uint8)
 
 
 def _reduced(luma: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
@@ -246,7 +247,7 @@ def move(reference: Image, alignment: Alignment | None, box: Box | None = None) 
     if alignment is None:
         return reference if part == whole else Image(reference.pixels[part.slices])
     along, across, shift_down, shift_right = alignment.similarity
-    moved = np.empty((part.height, part.width, 3), np.uint8)
+    moved = np.empty((part.height, part.width, 3), reference.pixels.dtype)
     for top in range(part.top, part.bottom, 256):  # in strips, for memory
         ys, xs = np.arange(top, min(top + 256, part.bottom)), np.arange(part.left, part.right)
         field = _field(alignment.vectors, ys, xs)

@@ -5,15 +5,18 @@ nearly everything similar. The cosine underneath (RefScale, Eq. 3) does tell cha
 has no unit of its own, so the picture gives one: the angle between it and itself turned by 180 degrees, where nothing
 lies on its like.
 
-Deliberately absent: georeferenced output, and a decision what is a change. `CHANGED` only serves to state a share.
+Deliberately absent: a decision what is a change. `CHANGED` only serves to state a share.
 """
+
+from functools import reduce
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec import align, codec
+from refscale_codec import align, bands, codec, geotiff
 from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
 from refscale_codec.rescale.net import RescaleNet
 
 CHANGED = 0.5
@@ -26,16 +29,25 @@ _SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from sh
 def change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
     """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
 
-    0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first.
+    0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first. Of
+    more than three bands, those three that changed most count.
 
     Args:
         image: the newer picture, or what a file decodes to.
-        reference: the older picture, of the same size.
+        reference: the older picture, of the same size and the same bands.
         net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
 
     Raises:
-        ImageError: the reference has another size.
+        ImageError: the reference has another size or other bands.
     """
+    described = bands.describe(image)
+    older = bands.split(reference, described, reference=True)
+    found = (_change(new, old, net) for new, old in zip(bands.split(image, described), older, strict=True))
+    return np.asarray(reduce(np.maximum, found))
+
+
+def _change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
+    """Return how much a triple changed."""
     moved = align.move(reference, align.estimate(image, reference))
     turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
     angle, unlike = (np.arccos(codec.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
@@ -45,7 +57,11 @@ def change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float3
     return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_LINEAR)[: image.height, : image.width])
 
 
-def heat_map(values: NDArray[np.float32]) -> Image:
-    """Return values in [0, 1], [h, w], as a picture: black is 0, pale yellow 1 (inferno, perceptually uniform)."""
+def heat_map(values: NDArray[np.float32], image: Image) -> Image:
+    """Return values in [0, 1], [h, w], as a picture: black is 0, pale yellow 1 (inferno, perceptually uniform).
+
+    It lies where the given picture lies.
+    """
     levels = np.rint(255 * values).astype(np.uint8)
-    return Image(np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]))
+    colours = np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
+    return Image(colours, Metadata(geo=geotiff.place(image.metadata.geo)))
