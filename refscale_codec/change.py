@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec import align, codec
+from refscale_codec import align, codec, registration
+from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
 
@@ -23,20 +24,29 @@ _UNLIKE = 0.95  # quantile of the angles to the turned picture that makes a chan
 _SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from showing rounding
 
 
-def change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
+def change(
+    image: Image, reference: Image, net: RescaleNet, alignment: align.Alignment | None = None
+) -> NDArray[np.float32]:
     """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
 
     0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first.
 
     Args:
         image: the newer picture, or what a file decodes to.
-        reference: the older picture, of the same size.
+        reference: the older picture, of any size.
         net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
+        alignment: where the reference lies, for instance as a file tells; it is estimated by default.
 
     Raises:
-        ImageError: the reference has another size.
+        ImageError: the reference cannot be brought onto the picture's grid.
     """
-    moved = align.move(reference, align.estimate(image, reference))
+    alignment = alignment or registration.estimate(image, reference)
+    if alignment is None and (reference.height, reference.width) != (image.height, image.width):
+        raise ImageError(
+            f"the reference of {reference.width}x{reference.height} pixels cannot be brought onto the grid of the "
+            f"picture, {image.width}x{image.height}"
+        )
+    moved = align.move(reference, alignment)
     turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
     angle, unlike = (np.arccos(codec.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
     cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)

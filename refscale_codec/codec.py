@@ -7,10 +7,10 @@
                                                                                            ├─ RescaleNet up ──> hr_hat
                                                                                     ref ───┘
 
-After RefScale (paper, Fig. 2). The reference must have the picture's size; `align` moves it into place, and the file
-holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it does; one
-that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use that in
-place of JPEG's coefficients; it makes use of the reference, too.
+After RefScale (paper, Fig. 2). `registration` finds where the reference lies on the picture, `align` moves it there,
+and the file holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it
+does; one that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use
+that in place of JPEG's coefficients; it makes use of the reference, too.
 
 Longer than most modules, because the whole sentence stands here, both ways, for whole pictures and for windows.
 """
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import align, container, lrcodec, metadata, smap, tiles
+from refscale_codec import align, container, lrcodec, metadata, registration, smap, tiles
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -93,13 +93,13 @@ def encode(
 
     Args:
         image: the picture, any size from 1x1. Its metadata goes into the file.
-        reference: an older picture of the same place and the same size; None codes without one.
+        reference: an older picture of the same place, of any size; None codes without one.
         net: from `weights.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         lap: for timing, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
-        ImageError: the reference has another size, or there is more metadata than `metadata.MAX_BYTES`.
+        ImageError: there is more metadata than `metadata.MAX_BYTES`.
     """
     options = options or EncodeOptions()
     low = prepare(image, reference, net, options, lap)
@@ -117,8 +117,7 @@ def prepare(
     """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`."""
     if reference is None:
         return downscale(image, None, net, options.quality, options.tile)
-    _require_same_size(reference, image.height, image.width)
-    alignment = align.estimate(image, reference)
+    alignment = registration.estimate(image, reference)
     lap("align")
     return downscale_best(image, reference, alignment, net, options, lap)
 
@@ -139,13 +138,12 @@ def downscale_best(
     """Run the net down against the moved reference, against it as it lies, or without: what codes a sample best.
 
     Better is less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one
-    picture; a picture no larger than that is its own sample. `lap` is called as in `encode`.
-
-    Raises:
-        ImageError: the reference has another size.
+    picture; a picture no larger than that is its own sample. A reference of another size is of use only if it is moved.
+    `lap` is called as in `encode`.
     """
-    _require_same_size(reference, image.height, image.width)
-    candidates = [_Candidate(None, None), _Candidate(reference, None)]
+    candidates = [_Candidate(None, None)]
+    if (reference.height, reference.width) == (image.height, image.width):
+        candidates.append(_Candidate(reference, None))
     if alignment is not None:
         candidates.append(_Candidate(align.move(reference, alignment), alignment))
     sample = _sample(image)
@@ -153,6 +151,8 @@ def downscale_best(
     best = min(range(len(trials)), key=lambda i: trials[i].cost)
     lap("choose")
     guide, alignment = candidates[best]
+    if guide is not None and alignment is not None:
+        alignment = alignment._replace(check=align.checksum(guide))
     whole = sample.pixels.shape == image.pixels.shape
     low = trials[best].low if whole else downscale(image, guide, net, options.quality, options.tile)
     return low._replace(alignment=alignment)
@@ -264,7 +264,8 @@ def decode(
         UsageError: such a tile cannot be, or the window reaches beyond the picture.
         ContainerError: not a valid file, or its payloads do not fit its header.
         WeightsError: other weights than the file asks for.
-        ReferenceMismatch: no reference, a superfluous one, or another one than the file asks for.
+        ReferenceMismatch: no reference, a superfluous one, another one than the file asks for, or one that is moved to
+            other pixels than the encoder's. A window is not enough to tell the last.
     """
     file = container.unpack(data)
     require_same(file.header, reference, net)
@@ -272,6 +273,11 @@ def decode(
     if window is not None:
         _require_inside(window, file.header)
     said = metadata.unpack(file.metadata)
+    if not _guided(file):
+        reference = None
+    size = file.header.height, file.header.width
+    if reference is not None and file.alignment is None and size != (reference.height, reference.width):
+        raise ContainerError("the file says that its reference lies in place, but it has another size than the picture")
     moved = None
     if reference is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
         moved = align.move(reference, unpack_alignment(file))
@@ -304,8 +310,6 @@ def require_same(header: Header, reference: Image | None, net: RescaleNet) -> No
         raise ReferenceMismatch(
             f"the file was made with the reference {wanted}, this picture is {reference.fingerprint().hex()}"
         )
-    if reference is not None:
-        _require_same_size(reference, header.height, header.width)
 
 
 def _require_inside(window: Box, header: Header) -> None:
@@ -469,9 +473,14 @@ def upscale(
     """Run the net up, tile by tile; the reference is taken as it lies, but for an alignment that moves it.
 
     The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
+
+    Raises:
+        ReferenceMismatch: the whole was made, and the moved reference is not the one that the alignment tells.
     """
     scale, (height, width) = net.config.scale, header.low_res_size
-    window = window or Box(0, 0, header.height, header.width)
+    whole = Box(0, 0, header.height, header.width)
+    window = window or whole
+    check = 0
     maps = _maps(low.levels, height, width, net)
     z = _latents(height, width, net, z_scale, z_seed) if z_scale else None
     pixels = np.empty((window.height, window.width, 3), np.uint8)
@@ -484,11 +493,16 @@ def upscale(
             near = [part[(..., *seen.reduced(2 << stage).slices)].to(_device(net)) for stage, part in enumerate(z)]
         ref = None
         if reference is not None:
-            ref = _tensor(align.move(reference, alignment, seen).pixels, net, seen.within(seen))
+            guide = align.move(reference, alignment, seen)
+            if alignment is not None:
+                check += align.checksum(Image(guide.pixels[core.within(seen).slices]), core)
+            ref = _tensor(guide.pixels, net, seen.within(seen))
         condition = _condition(ref, maps, seen, header.quality, net)
         hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
         own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
         pixels[shown.within(window).slices] = to_8_bits(255 * own.cpu().numpy())
+    if reference is not None and alignment is not None and window == whole and check % (1 << 32) != alignment.check:
+        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
     return Image(pixels)
 
 

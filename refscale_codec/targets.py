@@ -83,7 +83,6 @@ def encode(
 
     Raises:
         TargetError: no quality gives it.
-        ImageError: the reference has another size.
     """
     start = _start(target, image.height * image.width)
     options = replace(options or EncodeOptions(), quality=start)
