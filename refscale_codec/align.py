@@ -2,10 +2,10 @@
 
 The reference may have any size. If it is finer than the target, it is averaged first, by a whole factor. A transform
 (shift, similarity, affine or homography) takes the whole picture along. For what that leaves, each block of the picture
-has a vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. At last each band gets a
-gain and an offset. All of this is integer arithmetic, so both sides get the same pixels, in tiles as in the whole, and
-a checksum in the file proves it. It is coded as one stream: vectors one after the other under adaptive statistics, each
-predicted from its neighbours.
+has a vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. What the reference does not
+show gets its mean colour. At last each band gets a gain and an offset. All of this is integer arithmetic, so both sides
+get the same pixels, in tiles as in the whole, and a checksum in the file proves it. It is coded as one stream: vectors
+one after the other under adaptive statistics, each predicted from its neighbours.
 """
 
 import struct
@@ -30,6 +30,8 @@ LIMIT = 64  # largest magnitude of a vector's component
 STEPS = 64  # of a transform's shift, in a pixel
 GAIN = 256  # a gain of 1
 MAX_FACTOR = 64
+FADE = 32  # quarters of a pixel beyond the reference's last, in which it fades to its mean
+_LOOKS = 256  # rows and columns at most that the mean is taken over
 _MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
 _STRIP = 256  # rows that are moved at once, for memory
 
@@ -188,11 +190,22 @@ def _moved(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Intege
     for from_row, weight_y in ((rows, 4 - down), (below, down)):
         for from_column, weight_x in ((columns, 4 - right), (beside, right)):
             total += (weight_y * weight_x)[..., None] * cells[from_row - needed.top, from_column - needed.left]
+    beyond = np.maximum(np.maximum(-y, y - 4 * last_row), np.maximum(-x, x - 4 * last_column))
+    if (beyond > 0).any():
+        near = np.clip(FADE - beyond, 0, FADE)[..., None]
+        total = (near * total + 16 * (FADE - near) * _mean(pixels) + FADE // 2) // FADE
     if alignment.tones is None:
         return (total + 8) >> 4
     gains, offsets = np.array(alignment.tones, np.int64).T
     toned: Integers = (gains * total + 16 * GAIN * offsets + 8 * GAIN) // (16 * GAIN)
     return np.clip(toned, 0, np.iinfo(pixels.dtype).max)
+
+
+def _mean(pixels: NDArray[np.uint8]) -> Integers:
+    """Return the mean of each band, rounded down, over every n-th row and column."""
+    step = -(-max(pixels.shape[:2]) // _LOOKS)
+    looks = pixels[::step, ::step].reshape(-1, pixels.shape[2])
+    return np.asarray(looks.sum(axis=0, dtype=np.int64) // len(looks))
 
 
 def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.uint8]:

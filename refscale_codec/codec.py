@@ -39,6 +39,7 @@ from refscale_codec.tiles import TILE, Box
 
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
 SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
+_SECTION = 6  # bytes around a short payload in the file
 HALO = {2: 48, 4: 64}  # pixels around a tile by scale: what lies beyond hardly matters (benchmarks/scenes.py)
 
 
@@ -137,47 +138,67 @@ def downscale_best(
 ) -> LowRes:
     """Run the net down against the moved reference, against it as it lies, or without: what codes a sample best.
 
-    Better is less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one
-    picture; a picture no larger than that is its own sample. A reference of another size is of use only if it is moved.
-    `lap` is called as in `encode`.
+    If it is with the reference, that is tried in the picture's light, too, and without the vectors of blocks. Better is
+    less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one picture; a
+    picture no larger than that is its own sample. A reference of another size is of use only if it is moved. `lap` is
+    called as in `encode`.
     """
-    candidates = [_Candidate(None, None)]
-    if (reference.height, reference.width) == (image.height, image.width):
-        candidates.append(_Candidate(reference, None))
-    if alignment is not None:
-        candidates.append(_Candidate(align.move(reference, alignment), alignment))
     sample = _sample(image)
-    trials = [_trial(sample, candidate, image, net, options) for candidate in candidates]
-    best = min(range(len(trials)), key=lambda i: trials[i].cost)
+
+    def trial(guide: Image | None, alignment: align.Alignment | None = None) -> _Trial:
+        if guide is not None and alignment is not None:
+            guide = align.move(guide, alignment)
+        return _trial(sample, guide, alignment, image, net, options)
+
+    def cheapest(*trials: _Trial) -> _Trial:
+        return min(trials, key=lambda tried: tried.cost)
+
+    best = trial(None)
+    if (reference.height, reference.width) == (image.height, image.width):
+        best = cheapest(best, trial(reference))
+    if alignment is not None:
+        best = cheapest(best, trial(reference, alignment))
+    if best.guide is not None and (tones := registration.tones(image, best.guide)):
+        found = best.alignment or align.still(image.height, image.width)
+        best = cheapest(best, trial(reference, found._replace(tones=tones)))
+    if best.alignment is not None and best.alignment.vectors.any():
+        plain = best.alignment._replace(vectors=0 * best.alignment.vectors)
+        if not plain.does_nothing:
+            best = cheapest(best, trial(reference, plain))
     lap("choose")
-    guide, alignment = candidates[best]
-    if guide is not None and alignment is not None:
-        alignment = alignment._replace(check=align.checksum(guide))
-    whole = sample.pixels.shape == image.pixels.shape
-    low = trials[best].low if whole else downscale(image, guide, net, options.quality, options.tile)
-    return low._replace(alignment=alignment)
-
-
-class _Candidate(NamedTuple):
-    guide: Image | None  # the reference, in place
-    alignment: align.Alignment | None  # that moved it there
+    low = best.low
+    if sample.pixels.shape != image.pixels.shape:
+        low = downscale(image, best.guide, net, options.quality, options.tile)
+    if best.guide is None or best.alignment is None:
+        return low
+    return low._replace(alignment=best.alignment._replace(check=align.checksum(best.guide)))
 
 
 class _Trial(NamedTuple):
+    guide: Image | None  # the reference, in place
+    alignment: align.Alignment | None  # that moved it there
     cost: float
     low: LowRes
 
 
-def _trial(sample: Image, candidate: _Candidate, image: Image, net: RescaleNet, options: EncodeOptions) -> _Trial:
-    guide = None if candidate.guide is None else _sample(candidate.guide)
-    low = downscale(sample, guide, net, options.quality, options.tile)
-    file = pack_low_res(low, sample, guide, net, options)
-    decoded = upscale(unpack_low_res(file, net, guide), guide, file.header, net, tile=options.tile)
+def _trial(
+    sample: Image,
+    guide: Image | None,
+    alignment: align.Alignment | None,
+    image: Image,
+    net: RescaleNet,
+    options: EncodeOptions,
+) -> _Trial:
+    shown = None if guide is None else _sample(guide)
+    low = downscale(sample, shown, net, options.quality, options.tile)
+    file = pack_low_res(low, sample, shown, net, options)
+    decoded = upscale(unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile)
     error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
     size: float = len(container.pack(file))
-    if candidate.alignment is not None:  # the sample bears its share
-        size += len(align.pack(candidate.alignment)) * sample.pixels.size / image.pixels.size
-    return _Trial(math.log(size) + SLOPE * math.log(error + 0.25), low)  # levels; rounding limits the error anyway
+    if alignment is not None:  # the sample bears its share
+        size += (_SECTION + len(align.pack(alignment))) * sample.pixels.size / image.pixels.size
+    cost = math.log(size) + SLOPE * math.log(error + 0.25)  # levels; rounding limits the error anyway
+    return _Trial(guide, alignment, cost, low)
 
 
 def _sample(image: Image) -> Image:

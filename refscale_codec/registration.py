@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec import align, tiles
-from refscale_codec.align import BLOCK, LIMIT, Alignment, Transform, Vectors
+from refscale_codec.align import BLOCK, LIMIT, Alignment, Tone, Transform, Vectors
 from refscale_codec.image import Image
 from refscale_codec.tiles import Box
 
@@ -29,6 +29,8 @@ _FINER = 1.5  # a reference that is finer than the target by more is averaged fi
 _FLOW_TILE, _FLOW_HALO = 2048, 128  # pixels; far more than a vector's 16
 _BIT = 0.004  # by so much the correlation of a block must rise for each bit that its vector costs
 _FEATURES = 8  # matched ones, at least
+_SQUARE = 4  # pixels a side that tones are fitted to the means of
+_FITS = 20
 
 
 def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Alignment | None:
@@ -61,6 +63,39 @@ def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Ali
         if likeness > best:
             best, found = likeness, alignment
     return None if found.does_nothing else found
+
+
+def tones(image: Image, guide: Image) -> tuple[Tone, ...] | None:
+    """Return what takes each band of a reference that lies in place to the picture's light; None if that is nothing.
+
+    Lines are fitted to means of squares of pixels, so that what changed counts little: each counts the less the farther
+    it lies from the line. Squares with samples at the end of the range, which may be cut off, do not count at all.
+    """
+    cells = Box(0, 0, *(-(-side // _SQUARE) for side in image.pixels.shape[:2]))
+    wanted, given = (align.averaged(picture.pixels, _SQUARE, cells) for picture in (image, guide))
+    top = np.iinfo(given.dtype).max
+    found = tuple(
+        _tone(x[inside].astype(np.float64), y[inside].astype(np.float64))
+        for x, y in zip(np.moveaxis(given, -1, 0), np.moveaxis(wanted, -1, 0), strict=True)
+        for inside in [(x > 0) & (x < 0.97 * top)]
+    )
+    return found if any(tone != Tone() for tone in found) else None
+
+
+def _tone(x: NDArray[np.float64], y: NDArray[np.float64]) -> Tone:
+    """Return the line through points that lies near most of them, by least squares with weights from the last fit."""
+    gain, offset = 1.0, float(np.median(y) - np.median(x)) if x.size else 0.0
+    if x.size < 2 or np.ptp(x) == 0:
+        return Tone()
+    for _ in range(_FITS):
+        off = y - gain * x - offset
+        weight = 1 / (1 + np.square(off / (1 + 1.5 * np.median(abs(off)))))
+        mean_x, mean_y = (float(np.average(values, weights=weight)) for values in (x, y))
+        spread = float(np.average(np.square(x - mean_x), weights=weight))
+        gain = float(np.average((x - mean_x) * (y - mean_y), weights=weight)) / (spread + 1e-9)
+        gain = min(max(gain, 1 / 8), 8.0)
+        offset = mean_y - gain * mean_x
+    return Tone(round(align.GAIN * gain), round(offset))
 
 
 def scaling(x: float, y: float) -> Matrix:

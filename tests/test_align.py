@@ -50,8 +50,7 @@ def alignments(draw: st.DrawFn, largest: int = 200) -> Alignment:
 
 def test_whole_pixels_are_copied(target: Image) -> None:
     moved = align.move(target, constant(12, -8))
-    cells = np.ix_((np.arange(512) + 3).clip(0, 511), (np.arange(512) - 2).clip(0, 511))
-    assert np.array_equal(moved.pixels, target.pixels[cells])
+    assert np.array_equal(moved.pixels[:-3, 2:], target.pixels[3:, :-2])
     assert align.move(target, None) is target
 
 
@@ -66,6 +65,17 @@ def test_a_part_is_moved_as_the_whole_is(draws: st.DataObject, alignment: Alignm
     top, left = draws.draw(st.integers(0, height - 1)), draws.draw(st.integers(0, width - 1))
     box = Box(top, left, draws.draw(st.integers(top + 1, height + 3)), draws.draw(st.integers(left + 1, width + 3)))
     assert np.array_equal(align.move(reference, alignment, box).pixels, whole.pixels[box.slices])
+
+
+def test_what_the_reference_does_not_show_fades_to_its_mean() -> None:
+    pixels = np.full((40, 300, 3), 200, np.uint8)
+    pixels[:, 0] = 100
+    pixels[:, 1] = 7  # the mean is over every other row and column, so without these
+    moved = align.move(Image(pixels), align.still(40, 300)._replace(transform=Transform(right=-20 * 64)))
+    assert np.array_equal(moved.pixels[5, 20:, 0], pixels[5, :-20, 0])
+    mean = (149 * 200 + 100) // 150
+    assert np.allclose(moved.pixels[5, 12:20, 0], 100 + (mean - 100) * np.arange(8, 0, -1) / 8, atol=0.51)
+    assert (moved.pixels[:, :12] == mean).all()
 
 
 def test_parts_of_a_pixel_are_rounded_half_up() -> None:
@@ -146,6 +156,14 @@ def by_hand(pixels: NDArray[np.uint8], found: Alignment, y: int, x: int) -> list
     near = p(r, c), p(r, c + 1), p(r + 1, c), p(r + 1, c + 1)
     weights = (4 - m) * (4 - n), (4 - m) * n, m * (4 - n), m * n
     sums = [sum(w * v[k] for w, v in zip(weights, near, strict=True)) for k in range(3)]
+    step, last = -(-max(height, width) // 256), (-(-height // k) - 1, -(-width // k) - 1)
+    looks = pixels[::step, ::step].reshape(-1, 3).astype(int)
+    beyond = max(0, *(max(-at, at - 4 * end) for at, end in zip(to, last, strict=True)))
+    shown = max(0, 32 - beyond)
+    sums = [
+        (shown * v + 16 * (32 - shown) * (int(m) // len(looks)) + 16) // 32
+        for v, m in zip(sums, looks.sum(0), strict=True)
+    ]
     tones = found.tones or (Tone(),) * 3
     toned = [(g * v + 4096 * o + 2048) // 4096 for v, (g, o) in zip(sums, tones, strict=True)]
     return [min(max(v, 0), 255) for v in toned]

@@ -159,6 +159,43 @@ def test_tiny_references_are_stretched(target: Image, height: int, width: int) -
     assert (align.move(reference, found).pixels == 7).all()
 
 
+# --- light -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.3, 0), (0.77, 0), (0.6, 40), (1.0, -17)])
+def test_another_light_is_found_and_undone(target: Image, gain: float, offset: float) -> None:
+    other = Image(np.clip(np.rint(gain * target.pixels + offset), 0, 255).astype(np.uint8))
+    found = registration.tones(target, other)
+    assert found is not None
+    assert all(abs(tone.gain / align.GAIN - 1 / gain) < 0.02 for tone in found)
+    relit = align.move(other, align.still(512, 512)._replace(tones=found))
+    unclipped = (other.pixels > 0) & (other.pixels < 255)
+    assert abs(relit.pixels.astype(int) - target.pixels)[unclipped].max() <= 4
+
+
+def test_each_band_has_its_own_light(target: Image) -> None:
+    other = Image((target.pixels * np.array([0.5, 0.8, 1.0])).astype(np.uint8))
+    found = registration.tones(target, other)
+    assert found is not None
+    assert np.allclose([tone.gain / align.GAIN for tone in found], [2, 1.25, 1], atol=0.02)
+
+
+def test_what_changed_hardly_counts_as_light(target: Image) -> None:
+    other = Image((target.pixels * 0.8).astype(np.uint8))
+    other.pixels[:170] = np.random.default_rng(1).integers(0, 256, (170, 512, 3))
+    found = registration.tones(target, other)
+    assert found is not None
+    assert np.allclose([tone.gain / align.GAIN for tone in found], 1.25, atol=0.05)
+
+
+def test_the_same_light_has_no_tones(target: Image) -> None:
+    assert registration.tones(target, target) is None
+    flat = Image(np.full((40, 40, 3), 90, np.uint8))
+    assert registration.tones(flat, flat) is None
+    for level in (0, 255):
+        assert registration.tones(flat, Image(np.full((40, 40, 3), level, np.uint8))) is None
+
+
 def test_flow_in_tiles_finds_what_flow_in_one_piece_does(target: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = shifted(target, 3, -5)
     whole = registration.estimate(target, moved)
