@@ -218,8 +218,9 @@ def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.ui
     height, width = pixels.shape[:2]
     fine = Box(*(factor * side for side in part))
     cut = pixels[fine.slices]
-    padded = np.pad(cut, ((0, max(0, fine.bottom - height)), (0, max(0, fine.right - width)), (0, 0)), "edge")
-    sums = padded.reshape(part.height, factor, part.width, factor, -1).sum(axis=(1, 3), dtype=np.int64)
+    if fine.bottom > height or fine.right > width:
+        cut = np.pad(cut, ((0, max(0, fine.bottom - height)), (0, max(0, fine.right - width)), (0, 0)), "edge")
+    sums = cut.reshape(part.height, factor, part.width, factor, -1).sum(axis=(1, 3), dtype=np.int64)
     return np.asarray((2 * sums + factor**2) // (2 * factor**2), pixels.dtype)
 
 

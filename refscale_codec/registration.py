@@ -30,7 +30,7 @@ _FLOW_TILE, _FLOW_HALO = 2048, 128  # pixels; far more than a vector's 16
 _BIT = 0.004  # by so much the correlation of a block must rise for each bit that its vector costs
 _FEATURES = 8  # matched ones, at least
 _SQUARE = 4  # pixels a side that tones are fitted to the means of
-_FITS = 20
+_POINTS, _FITS = 100_000, 20  # squares that a tone is fitted to, about, and how often
 
 
 def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Alignment | None:
@@ -75,9 +75,10 @@ def tones(image: Image, guide: Image) -> tuple[Tone, ...] | None:
     wanted, given = (align.averaged(picture.pixels, _SQUARE, cells) for picture in (image, guide))
     top = np.iinfo(given.dtype).max
     found = tuple(
-        _tone(x[inside].astype(np.float64), y[inside].astype(np.float64))
+        _tone(x[inside][::every].astype(np.float64), y[inside][::every].astype(np.float64))
         for x, y in zip(np.moveaxis(given, -1, 0), np.moveaxis(wanted, -1, 0), strict=True)
         for inside in [(x > 0) & (x < 0.97 * top)]
+        for every in [1 + np.count_nonzero(inside) // _POINTS]
     )
     return found if any(tone != Tone() for tone in found) else None
 
