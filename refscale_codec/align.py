@@ -252,7 +252,8 @@ def checksum(guide: Image, place: Box | None = None) -> int:
     top, left = (0, 0) if place is None else place[:2]
     for y in range(0, guide.height, side):
         for x in range(0, guide.width, side):
-            square = np.ascontiguousarray(guide.pixels[y : y + side, x : x + side])
+            square = guide.pixels[y : y + side, x : x + side]
+            square = np.ascontiguousarray(square, square.dtype.newbyteorder("<"))
             total += zlib.crc32(square.data, zlib.crc32(struct.pack("<II", top + y, left + x)))
     return total & 0xFFFFFFFF
 

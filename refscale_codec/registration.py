@@ -106,10 +106,12 @@ def scaling(x: float, y: float) -> Matrix:
 
 def _placed(matrix: Matrix, size: tuple[int, int]) -> Alignment | None:
     """Return the alignment for a matrix onto the reference; None for a wild one."""
+    if not np.isfinite(matrix).all():
+        return None
     height, width = size
     corners = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
     depths = (matrix @ corners)[2]
-    if not np.isfinite(matrix).all() or not depths.min() > 0.25 * depths.max() > 0:
+    if not depths.min() > 0.25 * depths.max() > 0:
         return None
     x, y, depth = matrix @ [(width - 1) / 2, (height - 1) / 2, 1]
     slope = (matrix[:2, :2] - np.outer([x / depth, y / depth], matrix[2, :2])) / depth  # at the middle
@@ -173,7 +175,7 @@ def _proposed(lumas: list[NDArray[np.uint8]], target: Luma, base: Matrix) -> Ite
         return
     to_small = [scaling(1 / factor, 1 / factor) for factor in factors]
     start = to_small[1] @ base @ np.linalg.inv(to_small[0])
-    shape, flags = small[0].shape[::-1], cv2.INTER_AREA | cv2.WARP_INVERSE_MAP
+    shape, flags = small[0].shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpPerspective(small[1], start, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     (right, down), _ = cv2.phaseCorrelate(small[0], moved, cv2.createHanningWindow(shape, cv2.CV_32F))
     shifted = start @ np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
@@ -245,7 +247,8 @@ def _by_block(flow: NDArray[np.float32]) -> Vectors:
 
 
 def _luma(picture: Image) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    luma = np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY))
+    return np.asarray(luma if luma.dtype == np.uint8 else luma // 256, np.uint8)
 
 
 def _reduced(luma: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:

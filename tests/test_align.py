@@ -1,6 +1,7 @@
 """Both sides move a reference alike, as the format says, and an alignment comes back from its bytes as it was."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def placed_by_hand(transform: Transform, y: int, x: int, bits: int) -> tuple[int
     return (to[0] + depth // 2) // depth, (to[1] + depth // 2) // depth
 
 
-def by_hand(pixels: NDArray[np.uint8], found: Alignment, y: int, x: int) -> list[int]:
+def by_hand(pixels: NDArray[np.uint8] | NDArray[np.uint16], found: Alignment, y: int, x: int) -> list[int]:
     """One sample of a moved reference, in Python's integers, after docs/FORMAT.md."""
     (i, f), (j, g) = divmod(2 * y - 63, 128), divmod(2 * x - 63, 128)
     rows, columns = found.vectors.shape[:2]
@@ -166,7 +167,7 @@ def by_hand(pixels: NDArray[np.uint8], found: Alignment, y: int, x: int) -> list
     ]
     tones = found.tones or (Tone(),) * 3
     toned = [(g * v + 4096 * o + 2048) // 4096 for v, (g, o) in zip(sums, tones, strict=True)]
-    return [min(max(v, 0), 255) for v in toned]
+    return [min(max(v, 0), int(np.iinfo(pixels.dtype).max)) for v in toned]
 
 
 # --- the proof -------------------------------------------------------------------------------------------------------
@@ -263,3 +264,13 @@ def test_a_wild_matrix_has_no_transform() -> None:
 def test_a_transform_is_nearest_to_its_own_matrix(made: Alignment) -> None:
     size = made.height, made.width
     assert Transform.nearest(made.transform.matrix(*size), *size) == made.transform
+
+
+def test_samples_of_16_bits_are_moved_alike() -> None:
+    rng = np.random.default_rng(8)
+    deep = SimpleNamespace(pixels=rng.integers(0, 65536, (50, 60, 3), dtype=np.uint16), height=50, width=60)
+    tones = (Tone(300, 700), Tone(200, -30_000), Tone(256, 0))
+    alignment = align.still(40, 70)._replace(transform=Transform(-130, 77, tilt_x=300), tones=tones, factor=2)
+    moved = align._moved(deep.pixels, alignment, Box(0, 0, 40, 70))
+    for y, x in [(0, 0), (39, 69), (20, 5)]:
+        assert moved[y, x].tolist() == by_hand(deep.pixels, alignment, y, x)
