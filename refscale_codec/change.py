@@ -5,16 +5,21 @@ nearly everything similar. The cosine underneath (RefScale, Eq. 3) does tell cha
 has no unit of its own, so the picture gives one: the angle between it and itself turned by 180 degrees, where nothing
 lies on its like.
 
-Deliberately absent: georeferenced output, and a decision what is a change. `CHANGED` only serves to state a share.
+Deliberately absent: a decision what is a change. `CHANGED` only serves to state a share.
 """
+
+from collections.abc import Iterable
+from functools import reduce
+from itertools import chain, repeat
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec import align, codec, registration
+from refscale_codec import align, bands, codec, georeference, geotiff, registration
 from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
 from refscale_codec.rescale.net import RescaleNet
 
 CHANGED = 0.5
@@ -25,22 +30,37 @@ _SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from sh
 
 
 def change(
-    image: Image, reference: Image, net: RescaleNet, alignment: align.Alignment | None = None
+    image: Image, reference: Image, net: RescaleNet, alignments: Iterable[align.Alignment | None] = ()
 ) -> NDArray[np.float32]:
     """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
 
-    0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first.
+    0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first. Of
+    more than three bands, those three that changed most count.
 
     Args:
         image: the newer picture, or what a file decodes to.
-        reference: the older picture, of any size.
+        reference: the older picture, of any size and of the same bands.
         net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
-        alignment: where the reference lies, for instance as a file tells; it is estimated by default.
+        alignments: where the reference lies for each triple of bands, see `codec.alignments`; what is not told is
+            estimated.
 
     Raises:
-        ImageError: the reference cannot be brought onto the picture's grid.
+        ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
-    alignment = alignment or registration.estimate(image, reference)
+    described = bands.describe(image)
+    known = georeference.known(image, reference)
+    older = bands.split(reference, described, reference=True)
+    found = (
+        _change(new, old, net, alignment or registration.estimate(new, old, known))
+        for new, old, alignment in zip(
+            bands.split(image, described), older, chain(alignments, repeat(None)), strict=False
+        )
+    )
+    return np.asarray(reduce(np.maximum, found))
+
+
+def _change(image: Image, reference: Image, net: RescaleNet, alignment: align.Alignment | None) -> NDArray[np.float32]:
+    """Return how much a triple changed."""
     if alignment is None and (reference.height, reference.width) != (image.height, image.width):
         raise ImageError(
             f"the reference of {reference.width}x{reference.height} pixels cannot be brought onto the grid of the "
@@ -55,7 +75,11 @@ def change(
     return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_LINEAR)[: image.height, : image.width])
 
 
-def heat_map(values: NDArray[np.float32]) -> Image:
-    """Return values in [0, 1], [h, w], as a picture: black is 0, pale yellow 1 (inferno, perceptually uniform)."""
+def heat_map(values: NDArray[np.float32], image: Image) -> Image:
+    """Return values in [0, 1], [h, w], as a picture: black is 0, pale yellow 1 (inferno, perceptually uniform).
+
+    It lies where the given picture lies.
+    """
     levels = np.rint(255 * values).astype(np.uint8)
-    return Image(np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]))
+    colours = np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
+    return Image(colours, Metadata(geo=geotiff.place(image.metadata.geo)))

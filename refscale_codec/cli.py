@@ -7,7 +7,7 @@ Pillow are imported inside the commands that need them, so that `--help` and `in
 import json
 import math
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -49,7 +49,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def encode(
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="8-bit RGB PNG, JPEG, WebP or TIFF; - is stdin.")],
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="PNG, JPEG, WebP or TIFF; - is stdin.")],
     output: OutputOption,
     ref: RefOption = None,
     quality: Annotated[
@@ -73,7 +73,15 @@ def encode(
         str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4; or 4:2:2 or 4:2:0, which are not packed.")
     ] = "4:4:4",
     output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave out colour profile (ICC), EXIF and XMP.")] = False,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range", metavar="LOW,HIGH", help="Values that 16-bit bands can have; by default those that they have."
+        ),
+    ] = None,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out colour profile (ICC), EXIF, XMP and georeference.")
+    ] = False,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
     weights: WeightsOption = None,
@@ -81,7 +89,10 @@ def encode(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Code a picture, against a reference if there is one. Colour profile, EXIF and XMP go along.
+    """Code a picture, against a reference if there is one. Colour profile, EXIF, XMP and georeference go along.
+
+    Pictures have 8 or 16 bits and any bands: grey, RGB, palettes (coded as their colours), four and more in a TIFF.
+    Alpha and nodata are kept exactly.
 
     With a target, at most 6 tries seek the largest file that is not above --target-bytes or --target-bpp, or the one
     that is above --target-psnr by the least; within 2 % and within 0.1 dB is close enough. A target that no quality
@@ -106,21 +117,23 @@ def encode(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import codec, metrics, targets
-        from refscale_codec import image as pictures
         from refscale_codec import weights as weights_files
 
         image, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
         if strip:
-            image = pictures.Image(image.pixels)
+            image = replace(image, metadata=metadata.Metadata())
         side = terminal.tile_side(tile, max_memory, image.height, image.width)
-        options = codec.EncodeOptions(quality or 75, subsampling, output_hash, side)  # type: ignore[arg-type]
+        between = None if value_range is None else terminal.range_of(value_range)
+        options = codec.EncodeOptions(quality or 75, subsampling, output_hash, side, between)  # type: ignore[arg-type]
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("coding")
         target = None
         if target_psnr is not None:
             target = targets.Target("psnr", target_psnr)
         elif target_bytes is not None or target_bpp is not None:
-            target = targets.Target("bytes", target_bytes or math.floor((target_bpp or 0) * image.pixels.size / 24))
+            target = targets.Target(
+                "bytes", target_bytes or math.floor((target_bpp or 0) * image.height * image.width / 8)
+            )
         reached = None if target is None else targets.encode(image, reference, net, target, options, step=step)
         data = codec.encode(image, reference, net, options) if reached is None else reached.data
         terminal.write(output, data)
@@ -131,6 +144,8 @@ def encode(
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
         "bytes_metadata": parts.metadata,
+        "bytes_bands": parts.bands,
+        "bytes_further": parts.further,
         "bpp": round(metrics.bits_per_pixel(len(data), image.height, image.width), 4),
         "width": image.width,
         "height": image.height,
@@ -144,7 +159,9 @@ def encode(
     terminal.say(
         quiet,
         f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
-        f"(low-res {parts.lr}, map {parts.map}, metadata {parts.metadata}, header {parts.header + parts.other})",
+        f"(low-res {parts.lr}, map {parts.map}, metadata {parts.metadata}, header {parts.header + parts.other}"
+        + (f", bands {parts.bands}" if parts.bands else "")
+        + (f", further bands {parts.further})" if parts.further else ")"),
     )
     if target is not None and reached is not None:
         off = 100 * len(data) / target.value - 100
@@ -171,7 +188,8 @@ def decode(
 ) -> None:
     """Rebuild the picture from a file and the very reference it was made with.
 
-    Colour profile, EXIF and XMP come back as they were; what the picture's format cannot hold is told on stderr.
+    Colour profile, EXIF, XMP and georeference come back as they were; what the picture's format cannot hold is told on
+    stderr. Only TIFF holds every picture.
     """
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
@@ -180,12 +198,16 @@ def decode(
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
-        header = terminal.unpacked(data, name).header
+        content = terminal.unpacked(data, name)
+        header = content.header
         side = terminal.tile_side(tile, max_memory, header.height, header.width)
-        from refscale_codec import codec
+        from refscale_codec import bands, codec
         from refscale_codec import image as pictures
 
         kind = terminal.picture_format(output, format_name)
+        with terminal.naming(name):
+            described = bands.unpack(content.bands, header.height, header.width)
+        pictures.require_holds(kind, described.dtype, described.depth)
         reference = None if ref is None else terminal.read_picture(ref)
         net = terminal.load_net(weights or terminal.wanted_weights(header), device)
         step("decoding")
@@ -203,9 +225,21 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
     header, parts = content.header, container.part_sizes(content)
     with terminal.naming(terminal.name_of(file)):
         said = metadata.unpack(content.metadata)
+        samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
+        if content.bands is not None:
+            from refscale_codec import bands
+
+            described = bands.unpack(content.bands, header.height, header.width)
+            samples = {
+                "bands": described.depth,
+                "type": described.dtype.name,
+                "alpha": described.alpha is not None,
+                "nodata": described.nodata,
+            }
     facts: dict[str, Any] = {
         "width": header.width,
         "height": header.height,
+        **samples,
         "scale": header.scale,
         "codec": CODEC_NAMES.get(header.codec, f"unknown ({header.codec})"),
         "packed": content.packed,
@@ -219,6 +253,8 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
         "bytes_metadata": parts.metadata,
+        "bytes_bands": parts.bands,
+        "bytes_further": parts.further,
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
     }
     if json_output:
@@ -254,8 +290,9 @@ def verify(
             if content.header.reference is not None and reference is None:
                 codec.require_same_weights(content.header, net)
                 metadata.unpack(content.metadata)
-                if content.header.codec == lrcodec.JPEG:
-                    codec.unpack_low_res(content, net, None)
+                for triple in codec.disassemble(content)[1]:
+                    if triple.header.codec == lrcodec.JPEG:
+                        codec.unpack_low_res(triple, net, None)
                 terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
                 return
             step("decoding")
@@ -284,7 +321,7 @@ def diff(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw where a picture differs from an older one, at its size: black is alike, bright is changed.
+    """Draw where a picture differs from an older one, at its size and place: black is alike, bright is changed.
 
     It is the net's similarity, so light and season count little, and single pixels nothing. Changed is a share of the
     area: what is more than half as unlike as other places of the picture are.
@@ -312,9 +349,9 @@ def diff(
             if picture is None:
                 needed = header is not None and header.reference is not None
                 picture = codec.decode(data, reference if needed else None, net)
-            alignment = None if content is None else codec.unpack_alignment(content)
-            values = change.change(picture, reference, net, alignment)
-        terminal.write(output, pictures.to_bytes(change.heat_map(values), kind))
+            alignments = [] if content is None else codec.alignments(content)
+            values = change.change(picture, reference, net, alignments)
+        terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())
     if json_output:
         print(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))

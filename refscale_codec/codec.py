@@ -16,9 +16,10 @@ Longer than most modules, because the whole sentence stands here, both ways, for
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import align, container, lrcodec, metadata, registration, smap, tiles
+from refscale_codec import align, bands, container, georeference, geotiff, lrcodec, metadata, registration, smap, tiles
+from refscale_codec.bands import Bands
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -51,6 +53,7 @@ class EncodeOptions:
     subsampling: Subsampling = "4:4:4"  # of the low-res JPEG's chroma
     output_hash: bool = False  # also decode, in tiles of `TILE`, and store the hash of what comes out
     tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`: takes memory, saves time
+    value_range: tuple[int, int] | None = None  # of all bands, for 16 bits; None takes each band's own, see `bands`
     dead_zone: float = 0.5  # AC coefficients closer to zero, in quantiser steps, become zero; 0.5 is plain rounding
 
     def __post_init__(self) -> None:
@@ -93,32 +96,84 @@ def encode(
     """Return a complete `.rsc` file.
 
     Args:
-        image: the picture, any size from 1x1. Its metadata goes into the file.
-        reference: an older picture of the same place, of any size; None codes without one.
+        image: the picture, any size from 1x1 and of any bands. Alpha, nodata and metadata go into the file as they are.
+        reference: an older picture of the same place and the same bands, of any size; None codes without one.
         net: from `weights.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         lap: for timing, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
-        ImageError: there is more metadata than `metadata.MAX_BYTES`.
+        ImageError: the reference has other bands, both are georeferenced but not with places in common, or there is
+            more metadata than `metadata.MAX_BYTES`.
+        UsageError: a range of values that the picture's type does not hold.
     """
     options = options or EncodeOptions()
-    low = prepare(image, reference, net, options, lap)
-    lap("net")
-    file = pack_low_res(low, image, reference, net, options)
-    lap("entropy")
+    described = bands.describe(image, options.value_range)
+    known = georeference.known(image, reference)
+    files = []
+    for triple, older in triples(image, reference, described):
+        low = prepare(triple, older, net, options, known, lap)
+        lap("net")
+        files.append(pack_low_res(low, triple, older, net, options))
+        lap("entropy")
+    file = assemble(files, image, reference, described)
     if options.output_hash:
         file = with_output_hash(file, reference, net)
     return container.pack(file)
 
 
+def triples(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:
+    """Yield what the net codes of a picture, each with that of the reference; ImageError for other bands in it."""
+    return zip(bands.split(image, described), _older_triples(reference, described), strict=False)
+
+
+def _older_triples(reference: Image | None, described: Bands) -> Iterator[Image | None]:
+    return repeat(None) if reference is None else bands.split(reference, described, reference=True)
+
+
+def assemble(files: list[Container], image: Image, reference: Image | None, described: Bands) -> Container:
+    """Return the file of a picture from those of its triples, of which each holds the next one."""
+    if described.plain:
+        return files[0]
+    fingerprint = None if reference is None else reference.fingerprint()
+    further = None
+    for file in reversed(files):
+        whole = replace(file, header=replace(file.header, reference=fingerprint), further=further)
+        further = container.pack(whole)
+    return replace(whole, bands=bands.pack(described), metadata=metadata.pack(image.metadata))
+
+
+def disassemble(file: Container) -> tuple[Bands, list[Container]]:
+    """Return what a file says of the picture's bands, and the files of its triples.
+
+    Raises:
+        ContainerError: they do not fit each other.
+    """
+    described = bands.unpack(file.bands, file.header.height, file.header.width)
+    files, further = [file], file.further
+    while further is not None and len(files) < len(described.triples()):
+        files.append(container.unpack(further))
+        further = files[-1].further
+    if further is not None or len(files) < len(described.triples()):
+        raise ContainerError(f"malformed: FURTHER sections for other than {described.depth} bands")
+    for inner in files[1:]:
+        if inner.header != file.header or (inner.bands, inner.output_hash, inner.metadata) != (None, None, None):
+            raise ContainerError("malformed: a FURTHER section holds a file that is not of the same picture")
+    return described, files
+
+
 def prepare(
-    image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions, lap: Callable[[str], None] = no_lap
+    image: Image,
+    reference: Image | None,
+    net: RescaleNet,
+    options: EncodeOptions,
+    known: NDArray[np.float64] | None = None,
+    lap: Callable[[str], None] = no_lap,
 ) -> LowRes:
     """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`."""
     if reference is None:
         return downscale(image, None, net, options.quality, options.tile)
-    alignment = registration.estimate(image, reference)
+    alignment = registration.estimate(image, reference, known)
     lap("align")
     return downscale_best(image, reference, alignment, net, options, lap)
 
@@ -192,8 +247,9 @@ def _trial(
     shown = None if guide is None else _sample(guide)
     low = downscale(sample, shown, net, options.quality, options.tile)
     file = pack_low_res(low, sample, shown, net, options)
-    decoded = upscale(unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile)
-    error = np.square(sample.pixels.astype(np.float64) - decoded.pixels).mean()
+    dtype = sample.pixels.dtype
+    decoded = upscale(unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile, dtype=dtype)
+    error = np.square((sample.pixels.astype(np.float64) - decoded.pixels) * (255 / np.iinfo(dtype).max)).mean()
     size: float = len(container.pack(file))
     if alignment is not None:  # the sample bears its share
         size += (_SECTION + len(align.pack(alignment))) * sample.pixels.size / image.pixels.size
@@ -268,7 +324,9 @@ def decode(
     window: Box | None = None,
     lap: Callable[[str], None] = no_lap,
 ) -> Image:
-    """Return the picture in a `.rsc` file with its metadata, or a window of it with the whole's metadata.
+    """Return the picture in a `.rsc` file with its metadata, or a window of it.
+
+    A window has the whole's metadata, but for a transform to places, which is moved along.
 
     Args:
         data: the file's bytes.
@@ -294,29 +352,37 @@ def decode(
     if window is not None:
         _require_inside(window, file.header)
     said = metadata.unpack(file.metadata)
-    if not _guided(file):
-        reference = None
-    size = file.header.height, file.header.width
-    if reference is not None and file.alignment is None and size != (reference.height, reference.width):
-        raise ContainerError("the file says that its reference lies in place, but it has another size than the picture")
-    moved = None
-    if reference is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
-        moved = align.move(reference, unpack_alignment(file))
-    low = unpack_low_res(file, net, moved)
-    lap("entropy")
-    picture = upscale(
-        low,
-        reference,
-        file.header,
-        net,
-        alignment=low.alignment,
-        z_scale=z_scale,
-        z_seed=z_seed,
-        tile=tile,
-        window=window,
-    )
-    lap("net")
-    return replace(picture, metadata=said)
+    described, files = disassemble(file)
+    shown = window or Box(0, 0, file.header.height, file.header.width)
+
+    def parts() -> Iterator[NDArray[Any]]:
+        for inner, older in zip(files, _older_triples(reference, described), strict=False):
+            older = older if _guided(inner) else None
+            size = inner.header.height, inner.header.width
+            if older is not None and inner.alignment is None and size != (older.height, older.width):
+                raise ContainerError("the file says that its reference lies in place, but it has another size")
+            moved = None
+            if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
+                moved = align.move(older, unpack_alignment(inner))
+            low = unpack_low_res(inner, net, moved)
+            lap("entropy")
+            part = upscale(
+                low,
+                older,
+                inner.header,
+                net,
+                alignment=low.alignment,
+                z_scale=z_scale,
+                z_seed=z_seed,
+                tile=tile,
+                window=shown,
+                dtype=described.triple_type,
+            )
+            lap("net")
+            yield part.pixels
+
+    said = replace(said, geo=geotiff.moved(said.geo, shown.left, shown.top))
+    return replace(bands.join(parts(), described, shown), metadata=said)
 
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:
@@ -357,6 +423,11 @@ def unpack_alignment(file: Container) -> align.Alignment | None:
     if file.alignment is None:
         return None
     return align.unpack(file.alignment, file.header.height, file.header.width)
+
+
+def alignments(file: Container) -> list[align.Alignment | None]:
+    """Return where the reference lies for each triple of bands; ContainerError when a payload does not fit."""
+    return [unpack_alignment(inner) for inner in disassemble(file)[1]]
 
 
 def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) -> LowRes:
@@ -405,8 +476,8 @@ def _low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
     s, (height, width) = net.config.scale, (reference.height, reference.width)
     padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
     sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
-    means: NDArray[np.uint8] = ((2 * sums + s * s) // (2 * s * s)).astype(np.uint8)
-    return means
+    means: NDArray[np.uint8] = ((2 * sums + s * s) // (2 * s * s)).astype(reference.pixels.dtype)
+    return means.astype(np.uint8) if means.dtype == np.uint8 else (means >> 8).astype(np.uint8)
 
 
 @torch.inference_mode()
@@ -490,10 +561,12 @@ def upscale(
     z_seed: int = 0,
     tile: int = TILE,
     window: Box | None = None,
+    dtype: np.dtype[Any] | type[Any] = np.uint8,
 ) -> Image:
     """Run the net up, tile by tile; the reference is taken as it lies, but for an alignment that moves it.
 
     The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
+    Samples are of the given type, uint8 or uint16, over its full scale.
 
     Raises:
         ReferenceMismatch: the whole was made, and the moved reference is not the one that the alignment tells.
@@ -504,7 +577,7 @@ def upscale(
     check = 0
     maps = _maps(low.levels, height, width, net)
     z = _latents(height, width, net, z_scale, z_seed) if z_scale else None
-    pixels = np.empty((window.height, window.width, 3), np.uint8)
+    pixels, full = np.empty((window.height, window.width, 3), dtype), np.iinfo(dtype).max
     for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
         shown = core.overlap(window)
         if shown is None:
@@ -521,7 +594,7 @@ def upscale(
         condition = _condition(ref, maps, seen, header.quality, net)
         hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
         own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
-        pixels[shown.within(window).slices] = to_8_bits(255 * own.cpu().numpy())
+        pixels[shown.within(window).slices] = _rounded(full * own.cpu().numpy(), dtype)
     if reference is not None and alignment is not None and window == whole and check % (1 << 32) != alignment.check:
         raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
     return Image(pixels)
@@ -547,13 +620,23 @@ def _device(net: RescaleNet) -> torch.device:
     return next(net.parameters()).device
 
 
-def _tensor(pixels: NDArray[np.uint8] | Floats, net: RescaleNet, box: Box) -> Tensor:
-    """Return a part as [1, 3, h, w] in [0, 1] on the net's device; beyond the picture its last pixels are repeated."""
-    x = torch.from_numpy(pixels[box.slices].copy()).to(_device(net)).permute(2, 0, 1)[None].float() / 255
+def _tensor(pixels: NDArray[Any], net: RescaleNet, box: Box) -> Tensor:
+    """Return a part as [1, 3, h, w] on the net's device; beyond the picture its last pixels are repeated.
+
+    The full scale of uint8 or uint16 goes to [0, 1], and so does 0..255 of floats.
+    """
+    part = pixels[box.slices]
+    full = 0xFFFF if part.dtype == np.uint16 else 255
+    part = part.astype(np.float32) if part.dtype == np.uint16 else part.copy()  # torch hardly knows that type
+    x = torch.from_numpy(part).to(_device(net)).permute(2, 0, 1)[None].float() / full
     bottom, right = box.height - x.shape[-2], box.width - x.shape[-1]
     return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
 def to_8_bits(picture: Floats) -> NDArray[np.uint8]:
     """Return a picture on 0..255 rounded and clipped."""
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return _rounded(picture, np.uint8)
+
+
+def _rounded(picture: Floats, dtype: np.dtype[Any] | type[Any]) -> NDArray[Any]:
+    return np.asarray(np.clip(np.rint(picture), 0, np.iinfo(dtype).max).astype(dtype))

@@ -3,7 +3,7 @@
 `docs/FORMAT.md` is normative; this module is its code. One `struct` layout is used both ways, so that writer and reader
 cannot drift apart:
 
-    | fixed header, 32 bytes | MAP, if any | LR | OUTPUT_HASH, ALIGNMENT, METADATA, if any | unknown ancillary ... |
+    | fixed header, 32 bytes | MAP, if any | LR | what the flags announce | unknown ancillary ... |
 
 The reader trusts nothing: magic, version, CRC-32, flags and size limits are checked in that order, and a length is
 compared with the bytes that are left before a payload is copied. Any bytes at all give a `Container` or raise
@@ -51,6 +51,10 @@ class RequiredFeature(IntEnum):
     """An ALIGNMENT section is present; only together with REFERENCE."""
     MAPPED = 1 << 3
     """A MAP section is present; only together with REFERENCE."""
+    BANDS = 1 << 4
+    """A BANDS section is present: the picture is another than 8-bit RGB."""
+    FURTHER = 1 << 5
+    """A FURTHER section is present: there are more than three bands."""
 
 
 @unique
@@ -75,6 +79,10 @@ class SectionType(IntEnum):
     """Fingerprint of the decoded picture."""
     ALIGNMENT = 4
     """Where the reference lies on the picture."""
+    BANDS = 5
+    """Which bands the picture has, of what type, and what of them is kept without loss."""
+    FURTHER = 6
+    """A complete `.rsc` file with the bands that are left."""
     METADATA = 128
     """What the picture file said beside its pixels."""
 
@@ -124,6 +132,10 @@ class Container:
     """Alignment payload, at least 1 byte; only with a reference."""
     metadata: bytes | None = field(default=None, repr=False)
     """Metadata payload, at least 1 byte; None for a picture without."""
+    bands: bytes | None = field(default=None, repr=False)
+    """Bands payload, at least 1 byte; None for an 8-bit RGB picture."""
+    further: bytes | None = field(default=None, repr=False)
+    """A complete `.rsc` file with the bands that are left, at least 1 byte; None if these are all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +152,22 @@ class PartSizes:
     """The METADATA section, if any."""
     other: int
     """All other sections."""
+    bands: int = 0
+    """The BANDS section, if any."""
+    further: int = 0
+    """The FURTHER section, if any, which is a file with parts of its own."""
 
     @property
     def total(self) -> int:
         """Bytes of the whole file."""
-        return self.header + self.map + self.lr + self.metadata + self.other
+        return self.header + self.map + self.lr + self.metadata + self.other + self.bands + self.further
 
 
 def pack(container: Container) -> bytes:
     """Return the container as the bytes of a `.rsc` file.
 
     The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, ALIGNED from
-    `alignment`, MAPPED from `similarity_map`, OUTPUT_HASH from `output_hash`, METADATA from `metadata`.
+    `alignment`, MAPPED from `similarity_map`, and the others from the field of their name.
 
     Raises:
         ValueError: A value is out of the range its field documents, or a similarity map or an alignment is given
@@ -169,6 +185,8 @@ def pack(container: Container) -> bytes:
         RequiredFeature.PACKED: container.packed,
         RequiredFeature.ALIGNED: container.alignment is not None,
         RequiredFeature.MAPPED: container.similarity_map is not None,
+        RequiredFeature.BANDS: container.bands is not None,
+        RequiredFeature.FURTHER: container.further is not None,
     }
     optional = {
         OptionalFeature.OUTPUT_HASH: container.output_hash is not None,
@@ -222,6 +240,8 @@ def unpack(data: bytes) -> Container:
         packed=packed,
         alignment=found.get(SectionType.ALIGNMENT),
         metadata=found.get(SectionType.METADATA),
+        bands=found.get(SectionType.BANDS),
+        further=found.get(SectionType.FURTHER),
     )
 
 
@@ -233,8 +253,12 @@ def part_sizes(container: Container) -> PartSizes:
     }
     lr = size.pop(SectionType.LR)
     related = size.pop(SectionType.MAP, 0) + size.pop(SectionType.ALIGNMENT, 0)
-    metadata = size.pop(SectionType.METADATA, 0)
-    return PartSizes(header=HEADER_SIZE, map=related, lr=lr, metadata=metadata, other=sum(size.values()))
+    metadata, bands = size.pop(SectionType.METADATA, 0), size.pop(SectionType.BANDS, 0)
+    further = size.pop(SectionType.FURTHER, 0)
+    other = sum(size.values())
+    return PartSizes(
+        header=HEADER_SIZE, map=related, lr=lr, metadata=metadata, other=other, bands=bands, further=further
+    )
 
 
 def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
@@ -246,6 +270,10 @@ def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
         yield SectionType.OUTPUT_HASH, container.output_hash
     if container.alignment is not None:
         yield SectionType.ALIGNMENT, container.alignment
+    if container.bands is not None:
+        yield SectionType.BANDS, container.bands
+    if container.further is not None:
+        yield SectionType.FURTHER, container.further
     if container.metadata is not None:
         yield SectionType.METADATA, container.metadata
 
@@ -305,6 +333,10 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
         announced.add(SectionType.MAP)
     if required & RequiredFeature.ALIGNED:
         announced.add(SectionType.ALIGNMENT)
+    if required & RequiredFeature.BANDS:
+        announced.add(SectionType.BANDS)
+    if required & RequiredFeature.FURTHER:
+        announced.add(SectionType.FURTHER)
     if optional & OptionalFeature.OUTPUT_HASH:
         announced.add(SectionType.OUTPUT_HASH)
     if optional & OptionalFeature.METADATA:
@@ -372,7 +404,7 @@ def _payload_problem(kind: int, length: int) -> str | None:
     """Return what is wrong with a payload's length in bytes, worded for a user, or None."""
     if length > _MAX_PAYLOAD:
         return f"over the size limit: {_name(kind)} section of {length} bytes, expected up to {_MAX_PAYLOAD}"
-    if kind in (SectionType.LR, SectionType.ALIGNMENT, SectionType.METADATA) and length == 0:
+    if kind not in (SectionType.MAP, SectionType.OUTPUT_HASH) and length == 0:
         return f"malformed: {_name(kind)} section is empty, expected at least 1 byte"
     if kind == SectionType.OUTPUT_HASH and length != FINGERPRINT_SIZE:
         return f"malformed: {_name(kind)} section of {length} bytes, expected {FINGERPRINT_SIZE}"

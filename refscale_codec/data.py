@@ -101,7 +101,7 @@ def _float32(x: Any) -> Floats:
 
 def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
     """Return dataset, target and the reference moved into place, of both directions of a pair."""
-    visits = [image.read(path) for path in (pair.target, pair.reference) if path is not None]
+    visits = [image.read_rgb(path) for path in (pair.target, pair.reference) if path is not None]
     if visits[0].pixels.shape != visits[-1].pixels.shape:
         raise ImageError(f"{pair.target} and {pair.reference} differ in size")
     if len(visits) == 1:

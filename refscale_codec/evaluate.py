@@ -87,7 +87,7 @@ def evaluate(
     qualities, modes = tuple(qualities), tuple(modes)
     rows = []
     for place, pair in enumerate(pairs):
-        target = pictures.read(pair.target)
+        target = pictures.read_rgb(pair.target)
         references = _references(pairs, place, target)
         rows += [_jpeg_row(pair, target, quality) for quality in JPEG_QUALITIES]
         for mode in modes:
@@ -101,7 +101,7 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
     """Return the mean PSNR in dB by dataset when the low-res picture is rounded to 8 bits but not coded further."""
     values: dict[str, list[float]] = defaultdict(list)
     for place, pair in enumerate(pairs):
-        target = pictures.read(pair.target)
+        target = pictures.read_rgb(pair.target)
         reference = _references(pairs, place, target).get(mode)
         if reference is not None:
             reference = align.move(reference, registration.estimate(target, reference))
@@ -119,13 +119,13 @@ def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Imag
     own = pairs[place].reference
     if own is None:
         return references
-    reference = pictures.read(own)
+    reference = pictures.read_rgb(own)
     if reference.pixels.shape != target.pixels.shape:
         raise ImageError(f"{own} and {pairs[place].target} differ in size")
     references["reference"] = reference
     other = unrelated(pairs, place)
     if other is not None:
-        references["unrelated"] = cut_to(pictures.read(other), target)
+        references["unrelated"] = cut_to(pictures.read_rgb(other), target)
     return references
 
 

@@ -5,12 +5,14 @@ when it is called. What the matrix cannot follow (a map projection's curvature) 
 take up some of it.
 """
 
+import json
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.image import Image
 
 Matrix = NDArray[np.float64]
 
@@ -35,6 +37,19 @@ class Grid(NamedTuple):
         """Return what takes (column, row, 1) of a pixel's centre, that of the first being (0, 0), to (x, y, 1)."""
         centres = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         return np.asarray(np.array([self.transform[:3], self.transform[3:], (0, 0, 1)]) @ centres)
+
+
+def known(target: Image, reference: Image | None) -> Matrix | None:
+    """Return where the pixels of a target lie in a reference; None if not both are georeferenced; see `between`."""
+    grids = [None if picture is None else _grid(picture) for picture in (target, reference)]
+    return None if grids[0] is None or grids[1] is None else between(grids[0], grids[1])[0]
+
+
+def _grid(picture: Image) -> Grid | None:
+    said = json.loads(picture.metadata.geo or b"{}")
+    if "crs" not in said or "transform" not in said:
+        return None
+    return Grid(said["crs"], tuple(said["transform"]), picture.height, picture.width)
 
 
 def between(target: Grid, reference: Grid) -> tuple[Matrix, float]:

@@ -1,19 +1,20 @@
 """What a picture file says beside its pixels, and the METADATA payload of a `.rsc` file. Standard library only.
 
-Colour profile, EXIF and XMP are bytes here that nobody looks into. `image` finds and writes them, `codec` hands them
-on; `docs/FORMAT.md` has the payload's layout.
+Colour profile, EXIF, XMP and georeference are bytes here that nobody looks into. `image` finds and writes them, `codec`
+hands them on; `docs/FORMAT.md` has the payload's layout.
 """
 
 import zlib
 from dataclasses import astuple, dataclass, field
+from itertools import accumulate
 
 from refscale_codec.errors import ContainerError, ImageError
 
 MAX_BYTES = 0xFF_FFFF
-"""Most bytes of all three parts together, before they are deflated."""
+"""Most bytes of all parts together, before they are deflated."""
 
 _LENGTH = 3  # bytes of each length
-_LENGTHS = 3 * _LENGTH
+_LENGTHS = 4 * _LENGTH
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Metadata:
     """EXIF from its byte order mark on, `II` or `MM`; empty for none."""
     xmp: bytes = field(default=b"", repr=False)
     """XMP packet; empty for none."""
+    geo: bytes = field(default=b"", repr=False)
+    """What a GeoTIFF says of place and bands, as the JSON of `geotiff`; empty for nothing."""
 
     def __bool__(self) -> bool:
         """Return whether there is any."""
@@ -62,8 +65,8 @@ def unpack(payload: bytes | None) -> Metadata:
         return Metadata()
     if len(payload) < _LENGTHS:
         raise ContainerError(f"malformed: METADATA of {len(payload)} bytes, expected at least {_LENGTHS + 1}")
-    icc, exif, xmp = (int.from_bytes(payload[at : at + _LENGTH], "little") for at in range(0, _LENGTHS, _LENGTH))
-    size, plain = icc + exif + xmp, payload[_LENGTHS:]
+    lengths = [int.from_bytes(payload[at : at + _LENGTH], "little") for at in range(0, _LENGTHS, _LENGTH)]
+    size, plain = sum(lengths), payload[_LENGTHS:]
     if size > MAX_BYTES:
         raise ContainerError(f"over the size limit: METADATA of {size} bytes, expected up to {MAX_BYTES}")
     if not 0 < len(plain) <= size:
@@ -76,4 +79,5 @@ def unpack(payload: bytes | None) -> Metadata:
             raise ContainerError(f"malformed: METADATA does not inflate: {error}") from None
         if len(plain) != size or not inflater.eof or inflater.unused_data:
             raise ContainerError(f"malformed: METADATA does not inflate to the {size} bytes that it names")
-    return Metadata(plain[:icc], plain[icc : icc + exif], plain[icc + exif :])
+    ends = list(accumulate(lengths))
+    return Metadata(*(plain[end - length : end] for length, end in zip(lengths, ends, strict=True)))

@@ -105,7 +105,7 @@ def check(pairs: Iterable[Pair]) -> list[Checked]:
         sizes = []
         for path in (pair.target, pair.reference):
             if path is not None:
-                pixels = pictures.read(path).pixels
+                pixels = pictures.read_rgb(path).pixels
                 digest.update(path.read_bytes())
                 sizes.append(pixels.shape)
         if len(set(sizes)) > 1:
@@ -272,10 +272,10 @@ def _prepare_worker(setup: Setup) -> None:
 
 def _work(task: _Task) -> list[tuple[str, Row]]:
     coder = _CODERS[task.coder]
-    target = pictures.read(task.pair.target)
+    target = pictures.read_rgb(task.pair.target)
     reference = None
     if task.reference is not None:
-        reference = evaluate.cut_to(pictures.read(task.reference), target)  # only an unrelated one has another size
+        reference = evaluate.cut_to(pictures.read_rgb(task.reference), target)  # only an unrelated one has another size
     return [
         (key, evaluate.measured(task.pair, task.coder, quality, target, coder.code(target, reference, quality)))
         for quality, key in task.settings
@@ -367,8 +367,8 @@ def scenes(pairs: list[Checked], rows: list[Row], setup: Setup, rate: float, mos
         if not own:
             continue
         nearest = min(own, key=lambda row: abs(row.bpp - rate))
-        target = pictures.read(pair.target)
-        reference = None if pair.reference is None else pictures.read(pair.reference)
+        target = pictures.read_rgb(pair.target)
+        reference = None if pair.reference is None else pictures.read_rgb(pair.reference)
         coded = shown.code(target, reference if shown.needs_reference else None, nearest.quality)
         layers = {"target": target, "reconstruction": Image(coded.decoded)}
         layers["error"] = report.error_heat_map(target.pixels, coded.decoded)

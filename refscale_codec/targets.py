@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-from refscale_codec import align, codec, container, metrics
+from refscale_codec import align, bands, codec, container, georeference
 from refscale_codec.codec import EncodeOptions, LowRes
 from refscale_codec.errors import TargetError
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.tiles import Box
 
 TRIES = 6
 """Most times that the low-res picture is coded."""
@@ -38,7 +39,7 @@ _SLOPES = {"bytes": 1.0, "psnr": 3.5}  # of the value over the abscissa, about
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for: a whole file of at most so many bytes, or an RGB PSNR of at least so many dB."""
+    """What is asked for: a whole file of at most so many bytes, or a PSNR of at least so many dB, see `bands.psnr`."""
 
     measure: Literal["bytes", "psnr"]
     value: float
@@ -86,26 +87,49 @@ def encode(
     """
     start = _start(target, image.height * image.width)
     options = replace(options or EncodeOptions(), quality=start)
-    first = codec.prepare(image, reference, net, options)
-    guide = None if reference is None or first.levels is None else align.move(reference, first.alignment)
+    described = bands.describe(image, options.value_range)
+    triples = list(codec.triples(image, reference, described))
+    known = georeference.known(image, reference)
+    firsts = [codec.prepare(triple, older, net, options, known) for triple, older in triples]
+    guides = [
+        None if older is None or first.levels is None else align.move(older, first.alignment)
+        for (_, older), first in zip(triples, firsts, strict=True)
+    ]
 
     @cache
-    def low_at(quality: int) -> LowRes:
+    def lows_at(quality: int) -> list[LowRes]:
         if quality == start:
-            return first
-        return codec.downscale(image, guide, net, quality, options.tile)._replace(alignment=first.alignment)
+            return firsts
+        return [
+            codec.downscale(triple, guide, net, quality, options.tile)._replace(alignment=first.alignment)
+            for (triple, _), guide, first in zip(triples, guides, firsts, strict=True)
+        ]
 
     def tried(quality: int, dead_zone: float) -> _Try:
         chosen = replace(options, quality=quality, dead_zone=dead_zone)
-        file = codec.pack_low_res(low_at(quality), image, reference, net, chosen)
+        files = [
+            codec.pack_low_res(low, triple, older, net, chosen)
+            for low, (triple, older) in zip(lows_at(quality), triples, strict=True)
+        ]
+        file = codec.assemble(files, image, reference, described)
         if options.output_hash:
             file = replace(file, output_hash=bytes(container.FINGERPRINT_SIZE))  # its place counts
         if target.measure == "bytes":
             size = len(container.pack(file))
             step(f"quality {quality}: {size} bytes")
             return _Try(quality, dead_zone, math.log(size), file)
-        decoded = codec.upscale(codec.unpack_low_res(file, net, guide), guide, file.header, net, tile=options.tile)
-        psnr = metrics.psnr(image.pixels, decoded.pixels)
+        parts = [
+            codec.upscale(
+                codec.unpack_low_res(file, net, guide),
+                guide,
+                file.header,
+                net,
+                tile=options.tile,
+                dtype=described.triple_type,
+            ).pixels
+            for file, guide in zip(files, guides, strict=True)
+        ]
+        psnr = bands.psnr(image, bands.join(parts, described, Box(0, 0, image.height, image.width)), described)
         step(f"quality {quality}: {psnr:.2f} dB")
         return _Try(quality, dead_zone, psnr, file)
 

@@ -68,6 +68,14 @@ def window_of(text: str) -> tiles.Box:
     return tiles.Box(top, left, top + height, left + width)
 
 
+def range_of(text: str) -> tuple[int, int]:
+    """Return the lowest and the highest value that low,high stand for; UsageError if they are no range."""
+    numbers = re.fullmatch(r"(-?\d+),(-?\d+)", text.replace(" ", ""))
+    if not numbers:
+        raise UsageError(f"--range must be low,high, such as 0,10000, not {text!r}")
+    return int(numbers[1]), int(numbers[2])
+
+
 def device_named(name: str) -> str:
     """Return what torch is to be told; UsageError for a device that is not there."""
     import torch

@@ -46,7 +46,11 @@ def test_a_picture_that_cannot_be_brought_onto_the_grid_is_refused(tiny_net: Res
 
 
 def test_the_heat_map_gets_brighter() -> None:
-    drawn = change.heat_map(np.linspace(0, 1, 256, dtype=np.float32)[None]).pixels[0].astype(int)
+    drawn = (
+        change.heat_map(np.linspace(0, 1, 256, dtype=np.float32)[None], Image(np.zeros((1, 256, 3), np.uint8)))
+        .pixels[0]
+        .astype(int)
+    )
     assert (drawn[0] < 10).all()
     assert drawn[-1].min() > 100
     luma = drawn @ [0.299, 0.587, 0.114]

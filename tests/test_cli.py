@@ -70,6 +70,8 @@ def furnished(
         "alpha.png": np.dstack([drawn(1), np.full((20, 33), 99, np.uint8)]),
     }.items():
         PIL.Image.fromarray(pixels).save(folder / name)
+    PIL.Image.fromarray(drawn(1)).convert("CMYK").save(folder / "cmyk.jpg")
+    (folder / "grey.csv").write_text("split,dataset,name,target,reference,width,height\ntest,d,n,grey.png,,33,20\n")
     (folder / "text.png").write_text("not a picture\n")
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes((folder / "target.png").read_bytes()[:-40])
@@ -155,10 +157,11 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is truncated": ("encode cut.png -o out.rsc -w", 3, ("cut.png",)),
     "picture is a folder": ("encode folder.png -o out.rsc -w", 3, ("folder.png",)),
     "picture is an rsc": ("encode with.rsc -o out.rsc -w", 3, ("with.rsc",)),
-    "grey picture": ("encode grey.png -o out.rsc -w", 3, ("grey.png", "grey")),
-    "16-bit picture": ("encode deep.png -o out.rsc -w", 3, ("deep.png", "16-bit")),
-    "picture with alpha": ("encode alpha.png -o out.rsc -w", 3, ("alpha.png", "transparen")),
-    "grey reference": ("encode target.png --ref grey.png -o out.rsc -w", 3, ("grey.png", "grey")),
+    "CMYK picture": ("encode cmyk.jpg -o out.rsc -w", 3, ("cmyk.jpg", "CMYK")),
+    "grey reference": ("encode target.png --ref grey.png -o out.rsc -w", 3, ("reference", "grey", "RGB")),
+    "range for 8 bits": ("encode target.png -o out.rsc --range 0,9 -w", 2, ("range", "16-bit")),
+    "range of one number": ("encode target.png -o out.rsc --range 9 -w", 2, ("--range", "low,high")),
+    "grey picture in eval": ("eval grey.csv -w", 3, ("grey.png", "8-bit RGB only")),
     # output
     "no folder for the output": ("encode target.png -o no/out.rsc -w", 3, ("no/out.rsc",)),
     "no folder for the picture": ("decode with.rsc --ref ref.png -o no/out.png -w", 3, ("no/out.png",)),
@@ -409,6 +412,10 @@ def test_a_picture_goes_to_another_machine(
     facts = {
         "width": width,
         "height": height,
+        "bands": 3,
+        "type": "uint8",
+        "alpha": False,
+        "nodata": None,
         "scale": 2,
         "codec": "jpeg",
         "packed": True,
@@ -422,6 +429,8 @@ def test_a_picture_goes_to_another_machine(
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
         "bytes_metadata": 0,
+        "bytes_bands": 0,
+        "bytes_further": 0,
         "bpp": bpp,
     }
     outcome = refscale("info", "new.rsc", "--json")
@@ -434,6 +443,10 @@ def test_a_picture_goes_to_another_machine(
         == f"""\
 width          {width}
 height         {height}
+bands          3
+type           uint8
+alpha          false
+nodata         none
 scale          2
 codec          jpeg
 packed         true
@@ -447,6 +460,8 @@ bytes_header   {facts["bytes_header"]}
 bytes_map      {parts.map}
 bytes_lr       {parts.lr}
 bytes_metadata 0
+bytes_bands    0
+bytes_further  0
 bpp            {bpp}
 """
     )
@@ -468,6 +483,29 @@ bpp            {bpp}
     assert outcome == Outcome(0, b"", f"back.png: {width}x{height}\n")
     assert np.array_equal(pictures.read(receiver / "back.png").pixels, hr_hat.pixels)
     assert sorted(contents(receiver)) == sorted(["new.rsc", "small.jpg", "back.png", *given[1:]])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("grey.png", "8-bit grey"), ("deep.png", "16-bit grey"), ("alpha.png", "8-bit RGB")]
+)
+def test_other_kinds_go_to_another_machine(refscale: Callable[..., Outcome], place: Path, name: str, kind: str) -> None:
+    for line in (
+        f"encode {name} --ref {name} -o out.rsc --output-hash",
+        f"verify out.rsc --ref {name}",
+        "verify out.rsc",
+        f"decode out.rsc --ref {name} -o back.png",
+        f"decode out.rsc --ref {name} -o part.png --window 3,4,5,6",
+    ):
+        outcome = refscale(*line.split(), *TINY)
+        assert outcome.code == 0, outcome.err
+    target, back, part = (pictures.read(place / x) for x in (name, "back.png", "part.png"))
+    assert (target.kind, back.kind) == (kind, kind)
+    assert np.array_equal(part.pixels, back.pixels[4:10, 3:8])
+    facts = json.loads(refscale("info", "out.rsc", "--json").text)
+    assert facts["alpha"] == (name == "alpha.png")
+    assert (facts["bands"], facts["type"]) == (target.bands, target.pixels.dtype.name)
+    if target.alpha is not None:
+        assert np.array_equal(back.alpha, target.alpha)
 
 
 def test_verify_says_how_far_it_got(refscale: Callable[..., Outcome], place: Path) -> None:
@@ -492,6 +530,8 @@ def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], pl
         "bytes_map": parts.map,
         "bytes_lr": parts.lr,
         "bytes_metadata": 0,
+        "bytes_bands": 0,
+        "bytes_further": 0,
         "bpp": round(8 * len(data) / (33 * 20), 4),
         "width": 33,
         "height": 20,

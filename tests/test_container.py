@@ -341,7 +341,7 @@ def test_version_zero_is_refused():
 
 
 def test_unknown_required_flag_is_refused_by_its_bit():
-    assert_refused(header_bytes(required=0b1001_1110) + LR, "^unknown required feature: bit 4, 7 of")
+    assert_refused(header_bytes(required=0b1101_1110) + LR, "^unknown required feature: bit 6, 7 of")
 
 
 def test_packed_is_bit_one_of_the_required_flags():
@@ -384,6 +384,19 @@ def test_metadata_is_bit_one_of_the_optional_flags_and_announces_section_128():
     assert_refused(header_bytes(optional=2) + LR, "^truncated: .* without its METADATA section$")
     assert_refused(header_bytes() + LR + section(128), "^malformed: METADATA section, but")
     assert_refused(header_bytes(optional=2) + LR + section(128, b""), "^malformed: METADATA section is empty")
+
+
+@pytest.mark.parametrize(("bit", "kind", "name"), [(4, 5, "bands"), (5, 6, "further")])
+def test_bands_and_further_are_announced_by_bits_four_and_five(bit, kind, name):
+    value = Container(Header(6, 5, 2, 1, 50, b"weight", None), b"payload", **{name: b"payload"})
+    head = header_bytes(required=1 << bit)
+    assert unpack(head + LR + section(kind)) == value
+    assert pack(value) == head + LR + section(kind)
+    assert part_sizes(value) == PartSizes(header=32, map=0, lr=13, metadata=0, other=0, **{name: 13})
+    assert part_sizes(value).total == len(pack(value))
+    assert_refused(head + LR, f"^truncated: .* without its {name.upper()} section$")
+    assert_refused(header_bytes() + LR + section(kind), f"^malformed: {name.upper()} section, but")
+    assert_refused(head + LR + section(kind, b""), f"^malformed: {name.upper()} section is empty")
 
 
 def test_a_reference_needs_no_map():
@@ -509,7 +522,7 @@ def test_section_type_zero_is_refused():
     assert_refused(header_bytes() + section(0) + LR, "^malformed: type-0 section at byte 32, a type that is never used")
 
 
-@pytest.mark.parametrize("kind", [5, 6, 127])
+@pytest.mark.parametrize("kind", [7, 8, 127])
 def test_unknown_critical_section_is_refused(kind):
     assert_refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 45")
 

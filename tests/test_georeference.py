@@ -1,13 +1,20 @@
 """The matrix between two georeferenced grids: by hand where one system serves both, and against rasterio's own way."""
 
+import json
+
+import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from refscale_codec import georeference, registration
+from refscale_codec import codec, container, georeference, image, metrics, registration, weights
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.georeference import Grid
+from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
 
 pytest.importorskip("rasterio", reason="rasterio is not installed: pip install 'refscale-codec[geo]'")
 
@@ -70,3 +77,20 @@ def test_a_missing_rasterio_is_told_with_the_way_to_get_it(monkeypatch: pytest.M
     target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
     with pytest.raises(UsageError, match=r"refscale-codec\[geo\]"):
         georeference.between(target, target)
+
+
+def placed(pixels: NDArray[np.uint8], crs: str, *transform: float) -> Image:
+    return Image(pixels, Metadata(geo=json.dumps({"crs": crs, "transform": transform}).encode()))
+
+
+def test_a_georeferenced_reference_of_another_extent_and_grain_is_used() -> None:
+    target, reference = (image.read(ROOT / "examples" / f"{name}.png").pixels for name in ("target", "reference"))
+    part = placed(np.ascontiguousarray(target[100:292, 150:342]), UTM, 1, 0, 600_150, 0, -1, 4_199_900)
+    coarser = cv2.resize(reference, (340, 340), interpolation=cv2.INTER_AREA)
+    older = placed(coarser, UTM, 512 / 340, 0, 600_000, 0, -512 / 340, 4_200_000)
+    net = weights.load(weights.shipped(2))
+    data = codec.encode(part, older, net)
+    assert container.unpack(data).alignment is not None
+    assert len(data) < 0.95 * len(codec.encode(part, None, net))
+    assert metrics.psnr(codec.decode(data, older, net).pixels, part.pixels) > 30
+    assert georeference.known(part, Image(part.pixels)) is None

@@ -26,6 +26,9 @@ from refscale_codec.image import Image
 from refscale_codec.metadata import Metadata
 
 RGB = np.random.default_rng(7).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+GREY, ALPHA = RGB[..., 0], RGB[..., 1] * 2
+PALETTE = PIL.Image.fromarray(RGB).quantize(64)
+CMYK = PIL.Image.fromarray(RGB).convert("CMYK")
 LOSSLESS = ["png", "webp", "tiff"]
 
 
@@ -39,7 +42,9 @@ def rgb_file(format: str, **options: object) -> bytes:
     return file_of(PIL.Image.fromarray(RGB), format, **options)
 
 
-def png_file(depth: int, colour_type: int, row: bytes, width: int = 2, height: int = 1) -> bytes:
+def png_file(
+    depth: int, colour_type: int, row: bytes, width: int = 2, height: int = 1, trns: bytes | None = None
+) -> bytes:
     """Return a PNG put together by hand, for the kinds that Pillow does not write."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
@@ -47,7 +52,8 @@ def png_file(depth: int, colour_type: int, row: bytes, width: int = 2, height: i
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     pixels = zlib.compress(b"\0" + row)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    transparent = b"" if trns is None else chunk(b"tRNS", trns)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + transparent + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def tiff_file(samples: NDArray[np.generic], photometric: int = 2, **tags: int) -> bytes:
@@ -104,9 +110,11 @@ def test_image_knows_its_size() -> None:
     ("pixels", "value"),
     [
         (RGB.astype(np.float32), "float32"),
+        (RGB.astype(np.uint32), "uint32"),
         (RGB[..., 0], r"\(7, 5\)"),
-        (RGB[..., :2], r"\(7, 5, 2\)"),
+        (RGB[..., :0], r"\(7, 5, 0\)"),
         (RGB[:0], r"\(0, 5, 3\)"),
+        (np.zeros((1, 1, 256), np.uint8), r"\(1, 1, 256\)"),
     ],
 )
 def test_an_array_of_another_kind_is_a_programming_error(pixels: NDArray[np.uint8], value: str) -> None:
@@ -119,6 +127,23 @@ def test_fingerprint_is_the_documented_hash() -> None:
     hashed = b"refscale-pixels-v1" + b"\1\0\0\0" + b"\2\0\0\0" + b"\3\0\0\0" + bytes([1, 2, 3, 4, 5, 6])
     assert Image(pixels).fingerprint() == hashlib.sha256(hashed).digest()[:6]
     assert Image(pixels).fingerprint().hex() == "10839d025d07"
+
+
+def test_alpha_of_another_shape_or_type_is_a_programming_error() -> None:
+    for alpha in (RGB[:2, :, 0], RGB[..., 0].astype(np.uint16)):
+        with pytest.raises(ValueError, match="alpha must be like a band"):
+            Image(RGB, alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "fingerprint"), [(np.uint16, b"u2", "58f68edafdc3"), (np.int16, b"i2", "e06c17999c81")]
+)
+def test_fingerprint_of_sixteen_bits_is_the_documented_hash(dtype: type, name: bytes, fingerprint: str) -> None:
+    pixels = np.array([[[1, 2], [0x0304, 5]]], dtype)
+    hashed = b"refscale-pixels-" + name + b"\1\0\0\0" + b"\2\0\0\0" + b"\2\0\0\0" + bytes([1, 0, 2, 0, 4, 3, 5, 0])
+    assert Image(pixels).fingerprint() == hashlib.sha256(hashed).digest()[:6]
+    assert Image(pixels).fingerprint().hex() == fingerprint
+    assert Image(pixels.byteswap().view(pixels.dtype.newbyteorder()).astype(dtype)).fingerprint().hex() == fingerprint
 
 
 def test_fingerprint_does_not_depend_on_memory_layout() -> None:
@@ -263,8 +288,8 @@ def test_what_a_format_cannot_hold_is_told_and_left_out(caplog: pytest.LogCaptur
     assert image.from_bytes(image.to_bytes(Image(RGB, said), "png"), "photo").metadata == Metadata(b"", said.exif, b"x")
     assert image.from_bytes(image.to_bytes(Image(RGB, said), "tiff"), "photo").metadata == Metadata(said.icc, b"", b"x")
     assert caplog.messages == [
-        "png cannot hold this picture's ICC (2000000 bytes): it is left out",
-        "tiff cannot hold this picture's EXIF (7 bytes): it is left out",
+        "png cannot hold this picture's ICC (2000000 bytes): left out",
+        "tiff cannot hold this picture's EXIF (7 bytes): left out",
     ]
 
 
@@ -287,54 +312,132 @@ def test_a_real_picture_keeps_its_metadata(data_folder: Path, tmp_path: Path) ->
         assert back.fingerprint() == picture.fingerprint()
 
 
+# --- other kinds than 8-bit RGB --------------------------------------------------------------------------------------
+
+
+def assert_is(data: bytes, pixels: NDArray[np.generic], alpha: NDArray[np.generic] | None = None) -> None:
+    found = image.from_bytes(data, "photo")
+    assert found.pixels.dtype == pixels.dtype
+    assert np.array_equal(found.pixels, pixels if pixels.ndim == 3 else pixels[..., None])
+    assert (found.alpha is None) == (alpha is None)
+    assert alpha is None or np.array_equal(found.alpha, alpha)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_grey_and_alpha_are_read_as_they_are(format: str) -> None:
+    assert_is(file_of(PIL.Image.fromarray(GREY), format), GREY)
+    assert_is(file_of(PIL.Image.fromarray(np.dstack([GREY, ALPHA])), format), GREY, ALPHA)
+    assert_is(file_of(PIL.Image.fromarray(np.dstack([RGB, ALPHA])), format), RGB, ALPHA)
+
+
+def test_webp_has_alpha_and_jpeg_is_grey() -> None:
+    data = file_of(PIL.Image.fromarray(np.dstack([RGB, ALPHA])), "WEBP", lossless=True, exact=True)
+    assert_is(data, RGB, ALPHA)
+    flat = np.full((16, 16), 77, np.uint8)
+    assert_is(file_of(PIL.Image.fromarray(flat), "JPEG"), flat)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_a_palette_is_read_as_its_colours_and_told(format: str, caplog: pytest.LogCaptureFixture) -> None:
+    colours = np.array(PALETTE.convert("RGB"))
+    assert_is(file_of(PALETTE, format), colours)
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "it is in a palette and taken as RGB of 8 bits"
+    ]
+
+
+def test_a_palette_with_a_transparent_colour_has_alpha() -> None:
+    assert_is(
+        file_of(PALETTE, "PNG", transparency=0),
+        np.array(PALETTE.convert("RGB")),
+        np.where(np.array(PALETTE) == 0, 0, 255).astype(np.uint8),
+    )
+
+
+def test_a_transparent_colour_becomes_alpha() -> None:
+    alpha = np.where((RGB[1, 2] == RGB).all(axis=2), 0, 255).astype(np.uint8)
+    assert_is(rgb_file("PNG", transparency=tuple(map(int, RGB[1, 2]))), RGB, alpha)
+    alpha = np.where(GREY[0, 0] == GREY, 0, 255).astype(np.uint8)
+    assert_is(file_of(PIL.Image.fromarray(GREY), "PNG", transparency=int(GREY[0, 0])), GREY, alpha)
+
+
+def test_samples_of_few_bits_become_eight() -> None:
+    assert_is(png_file(2, 0, b"\x10"), np.array([[0, 85]], np.uint8))
+    for format in ("PNG", "TIFF"):
+        assert_is(file_of(PIL.Image.fromarray(GREY > 99), format), np.where(GREY > 99, 255, 0).astype(np.uint8))
+
+
+def test_png_of_sixteen_bits_is_read_without_loss() -> None:
+    samples = (np.arange(8).reshape(1, 2, 4) * 0x0203).astype(">u2")
+    assert_is(png_file(16, 0, samples[..., 0].tobytes()), samples[..., 0].astype(np.uint16))
+    assert_is(png_file(16, 2, samples[..., :3].tobytes()), samples[..., :3].astype(np.uint16))
+    assert_is(png_file(16, 6, samples.tobytes()), *(x.astype(np.uint16) for x in (samples[..., :3], samples[..., 3])))
+    assert_is(png_file(16, 4, samples[..., :2].tobytes()), *(samples[..., i].astype(np.uint16) for i in (0, 1)))
+
+
+@pytest.mark.parametrize("with_alpha", [False, True], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("dtype", "kind"), [("u1", "png"), ("u1", "webp"), ("u1", "tiff"), ("u2", "png")])
+def test_what_is_written_of_any_kind_is_read_back(
+    dtype: str, kind: str, depth: int, with_alpha: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, np.iinfo(dtype).max, (7, 5, depth), dtype, endpoint=True)
+    alpha = rng.integers(0, np.iinfo(dtype).max, (7, 5), dtype, endpoint=True) if with_alpha else None
+    data = image.to_bytes(Image(pixels, SAID, alpha), kind)
+    becomes_rgb = depth == 1 and (kind == "webp" or dtype == "u2" and with_alpha)
+    assert_is(data, pixels.repeat(3, axis=2) if becomes_rgb else pixels, alpha)
+    assert any("becomes RGB" in message for message in caplog.messages) == becomes_rgb
+    if kind != "tiff":
+        assert image.from_bytes(data, "photo").metadata == SAID
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "depth", "said"),
+    [
+        ("png", "u1", 4, "png cannot hold 8-bit with 4 bands: use .tif"),
+        ("webp", "u1", 2, "webp cannot hold 8-bit with 2 bands: use .tif"),
+        ("webp", "u2", 3, "webp cannot hold 16-bit RGB: use .tif"),
+        ("png", "i2", 1, "png cannot hold 16-bit signed grey: use .tif"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(kind: str, dtype: str, depth: int, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        image.to_bytes(Image(np.zeros((2, 2, depth), dtype)), kind)
+
+
+def test_a_nodata_value_that_is_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert_is(image.to_bytes(Image(RGB, nodata=7), "png"), RGB)
+    assert caplog.messages == ["png cannot hold this picture's nodata value 7: only its pixels have it"]
+
+
+def test_who_takes_rgb_only_says_so(tmp_path: Path) -> None:
+    for name, picture in (("grey", Image(RGB[..., :1])), ("alpha", Image(RGB, alpha=ALPHA))):
+        image.write(picture, tmp_path / f"{name}.png")
+        with pytest.raises(ImageError, match=r"takes 8-bit RGB only: `convert "):
+            image.read_rgb(tmp_path / f"{name}.png")
+    image.write(Image(RGB), tmp_path / "rgb.png")
+    assert np.array_equal(image.read_rgb(tmp_path / "rgb.png").pixels, RGB)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
-RGBA = np.dstack([RGB, RGB[..., :1]])
-GREY = RGB[..., 0]
-GREY16 = GREY.astype(np.uint16) * 257
-PALETTE = PIL.Image.fromarray(RGB).quantize(64)
-CMYK = PIL.Image.fromarray(RGB).convert("CMYK")
 SECOND = [PIL.Image.fromarray(RGB[::-1].copy())]
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (file_of(PIL.Image.fromarray(GREY), "PNG"), "an 8-bit grey picture;"),
-        (file_of(PIL.Image.fromarray(GREY), "JPEG"), "an 8-bit grey picture;"),
-        (file_of(PIL.Image.fromarray(GREY), "TIFF"), "an 8-bit grey picture;"),
-        (file_of(PIL.Image.fromarray(GREY > 99), "PNG"), "a 1-bit black-and-white picture;"),
-        (file_of(PIL.Image.fromarray(GREY > 99), "TIFF"), "a 1-bit black-and-white picture;"),
-        (file_of(PIL.Image.fromarray(GREY16), "PNG"), "a 16-bit grey picture;"),
-        (file_of(PIL.Image.fromarray(GREY16), "TIFF"), "a 16-bit grey picture;"),
-        (file_of(PIL.Image.fromarray(np.dstack([GREY, GREY])), "PNG"), "an 8-bit grey picture with transparency;"),
-        (file_of(PIL.Image.fromarray(GREY.astype(np.int32)), "TIFF"), "a 32-bit integer grey picture;"),
-        (file_of(PIL.Image.fromarray(GREY.astype(np.float32)), "TIFF"), "a 32-bit floating-point grey picture;"),
-        (file_of(PIL.Image.fromarray(RGBA), "PNG"), "an 8-bit RGB picture with transparency;"),
-        (file_of(PIL.Image.fromarray(RGBA), "WEBP"), "an 8-bit RGB picture with transparency;"),
-        (file_of(PIL.Image.fromarray(RGBA), "TIFF"), "an 8-bit RGB picture with transparency;"),
-        (rgb_file("PNG", transparency=(1, 2, 3)), "an 8-bit RGB picture with transparency;"),
-        (file_of(PALETTE, "PNG"), "an 8-bit palette picture;"),
-        (file_of(PIL.Image.fromarray(RGB).quantize(8), "PNG", bits=4), "a 4-bit palette picture;"),
-        (file_of(PALETTE, "TIFF"), "an 8-bit palette picture;"),
-        (file_of(PALETTE, "PNG", transparency=0), "an 8-bit palette picture with transparency;"),
-        (png_file(16, 2, bytes(range(12))), "a 16-bit RGB picture;"),
-        (png_file(16, 6, bytes(range(16))), "a 16-bit RGB picture with transparency;"),
-        (png_file(16, 4, bytes(range(8))), "a 16-bit grey picture with transparency;"),
-        (png_file(2, 0, b"\x10"), "a 2-bit grey picture;"),
-        (tiff_file(RGB.astype(np.uint16)), "a 16-bit RGB picture;"),
-        (tiff_file(RGBA.astype(np.uint16), extra=2), "a 16-bit RGB picture with transparency;"),
-        (tiff_file(RGBA.astype(np.uint16), extra=0), "a 16-bit RGB picture;"),
-        (tiff_file(RGBA, extra=0), "4 bands;"),
-        (tiff_file(RGBA, extra=2), "an 8-bit RGB picture with transparency;"),
-        (tiff_file(RGB, photometric=6), "an 8-bit YCbCr picture;"),
-        (tiff_file(RGB, photometric=8), "an 8-bit CIELAB picture;"),
-        (tiff_file(RGB, photometric=1), "an 8-bit TIFF with 3 bands in a layout that is not supported;"),
-        (tiff_file(RGB.astype(np.float32)), "a 32-bit floating-point TIFF with 3 bands"),
-        (tiff_file(RGB.astype(np.int16)), "a 16-bit signed TIFF with 3 bands"),
-        (tiff_file(np.dstack([RGBA] * 3).astype(np.uint16), extra=0), "a 16-bit TIFF with 12 bands"),
-        (file_of(CMYK, "JPEG"), "an 8-bit CMYK picture;"),
-        (file_of(CMYK, "TIFF"), "an 8-bit CMYK picture;"),
+        (png_file(16, 0, bytes(range(4)), trns=b"\0\1"), "a colour that is transparent;"),
+        (file_of(PIL.Image.fromarray(GREY.astype(np.int32)), "TIFF"), "signed numbers of 32 bits;"),
+        (file_of(PIL.Image.fromarray(GREY.astype(np.float32)), "TIFF"), "floating-point numbers of 32 bits;"),
+        (tiff_file(RGB, photometric=6), "a YCbCr picture,"),
+        (tiff_file(RGB, photometric=8), "a CIELAB picture,"),
+        (tiff_file(RGB.astype(np.float32)), "floating-point numbers of 32 bits;"),
+        (tiff_file(RGB.astype(np.int8)), "signed numbers of 8 bits;"),
+        (tiff_file(RGB.astype(np.uint32)), "numbers of 32 bits;"),
+        (file_of(CMYK, "JPEG"), "a CMYK picture,"),
+        (file_of(CMYK, "TIFF"), "a CMYK picture,"),
         (rgb_file("PNG", save_all=True, append_images=SECOND), "2 pictures"),
         (rgb_file("WEBP", save_all=True, append_images=SECOND), "2 pictures"),
         (rgb_file("TIFF", save_all=True, append_images=SECOND), "2 pictures"),
@@ -348,16 +451,14 @@ SECOND = [PIL.Image.fromarray(RGB[::-1].copy())]
 def test_an_unsupported_kind_is_refused_by_name_with_a_way_out(data: bytes, said: str) -> None:
     message = refusal(data)
     assert said in message
-    assert "convert" in message or "gdal_translate" in message or "save it as RGB" in message or "save three" in message
+    assert "`convert " in message or "`gdal_translate " in message
 
 
-def test_the_advice_quotes_the_name_and_takes_off_transparency() -> None:
-    message = refusal(file_of(PIL.Image.fromarray(RGBA), "PNG"), "my photo.png")
-    assert "`convert 'my photo.png' -alpha off PNG24:rgb.png`" in message
-    message = refusal(file_of(PIL.Image.fromarray(GREY), "PNG"), "grey.png")
+def test_the_advice_quotes_the_name() -> None:
+    message = refusal(file_of(CMYK, "JPEG"), "my photo.jpg")
     assert message == (
-        "grey.png is an 8-bit grey picture; refscale codes 8-bit RGB for now: "
-        "convert it with `convert grey.png PNG24:rgb.png`"
+        "my photo.jpg is a CMYK picture, which refscale does not code: "
+        "convert it with `convert 'my photo.jpg' -colorspace sRGB -alpha off PNG24:rgb.png`"
     )
 
 

@@ -13,15 +13,15 @@ from refscale_codec.errors import ContainerError, ImageError
 from refscale_codec.metadata import Metadata, pack, unpack
 
 # Each part has a length of its own, so two swapped ones cannot pass.
-SMALL = Metadata(icc=b"I", exif=b"EX", xmp=b"XMP")
-SMALL_HEX = "010000 020000 030000 49 4558 584d50"
+SMALL = Metadata(icc=b"I", exif=b"EX", xmp=b"XMP", geo=b"PLAC")
+SMALL_HEX = "010000 020000 030000 040000 49 4558 584d50 504c4143"
 ZEROS = Metadata(xmp=bytes(1000))
-ZEROS_HEX = "000000 000000 e80300 63601805a360140c770000"
+ZEROS_HEX = "000000 000000 e80300 000000 63601805a360140c770000"
 
 
 def payload(icc: int, exif: int, xmp: int, rest: bytes) -> bytes:
     """Return a payload, written without the module under test."""
-    return b"".join(struct.pack("<I", length)[:3] for length in (icc, exif, xmp)) + rest
+    return b"".join(struct.pack("<I", length)[:3] for length in (icc, exif, xmp, 0)) + rest
 
 
 def deflated(plain: bytes) -> bytes:
@@ -41,12 +41,12 @@ def test_no_metadata_is_no_payload() -> None:
     assert unpack(None) == Metadata()
 
 
-@given(*[st.one_of(st.binary(), st.builds(lambda n: bytes(n), st.integers(0, 999)))] * 3)
-def test_what_is_packed_comes_back_in_no_more_bytes(icc: bytes, exif: bytes, xmp: bytes) -> None:
-    said = Metadata(icc, exif, xmp)
+@given(*[st.one_of(st.binary(), st.builds(lambda n: bytes(n), st.integers(0, 999)))] * 4)
+def test_what_is_packed_comes_back_in_no_more_bytes(icc: bytes, exif: bytes, xmp: bytes, geo: bytes) -> None:
+    said = Metadata(icc, exif, xmp, geo)
     packed = pack(said)
     assert unpack(packed) == said
-    assert packed is None or len(packed) <= 9 + len(icc) + len(exif) + len(xmp)
+    assert packed is None or len(packed) <= 12 + len(icc) + len(exif) + len(xmp) + len(geo)
 
 
 @given(st.binary(max_size=60))
@@ -56,15 +56,15 @@ def test_any_bytes_give_metadata_or_an_error(data: bytes) -> None:
     except ContainerError:
         return
     assert said
-    assert len(said.icc) + len(said.exif) + len(said.xmp) <= metadata.MAX_BYTES
+    assert len(said.icc) + len(said.exif) + len(said.xmp) + len(said.geo) <= metadata.MAX_BYTES
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "of 0 bytes, expected at least 10"),
-        (bytes(8), "of 8 bytes, expected at least 10"),
-        (bytes(9), "has 0 bytes for 0"),
+        (b"", "of 0 bytes, expected at least 13"),
+        (bytes(11), "of 11 bytes, expected at least 13"),
+        (bytes(12), "has 0 bytes for 0"),
         (payload(0, 0, 0, b"x"), "has 1 bytes for 0"),
         (payload(1, 0, 0, b""), "has 0 bytes for 1"),
         (payload(1, 1, 1, b"1234"), "has 4 bytes for 3"),

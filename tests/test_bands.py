@@ -1,0 +1,417 @@
+"""Pictures of any bands go into triples and come back: the laws, golden bytes, and every way a payload can be bad."""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from refscale_codec import bands, codec, container, image, metrics, targets, weights
+from refscale_codec.codec import EncodeOptions
+from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError
+from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
+from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.tiles import Box
+
+U8, U16, I16 = (np.dtype(name) for name in ("u1", "u2", "i2"))
+
+
+def drawn(seed: int, depth: int, dtype: np.dtype = U8, height: int = 20, width: int = 33) -> NDArray[np.generic]:
+    """Return smooth bands over the full scale of a type, with some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / (3 + band) + seed) * np.cos(y / (4 + band / 2)) for band in range(depth)]
+    values = np.dstack(waves) * 0.4 + 0.5 + rng.normal(0, 0.02, (height, width, depth))
+    limits = np.iinfo(dtype)
+    return (limits.min + values.clip(0, 1) * (limits.max - limits.min)).astype(dtype)
+
+
+def older(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a darker picture of the same."""
+    return (pixels * 0.8).astype(pixels.dtype)
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Image:
+    """Pictures of any bands, small; with nodata and alpha or without."""
+    dtype = draw(st.sampled_from([U8, U16, I16]))
+    shape = draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    limits = np.iinfo(dtype)
+    low = draw(st.integers(limits.min, limits.max))
+    pixels = rng.integers(low, draw(st.integers(low, limits.max)), shape, dtype, endpoint=True)
+    alpha = rng.choice(np.array([0, 1, limits.max], dtype), shape[:2]) if draw(st.booleans()) else None
+    nodata = draw(st.none() | st.integers(limits.min, limits.max) | st.just(int(pixels[0, 0, 0])))
+    return Image(pixels, Metadata(), alpha, nodata)
+
+
+# --- triples ---------------------------------------------------------------------------------------------------------
+
+
+@given(pictures())
+@settings(max_examples=60, deadline=None)
+def test_what_is_split_is_joined_again(picture: Image) -> None:
+    described = bands.describe(picture)
+    triples = list(bands.split(picture, described))
+    assert len(triples) == -(-picture.bands // 3)
+    assert all(triple.pixels.dtype == (U8 if picture.pixels.dtype == U8 else U16) for triple in triples)
+    back = bands.join([t.pixels for t in triples], described, Box(0, 0, picture.height, picture.width))
+    seen = np.ones(picture.pixels.shape, bool)
+    if picture.alpha is not None:
+        assert np.array_equal(back.alpha, picture.alpha)
+        seen &= (picture.alpha > 0)[..., None]
+    if picture.nodata is not None:
+        absent = picture.pixels == picture.nodata
+        assert np.array_equal(back.pixels == picture.nodata, absent)
+    assert np.array_equal(back.pixels[seen], picture.pixels[seen])
+    assert back.nodata == picture.nodata
+
+
+@given(pictures(), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_window_is_the_same_part_of_the_whole(picture: Image, data: st.DataObject) -> None:
+    described = bands.describe(picture)
+    parts = [triple.pixels for triple in bands.split(picture, described)]
+    top, left = data.draw(st.integers(0, picture.height - 1)), data.draw(st.integers(0, picture.width - 1))
+    window = Box(top, left, picture.height, picture.width)
+    whole = bands.join(parts, described, Box(0, 0, picture.height, picture.width))
+    part = bands.join([x[window.slices] for x in parts], described, window)
+    assert np.array_equal(part.pixels, whole.pixels[window.slices])
+    if picture.alpha is not None:
+        assert np.array_equal(part.alpha, picture.alpha[window.slices])
+
+
+@given(pictures(), st.integers(-40_000, 40_000))
+@settings(max_examples=40, deadline=None)
+def test_whatever_the_net_makes_nodata_is_exact(picture: Image, error: int) -> None:
+    described = bands.describe(picture)
+    full = np.iinfo(described.triple_type).max
+    made = [
+        (t.pixels.astype(int) + error).clip(0, full).astype(t.pixels.dtype) for t in bands.split(picture, described)
+    ]
+    back = bands.join(made, described, Box(0, 0, picture.height, picture.width))
+    if picture.nodata is not None:
+        assert np.array_equal(back.pixels == picture.nodata, picture.pixels == picture.nodata)
+
+
+@given(st.sampled_from([U16, I16]), st.data())
+@settings(max_examples=30, deadline=None)
+def test_stretching_is_linear_and_undone(dtype: np.dtype, data: st.DataObject) -> None:
+    limits = np.iinfo(dtype)
+    low = data.draw(st.integers(limits.min, limits.max))
+    high = data.draw(st.integers(low, limits.max))
+    values = np.arange(limits.min, limits.max + 1).astype(dtype)[None]
+    found = bands._stretched(values, low, high).astype(int)
+    expected = (values.astype(float).clip(low, high) - low) / max(high - low, 1) * 65535
+    assert abs(found - expected).max() <= 0.5
+    assert np.array_equal(bands._unstretched(found.astype("u2"), dtype, low, high), values.clip(low, high))
+
+
+def test_a_grey_picture_is_three_times_itself_and_comes_back_as_the_mean() -> None:
+    grey = Image(drawn(0, 1))
+    described = bands.describe(grey)
+    (triple,) = bands.split(grey, described)
+    assert np.array_equal(triple.pixels, grey.pixels.repeat(3, axis=2))
+    part = np.array([[[10, 11, 11], [0, 0, 1], [254, 255, 255]]], np.uint8)
+    assert bands.join([part], described, Box(0, 0, 1, 3)).pixels[..., 0].tolist() == [[11, 0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("depth", "chosen"), [(1, [[0, 0, 0]]), (2, [[0, 1, 1]]), (4, [[0, 1, 2], [3, 3, 3]]), (5, [[0, 1, 2], [3, 4, 4]])]
+)
+def test_bands_come_three_by_three(depth: int, chosen: list[list[int]]) -> None:
+    assert bands.Bands(U8, depth).triples() == chosen
+
+
+def test_eight_bit_rgb_is_its_own_triple() -> None:
+    picture = Image(drawn(0, 3), Metadata(xmp=b"x"))
+    described = bands.describe(picture)
+    assert described.plain
+    assert list(bands.split(picture, described)) == [picture]
+    assert bands.pack(described) is None
+    assert bands.unpack(None, 1, 1).plain
+
+
+def test_what_is_hidden_is_filled_with_what_lies_around() -> None:
+    pixels = drawn(0, 3, height=64, width=50)
+    hidden = np.zeros(pixels.shape, bool)
+    hidden[5:30, 7:40] = True
+    filled = bands._filled(np.where(hidden, 255, pixels).astype(np.uint8), hidden)
+    assert np.array_equal(filled[~hidden], pixels[~hidden])
+    assert pixels[~hidden].min() <= filled.min() and filled.max() <= pixels[~hidden].max()
+    assert len(np.unique(filled[hidden])) < 200
+    example = np.array([[[10], [0], [40]], [[20], [33], [0]]], np.uint8)
+    mask = np.array([[[False], [True], [False]], [[False], [False], [True]]])
+    assert bands._filled(example, mask)[..., 0].tolist() == [[10, 21, 40], [20, 33, 40]]
+
+
+def test_what_is_transparent_has_no_say_in_the_range() -> None:
+    pixels = np.array([[[5], [900], [7], [60_000]]], np.uint16)
+    alpha = np.array([[1, 1, 0, 0]], np.uint16)
+    assert bands.describe(Image(pixels, alpha=alpha)).ranges == ((5, 900),)
+    assert bands.describe(Image(pixels, nodata=60_000)).ranges == ((5, 900),)
+    assert bands.describe(Image(pixels), (0, 10_000)).ranges == ((0, 10_000),)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "declared", "said"),
+    [
+        (U8, (0, 100), "16-bit"),
+        (U16, (5, 5), "rise within 0..65535, not 5,5"),
+        (U16, (-1, 5), "0..65535"),
+        (I16, (0, 40_000), "-32768..32767"),
+    ],
+)
+def test_a_range_that_the_type_does_not_hold_is_refused(dtype: np.dtype, declared: tuple[int, int], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        bands.describe(Image(drawn(0, 3, dtype)), declared)
+
+
+def test_psnr_leaves_out_what_does_not_count() -> None:
+    picture = Image(drawn(0, 3))
+    worse = Image(picture.pixels ^ 3)
+    assert bands.psnr(picture, worse, bands.describe(picture)) == pytest.approx(
+        metrics.psnr(picture.pixels, worse.pixels)
+    )
+    assert bands.psnr(picture, picture, bands.describe(picture)) == math.inf
+    pixels = np.array([[[100], [300], [9]]], np.uint16)
+    off = Image(np.array([[[110], [300], [200]]], np.uint16))
+    described = bands.describe(Image(pixels, nodata=9))
+    assert bands.psnr(Image(pixels), off, described) == pytest.approx(10 * math.log10(200**2 / 50))
+
+
+# --- the payload -----------------------------------------------------------------------------------------------------
+
+GOLDEN = {
+    "grey": (bands.Bands(U8, 1), "00 01 00"),
+    "eight bits with nodata": (bands.Bands(U8, 3, nodata=7), "00 03 02 07"),
+    "sixteen bits": (bands.Bands(U16, 2, ((1, 0x0203), (4, 0x0506))), "01 02 00 0100 0302 0400 0605"),
+    "signed": (bands.Bands(I16, 1, ((-2, 5),), -9999), "02 01 02 feff 0500 f1d8"),
+}
+ALPHA_HEX = """
+    010101 00000900 52494646 40000000 57454250 5650384c 33000000 2f024000 002f2010 4872d89f 750d356d 1b30e9a0
+    54feb8fa 0904921c f6677dfe 03120af1 d702356d 1bb0a1ce bf201ad1 ff586f00
+"""
+ABSENT_HEX = """
+    00020605 52494646 24000000 57454250 5650384c 17000000 2f02c000 000f3001 133001f3 1f781012 a4109311
+    fd8f0500
+"""
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_bytes_both_ways(name: str) -> None:
+    value, data = GOLDEN[name]
+    assert bands.pack(value) == bytes.fromhex(data)
+    assert bands.unpack(bytes.fromhex(data), 2, 3) == value
+
+
+def test_golden_planes_are_read() -> None:
+    """Only read: another WebP encoder may find other bytes."""
+    alpha = np.array([[0, 1, 0x1234], [65535, 5, 6]], np.uint16)
+    data = bytes.fromhex(ALPHA_HEX)
+    found = bands.unpack(data, 2, 3)
+    assert found.ranges == ((0, 9),)
+    assert np.array_equal(found.alpha, alpha)
+    absent = np.zeros((2, 3, 2), bool)
+    absent[0, :, 0] = absent[0, 1:, 1] = True
+    found = bands.unpack(bytes.fromhex(ABSENT_HEX), 2, 3)
+    assert np.array_equal(found.absent, absent)
+
+
+@given(pictures())
+@settings(max_examples=30, deadline=None)
+def test_what_is_packed_comes_back(picture: Image) -> None:
+    described = bands.describe(picture)
+    found = bands.unpack(bands.pack(described), picture.height, picture.width)
+    assert found._replace(alpha=None, absent=None) == described._replace(alpha=None, absent=None)
+    for name in ("alpha", "absent"):
+        kept = getattr(described, name)
+        assert (kept is None) == (getattr(found, name) is None)
+        assert kept is None or np.array_equal(getattr(found, name), kept)
+
+
+def test_a_large_plane_is_stored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "_PLANE_SIDE", 16)
+    plane = drawn(0, 1, U16)[..., 0]
+    parts = list(bands._packed(plane))
+    assert len(parts) == 6
+    found, rest = bands._unpacked(b"".join(parts) + b"rest", 20, 33, U16)
+    assert np.array_equal(found, plane)
+    assert rest == b"rest"
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_bands_or_an_error(data: bytes) -> None:
+    try:
+        found = bands.unpack(data, 2, 3)
+    except ContainerError:
+        return
+    assert bands.pack(found) == data
+
+
+PLANE = b"".join(bands._packed(np.zeros((2, 3), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "of 0 bytes"),
+        (b"\0\1", "of 2 bytes"),
+        (b"\3\1\0", "begins with 03 01 00"),
+        (b"\0\0\0", "begins with"),
+        (b"\0\1\x08", "begins with"),
+        (b"\0\1\4" + PLANE, "begins with"),  # samples of nodata, but no value for it
+        (b"\1\1\0\0\0\0", "expected at least 7"),
+        (b"\1\1\0\2\0\1\0", "lowest value is above"),
+        (b"\0\1\0x", "1 bytes after its end"),
+        (b"\0\1\1", "damaged plane"),
+        (b"\0\1\1" + PLANE[:-1], "damaged plane"),
+        (b"\0\1\1" + PLANE + PLANE, "bytes after its end"),
+        (b"\0\2\6\0" + PLANE, "damaged plane: .* in place of"),
+        (b"\0\3\0", "has none"),
+    ],
+)
+def test_a_bad_payload_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(ContainerError, match=said):
+        bands.unpack(data, 2, 3)
+
+
+# --- whole files -----------------------------------------------------------------------------------------------------
+
+
+def kinds() -> dict[str, tuple[Image, Image]]:
+    found = {}
+    for name, depth, dtype in (
+        ("grey", 1, U8),
+        ("rgb", 3, U8),
+        ("two", 2, U8),
+        ("seven", 7, U8),
+        ("rgb16", 3, U16),
+        ("four signed", 4, I16),
+    ):
+        pixels = drawn(1, depth, dtype)
+        found[name] = Image(pixels), Image(older(pixels))
+    pixels = drawn(1, 3)
+    alpha = np.where(np.arange(33) < 9, 0, np.arange(33) * 7).astype(np.uint8)[None].repeat(20, axis=0)
+    found["rgba"] = Image(pixels, alpha=alpha), Image(older(pixels))
+    pixels = drawn(1, 4, I16)
+    pixels[:7, 5:20] = -9999
+    pixels[10, 10, 2] = -9999
+    found["nodata"] = Image(pixels, nodata=-9999), Image(older(pixels), nodata=-9999)
+    return found
+
+
+KINDS = kinds()
+
+
+@pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
+    target, reference = KINDS[kind]
+    given = reference if with_reference else None
+    data = codec.encode(target, given, tiny_net, EncodeOptions(quality=95, output_hash=True))
+    decoded = codec.decode(data, given, tiny_net)
+    assert (decoded.pixels.dtype, decoded.pixels.shape) == (target.pixels.dtype, target.pixels.shape)
+    assert decoded.nodata == target.nodata
+    described, files = codec.disassemble(container.unpack(data))
+    assert len(files) == -(-target.bands // 3)
+    assert bands.psnr(target, decoded, described) > 15  # the net is not trained
+    if target.alpha is not None:
+        assert np.array_equal(decoded.alpha, target.alpha)
+    if target.nodata is not None:
+        assert np.array_equal(decoded.pixels == target.nodata, target.pixels == target.nodata)
+    assert container.unpack(data).output_hash == decoded.fingerprint()
+    window = Box(3, 4, 17, 30)
+    part = codec.decode(data, given, tiny_net, window=window)
+    assert np.array_equal(part.pixels, decoded.pixels[window.slices])
+
+
+def test_what_is_hidden_does_not_change_the_file(tiny_net: RescaleNet) -> None:
+    target, reference = KINDS["rgba"]
+    pixels = target.pixels.copy()
+    pixels[target.alpha == 0] = 99
+    assert codec.encode(replace(target, pixels=pixels), reference, tiny_net) == codec.encode(
+        target, reference, tiny_net
+    )
+
+
+def test_sixteen_bits_of_eight_are_coded_alike(tiny_net: RescaleNet) -> None:
+    target, reference = KINDS["rgb"]
+    wide = [Image(picture.pixels.astype(np.uint16) * 257) for picture in (target, reference)]
+    narrow_data = codec.encode(target, reference, tiny_net)
+    data = codec.encode(*wide, tiny_net, EncodeOptions(value_range=(0, 65535)))
+    narrow_file, file = container.unpack(narrow_data), container.unpack(data)
+    assert abs(len(file.lr) - len(narrow_file.lr)) <= 8  # a rounding here and there
+    decoded, narrow = codec.decode(data, wide[1], tiny_net), codec.decode(narrow_data, reference, tiny_net)
+    assert metrics.psnr((decoded.pixels >> 8).astype(np.uint8), narrow.pixels) > 40
+    assert len(np.unique(decoded.pixels % 257)) > 100  # finer than 8 bits
+
+
+@pytest.mark.parametrize("kind", ["nodata", "rgba", "grey"])
+def test_targets_are_for_all_kinds(kind: str, tiny_net: RescaleNet) -> None:
+    target, reference = KINDS[kind]
+    usual = len(codec.encode(target, reference, tiny_net))
+    reached = targets.encode(target, reference, tiny_net, targets.Target("bytes", usual))
+    assert len(reached.data) <= usual
+    reached = targets.encode(target, reference, tiny_net, targets.Target("psnr", 20.0))
+    decoded = codec.decode(reached.data, reference, tiny_net)
+    assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
+    assert reached.psnr >= 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"), [("grey", "rgb"), ("rgb16", "rgb"), ("four signed", "seven"), ("rgb", "two")]
+)
+def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_net: RescaleNet) -> None:
+    with pytest.raises(ImageError, match="bring both to the same"):
+        codec.encode(KINDS[kind][0], KINDS[other][1], tiny_net)
+    data = codec.encode(*KINDS[kind], tiny_net)
+    with pytest.raises(ReferenceMismatch):
+        codec.decode(data, KINDS[other][1], tiny_net)
+
+
+def test_alpha_of_the_reference_is_ignored(tiny_net: RescaleNet) -> None:
+    target, reference = KINDS["rgba"]
+    half = replace(reference, alpha=np.full(reference.pixels.shape[:2], 128, np.uint8))
+    assert codec.encode(target, half, tiny_net) == codec.encode(target, reference, tiny_net)
+    assert half.fingerprint() == reference.fingerprint()
+
+
+def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
+    target, reference = KINDS["seven"]
+    file = container.unpack(codec.encode(target, reference, tiny_net))
+    grey = container.unpack(codec.encode(*KINDS["grey"], tiny_net))
+    assert file.further is not None
+    for changed in (
+        replace(file, further=None),
+        replace(file, bands=bands.pack(bands.Bands(U8, 4))),
+        replace(file, bands=None),
+        replace(file, further=container.pack(replace(grey, bands=None))),  # of another reference
+        replace(file, further=container.pack(file)),
+    ):
+        with pytest.raises(ContainerError, match="FURTHER"):
+            codec.decode(container.pack(changed), reference, tiny_net)
+
+
+def test_a_real_pair_of_any_kind(data_folder: Path) -> None:
+    with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
+    net = weights.load(weights.shipped(2))
+    rgb = [image.read(data_folder / row[column]).pixels[:96, :96] for column in ("target", "reference")]
+    plain = codec.encode(*(Image(x) for x in rgb), net)
+    described = bands.describe(Image(rgb[0]))
+    usual = bands.psnr(Image(rgb[0]), codec.decode(plain, Image(rgb[1]), net), described)
+    four = [np.dstack([x, (x[..., 1].astype(int) * 2 - x[..., 0]).clip(0, 255)]).astype(np.uint16) * 16 for x in rgb]
+    four[0][:20, :30] = four[1][:20, :30] = 9
+    target, reference = (Image(x, nodata=9) for x in four)
+    data = codec.encode(target, reference, net)
+    decoded = codec.decode(data, reference, net)
+    assert np.array_equal(decoded.pixels == 9, target.pixels == 9)
+    assert bands.psnr(target, decoded, bands.describe(target)) > usual - 2
+    assert len(data) < 3 * len(plain)

@@ -1,0 +1,313 @@
+"""GeoTIFF: bands, nodata, place and tags come back equal; what is written is a COG; without rasterio, a message."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import Outcome
+from numpy.typing import NDArray
+
+from refscale_codec import geotiff, image
+from refscale_codec.errors import ImageError
+from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
+
+rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+from rasterio.enums import ColorInterp  # noqa: E402
+from rasterio.transform import Affine  # noqa: E402
+
+PLACE = Affine(10.0, 0.5, 700_000.0, -0.25, -10.0, 4_970_000.0)
+
+
+def raster(seed: int = 0, dtype: str = "u2", depth: int = 4, height: int = 20, width: int = 33) -> NDArray[np.generic]:
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.dstack([np.sin(x / (3 + band) + seed / 9) * np.cos(y / 4) for band in range(depth)])
+    return (1000 + 20 * seed + 900 * waves).astype(dtype) if dtype != "u1" else (120 + 99 * waves).astype("u1")
+
+
+def geotiff_file(pixels: NDArray[np.generic], say: Callable[..., None] | None = None, **options: object) -> bytes:
+    """Return a GeoTIFF made without the module under test."""
+    height, width, depth = pixels.shape
+    usual = {"crs": "EPSG:32630", "transform": PLACE, "photometric": "MINISBLACK"} | options
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", height=height, width=width, count=depth, dtype=pixels.dtype.name, **usual
+        ) as file:
+            if say is not None:
+                say(file)
+            file.write(pixels.transpose(2, 0, 1))
+        return bytes(memory.read())
+
+
+def say_all(file: object) -> None:
+    file.descriptions = ["blue", "green", None, "nir"]
+    file.update_tags(PRODUCT="L2A", AREA_OR_POINT="Point")
+    file.update_tags(4, WAVELENGTH="842 nm")
+    file.scales, file.offsets, file.units = [1e-4] * 4, [-0.1] * 4, ["reflectance", "", "", "K"]
+    file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined]
+
+
+def place(left: int, top: int) -> Affine:
+    """Return where the part of a picture lies that begins at this column and row."""
+    a, b, c, d, e, f, *_ = PLACE
+    return Affine(a, b, a * left + b * top + c, d, e, d * left + e * top + f)
+
+
+def said_by(data: bytes) -> dict[str, object]:
+    with rasterio.MemoryFile(data) as memory, memory.open() as file:
+        names = ("crs", "transform", "nodata", "descriptions", "scales", "offsets", "units", "colorinterp", "dtypes")
+        tags = [file.tags(band) for band in range(file.count + 1)]
+        return {name: getattr(file, name) for name in names} | {"tags": tags}
+
+
+def layout_of(data: bytes) -> dict[str, object]:
+    with rasterio.MemoryFile(data) as memory, memory.open() as file:
+        return file.tags(ns="IMAGE_STRUCTURE") | {"overviews": file.overviews(1), "tiled": file.profile["tiled"]}
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("u1", None), ("u1", 0), ("u2", 0), ("u2", None), ("i2", -9999)])
+def test_what_a_geotiff_says_comes_back_equal(dtype: str, nodata: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = raster(dtype=dtype)
+    if nodata is not None:
+        pixels[:5] = nodata
+    data = geotiff_file(pixels, say_all, nodata=nodata)
+    picture = image.from_bytes(data, "scene.tif")
+    assert np.array_equal(picture.pixels, pixels)
+    assert (picture.pixels.dtype, picture.nodata, picture.alpha) == (np.dtype(dtype), nodata, None)
+    written = image.to_bytes(picture, "tiff")
+    assert said_by(written) == said_by(data)
+    back = image.from_bytes(written, "scene.tif")
+    assert np.array_equal(back.pixels, pixels)
+    assert (back.metadata, back.nodata) == (picture.metadata, nodata)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_grey_and_rgb_geotiffs_too(depth: int) -> None:
+    data = geotiff_file(raster(dtype="u1", depth=depth))
+    picture = image.from_bytes(data, "scene.tif")
+    assert picture.metadata.geo
+    assert said_by(image.to_bytes(picture, "tiff"))["transform"] == PLACE
+
+
+def test_a_coordinate_system_is_a_code_where_that_says_it_all() -> None:
+    custom = rasterio.CRS.from_proj4("+proj=laea +lat_0=47 +lon_0=11.5 +ellps=bessel +units=m")
+    for crs, said in (("EPSG:4326", "EPSG:4326"), (custom, "PROJCS[")):
+        data = geotiff_file(raster(), crs=crs)
+        picture = image.from_bytes(data, "scene.tif")
+        assert json.loads(picture.metadata.geo)["crs"].startswith(said)
+        assert said_by(image.to_bytes(picture, "tiff"))["crs"] == said_by(data)["crs"]
+
+
+def test_alpha_of_a_geotiff_is_alpha() -> None:
+    def say(file: object) -> None:
+        file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * 3 + [ColorInterp.alpha]
+
+    data = geotiff_file(raster(depth=5), say)
+    picture = image.from_bytes(data, "scene.tif")
+    assert picture.bands == 4
+    assert np.array_equal(picture.alpha, raster(depth=5)[..., 4])
+    assert said_by(image.to_bytes(picture, "tiff")) == said_by(data)
+
+
+@pytest.mark.parametrize("side", [40, 700])
+def test_what_is_written_is_a_cog(side: int) -> None:
+    pixels = raster(height=side, width=side + 9)
+    written = image.to_bytes(image.from_bytes(geotiff_file(pixels), "scene.tif"), "tiff")
+    found = layout_of(written)
+    assert (found["LAYOUT"], found["COMPRESSION"], found["tiled"]) == ("COG", "DEFLATE", True)
+    assert found["overviews"] == ([2] if side > 512 else [])
+    assert b"LAYOUT=IFDS_BEFORE_DATA" in written[:300]
+
+
+def test_pictures_without_a_place_take_gdal_where_pillow_does_not_do() -> None:
+    for picture in (Image(raster(dtype="u2", depth=3)), Image(raster(dtype="u1", depth=2)), Image(raster(depth=1))):
+        back = image.from_bytes(image.to_bytes(picture, "tiff"), "photo.tif")
+        assert np.array_equal(back.pixels, picture.pixels)
+        assert back.metadata == Metadata()
+
+
+def test_a_colour_profile_goes_along_and_what_does_not_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    from PIL import ImageCms
+
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = PIL.Image.Exif()
+    exif[271] = "maker"
+    said = Metadata(icc, exif.tobytes()[6:], b"<x/>", b'{"tags":{"A":"b"}}')
+    back = image.from_bytes(image.to_bytes(Image(raster(depth=3), said), "tiff"), "scene.tif")
+    assert back.metadata == replace(said, exif=b"", xmp=b"")
+    assert [message.partition(" (")[0] for message in caplog.messages] == [
+        "geotiff cannot hold this picture's EXIF",
+        "geotiff cannot hold this picture's XMP",
+    ]
+
+
+def test_what_png_cannot_hold_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    picture = image.from_bytes(geotiff_file(raster(dtype="u1", depth=3), nodata=3), "scene.tif")
+    image.to_bytes(picture, "png")
+    assert [message.partition(" (")[0] for message in caplog.messages] == [
+        "png cannot hold this picture's nodata value 3: only its pixels have it",
+        "png cannot hold this picture's georeference and tags",
+    ]
+
+
+def test_what_is_not_kept_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def say(file: object) -> None:
+        file.update_tags(ns="mine", A="b")
+        file.write_mask(np.zeros(raster().shape[:2], np.uint8))
+
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        data = geotiff_file(raster(), say)
+    image.from_bytes(data, "scene.tif")
+    assert caplog.messages == ["scene.tif: its tags in mine are left out", "scene.tif: its mask is left out"]
+
+
+def test_a_nodata_value_that_no_sample_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = geotiff_file(raster(), nodata=12345).replace(b"12345\0", b"123.5\0")
+    assert image.from_bytes(data, "scene.tif").nodata is None
+    assert "nodata value 123.5 is none" in caplog.text
+
+
+def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", height=1, width=3, count=1, dtype="uint8", photometric="palette", crs="EPSG:4326",
+            transform=PLACE,
+        ) as file:  # fmt: skip
+            file.write(np.array([[[0, 2, 1]]], np.uint8))
+            file.write_colormap(1, {0: (1, 2, 3, 255), 1: (4, 5, 6, 255), 2: (7, 8, 9, 255)})
+        picture = image.from_bytes(memory.read(), "classes.tif")
+    assert picture.pixels.tolist() == [[[1, 2, 3], [7, 8, 9], [4, 5, 6]]]
+    assert picture.metadata.geo
+    assert "palette" in caplog.text
+    assert image.from_bytes(image.to_bytes(picture, "tiff"), "x").metadata == picture.metadata
+
+
+def test_a_window_knows_its_place() -> None:
+    moved = json.loads(geotiff.moved(json.dumps({"transform": list(PLACE)[:6], "crs": "x"}).encode(), 7, 3))
+    assert Affine(*moved["transform"]) == place(7, 3)
+    assert moved["crs"] == "x"
+    assert geotiff.moved(b"", 7, 3) == b""
+
+
+@pytest.mark.parametrize("geo", [b"{", b"[]", b'{"crs":"nonsense"}', b'{"descriptions":["a"]}', b'{"transform":[1]}'])
+def test_a_damaged_georeference_is_left_out(geo: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    back = image.from_bytes(image.to_bytes(Image(raster(), Metadata(geo=geo)), "tiff"), "scene.tif")
+    assert np.array_equal(back.pixels, raster())
+    assert "georeference" in caplog.text
+
+
+def test_a_truncated_geotiff_is_never_half_read() -> None:
+    data = geotiff_file(raster())
+    for length in range(0, len(data) - 1, 41):
+        with pytest.raises(ImageError):
+            image.from_bytes(data[:length], "scene.tif")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint32", "float64", "complex64", "int8"])
+def test_other_samples_are_refused_with_a_way_out(dtype: str) -> None:
+    with pytest.raises(ImageError, match="gdal_translate -ot UInt16 -scale"):
+        image.from_bytes(geotiff_file(raster().astype(dtype)), "scene.tif")
+
+
+def test_without_rasterio_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = geotiff_file(raster(dtype="u1", depth=3))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    for given in (data, geotiff_file_of_pillow(raster(depth=1))):
+        with pytest.raises(ImageError, match=r"scene.tif .*: pip install 'refscale-codec\[geo\]'"):
+            image.from_bytes(given, "scene.tif")
+    with pytest.raises(ImageError, match=r"pip install 'refscale-codec\[geo\]'"):
+        image.to_bytes(Image(raster()), "tiff")
+    assert np.array_equal(
+        image.from_bytes(image.to_bytes(Image(raster(dtype="u1", depth=3)), "tiff"), "x").pixels,
+        raster(dtype="u1", depth=3),
+    )
+
+
+def geotiff_file_of_pillow(pixels: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels[..., 0]).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def test_rasterio_is_imported_only_where_it_is_needed() -> None:
+    loaded = "rasterio" in sys.modules
+    assert loaded
+    code = "import sys, refscale_codec.image, refscale_codec.codec; sys.exit('rasterio' in sys.modules)"
+    import subprocess
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, seed in (("new", 0), ("old", 3)):
+        pixels = raster(seed)
+        pixels[:6, 10:] = 0
+        (tmp_path / f"{name}.tif").write_bytes(geotiff_file(pixels, say_all, nodata=0))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_geotiff_goes_to_another_machine(refscale: Callable[..., Outcome], scene: Path, tiny_weights: Path) -> None:
+    for line in (
+        "encode new.tif --ref old.tif -o new.rsc --range 0,3000 --weights W",
+        "decode new.rsc --ref old.tif -o back.tif --weights W",
+        "decode new.rsc --ref old.tif -o part.tif --window 5,3,20,11 --weights W",
+        "encode new.tif --ref old.tif -o bare.rsc --strip --weights W",
+        "decode bare.rsc --ref old.tif -o bare.tif --weights W",
+    ):
+        done = refscale(*line.replace("W", str(tiny_weights)).split())
+        assert done.code == 0, done.err
+        assert "left out" not in done.err
+    target, back, part, bare = (image.read(scene / f"{name}.tif") for name in ("new", "back", "part", "bare"))
+    assert said_by((scene / "back.tif").read_bytes()) == said_by((scene / "new.tif").read_bytes())
+    assert np.array_equal(back.pixels == 0, target.pixels == 0)
+    assert np.array_equal(part.pixels, back.pixels[3:14, 5:25])
+    assert said_by((scene / "part.tif").read_bytes())["transform"] == place(5, 3)
+    assert (bare.metadata, bare.nodata) == (Metadata(), 0)
+    facts = json.loads(refscale("info", "new.rsc", "--json").text)
+    assert {name: facts[name] for name in ("bands", "type", "alpha", "nodata", "metadata")} == {
+        "bands": 4, "type": "uint16", "alpha": False, "nodata": 0, "metadata": "geo"
+    }  # fmt: skip
+    parts = ("header", "map", "lr", "metadata", "bands", "further")
+    assert sum(facts[f"bytes_{part}"] for part in parts) == facts["bytes"]
+    assert facts["bytes_bands"] > 0 and facts["bytes_further"] > 0
+
+
+def test_a_change_map_of_geotiffs_lies_where_they_lie(
+    refscale: Callable[..., Outcome], scene: Path, tiny_weights: Path
+) -> None:
+    done = refscale("diff", "new.tif", "--ref", "old.tif", "-o", "change.tif", "--weights", tiny_weights)
+    assert done.code == 0, done.err
+    drawn = image.read(scene / "change.tif")
+    assert (drawn.kind, drawn.pixels.shape) == ("8-bit RGB", (20, 33, 3))
+    assert json.loads(drawn.metadata.geo).keys() == {"crs", "transform", "tags"}
+    found = said_by((scene / "change.tif").read_bytes())
+    assert (found["crs"], found["transform"]) == (rasterio.CRS.from_epsg(32630), PLACE)
+
+
+def test_a_format_that_does_not_hold_the_bands_is_refused_before_anything_is_decoded(
+    refscale: Callable[..., Outcome], scene: Path, tiny_weights: Path
+) -> None:
+    assert refscale("encode", "new.tif", "-o", "new.rsc", "--weights", tiny_weights).code == 0
+    done = refscale("decode", "new.rsc", "-o", "back.png", "--weights", tiny_weights)
+    assert done.code == 3
+    assert "png cannot hold 16-bit with 4 bands: use .tif or --format tiff" in done.err
+    assert not (scene / "back.png").exists()
+
+
+@pytest.mark.parametrize("text", ["5", "a,b", "1,2,3", "0,70000", "9,3"])
+def test_a_bad_range_is_refused(refscale: Callable[..., Outcome], scene: Path, tiny_weights: Path, text: str) -> None:
+    done = refscale("encode", "new.tif", "-o", "new.rsc", "--range", text, "--weights", tiny_weights)
+    assert done.code == 2
+    assert "range" in done.err
