@@ -7,7 +7,8 @@ alone, and by transform and vectors, and both with tones. What an alignment cost
 ln(bytes) + SLOPE ln(squared error) of those named, which is how the encoder chooses where the whole picture is its
 sample. BD-rate over 0.1 to 1.0 bits per pixel against the reference as it lies, means of the pictures.
 
-Writes benchmarks/results/alignment-SPLIT.json after each pair, goes on from there, and prints the table.
+Writes benchmarks/results/alignment-SPLIT.json after each pair, goes on from there, and puts the table into
+docs/TRAINING.md.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
 
 ROOT = Path(__file__).resolve().parent.parent
+MARK = "<!-- by benchmarks/alignment.py -->"
 QUALITIES = (10, 30, 55, 80)
 NONE, STILL, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT = (
     *("none", "as it lies", "transform", "transform, vectors"),
@@ -108,6 +110,10 @@ def main() -> None:
             of = {"dataset": pair.dataset, "pixels": picture.height * picture.width, "ways": curves(pair, net)}
             result["pairs"][pair.name] = of
             path.write_text(json.dumps(result) + "\n")
+    page = ROOT / "docs" / "TRAINING.md"
+    parts = page.read_text(encoding="utf-8").split(MARK)
+    parts[1] = "\n" + table(result["pairs"]) + "\n"
+    page.write_text(MARK.join(parts), encoding="utf-8")
     print(table(result["pairs"]))
 
 

@@ -159,16 +159,23 @@ def main() -> None:
         for name, pair, found in waiting:
             curves.setdefault(name, {})[pair.name] = found.result()
             path.write_text(json.dumps(result) + "\n")
-    lines = ["| reference | bits, against as it was | PSNR | bits, against none |", "|---|---|---|---|"]
-    for name in (*CASES, NONE):
-        percent, gain = compared(curves, name, FIRST)
-        over_none, _ = compared(curves, name, NONE)
-        lines.append(f"| {name} | {percent:+.1f} % | {gain:+.2f} dB | {over_none:+.1f} % |")
     page = ROOT / "docs" / "TRAINING.md"
     parts = page.read_text(encoding="utf-8").split(MARK)
-    parts[1] = "\n" + "\n".join(lines) + "\n"
+    parts[1] = "\n" + table(curves) + "\n"
     page.write_text(MARK.join(parts), encoding="utf-8")
-    print("\n".join(lines))
+    print(table(curves))
+
+
+def table(curves: dict[str, dict[str, list[Point]]]) -> str:
+    """Return the comparison with the reference as it was, and with none, of the cases that were measured."""
+    lines = ["| reference | pictures | bits, against as it was | PSNR | bits, against none |", "|---|---|---|---|---|"]
+    for name in (*CASES, NONE):
+        if name in curves:
+            percent, gain = compared(curves, name, FIRST)
+            over_none, _ = compared(curves, name, NONE)
+            figures = f"{percent:+.1f} % | {gain:+.2f} dB | {over_none:+.1f} %"
+            lines.append(f"| {name} | {len(curves[name])} | {figures} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ MAX_FACTOR = 64
 FADE = 32  # quarters of a pixel beyond the reference's last, in which it fades to its mean
 _LOOKS = 256  # rows and columns at most that the mean is taken over
 _MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
-_STRIP = 256  # rows that are moved at once, for memory
+_AT_ONCE = 1 << 19  # pixels that are moved at once, about, for memory
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
@@ -167,8 +167,9 @@ def move(reference: Image, alignment: Alignment | None, box: Box | None = None) 
     if alignment is None:
         return reference if part == whole else Image(reference.pixels[part.slices])
     moved = np.empty((part.height, part.width, *reference.pixels.shape[2:]), reference.pixels.dtype)
-    for top in range(part.top, part.bottom, _STRIP):
-        strip = Box(top, part.left, min(top + _STRIP, part.bottom), part.right)
+    rows = max(1, _AT_ONCE // part.width)
+    for top in range(part.top, part.bottom, rows):
+        strip = Box(top, part.left, min(top + rows, part.bottom), part.right)
         moved[strip.within(part).slices] = _moved(reference.pixels, alignment, strip)
     return Image(moved)
 

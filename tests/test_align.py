@@ -274,3 +274,10 @@ def test_samples_of_16_bits_are_moved_alike() -> None:
     moved = align._moved(deep.pixels, alignment, Box(0, 0, 40, 70))
     for y, x in [(0, 0), (39, 69), (20, 5)]:
         assert moved[y, x].tolist() == by_hand(deep.pixels, alignment, y, x)
+
+
+def test_what_is_moved_at_once_makes_no_difference(target: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    alignment = align.still(300, 220)._replace(transform=Transform(100, -900, 30, -2000, 2000, 30), factor=2)
+    whole = align.move(target, alignment)
+    monkeypatch.setattr(align, "_AT_ONCE", 1000)
+    assert np.array_equal(align.move(target, alignment).pixels, whole.pixels)
