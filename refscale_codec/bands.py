@@ -12,6 +12,7 @@ An 8-bit RGB picture is its own and only triple, and its file says nothing of ba
 """
 
 import io
+import logging
 import math
 import struct
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from refscale_codec import tiles
 from refscale_codec.errors import ContainerError, ImageError, UsageError
-from refscale_codec.image import Image, kind_of
+from refscale_codec.image import MAX_SAMPLES, Image, kind_of
 from refscale_codec.tiles import Box
 
 Mask = NDArray[np.bool_]
@@ -31,6 +32,7 @@ Mask = NDArray[np.bool_]
 FULL = 0xFFFF
 """What the highest value of a 16-bit band is stretched to; the lowest goes to 0."""
 
+_log = logging.getLogger(__name__)
 _TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("u1"), 1: np.dtype("u2"), 2: np.dtype("i2")}  # by their ids in the file
 _ALPHA, _NODATA, _ABSENT = 1, 2, 4  # flags
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
@@ -74,8 +76,8 @@ def describe(image: Image, declared: tuple[int, int] | None = None) -> Bands:
 
     Args:
         image: the picture.
-        declared: lowest and highest value in all bands; what lies beyond is clipped. None takes for each band those of
-            its own samples, without nodata and transparent ones.
+        declared: lowest and highest value in all bands; what lies beyond is clipped, and told through `logging`. None
+            takes for each band those of its own samples, without nodata and transparent ones.
 
     Raises:
         UsageError: a range for an 8-bit picture, or one that its type does not hold.
@@ -89,9 +91,20 @@ def describe(image: Image, declared: tuple[int, int] | None = None) -> Bands:
             raise UsageError(
                 f"the range of values must rise within {limits.min}..{limits.max}, not {declared[0]},{declared[1]}"
             )
+        _tell_what_is_clipped(image, *declared)
     ranges = () if dtype == np.uint8 else tuple(declared or _measured(image, band) for band in range(image.bands))
     absent = None if image.nodata is None else image.pixels == image.nodata
     return Bands(dtype, image.bands, ranges, image.nodata, image.alpha, absent if np.any(absent) else None)
+
+
+def _tell_what_is_clipped(image: Image, low: int, high: int) -> None:
+    for band in range(image.bands):
+        plane = image.pixels[..., band]
+        beyond = (plane < low) | (plane > high)
+        if image.nodata is not None:
+            beyond &= plane != image.nodata
+        if share := float(beyond.mean()):
+            _log.warning("%.3g %% of band %d lie beyond the range %d..%d: clipped", 100 * share, band + 1, low, high)
 
 
 def _measured(image: Image, band: int) -> tuple[int, int]:
@@ -243,6 +256,8 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     at = _HEAD.size + (in_ranges + bool(flags & _NODATA)) * dtype.itemsize
     if len(payload) < at:
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {at}")
+    if height * width * count > MAX_SAMPLES:
+        raise ContainerError(f"over the size limit: {count} bands of {width}x{height}, expected {MAX_SAMPLES} samples")
     numbers = np.frombuffer(payload[_HEAD.size : at], dtype.newbyteorder("<")).tolist()
     ranges = tuple(zip(numbers[:in_ranges:2], numbers[1:in_ranges:2], strict=True))
     if any(low > high for low, high in ranges):

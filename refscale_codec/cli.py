@@ -122,7 +122,8 @@ def encode(
         image, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
         if strip:
             image = replace(image, metadata=metadata.Metadata())
-        side = terminal.tile_side(tile, max_memory, image.height, image.width)
+        depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
+        side = terminal.tile_side(tile, max_memory, image.height, image.width, depth)
         between = None if value_range is None else terminal.range_of(value_range)
         options = codec.EncodeOptions(quality or 75, subsampling, output_hash, side, between)  # type: ignore[arg-type]
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
@@ -160,7 +161,7 @@ def encode(
         quiet,
         f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
         f"(low-res {parts.lr}, map {parts.map}, metadata {parts.metadata}, header {parts.header + parts.other}"
-        + (f", bands {parts.bands}" if parts.bands else "")
+        + (f", alpha, nodata and the like {parts.bands}" if parts.bands else "")
         + (f", further bands {parts.further})" if parts.further else ")"),
     )
     if target is not None and reached is not None:
@@ -200,7 +201,6 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        side = terminal.tile_side(tile, max_memory, header.height, header.width)
         from refscale_codec import bands, codec
         from refscale_codec import image as pictures
 
@@ -208,6 +208,8 @@ def decode(
         with terminal.naming(name):
             described = bands.unpack(content.bands, header.height, header.width)
         pictures.require_holds(kind, described.dtype, described.depth)
+        depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
+        side = terminal.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)
         net = terminal.load_net(weights or terminal.wanted_weights(header), device)
         step("decoding")
@@ -361,7 +363,10 @@ def diff(
 
 @app.command("extract-lr")
 def extract_lr(file: FileArgument, output: OutputOption) -> None:
-    """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed."""
+    """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed.
+
+    Of more than three bands it shows the first three.
+    """
     terminal.require_streams(output, file)
     content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
     if CODEC_NAMES.get(content.header.codec) != "jpeg":

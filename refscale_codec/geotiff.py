@@ -26,6 +26,7 @@ from refscale_codec.errors import ImageError
 INSTALL = "pip install 'refscale-codec[geo]'"
 
 _DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF"}
+_SAID_ANYWAY = ("AREA_OR_POINT", "Area")  # by GDAL, of whatever has a place
 _OF_PLACE = ("crs", "transform")
 _TYPES = ("uint8", "uint16", "int16")
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
@@ -41,13 +42,14 @@ class Raster(NamedTuple):
     notes: list[str]  # what is not as in the file, for people
 
 
-def decode(data: bytes, name: str, most: int) -> Raster:
+def decode(data: bytes, name: str, most_pixels: int, most_samples: int) -> Raster:
     """Read the bytes of a TIFF file.
 
     Args:
         data: the whole file.
         name: what to call it in messages.
-        most: pixels, beyond which it is refused.
+        most_pixels: beyond that many it is refused.
+        most_samples: likewise, in all bands.
 
     Raises:
         ImageError: rasterio is not installed; there is more than one picture; samples are of another type; too large.
@@ -56,8 +58,11 @@ def decode(data: bytes, name: str, most: int) -> Raster:
     with _quiet(), rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as file:
         if file.subdatasets:
             raise ImageError(f"{name} holds {len(file.subdatasets)} pictures; refscale codes one: take one out first")
-        if file.width * file.height > most:
-            raise ImageError(f"{name} has {file.width} x {file.height} pixels; at most {most:,} are read: cut it up")
+        if file.width * file.height > most_pixels or file.width * file.height * file.count > most_samples:
+            raise ImageError(
+                f"{name} has {file.width} x {file.height} pixels in {file.count} bands; at most {most_pixels:,} and "
+                f"{most_samples:,} samples are read: cut it up"
+            )
         types = set(file.dtypes)
         if len(types) != 1 or not types <= set(_TYPES):
             raise ImageError(
@@ -105,7 +110,7 @@ def _said(file: Any) -> tuple[dict[str, Any], list[str]]:
     kinds = [kind.name for kind in file.colorinterp]
     alpha = kinds[-1] == "alpha" and len(kinds) > 1
     for key, values, default in (
-        ("tags", file.tags(), {}),
+        ("tags", {key: value for key, value in file.tags().items() if (key, value) != _SAID_ANYWAY}, {}),
         ("band_tags", [file.tags(band) for band in bands], [{} for _ in bands]),
         ("descriptions", list(file.descriptions), [None] * file.count),
         ("units", [unit or None for unit in file.units], [None] * file.count),

@@ -12,8 +12,9 @@ Pixels are taken **as stored**. An orientation tag (EXIF in JPEG, PNG and WebP, 
 pixel grid is what a reference and a target share, and a viewer's rotation is metadata. Pillow does apply it to TIFF,
 which is undone here. So an orientation tag stays true of the pixels and comes back with the rest of the EXIF.
 
-Colour profile, EXIF and XMP are kept as bytes. TIFF has no EXIF in one piece: there the tags that EXIF knows are put
-together to one, and taken apart again. What a format cannot hold is found out by trying it on a single pixel.
+Colour profile, EXIF, XMP and georeference are kept as bytes. TIFF has no EXIF in one piece: there the tags that EXIF
+knows are put together to one, and taken apart again. What a format cannot hold is found out by trying it on a single
+pixel.
 
 Deliberately absent: lossy output. A decoded picture that is saved as JPEG would be coded twice.
 
@@ -54,6 +55,9 @@ MAX_PIXELS = 400_000_000
 
 MAX_BANDS = 255
 """Most bands, without alpha."""
+
+MAX_SAMPLES = 3 * MAX_PIXELS
+"""Most samples in all bands; the container has the same limit."""
 
 _READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
 _FORMAT_OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
@@ -331,9 +335,8 @@ def to_bytes(image: Image, format: str) -> bytes:
             f"WebP holds at most {_MAX_WEBP_SIDE} pixels a side and this picture has {image.width} x {image.height}: "
             "use png or tiff"
         )
-    if kind == "tiff" and (image.kind not in ("8-bit grey", "8-bit RGB") or image.metadata.geo):
-        kind = "geotiff"
-    if kind == "tiff" and image.nodata is not None:
+    usual = image.kind in ("8-bit grey", "8-bit RGB") and image.nodata is None and not image.metadata.geo
+    if kind == "tiff" and not usual:
         kind = "geotiff"
     if kind == "webp" and image.bands == 1:
         _log.warning("webp has no grey pictures: it becomes RGB")
@@ -408,6 +411,8 @@ def _what_fits(image: Image, kind: str) -> Metadata:
     fitting = image.metadata
     alpha = None if image.alpha is None else image.alpha[:1, :1]
     for name, part in asdict(fitting).items():
+        if not part:
+            continue
         alone = Metadata(**{name: part})
         what = "georeference and tags" if name == "geo" else name.upper()
         try:
@@ -416,8 +421,6 @@ def _what_fits(image: Image, kind: str) -> Metadata:
             back = from_bytes(data, kind).metadata
         except Exception:  # anything may be in it, and a file made of it may be one that is not read
             back = Metadata()
-        if not part:
-            continue
         if not getattr(back, name):
             fitting = replace(fitting, **{name: b""})
             _log.warning("%s cannot hold this picture's %s (%d bytes): left out", kind, what, len(part))
@@ -529,7 +532,7 @@ def _decode(picture: PIL.Image.Image, data: bytes) -> Image:
 
 
 def _read_by_gdal(data: bytes, tags: ImageFileDirectory_v2, name: str) -> Image:
-    pixels, alpha, nodata, geo, notes = geotiff.decode(data, name, MAX_PIXELS)
+    pixels, alpha, nodata, geo, notes = geotiff.decode(data, name, MAX_PIXELS, MAX_SAMPLES)
     if pixels.shape[2] > MAX_BANDS:
         raise ImageError(f"{name} has {pixels.shape[2]} bands; at most {MAX_BANDS} are coded")
     for note in notes:

@@ -46,8 +46,11 @@ FormatOption = Annotated[
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A file that encode wrote; - is stdin.")]
 
 
-def tile_side(tile: int | None, memory: str | None, height: int, width: int) -> int:
-    """Return the side of tiles for a picture of this size that --tile or --max-memory ask for; UsageError for both."""
+def tile_side(tile: int | None, memory: str | None, height: int, width: int, depth: int) -> int:
+    """Return the side of tiles that --tile or --max-memory ask for; UsageError for both.
+
+    `depth` is the bytes of a pixel, see `tiles.largest_within`.
+    """
     if memory is None:
         return tiles.TILE if tile is None else tile
     if tile is not None:
@@ -56,7 +59,7 @@ def tile_side(tile: int | None, memory: str | None, height: int, width: int) -> 
     if size is None:
         raise UsageError(f"--max-memory must be a number with K, M or G, such as 1.5G, not {memory!r}")
     allowed = int(float(size[1]) * 1024 ** (1 + "KMG".index(size[2].upper())))
-    return tiles.largest_within(allowed, height, width)
+    return tiles.largest_within(allowed, height, width, depth)
 
 
 def window_of(text: str) -> tiles.Box:

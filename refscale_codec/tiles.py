@@ -20,6 +20,7 @@ STEP = 16
 _SMALLEST = 128  # side in pixels that `largest_within` still gives: below, a tile is mostly halo
 # Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, of a pixel, of one in a tile and its halo
 _BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 32, 700
+_BYTE = 8  # for each byte of a pixel beyond 8-bit RGB; 4 bands of 16 bits take 31 more for the five that they have more
 _MARGIN = 2 * 64  # pixels of halo beside a tile's side, at most
 
 
@@ -78,13 +79,15 @@ def require_side(tile: int) -> None:
         raise UsageError(f"a tile must be a multiple of {STEP} pixels, not {tile}")
 
 
-def largest_within(memory: int, height: int, width: int) -> int:
+def largest_within(memory: int, height: int, width: int, depth: int = 3) -> int:
     """Return the largest tile's side with which coding a picture takes at most so many bytes, about.
+
+    `depth` is what a pixel takes in memory, in bytes: 3 for 8-bit RGB.
 
     Raises:
         UsageError: even the smallest tile takes more.
     """
-    whole = _BASE + _PIXEL * height * width
+    whole = _BASE + (_PIXEL + _BYTE * max(0, depth - 3)) * height * width
     side = math.isqrt(max(0, memory - whole) // _TILE_PIXEL) - _MARGIN
     if side < _SMALLEST:
         least = whole + _TILE_PIXEL * (_SMALLEST + _MARGIN) ** 2

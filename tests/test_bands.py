@@ -186,6 +186,12 @@ def test_psnr_leaves_out_what_does_not_count() -> None:
     assert bands.psnr(Image(pixels), off, described) == pytest.approx(10 * math.log10(200**2 / 50))
 
 
+def test_what_a_range_clips_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.array([[[5, 50], [900, 20], [7, 0], [60, 30]]], np.uint16)
+    bands.describe(Image(pixels, nodata=0), (10, 100))
+    assert caplog.messages == ["75 % of band 1 lie beyond the range 10..100: clipped"]
+
+
 # --- the payload -----------------------------------------------------------------------------------------------------
 
 GOLDEN = {
@@ -234,6 +240,11 @@ def test_what_is_packed_comes_back(picture: Image) -> None:
         kept = getattr(described, name)
         assert (kept is None) == (getattr(found, name) is None)
         assert kept is None or np.array_equal(getattr(found, name), kept)
+
+
+def test_an_absurd_number_of_samples_is_refused_before_anything_is_allocated() -> None:
+    with pytest.raises(ContainerError, match="over the size limit: 255 bands of 20000x20000"):
+        bands.unpack(b"\0\xff\6\0" + PLANE, 20_000, 20_000)
 
 
 def test_a_large_plane_is_stored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,8 @@ def test_more_memory_gives_a_larger_tile_and_too_little_says_how_much_it_takes(
     smallest, side = (tiles.largest_within(memory, height, width) for memory in (least, least + more))
     tiles.require_side(side)
     assert side >= smallest >= 128
+    with pytest.raises(UsageError):
+        tiles.largest_within(least - (1 << 20) + 5 * height * width, height, width, 8)
 
 
 @pytest.mark.parametrize("side", [-16, 0, 8, 500])
