@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from refscale_codec import align, codec, container, image, lrcodec, metrics, registration, smap, weights
 from refscale_codec.codec import EncodeOptions
-from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
