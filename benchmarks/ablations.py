@@ -30,7 +30,7 @@ import tables
 import torch
 from torch import Tensor, nn
 
-from refscale_codec import align, codec, container, data, image, losses, metrics, train, weights
+from refscale_codec import align, codec, container, data, image, losses, metrics, registration, train, weights
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.jpeg import Jpeg
@@ -215,7 +215,7 @@ class Judge:
         for pair in data.read_manifest(manifest, ("dev",))[::2]:
             if pair.reference is not None:
                 target, reference = (cut(image.read(path)) for path in (pair.target, pair.reference))
-                self.pictures.append((target, align.move(reference, align.estimate(target, reference))))
+                self.pictures.append((target, align.move(reference, registration.estimate(target, reference))))
         self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
 
     def __call__(self, net: RescaleNet) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refscale_codec import align, codec, data, image, weights
+from refscale_codec import align, codec, data, image, registration, weights
 from refscale_codec.lrcodec import coefficients, latents, packing
 from refscale_codec.lrcodec.gmm import Gmm, _guide
 
@@ -73,7 +73,7 @@ def main() -> None:
         if pair.reference is None:
             continue
         target, reference = image.read(pair.target), image.read(pair.reference)
-        moved = align.move(reference, align.estimate(target, reference))
+        moved = align.move(reference, registration.estimate(target, reference))
         for quality in QUALITIES:
             low = codec.downscale(target, moved, net, quality)
             rows.append({"name": pair.name, "dataset": pair.dataset} | measured(net.low_res, low, quality))

@@ -1,20 +1,19 @@
-"""Where the reference lies on the target: a similarity and a field of vectors.
+"""Where the reference lies on the target, and in what light: found by the encoder (`registration`), applied by both.
 
-The similarity (shift, turn, scale) takes the whole picture along. For what it leaves, each block of the picture has a
-vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. The encoder finds them on locally
-normalised luma, so that light and season matter little: similarities by phase correlation and by matched SIFT features,
-vectors by dense optical flow. It keeps what makes blocks clearly more alike. Moving a reference is integer arithmetic,
-so both sides get the same pixels. Vectors are coded one after the other under adaptive statistics, each predicted from
-its neighbours.
+The reference may have any size. If it is finer than the target, it is averaged first, by a whole factor. A transform
+(shift, similarity, affine or homography) takes the whole picture along. For what that leaves, each block of the picture
+has a vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. What the reference does not
+show gets its mean colour. At last each band gets a gain and an offset. All of this is integer arithmetic, so both sides
+get the same pixels, in tiles as in the whole, and a checksum in the file proves it. It is coded as one stream: vectors
+one after the other under adaptive statistics, each predicted from its neighbours.
 """
 
-import math
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import constriction
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,49 +23,125 @@ from refscale_codec.image import Image
 from refscale_codec.tiles import Box
 
 Vectors = NDArray[np.int16]  # [rows, columns, 2] of blocks: down and right, in quarters of a pixel
-Luma = NDArray[np.float32]  # [h, w], locally normalised
+Integers = NDArray[np.int64]
 
 BLOCK = 64  # side in pixels
 LIMIT = 64  # largest magnitude of a vector's component
-ONE = 1 << 24  # of a similarity's factors
-STEPS = 64  # of a similarity's shift, in a pixel
-_SMALLEST = 32  # a picture with a shorter side is not aligned
-_LARGEST = 1024  # similarities are sought on pictures with sides reduced to this many pixels
-_FLOW_TILE, _FLOW_HALO = 2048, 128  # pixels; far more than a vector's 16
-_BIT = 0.004  # by so much the correlation of a block must rise for each bit that its vector costs
+STEPS = 64  # of a transform's shift, in a pixel
+GAIN = 256  # a gain of 1
+MAX_FACTOR = 64
+FADE = 32  # quarters of a pixel beyond the reference's last, in which it fades to its mean
+_LOOKS = 256  # rows and columns at most that the mean is taken over
+_MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
+_AT_ONCE = 1 << 19  # pixels that are moved at once, about, for memory
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
 _INCREMENT = 24
-_SHIFT = 4 * ONE // STEPS  # a step of a similarity's shift, in quarters times ONE
+_CHECK = struct.Struct("<I")
+_MAX_BITS = 36  # of a number, its sign included
+_CHUNK = 16  # bits of a number that are coded at once
 
 
-class Similarity(NamedTuple):
-    """Takes (y, x) to (along * y + across * x) / ONE + down / STEPS, (along * x - across * y) / ONE + right / STEPS."""
+class Transform(NamedTuple):
+    """Takes (y, x) to (y + yy y + yx x + down, x + xy y + xx x + right) / (1 + tilt_y y + tilt_x x), in pixels.
 
-    along: int = ONE
-    across: int = 0
+    The numbers are integers: down and right in 1/`STEPS` pixel, the next four in units of 2^-bits, the last two in
+    units of 2^-(2 bits - 6), where `bits` follow from the picture's size: a step of any number moves no pixel of the
+    picture by more than about 1/64 pixel.
+    """
+
     down: int = 0
     right: int = 0
+    yy: int = 0
+    yx: int = 0
+    xy: int = 0
+    xx: int = 0
+    tilt_y: int = 0
+    tilt_x: int = 0
 
-    def matrix(self) -> NDArray[np.float64]:
-        """Return it as OpenCV takes it, for (x, y)."""
+    @staticmethod
+    def bits(height: int, width: int) -> int:
+        """Return the binary digits after the point of the factors, for a picture of this size: 6 to 26."""
+        return 6 + (max(height, width) - 1).bit_length()
+
+    @classmethod
+    def nearest(cls, matrix: NDArray[np.float64], height: int, width: int) -> "Transform | None":
+        """Return the transform nearest to a 3x3 matrix that takes (x, y, 1); None for one that is out of range."""
+        bits = cls.bits(height, width)
+        if not np.isfinite(matrix).all() or abs(matrix[2, 2]) < 1e-9:
+            return None
+        (xx, xy, right), (yx, yy, down), (tilt_x, tilt_y, _) = (matrix / matrix[2, 2]).tolist()
+        units = STEPS, STEPS, *(1 << bits,) * 4, *(1 << 2 * bits - 6,) * 2
+        numbers = down, right, yy - 1, yx, xy, xx - 1, tilt_y, tilt_x
+        found = cls(*(round(number * unit) for number, unit in zip(numbers, units, strict=True)))
+        return found if found.in_range(height, width) else None
+
+    def matrix(self, height: int, width: int) -> NDArray[np.float64]:
+        """Return it as a 3x3 matrix that takes (x, y, 1), for a picture of this size."""
+        one = 1 << self.bits(height, width)
+        down, right = self.down / STEPS, self.right / STEPS
+        tilt = one * one / STEPS
         return np.array(
             [
-                [self.along / ONE, -self.across / ONE, self.right / STEPS],
-                [self.across / ONE, self.along / ONE, self.down / STEPS],
+                [1 + self.xx / one, self.xy / one, right],
+                [self.yx / one, 1 + self.yy / one, down],
+                [self.tilt_x / tilt, self.tilt_y / tilt, 1],
             ]
         )
 
+    def in_range(self, height: int, width: int) -> bool:
+        """Return whether no sum that `placed` makes leaves 63 bits."""
+        one = 1 << self.bits(height, width)
+        limits = _MAX_SHIFT, _MAX_SHIFT, *(_MAX_STRETCH * one,) * 4, *(_MAX_TILT * one,) * 2
+        return all(abs(number) <= limit for number, limit in zip(self, limits, strict=True))
 
-IDENTITY = Similarity()
+    def placed(self, y: Integers, x: Integers, bits: int) -> tuple[Integers, Integers]:
+        """Return where places lie, all in quarters of a pixel; places are below 2^22 + `LIMIT`.
+
+        A factor is at most 2^32, so products stay below 2^55, and shifts below 2^52.
+        """
+        one = 1 << bits
+        to_y = (one + self.yy) * y + self.yx * x + (self.down << bits - 4)
+        to_x = (one + self.xx) * x + self.xy * y + (self.right << bits - 4)
+        if not self.tilt_y and not self.tilt_x:
+            return (to_y + one // 2) >> bits, (to_x + one // 2) >> bits
+        depth = np.maximum(one + ((self.tilt_y * y + self.tilt_x * x) >> bits - 4), one >> 4)
+        return (to_y + depth // 2) // depth, (to_x + depth // 2) // depth
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of numbers tell it: none, the shift, a similarity, an affine transform, or all."""
+        told = [self[:0], self[:2], (*self[:4], -self.yx, self.yy), self[:6], self[:8]]
+        return next(count for count, numbers in enumerate(told) if self == Transform(*numbers))
+
+
+IDENTITY = Transform()
+
+
+class Tone(NamedTuple):
+    """What takes a band of the reference to the target's light: gain / `GAIN` times the sample, plus the offset."""
+
+    gain: int = GAIN
+    offset: int = 0  # levels
 
 
 class Alignment(NamedTuple):
-    """A pixel of the target lies, in the reference, where the similarity takes it from where its vector leads."""
+    """A pixel of the target lies, in the reference, where the transform takes it from where its vector leads."""
 
-    similarity: Similarity
+    height: int  # of the target, in pixels
+    width: int
+    factor: int  # the reference is averaged over squares of so many pixels a side, before all else; 1..`MAX_FACTOR`
+    transform: Transform  # from the target to the averaged reference
     vectors: Vectors
+    tones: tuple[Tone, ...] | None = None  # of each band; None leaves them as they are
+    check: int = 0  # `checksum` of the moved reference
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether it leaves a reference of the target's size as it is."""
+        still = self.factor == 1 and self.transform == IDENTITY and not self.vectors.any()
+        return still and self.tones is None
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
@@ -74,202 +149,86 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // BLOCK), -(-width // BLOCK)
 
 
-def estimate(image: Image, reference: Image) -> Alignment | None:
-    """Return where in the reference a picture of the same size is found; None if nothing moved."""
-    if min(image.height, image.width) < _SMALLEST:
-        return None
-    lumas = [_luma(picture) for picture in (image, reference)]
-    target, before = (_normalised(luma) for luma in lumas)
-    best, found = -math.inf, Alignment(IDENTITY, np.zeros((*grid(image.height, image.width), 2), np.int16))
-    for similarity in _candidates(lumas, target, before):
-        moved = _moved(before, similarity)
-        vectors, likeness = _best_vectors(target, moved)
-        alignment = Alignment(similarity, vectors)
-        likeness -= 8 * _BIT * len(pack(alignment))
-        if likeness > best:
-            best, found = likeness, alignment
-    return found if found.similarity != IDENTITY or found.vectors.any() else None
-
-
-def _candidates(lumas: list[NDArray[np.uint8]], target: Luma, before: Luma) -> list[Similarity]:
-    """Return the identity, and the proposed similarity that alone makes blocks most alike if it does so at all."""
-    likeness = {IDENTITY: _likeness(target, before)}
-    factor = -(-max(target.shape) // _LARGEST)
-    small = [target, before] if factor == 1 else [_normalised(_reduced(luma, factor)) for luma in lumas]
-    for similarity in _proposed(small, factor):
-        likeness[similarity] = _likeness(target, _moved(before, similarity))
-    return list(dict.fromkeys([IDENTITY, max(likeness, key=lambda similarity: likeness[similarity])]))
-
-
-def _moved(before: Luma, similarity: Similarity) -> Luma:
-    """Return a luma as a similarity moves it, about."""
-    if similarity == IDENTITY:
-        return before
-    size, flags = before.shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(before, similarity.matrix(), size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
-
-
-def _likeness(a: Luma, b: Luma) -> float:
-    """Return the sum of the correlations of all blocks."""
-    products = [_blocks(x * y).sum(axis=(1, 3)) for x, y in ((a, b), (a, a), (b, b))]
-    return float((products[0] / np.sqrt(products[1] * products[2] + 1e-6)).sum())
-
-
-def _blocks(plane: NDArray[np.float32], mode: str = "constant") -> NDArray[np.float32]:
-    """Return [rows, BLOCK, columns, BLOCK, ...] of a plane [h, w, ...], padded."""
-    height, width, *rest = plane.shape
-    rows, columns = grid(height, width)
-    padding = (0, rows * BLOCK - height), (0, columns * BLOCK - width), *((0, 0) for _ in rest)
-    padded = np.pad(plane, padding, mode=mode)  # type: ignore[call-overload]
-    return np.asarray(padded.reshape(rows, BLOCK, columns, BLOCK, *rest))
-
-
-def _proposed(small: list[Luma], factor: int) -> Iterator[Similarity]:
-    """Yield a shift by phase correlation and a similarity by matched features, from pictures reduced by a factor."""
-    if min(small[0].shape) < _SMALLEST:
-        return
-    window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)
-    (right, down), _ = cv2.phaseCorrelate(small[0], small[1], window)
-    yield from _whole(np.array([[1, 0, right], [0, 1, down]]), factor)
-    sift = cv2.SIFT.create(2000, contrastThreshold=0.01)
-    (places, features), (others, wanted) = (sift.detectAndCompute(_shades(x), None) for x in small)
-    if min(len(places), len(others)) < 8:
-        return
-    pairs = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(features, wanted)
-    if len(pairs) >= 8:
-        here = np.array([places[pair.queryIdx].pt for pair in pairs])
-        there = np.array([others[pair.trainIdx].pt for pair in pairs])
-        matrix, _ = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=2.0, maxIters=5000)
-        if matrix is not None:
-            yield from _whole(np.asarray(matrix, np.float64), factor)
-
-
-def _whole(matrix: NDArray[np.float64], factor: int) -> Iterator[Similarity]:
-    """Yield the similarity [2, 3] on pictures reduced by a factor as one on the whole; none for a wild one."""
-    turn, middle = matrix[:, :2], np.full(2, (factor - 1) / 2)
-    shift = factor * matrix[:, 2] + middle - turn @ middle
-    if np.isfinite(matrix).all() and 0.5 < math.hypot(*turn[:, 0]) < 2 and abs(shift).max() < 1 << 20:
-        along, across = (round(ONE * float(x)) for x in turn[:, 0])
-        right, down = (round(STEPS * float(x)) for x in shift)
-        yield Similarity(along, across, down, right)
-
-
-def _best_vectors(target: Luma, before: Luma) -> tuple[Vectors, float]:
-    """Return the vectors of blocks, and the sum of the correlations that they give.
-
-    Each block takes the best of a few vectors: that of the optical flow there, those of its neighbours, the usual one,
-    none, and the one that costs least; what a vector costs in bits counts against the likeness that it brings.
-    """
-    found = _flow(target, before)
-    usual = np.median(found.reshape(-1, 2), axis=0).astype(np.int16)
-    vectors, statistics, likeness = np.zeros_like(found), _Statistics(), 0.0
-    for row, column in np.ndindex(found.shape[:2]):
-        expected = [statistics.expected(vectors, row, column, part) for part in (0, 1)]
-        beside = found[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].reshape(-1, 2)
-        proposed = np.unique([*beside, usual, [middle for middle, _ in expected], [0, 0]], axis=0)
-        costs = sum(
-            -np.log2(statistics.probabilities(context)[proposed[:, part] - middle + 2 * LIMIT])
-            for part, (middle, context) in enumerate(expected)
-        )
-        alike = np.array([_alike(target, before, row, column, vector) for vector in proposed])
-        best = np.argmax(alike - _BIT * costs)
-        vectors[row, column] = proposed[best]
-        likeness += float(alike[best])
-        for part, (middle, context) in enumerate(expected):
-            statistics.update(context, int(vectors[row, column, part]) - middle + 2 * LIMIT)
-    return vectors, likeness
-
-
-def _flow(target: Luma, before: Luma) -> Vectors:
-    """Return the vectors of blocks by optical flow, which takes many times the picture's memory: by tiles."""
-    height, width = target.shape
-    found = np.empty((*grid(height, width), 2), np.int16)
-    for core, seen in tiles.grid(height, width, _FLOW_TILE, _FLOW_HALO, BLOCK):
-        flow = np.zeros((seen.height, seen.width, 2), np.float32)  # right, down
-        here, there = (_shades(luma[seen.slices]) for luma in (target, before))
-        cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, flow)
-        found[core.reduced(BLOCK).slices] = _by_block(flow[core.within(seen).slices])
-    return found
-
-
-def _by_block(flow: NDArray[np.float32]) -> Vectors:
-    """Return the median of a flow [h, w, (right, down)] in each block."""
-    middle = np.median(_blocks(flow, "edge"), axis=(1, 3))
-    return np.rint(4 * middle[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
-
-
-def _luma(picture: Image) -> NDArray[np.uint8]:
-    luma = np.asarray(cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY))
-    return np.asarray(luma if luma.dtype == np.uint8 else luma // 256, np.uint8)
-
-
-def _reduced(luma: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
-    """Return a luma with both sides divided by a whole number, what is left over cut off."""
-    height, width = (side // factor for side in luma.shape)
-    cells = luma[: height * factor, : width * factor].reshape(height, factor, width, factor)
-    return np.asarray(cells.mean(axis=(1, 3), dtype=np.float32))
-
-
-def _normalised(luma: NDArray[np.uint8] | NDArray[np.float32]) -> Luma:
-    """Return luma [h, w] without its local mean and contrast."""
-    detail = luma.astype(np.float32)
-    detail -= cv2.GaussianBlur(detail, (0, 0), 6)
-    contrast = cv2.GaussianBlur(detail * detail, (0, 0), 12)
-    np.sqrt(contrast, out=contrast)
-    contrast += 3
-    detail /= contrast
-    return np.asarray(cv2.GaussianBlur(detail, (0, 0), 0.7))
-
-
-def _shades(luma: Luma) -> NDArray[np.uint8]:
-    return np.clip(128 + 40 * luma, 0, 255).astype(np.uint8)
-
-
-def _alike(a: NDArray[np.float32], b: NDArray[np.float32], row: int, column: int, vector: Vectors) -> float:
-    """Return the correlation of a block of one picture with where a vector leads in the other."""
-    top, left = row * BLOCK, column * BLOCK
-    block = a[top : top + BLOCK, left : left + BLOCK]
-    shift = np.array([[1, 0, left + vector[1] / 4], [0, 1, top + vector[0] / 4]], np.float32)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(b, shift, block.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return float((block * moved).sum() / np.sqrt((block * block).sum() * (moved * moved).sum() + 1e-6))
+def still(height: int, width: int) -> Alignment:
+    """Return the alignment of a reference that lies in place."""
+    return Alignment(height, width, 1, IDENTITY, np.zeros((*grid(height, width), 2), np.int16))
 
 
 def move(reference: Image, alignment: Alignment | None, box: Box | None = None) -> Image:
-    """Return the reference as seen from the target; no alignment leaves it as it is.
+    """Return the reference as seen from the target, of the target's size; no alignment leaves it as it is.
 
-    With a box, only the part in it is made, as far as the picture reaches: the same pixels as in the whole.
+    With a box, only the part in it is made, as far as the target reaches: the same pixels as in the whole.
     """
-    whole = Box(0, 0, reference.height, reference.width)
+    size = (reference.height, reference.width) if alignment is None else alignment[:2]
+    whole = Box(0, 0, *size)
     part = (box or whole).overlap(whole)
     if part is None:
         raise ValueError(f"{box} lies beyond the picture")
     if alignment is None:
         return reference if part == whole else Image(reference.pixels[part.slices])
-    along, across, shift_down, shift_right = alignment.similarity
-    moved = np.empty((part.height, part.width, 3), reference.pixels.dtype)
-    for top in range(part.top, part.bottom, 256):  # in strips, for memory
-        ys, xs = np.arange(top, min(top + 256, part.bottom)), np.arange(part.left, part.right)
-        field = _field(alignment.vectors, ys, xs)
-        y, x = 4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1]  # in quarters
-        y, x = (
-            (along * y + across * x + shift_down * _SHIFT + ONE // 2) // ONE,
-            (along * x - across * y + shift_right * _SHIFT + ONE // 2) // ONE,
-        )
-        (row, down), (column, right) = np.divmod(y, 4), np.divmod(x, 4)
-        total = np.full((*field.shape[:2], 3), 8)
-        for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            weight = (down if dy else 4 - down) * (right if dx else 4 - right)
-            cells = np.clip(row + dy, 0, whole.bottom - 1), np.clip(column + dx, 0, whole.right - 1)
-            total += weight[..., None] * reference.pixels[cells]
-        moved[ys - part.top] = total // 16
+    moved = np.empty((part.height, part.width, *reference.pixels.shape[2:]), reference.pixels.dtype)
+    rows = max(1, _AT_ONCE // part.width)
+    for top in range(part.top, part.bottom, rows):
+        strip = Box(top, part.left, min(top + rows, part.bottom), part.right)
+        moved[strip.within(part).slices] = _moved(reference.pixels, alignment, strip)
     return Image(moved)
 
 
-def _field(vectors: Vectors, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> NDArray[np.int64]:
+def _moved(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integers:
+    """Return a part of the moved reference [h, w, bands]."""
+    ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
+    field = _field(alignment.vectors, ys, xs)
+    y, x = alignment.transform.placed(
+        4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1], Transform.bits(*alignment[:2])
+    )
+    (row, down), (column, right) = np.divmod(y, 4), np.divmod(x, 4)
+    last_row, last_column = (-(-side // alignment.factor) - 1 for side in pixels.shape[:2])
+    rows, columns = np.clip(row, 0, last_row), np.clip(column, 0, last_column)
+    below, beside = np.clip(row + 1, 0, last_row), np.clip(column + 1, 0, last_column)
+    needed = Box(int(rows.min()), int(columns.min()), int(below.max()) + 1, int(beside.max()) + 1)
+    cells = averaged(pixels, alignment.factor, needed)
+    total = np.zeros((*row.shape, pixels.shape[2]), np.int64)  # in sixteenths
+    for from_row, weight_y in ((rows, 4 - down), (below, down)):
+        for from_column, weight_x in ((columns, 4 - right), (beside, right)):
+            total += (weight_y * weight_x)[..., None] * cells[from_row - needed.top, from_column - needed.left]
+    beyond = np.maximum(np.maximum(-y, y - 4 * last_row), np.maximum(-x, x - 4 * last_column))
+    if (beyond > 0).any():
+        near = np.clip(FADE - beyond, 0, FADE)[..., None]
+        total = (near * total + 16 * (FADE - near) * _mean(pixels) + FADE // 2) // FADE
+    if alignment.tones is None:
+        return (total + 8) >> 4
+    gains, offsets = np.array(alignment.tones, np.int64).T
+    toned: Integers = (gains * total + 16 * GAIN * offsets + 8 * GAIN) // (16 * GAIN)
+    return np.clip(toned, 0, np.iinfo(pixels.dtype).max)
+
+
+def _mean(pixels: NDArray[np.uint8]) -> Integers:
+    """Return the mean of each band, rounded down, over every n-th row and column."""
+    step = -(-max(pixels.shape[:2]) // _LOOKS)
+    looks = pixels[::step, ::step].reshape(-1, pixels.shape[2])
+    return np.asarray(looks.sum(axis=0, dtype=np.int64) // len(looks))
+
+
+def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.uint8]:
+    """Return a part of a picture whose sides are divided by a whole factor: rounded means of squares of pixels.
+
+    Beyond the picture its last row and column are repeated.
+    """
+    if factor == 1:
+        return pixels[part.slices]
+    height, width = pixels.shape[:2]
+    fine = Box(*(factor * side for side in part))
+    cut = pixels[fine.slices]
+    if fine.bottom > height or fine.right > width:
+        cut = np.pad(cut, ((0, max(0, fine.bottom - height)), (0, max(0, fine.right - width)), (0, 0)), "edge")
+    sums = cut.reshape(part.height, factor, part.width, factor, -1).sum(axis=(1, 3), dtype=np.int64)
+    return np.asarray((2 * sums + factor**2) // (2 * factor**2), pixels.dtype)
+
+
+def _field(vectors: Vectors, ys: Integers, xs: Integers) -> Integers:
     """Return vectors [y, x, 2] for pixels, interpolated between the centres of blocks, and rounded half up."""
 
-    def along(axis: NDArray[np.int64], blocks: int) -> tuple[NDArray[np.int64], ...]:
+    def along(axis: Integers, blocks: int) -> tuple[Integers, ...]:
         first, part = np.divmod(2 * axis + 1 - BLOCK, 2 * BLOCK)
         return np.clip(first, 0, blocks - 1), np.clip(first + 1, 0, blocks - 1), part
 
@@ -280,10 +239,31 @@ def _field(vectors: Vectors, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> ND
     return np.asarray((2 * cells + side * side) // (2 * side * side))
 
 
-class _Statistics:
+def checksum(guide: Image, place: Box | None = None) -> int:
+    """Return the sum, modulo 2^32, of the CRC-32s of the squares of `tiles.STEP` pixels a side in a moved reference.
+
+    Each is taken over row and column of its first pixel (u32) and its samples. So the sums of parts add up to that of
+    the whole, if the parts' edges lie on multiples of `tiles.STEP`.
+
+    Args:
+        guide: the moved reference, or a part.
+        place: where the part lies in the whole.
+    """
+    total, side = 0, tiles.STEP
+    top, left = (0, 0) if place is None else place[:2]
+    for y in range(0, guide.height, side):
+        for x in range(0, guide.width, side):
+            square = guide.pixels[y : y + side, x : x + side]
+            square = np.ascontiguousarray(square, square.dtype.newbyteorder("<"))
+            total += zlib.crc32(square.data, zlib.crc32(struct.pack("<II", top + y, left + x)))
+    return total & 0xFFFFFFFF
+
+
+class Statistics:
     """How often each difference from the prediction came, by how much the neighbours differ."""
 
     def __init__(self) -> None:
+        """Start with what is usual."""
         self.counts = np.array([_START] * 3, np.int64)
 
     def expected(self, vectors: Vectors, row: int, column: int, part: int) -> tuple[int, int]:
@@ -299,65 +279,90 @@ class _Statistics:
         return sorted(around)[1], 0 if apart == 0 else 1 if apart <= 3 else 2
 
     def probabilities(self, context: int) -> NDArray[np.float64]:
+        """Return that of each difference, from -2 `LIMIT` to 2 `LIMIT`."""
         return np.asarray(self.counts[context] / self.counts[context].sum())
 
     def update(self, context: int, symbol: int) -> None:
+        """Take note of a difference, counted from the lowest."""
         self.counts[context, symbol] += _INCREMENT
 
 
-def _head(similarity: Similarity) -> bytes:
-    """Return a similarity as bytes, one more than a multiple of 4: the count of numbers, and the shift alone or all."""
-    if similarity == IDENTITY:
-        return b""
-    count = 2 if similarity[:2] == IDENTITY[:2] else 4
-    return struct.pack(f"<B{count}i", count, *similarity[4 - count :])
+Code = Callable[..., int]  # codes a symbol under a model and its parameters, and returns it; decoding, only returns it
 
 
 def pack(alignment: Alignment) -> bytes:
-    """Return an alignment as bytes."""
-    vectors = alignment.vectors
-    head = _head(alignment.similarity)
-    if not vectors.any():
-        return head
-    coder, statistics = constriction.stream.queue.RangeEncoder(), _Statistics()
-    for row, column, part in np.ndindex(vectors.shape):
-        middle, context = statistics.expected(vectors, row, column, part)
-        symbol = int(vectors[row, column, part]) - middle + 2 * LIMIT
-        coder.encode(np.array([symbol], np.int32), _CATEGORICAL, statistics.probabilities(context)[None])
-        statistics.update(context, symbol)
-    return head + bytes(coder.get_compressed().astype("<u4").tobytes())
+    """Return an alignment as bytes; what picture it is for is known from elsewhere."""
+    coder = constriction.stream.queue.RangeEncoder()
+
+    def code(symbol: int, model: object, *parameters: NDArray[np.float64]) -> int:
+        coder.encode(np.array([symbol], np.int32) if parameters else symbol, model, *parameters)
+        return symbol
+
+    _walk(alignment, 0 if alignment.tones is None else len(alignment.tones), code)
+    return _CHECK.pack(alignment.check) + bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
-def unpack(payload: bytes, height: int, width: int) -> Alignment:
-    """Return the alignment of a picture of this size.
+def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment:
+    """Return the alignment onto a picture of this size, of a reference of so many bands.
 
     Raises:
         ContainerError: the payload holds none.
     """
-    count = payload[0] if len(payload) % 4 == 1 else 0
-    length = 1 + 4 * count if count else 0
-    if not payload or len(payload) < length or (len(payload) - length) % 4 or count > 4:
+    if len(payload) <= _CHECK.size or len(payload) % 4:
         raise ContainerError(f"the alignment of {len(payload)} bytes is malformed")
-    numbers: tuple[int, ...] = struct.unpack_from(f"<{count}i", payload, 1)
-    similarity = Similarity(*(IDENTITY[: 4 - count] + numbers))
-    vectors = np.zeros((*grid(height, width), 2), np.int16)
-    if len(payload) > length:
-        _unpack_vectors(np.frombuffer(payload, "<u4", offset=length).astype(np.uint32), vectors)
-    alignment = Alignment(similarity, vectors)
-    if abs(vectors).max() > LIMIT or max(abs(x) for x in similarity[:2]) > 4 * ONE or pack(alignment) != payload:
-        raise ContainerError("the alignment is damaged: nothing is coded like that")
-    if similarity == IDENTITY and not vectors.any():
-        raise ContainerError("the alignment is damaged: nothing is moved")
-    return alignment
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=_CHECK.size).astype(np.uint32))
 
+    def code(_: int, model: object, *parameters: NDArray[np.float64]) -> int:
+        return int(coder.decode(model, *parameters)[0] if parameters else coder.decode(model))
 
-def _unpack_vectors(words: NDArray[np.uint32], vectors: Vectors) -> None:
-    coder, statistics = constriction.stream.queue.RangeDecoder(words), _Statistics()
     try:
-        for row, column, part in np.ndindex(vectors.shape):
-            middle, context = statistics.expected(vectors, row, column, part)
-            (symbol,) = coder.decode(_CATEGORICAL, statistics.probabilities(context)[None])
-            statistics.update(context, int(symbol))
-            vectors[row, column, part] = middle + int(symbol) - 2 * LIMIT
-    except AssertionError:
+        found = _walk(still(height, width), bands, code)
+    except (AssertionError, ValueError):
         raise ContainerError("the alignment is damaged: it does not decode") from None
+    found = found._replace(check=_CHECK.unpack_from(payload)[0])
+    if abs(found.vectors).max() > LIMIT or not found.transform.in_range(height, width) or pack(found) != payload:
+        raise ContainerError("the alignment is damaged: nothing is coded like that")
+    return found
+
+
+def _walk(told: Alignment, bands: int, code: Code) -> Alignment:
+    """Code an alignment, or decode it: one walk for both ways. What `told` says matters to a `code` that encodes."""
+    factor = 1 + code(told.factor - 1, _uniform(MAX_FACTOR))
+    pairs = code(told.transform.pairs, _uniform(5))
+    numbers = [_number(number, code) for number in told.transform[: 2 * pairs]]
+    if pairs == 2:  # a similarity
+        numbers += [-numbers[3], numbers[2]]
+    tones = None
+    if code(int(told.tones is not None), _uniform(2)):
+        numbers_of = told.tones or (Tone(),) * bands
+        tones = tuple(Tone(GAIN + _number(gain - GAIN, code), _number(offset, code)) for gain, offset in numbers_of)
+    vectors = told.vectors
+    if code(int(vectors.any()), _uniform(2)):
+        vectors = _walk_vectors(vectors, code)
+    return Alignment(told.height, told.width, factor, Transform(*numbers), vectors, tones)
+
+
+def _number(value: int, code: Code) -> int:
+    """Code a signed number: how many bits it has when folded, then those below the first."""
+    folded = 2 * value + 1 if value >= 0 else -2 * value
+    length = code(folded.bit_length() - 1, _uniform(_MAX_BITS))
+    found = 1
+    for left in range(length, 0, -_CHUNK):
+        bits = min(_CHUNK, left)
+        found = found << bits | code(folded >> left - bits & (1 << bits) - 1, _uniform(1 << bits))
+    return found // 2 if found % 2 else -(found // 2)
+
+
+def _walk_vectors(told: Vectors, code: Code) -> Vectors:
+    vectors, statistics = np.zeros_like(told), Statistics()
+    for row, column, part in np.ndindex(vectors.shape):
+        middle, context = statistics.expected(vectors, row, column, part)
+        symbol = int(told[row, column, part]) - middle + 2 * LIMIT
+        symbol = code(symbol, _CATEGORICAL, statistics.probabilities(context)[None])
+        statistics.update(context, symbol)
+        vectors[row, column, part] = middle + symbol - 2 * LIMIT
+    return vectors
+
+
+def _uniform(size: int) -> object:
+    return constriction.stream.model.Uniform(size)

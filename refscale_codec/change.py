@@ -8,13 +8,16 @@ lies on its like.
 Deliberately absent: a decision what is a change. `CHANGED` only serves to state a share.
 """
 
+from collections.abc import Iterable
 from functools import reduce
+from itertools import chain, repeat
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec import align, bands, codec, geotiff
+from refscale_codec import align, bands, codec, georeference, geotiff, registration
+from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.metadata import Metadata
 from refscale_codec.rescale.net import RescaleNet
@@ -26,7 +29,9 @@ _UNLIKE = 0.95  # quantile of the angles to the turned picture that makes a chan
 _SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from showing rounding
 
 
-def change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
+def change(
+    image: Image, reference: Image, net: RescaleNet, alignments: Iterable[align.Alignment | None] = ()
+) -> NDArray[np.float32]:
     """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
 
     0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first. Of
@@ -34,21 +39,34 @@ def change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float3
 
     Args:
         image: the newer picture, or what a file decodes to.
-        reference: the older picture, of the same size and the same bands.
+        reference: the older picture, of any size and of the same bands.
         net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
+        alignments: where the reference lies for each triple of bands, see `codec.alignments`; what is not told is
+            estimated.
 
     Raises:
-        ImageError: the reference has another size or other bands.
+        ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
     described = bands.describe(image)
+    known = georeference.known(image, reference)
     older = bands.split(reference, described, reference=True)
-    found = (_change(new, old, net) for new, old in zip(bands.split(image, described), older, strict=True))
+    found = (
+        _change(new, old, net, alignment or registration.estimate(new, old, known))
+        for new, old, alignment in zip(
+            bands.split(image, described), older, chain(alignments, repeat(None)), strict=False
+        )
+    )
     return np.asarray(reduce(np.maximum, found))
 
 
-def _change(image: Image, reference: Image, net: RescaleNet) -> NDArray[np.float32]:
+def _change(image: Image, reference: Image, net: RescaleNet, alignment: align.Alignment | None) -> NDArray[np.float32]:
     """Return how much a triple changed."""
-    moved = align.move(reference, align.estimate(image, reference))
+    if alignment is None and (reference.height, reference.width) != (image.height, image.width):
+        raise ImageError(
+            f"the reference of {reference.width}x{reference.height} pixels cannot be brought onto the grid of the "
+            f"picture, {image.width}x{image.height}"
+        )
+    moved = align.move(reference, alignment)
     turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
     angle, unlike = (np.arccos(codec.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
     cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)

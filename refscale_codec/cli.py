@@ -314,7 +314,7 @@ def verify(
 def diff(
     file: Annotated[str, typer.Argument(metavar="NEW", help="A picture, or a file that encode wrote; - is stdin.")],
     ref: Annotated[
-        str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, same size; - is stdin.")
+        str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, of any size; - is stdin.")
     ],
     output: OutputOption,
     format_name: FormatOption = None,
@@ -334,7 +334,8 @@ def diff(
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
-        header = terminal.unpacked(data, name).header if data.startswith(container.MAGIC) else None
+        content = terminal.unpacked(data, name) if data.startswith(container.MAGIC) else None
+        header = None if content is None else content.header
         from refscale_codec import change, codec
         from refscale_codec import image as pictures
         from refscale_codec import weights as weights_files
@@ -350,7 +351,8 @@ def diff(
             if picture is None:
                 needed = header is not None and header.reference is not None
                 picture = codec.decode(data, reference if needed else None, net)
-            values = change.change(picture, reference, net)
+            alignments = [] if content is None else codec.alignments(content)
+            values = change.change(picture, reference, net, alignments)
         terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())
     if json_output:

@@ -7,10 +7,10 @@
                                                                                            ├─ RescaleNet up ──> hr_hat
                                                                                     ref ───┘
 
-After RefScale (paper, Fig. 2). The reference must have the picture's size; `align` moves it into place, and the file
-holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it does; one
-that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use that in
-place of JPEG's coefficients; it makes use of the reference, too.
+After RefScale (paper, Fig. 2). `registration` finds where the reference lies on the picture, `align` moves it there,
+and the file holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it
+does; one that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use
+that in place of JPEG's coefficients; it makes use of the reference, too.
 
 Longer than most modules, because the whole sentence stands here, both ways, for whole pictures and for windows.
 """
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import align, bands, container, geotiff, lrcodec, metadata, smap, tiles
+from refscale_codec import align, bands, container, georeference, geotiff, lrcodec, metadata, registration, smap, tiles
 from refscale_codec.bands import Bands
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
@@ -41,6 +41,7 @@ from refscale_codec.tiles import TILE, Box
 
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
 SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
+_SECTION = 6  # bytes around a short payload in the file
 HALO = {2: 48, 4: 64}  # pixels around a tile by scale: what lies beyond hardly matters (benchmarks/scenes.py)
 
 
@@ -96,20 +97,22 @@ def encode(
 
     Args:
         image: the picture, any size from 1x1 and of any bands. Alpha, nodata and metadata go into the file as they are.
-        reference: an older picture of the same place, the same size and the same bands; None codes without one.
+        reference: an older picture of the same place and the same bands, of any size; None codes without one.
         net: from `weights.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         lap: for timing, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
-        ImageError: the reference has another size or other bands, or there is more metadata than `metadata.MAX_BYTES`.
+        ImageError: the reference has other bands, both are georeferenced but not with places in common, or there is
+            more metadata than `metadata.MAX_BYTES`.
         UsageError: a range of values that the picture's type does not hold.
     """
     options = options or EncodeOptions()
     described = bands.describe(image, options.value_range)
+    known = georeference.known(image, reference)
     files = []
     for triple, older in triples(image, reference, described):
-        low = prepare(triple, older, net, options, lap)
+        low = prepare(triple, older, net, options, known, lap)
         lap("net")
         files.append(pack_low_res(low, triple, older, net, options))
         lap("entropy")
@@ -160,13 +163,17 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
 
 
 def prepare(
-    image: Image, reference: Image | None, net: RescaleNet, options: EncodeOptions, lap: Callable[[str], None] = no_lap
+    image: Image,
+    reference: Image | None,
+    net: RescaleNet,
+    options: EncodeOptions,
+    known: NDArray[np.float64] | None = None,
+    lap: Callable[[str], None] = no_lap,
 ) -> LowRes:
     """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`."""
     if reference is None:
         return downscale(image, None, net, options.quality, options.tile)
-    _require_same_size(reference, image.height, image.width)
-    alignment = align.estimate(image, reference)
+    alignment = registration.estimate(image, reference, known)
     lap("align")
     return downscale_best(image, reference, alignment, net, options, lap)
 
@@ -186,47 +193,68 @@ def downscale_best(
 ) -> LowRes:
     """Run the net down against the moved reference, against it as it lies, or without: what codes a sample best.
 
-    Better is less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one
-    picture; a picture no larger than that is its own sample. `lap` is called as in `encode`.
-
-    Raises:
-        ImageError: the reference has another size.
+    If it is with the reference, that is tried in the picture's light, too, and without the vectors of blocks. Better is
+    less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one picture; a
+    picture no larger than that is its own sample. A reference of another size is of use only if it is moved. `lap` is
+    called as in `encode`.
     """
-    _require_same_size(reference, image.height, image.width)
-    candidates = [_Candidate(None, None), _Candidate(reference, None)]
-    if alignment is not None:
-        candidates.append(_Candidate(align.move(reference, alignment), alignment))
     sample = _sample(image)
-    trials = [_trial(sample, candidate, image, net, options) for candidate in candidates]
-    best = min(range(len(trials)), key=lambda i: trials[i].cost)
+
+    def trial(guide: Image | None, alignment: align.Alignment | None = None) -> _Trial:
+        if guide is not None and alignment is not None:
+            guide = align.move(guide, alignment)
+        return _trial(sample, guide, alignment, image, net, options)
+
+    def cheapest(*trials: _Trial) -> _Trial:
+        return min(trials, key=lambda tried: tried.cost)
+
+    best = trial(None)
+    if (reference.height, reference.width) == (image.height, image.width):
+        best = cheapest(best, trial(reference))
+    if alignment is not None:
+        best = cheapest(best, trial(reference, alignment))
+    if best.guide is not None and (tones := registration.tones(image, best.guide)):
+        found = best.alignment or align.still(image.height, image.width)
+        best = cheapest(best, trial(reference, found._replace(tones=tones)))
+    if best.alignment is not None and best.alignment.vectors.any():
+        plain = best.alignment._replace(vectors=0 * best.alignment.vectors)
+        if not plain.does_nothing:
+            best = cheapest(best, trial(reference, plain))
     lap("choose")
-    guide, alignment = candidates[best]
-    whole = sample.pixels.shape == image.pixels.shape
-    low = trials[best].low if whole else downscale(image, guide, net, options.quality, options.tile)
-    return low._replace(alignment=alignment)
-
-
-class _Candidate(NamedTuple):
-    guide: Image | None  # the reference, in place
-    alignment: align.Alignment | None  # that moved it there
+    low = best.low
+    if sample.pixels.shape != image.pixels.shape:
+        low = downscale(image, best.guide, net, options.quality, options.tile)
+    if best.guide is None or best.alignment is None:
+        return low
+    return low._replace(alignment=best.alignment._replace(check=align.checksum(best.guide)))
 
 
 class _Trial(NamedTuple):
+    guide: Image | None  # the reference, in place
+    alignment: align.Alignment | None  # that moved it there
     cost: float
     low: LowRes
 
 
-def _trial(sample: Image, candidate: _Candidate, image: Image, net: RescaleNet, options: EncodeOptions) -> _Trial:
-    guide = None if candidate.guide is None else _sample(candidate.guide)
-    low = downscale(sample, guide, net, options.quality, options.tile)
-    file = pack_low_res(low, sample, guide, net, options)
+def _trial(
+    sample: Image,
+    guide: Image | None,
+    alignment: align.Alignment | None,
+    image: Image,
+    net: RescaleNet,
+    options: EncodeOptions,
+) -> _Trial:
+    shown = None if guide is None else _sample(guide)
+    low = downscale(sample, shown, net, options.quality, options.tile)
+    file = pack_low_res(low, sample, shown, net, options)
     dtype = sample.pixels.dtype
-    decoded = upscale(unpack_low_res(file, net, guide), guide, file.header, net, tile=options.tile, dtype=dtype)
+    decoded = upscale(unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile, dtype=dtype)
     error = np.square((sample.pixels.astype(np.float64) - decoded.pixels) * (255 / np.iinfo(dtype).max)).mean()
     size: float = len(container.pack(file))
-    if candidate.alignment is not None:  # the sample bears its share
-        size += len(align.pack(candidate.alignment)) * sample.pixels.size / image.pixels.size
-    return _Trial(math.log(size) + SLOPE * math.log(error + 0.25), low)  # levels; rounding limits the error anyway
+    if alignment is not None:  # the sample bears its share
+        size += (_SECTION + len(align.pack(alignment))) * sample.pixels.size / image.pixels.size
+    cost = math.log(size) + SLOPE * math.log(error + 0.25)  # levels; rounding limits the error anyway
+    return _Trial(guide, alignment, cost, low)
 
 
 def _sample(image: Image) -> Image:
@@ -315,7 +343,8 @@ def decode(
         UsageError: such a tile cannot be, or the window reaches beyond the picture.
         ContainerError: not a valid file, or its payloads do not fit its header.
         WeightsError: other weights than the file asks for.
-        ReferenceMismatch: no reference, a superfluous one, or another one than the file asks for.
+        ReferenceMismatch: no reference, a superfluous one, another one than the file asks for, or one that is moved to
+            other pixels than the encoder's. A window is not enough to tell the last.
     """
     file = container.unpack(data)
     require_same(file.header, reference, net)
@@ -328,6 +357,10 @@ def decode(
 
     def parts() -> Iterator[NDArray[Any]]:
         for inner, older in zip(files, _older_triples(reference, described), strict=False):
+            older = older if _guided(inner) else None
+            size = inner.header.height, inner.header.width
+            if older is not None and inner.alignment is None and size != (older.height, older.width):
+                raise ContainerError("the file says that its reference lies in place, but it has another size")
             moved = None
             if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
                 moved = align.move(older, unpack_alignment(inner))
@@ -364,8 +397,6 @@ def require_same(header: Header, reference: Image | None, net: RescaleNet) -> No
         raise ReferenceMismatch(
             f"the file was made with the reference {wanted}, this picture is {reference.fingerprint().hex()}"
         )
-    if reference is not None:
-        _require_same_size(reference, header.height, header.width)
 
 
 def _require_inside(window: Box, header: Header) -> None:
@@ -392,6 +423,11 @@ def unpack_alignment(file: Container) -> align.Alignment | None:
     if file.alignment is None:
         return None
     return align.unpack(file.alignment, file.header.height, file.header.width)
+
+
+def alignments(file: Container) -> list[align.Alignment | None]:
+    """Return where the reference lies for each triple of bands; ContainerError when a payload does not fit."""
+    return [unpack_alignment(inner) for inner in disassemble(file)[1]]
 
 
 def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) -> LowRes:
@@ -531,9 +567,14 @@ def upscale(
 
     The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
     Samples are of the given type, uint8 or uint16, over its full scale.
+
+    Raises:
+        ReferenceMismatch: the whole was made, and the moved reference is not the one that the alignment tells.
     """
     scale, (height, width) = net.config.scale, header.low_res_size
-    window = window or Box(0, 0, header.height, header.width)
+    whole = Box(0, 0, header.height, header.width)
+    window = window or whole
+    check = 0
     maps = _maps(low.levels, height, width, net)
     z = _latents(height, width, net, z_scale, z_seed) if z_scale else None
     pixels, full = np.empty((window.height, window.width, 3), dtype), np.iinfo(dtype).max
@@ -546,11 +587,16 @@ def upscale(
             near = [part[(..., *seen.reduced(2 << stage).slices)].to(_device(net)) for stage, part in enumerate(z)]
         ref = None
         if reference is not None:
-            ref = _tensor(align.move(reference, alignment, seen).pixels, net, seen.within(seen))
+            guide = align.move(reference, alignment, seen)
+            if alignment is not None:
+                check += align.checksum(Image(guide.pixels[core.within(seen).slices]), core)
+            ref = _tensor(guide.pixels, net, seen.within(seen))
         condition = _condition(ref, maps, seen, header.quality, net)
         hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
         own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
         pixels[shown.within(window).slices] = _rounded(full * own.cpu().numpy(), dtype)
+    if reference is not None and alignment is not None and window == whole and check % (1 << 32) != alignment.check:
+        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
     return Image(pixels)
 
 

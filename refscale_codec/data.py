@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from refscale_codec import align, image
+from refscale_codec import align, image, registration
 from refscale_codec.errors import ImageError, UsageError
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
@@ -107,7 +107,7 @@ def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
     if len(visits) == 1:
         return [(pair.dataset, visits[0].pixels, None)]
     return [
-        (pair.dataset, target.pixels, align.move(other, align.estimate(target, other)).pixels)
+        (pair.dataset, target.pixels, align.move(other, registration.estimate(target, other)).pixels)
         for target, other in (visits, visits[::-1])
     ]
 

@@ -21,7 +21,7 @@ import PIL
 import torch
 
 import refscale_codec
-from refscale_codec import align, codec, coders, container, lrcodec, metrics
+from refscale_codec import align, codec, coders, container, lrcodec, metrics, registration
 from refscale_codec import image as pictures
 from refscale_codec.coders import Coded
 from refscale_codec.data import Pair
@@ -104,7 +104,7 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
         target = pictures.read_rgb(pair.target)
         reference = _references(pairs, place, target).get(mode)
         if reference is not None:
-            reference = align.move(reference, align.estimate(target, reference))
+            reference = align.move(reference, registration.estimate(target, reference))
         low = codec.downscale(target, reference, net, 100)
         low = low._replace(lr=low.picture.astype(np.float32))
         header = container.Header(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-from refscale_codec import align, bands, codec, container
+from refscale_codec import align, bands, codec, container, georeference
 from refscale_codec.codec import EncodeOptions, LowRes
 from refscale_codec.errors import TargetError
 from refscale_codec.image import Image
@@ -84,13 +84,13 @@ def encode(
 
     Raises:
         TargetError: no quality gives it.
-        ImageError: the reference has another size.
     """
     start = _start(target, image.height * image.width)
     options = replace(options or EncodeOptions(), quality=start)
     described = bands.describe(image, options.value_range)
     triples = list(codec.triples(image, reference, described))
-    firsts = [codec.prepare(triple, older, net, options) for triple, older in triples]
+    known = georeference.known(image, reference)
+    firsts = [codec.prepare(triple, older, net, options, known) for triple, older in triples]
     guides = [
         None if older is None or first.levels is None else align.move(older, first.alignment)
         for (_, older), first in zip(triples, firsts, strict=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds without a word before progress is shown
 
 RefOption = Annotated[
-    str | None, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, same size; - is stdin.")
+    str | None, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, of any size; - is stdin.")
 ]
 OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")]
 WeightsOption = Annotated[

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -31,9 +32,17 @@ def test_the_altered_part_is_brightest(tiny_net: RescaleNet) -> None:
     assert (found.min() >= 0, found.max() <= 1) == (True, True)
 
 
-def test_another_size_is_refused(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    with pytest.raises(ImageError, match="37x29"):
-        change.change(pair[0], Image(pair[1].pixels[:-1].copy()), tiny_net)
+def test_an_older_picture_of_another_size_is_brought_onto_the_grid(tiny_net: RescaleNet) -> None:
+    rng = np.random.default_rng(7)
+    before = cv2.GaussianBlur(rng.uniform(0, 255, (80, 96, 3)), (0, 0), 3).astype(np.uint8)
+    larger = np.kron(before, np.ones((2, 2, 1), np.uint8))
+    assert change.change(Image(before), Image(larger), tiny_net).max() < 0.05
+
+
+def test_a_picture_that_cannot_be_brought_onto_the_grid_is_refused(tiny_net: RescaleNet) -> None:
+    strip, dot = Image(np.zeros((1, 100_000, 3), np.uint8)), Image(np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(ImageError, match="100000x1"):
+        change.change(dot, strip, tiny_net)
 
 
 def test_the_heat_map_gets_brighter() -> None:

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,9 +15,9 @@ from conftest import ROOT, TINY, stored_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import align, codec, container, image, lrcodec, metrics, smap, weights
+from refscale_codec import align, codec, container, image, lrcodec, metrics, registration, smap, weights
 from refscale_codec.codec import EncodeOptions
-from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
@@ -258,15 +259,52 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
 def test_a_reference_is_moved_only_where_that_helps() -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = weights.load(weights.shipped(2))
-    assert align.estimate(target, reference) is not None  # light and season mislead it: this reference lies in place
+    assert (
+        registration.estimate(target, reference) is not None
+    )  # light and season mislead it: this reference lies in place
     assert container.unpack(codec.encode(target, reference, net)).alignment is None
     off = Image(np.roll(reference.pixels, (5, -3), axis=(0, 1)))
     assert container.unpack(codec.encode(target, off, net)).alignment is not None
 
 
-def test_a_reference_of_another_size_is_no_help_but_an_error(pair: Pair, tiny_net: RescaleNet) -> None:
-    with pytest.raises(ImageError, match="grid"):
-        codec.downscale_best(pair[0], cut(pair[1], 8, 8), None, tiny_net, EncodeOptions())
+def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
+    target, reference = (
+        cut(image.read(ROOT / "examples" / f"{name}.png"), 240, 240) for name in ("target", "reference")
+    )
+    net = weights.load(weights.shipped(2))
+    sizes = {}
+    for side in (120, 240, 450):
+        resized = Image(cv2.resize(reference.pixels, (side, side), interpolation=cv2.INTER_AREA))
+        data = codec.encode(target, resized, net)
+        sizes[side] = len(data)
+        decoded = codec.decode(data, resized, net)
+        assert metrics.psnr(target.pixels, decoded.pixels) > 30
+        window = codec.decode(data, resized, net, window=Box(100, 50, 200, 151))
+        assert np.array_equal(window.pixels, decoded.pixels[100:200, 50:151])
+    assert sizes[450] < 1.1 * sizes[240]
+    assert sizes[120] < 0.9 * len(codec.encode(target, None, net))
+
+
+def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pair: Pair, net: RescaleNet) -> None:
+    target, reference = pair[0], cut(pair[1], 8, 8)
+    low = codec.downscale_best(target, reference, None, net, EncodeOptions())
+    assert low.levels is None
+    file = codec.pack_low_res(low, target, reference, net, EncodeOptions())
+    assert file.header.reference == reference.fingerprint()
+    assert codec.decode(container.pack(file), reference, net).height == target.height
+    wrong = container.pack(replace(file, similarity_map=None))  # says that the reference lies in place
+    with pytest.raises(ContainerError, match="another size"):
+        codec.decode(wrong, reference, net)
+
+
+def test_another_guide_than_the_encoders_is_noticed(scene: Pair, mapped: bytes, net: RescaleNet) -> None:
+    file = container.unpack(mapped)
+    found = codec.unpack_alignment(file)
+    assert found is not None
+    forged = container.pack(replace(file, alignment=align.pack(found._replace(check=found.check ^ 1))))
+    codec.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
+    with pytest.raises(ReferenceMismatch, match="moved into place"):
+        codec.decode(forged, scene[1], net)
 
 
 @given(length=st.integers(1, 3000), count=st.integers(2, 5), side=st.integers(1, 128))
@@ -321,9 +359,11 @@ def mapped(scene: Pair, net: RescaleNet) -> bytes:
     options = EncodeOptions()
     low = codec.downscale(target, reference, net, options.quality)
     assert low.levels is not None
+    still = align.still(target.height, target.width)
+    alignment = still._replace(vectors=np.full((3, 4, 2), 7, np.int16))
     low = low._replace(
         levels=np.random.default_rng(1).integers(0, 4, low.levels.shape, dtype=np.uint8),
-        alignment=align.Alignment(align.IDENTITY, np.full((3, 4, 2), 7, np.int16)),
+        alignment=alignment._replace(check=align.checksum(align.move(reference, alignment))),
     )
     return container.pack(codec.pack_low_res(low, target, reference, net, options))
 
@@ -425,16 +465,15 @@ def test_other_weights_are_refused(pair: Pair, tiny_net: RescaleNet, coded: byte
         codec.decode(coded, pair[1], other)
 
 
-@pytest.mark.parametrize("size", [(28, 37), (29, 36), (30, 37), (1, 1)])
-def test_a_reference_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, size: tuple[int, int]) -> None:
-    height, width = size
-    reference = Image(np.zeros((height, width, 3), np.uint8))
-    with pytest.raises(ImageError, match=f"{width}x{height}.*37x29"):
-        codec.encode(pair[0], reference, tiny_net)
+@pytest.mark.parametrize("size", [(28, 37), (29, 36), (30, 37), (1, 1), (58, 74)])
+def test_a_reference_of_any_size_will_do(pair: Pair, net: RescaleNet, size: tuple[int, int]) -> None:
+    reference = Image(cv2.resize(pair[1].pixels, size[::-1]))
+    decoded = codec.decode(codec.encode(pair[0], reference, net), reference, net)
+    assert (decoded.height, decoded.width) == (29, 37)
 
 
 def test_a_header_whose_size_is_not_the_references_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
-    with pytest.raises(ImageError, match="37x29.*38x29"):
+    with pytest.raises(ContainerError, match="another size"):
         codec.decode(with_header(coded, width=38), pair[1], tiny_net)
 
 

@@ -1,0 +1,96 @@
+"""The matrix between two georeferenced grids: by hand where one system serves both, and against rasterio's own way."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from refscale_codec import codec, container, georeference, image, metrics, registration, weights
+from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.georeference import Grid
+from refscale_codec.image import Image
+from refscale_codec.metadata import Metadata
+
+pytest.importorskip("rasterio", reason="rasterio is not installed: pip install 'refscale-codec[geo]'")
+
+UTM = "EPSG:32610"
+sizes, corners = st.integers(1, 5000), st.integers(-1000, 1000)
+
+
+@settings(deadline=None, max_examples=30)
+@given(width=sizes, height=sizes, step=st.sampled_from([0.25, 1.0, 3.0]), right=corners, down=corners)
+def test_grids_of_one_system_differ_by_a_scale_and_a_shift(
+    width: int, height: int, step: float, right: int, down: int
+) -> None:
+    target = Grid(UTM, (1, 0, 600_000 + right, 0, -1, 4_200_000 - down), height, width)
+    reference = Grid(UTM, (step, 0, 600_000, 0, -step, 4_200_000), 10, 10)
+    matrix, residual = georeference.between(target, reference)
+    expected = registration.scaling(1 / step, 1 / step) + np.array([[0, 0, right], [0, 0, down], [0, 0, 0]]) / step
+    assert residual < 1e-6
+    assert np.allclose(matrix @ [0, 0, 1], expected @ [0, 0, 1], atol=1e-6)
+    last = [width - 1, height - 1, 1]
+    assert np.allclose(matrix @ last, expected @ last, atol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", ["EPSG:4326", "EPSG:32611", "EPSG:3857"])
+def test_another_system_is_followed(wanted: str) -> None:
+    from rasterio.warp import transform, transform_bounds
+
+    target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 700, 900)
+    west, south, east, north = transform_bounds(UTM, wanted, 600_000, 4_193_000, 609_000, 4_200_000)
+    turn = np.array([[0.8, -0.6], [-0.6, -0.8]]) * (east - west) / 900
+    (a, b), (d, e), c, f = *turn, west, north
+    matrix, residual = georeference.between(target, Grid(wanted, (a, b, c, d, e, f), 800, 800))
+    assert residual < 0.5
+    for row, column in [(0, 0), (699, 899), (0, 899), (350, 420)]:
+        (x,), (y,) = transform(UTM, wanted, [600_005 + 10 * column], [4_199_995 - 10 * row])
+        there = np.linalg.solve([[a, b], [d, e]], [x - c, y - f]) - 0.5
+        placed = matrix @ [column, row, 1]
+        assert np.allclose(placed[:2] / placed[2], there, atol=residual + 1e-6)
+
+
+def test_a_tilt_is_seen_where_it_is_more_than_a_small_part_of_a_pixel() -> None:
+    target = Grid(UTM, (30, 0, 400_000, 0, -30, 4_400_000), 5000, 5000)  # 150 km across
+    matrix, residual = georeference.between(target, Grid("EPSG:4326", (3e-4, 0, -124.2, 0, -3e-4, 39.8), 5000, 6000))
+    assert abs(matrix[2, :2]).max() > 0
+    assert 0.05 < residual < 20
+
+
+def test_what_cannot_be_is_told() -> None:
+    target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
+    with pytest.raises(ImageError, match="nonsense"):
+        georeference.between(target, target._replace(crs="nonsense"))
+    with pytest.raises(ImageError, match="one line"):
+        georeference.between(target, target._replace(transform=(1, 1, 0, 1, 1, 0)))
+    beyond = Grid("EPSG:4326", (1, 0, 0, 0, -1, 90), 180, 360)
+    with pytest.raises(ImageError, match="no coordinates"):
+        georeference.between(beyond, target._replace(crs="+proj=gnom +lat_0=-90"))
+
+
+def test_a_missing_rasterio_is_told_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "rasterio.crs", None)
+    target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
+    with pytest.raises(UsageError, match=r"refscale-codec\[geo\]"):
+        georeference.between(target, target)
+
+
+def placed(pixels: NDArray[np.uint8], crs: str, *transform: float) -> Image:
+    return Image(pixels, Metadata(geo=json.dumps({"crs": crs, "transform": transform}).encode()))
+
+
+def test_a_georeferenced_reference_of_another_extent_and_grain_is_used() -> None:
+    target, reference = (image.read(ROOT / "examples" / f"{name}.png").pixels for name in ("target", "reference"))
+    part = placed(np.ascontiguousarray(target[100:292, 150:342]), UTM, 1, 0, 600_150, 0, -1, 4_199_900)
+    coarser = cv2.resize(reference, (340, 340), interpolation=cv2.INTER_AREA)
+    older = placed(coarser, UTM, 512 / 340, 0, 600_000, 0, -512 / 340, 4_200_000)
+    net = weights.load(weights.shipped(2))
+    data = codec.encode(part, older, net)
+    assert container.unpack(data).alignment is not None
+    assert len(data) < 0.95 * len(codec.encode(part, None, net))
+    assert metrics.psnr(codec.decode(data, older, net).pixels, part.pixels) > 30
+    assert georeference.known(part, Image(part.pixels)) is None
