@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 
 from refscale_codec import align, codec, container, data, image, metrics, registration, weights
@@ -26,7 +27,6 @@ from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "<!-- by benchmarks/alignment.py -->"
 QUALITIES = (10, 30, 55, 80)
 NONE, STILL, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT = (
     *("none", "as it lies", "transform", "transform, vectors"),
@@ -110,10 +110,7 @@ def main() -> None:
             of = {"dataset": pair.dataset, "pixels": picture.height * picture.width, "ways": curves(pair, net)}
             result["pairs"][pair.name] = of
             path.write_text(json.dumps(result) + "\n")
-    page = ROOT / "docs" / "TRAINING.md"
-    parts = page.read_text(encoding="utf-8").split(MARK)
-    parts[1] = "\n" + table(result["pairs"]) + "\n"
-    page.write_text(MARK.join(parts), encoding="utf-8")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/alignment.py", table(result["pairs"]).split("\n"))
     print(table(result["pairs"]))
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tables
 import torch
 
 from refscale_codec import codec, data, image, metrics, weights
@@ -33,7 +34,6 @@ from refscale_codec.data import Pixels
 from refscale_codec.image import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "<!-- by benchmarks/robustness.py -->"
 NONE, FIRST = "none", "as it was"
 QUALITIES = (10, 30, 55, 78, 92)
 SIDE = 176
@@ -159,10 +159,7 @@ def main() -> None:
         for name, pair, found in waiting:
             curves.setdefault(name, {})[pair.name] = found.result()
             path.write_text(json.dumps(result) + "\n")
-    page = ROOT / "docs" / "TRAINING.md"
-    parts = page.read_text(encoding="utf-8").split(MARK)
-    parts[1] = "\n" + table(curves) + "\n"
-    page.write_text(MARK.join(parts), encoding="utf-8")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/robustness.py", table(curves).split("\n"))
     print(table(curves))
 
 
