@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 HIGHEST = 2.0
 """Largest rate shown, bits per pixel."""
 
-_WARM = ("#D55E00", "#8C2D04", "#E69F00", "#B8860B")  # refscale
+_WARM = ("#D55E00", "#8C2D04", "#E69F00", "#B8860B", "#E31A1C", "#FF8A65")  # refscale
 _COOL = (  # all else; with the warm ones told apart by the colour-blind, as is, by lightness or by the label at the end
     "#6B6B6B",
     "#0072B2",
