@@ -2,6 +2,8 @@
 
 The commands that code and look into files are here; those that train and measure are in `cli_study`. Torch, numpy and
 Pillow are imported inside the commands that need them, so that `--help` and `info` start at once.
+
+Longer than most modules: one function a command, whose signature is its help.
 """
 
 import json

@@ -12,6 +12,8 @@ compared with the bytes that are left before a payload is copied. Any bytes at a
 Deliberately absent: what a payload means (`lrcodec` and `rescale` know), whether the fingerprints are the right ones
 (`codec` compares them), files and streams (a container is held in memory whole), and anything outside the standard
 library, so that `refscale info` starts fast.
+
+Longer than most modules, because writer and reader of the one layout should be read side by side.
 """
 
 import struct

@@ -5,12 +5,12 @@ when it is called. What the matrix cannot follow (a map projection's curvature) 
 take up some of it.
 """
 
-import json
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale_codec import geotiff
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.image import Image
 
@@ -25,7 +25,7 @@ class Grid(NamedTuple):
 
     crs: str
     """Coordinate reference system, as WKT or any other text that PROJ knows, such as EPSG:32610."""
-    transform: tuple[float, float, float, float, float, float]
+    transform: tuple[float, ...]
     """(a, b, c, d, e, f): column and row, counted from the first pixel's corner, to x = a column + b row + c and
     y = d column + e row + f."""
     height: int
@@ -46,10 +46,8 @@ def known(target: Image, reference: Image | None) -> Matrix | None:
 
 
 def _grid(picture: Image) -> Grid | None:
-    said = json.loads(picture.metadata.geo or b"{}")
-    if "crs" not in said or "transform" not in said:
-        return None
-    return Grid(said["crs"], tuple(said["transform"]), picture.height, picture.width)
+    said = geotiff.grid(picture.metadata.geo)
+    return None if said is None else Grid(*said, picture.height, picture.width)
 
 
 def between(target: Grid, reference: Grid) -> tuple[Matrix, float]:

@@ -198,9 +198,19 @@ def place(geo: bytes) -> bytes:
     return _dumped({key: value for key, value in _loaded(geo).items() if key in _OF_PLACE})
 
 
+def grid(geo: bytes) -> tuple[str, tuple[float, ...]] | None:
+    """Return the coordinate reference system, and a, b, c, d, e, f of the transform; None if not both are said."""
+    said = _loaded(geo)
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
+        a, b, c, d, e, f = (float(number) for number in said["transform"])
+        if isinstance(said["crs"], str) and all(map(math.isfinite, (a, b, c, d, e, f))):
+            return said["crs"], (a, b, c, d, e, f)
+    return None
+
+
 def _loaded(geo: bytes) -> dict[str, Any]:
     """Return what JSON says; what is damaged says nothing."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         said = json.loads(geo)
         return said if isinstance(said, dict) else {}
     return {}

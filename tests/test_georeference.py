@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import codec, container, georeference, image, metrics, registration, weights
+from refscale_codec import codec, container, georeference, geotiff, image, metrics, registration, weights
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.georeference import Grid
 from refscale_codec.image import Image
@@ -70,6 +70,21 @@ def test_what_cannot_be_is_told() -> None:
     beyond = Grid("EPSG:4326", (1, 0, 0, 0, -1, 90), 180, 360)
     with pytest.raises(ImageError, match="no coordinates"):
         georeference.between(beyond, target._replace(crs="+proj=gnom +lat_0=-90"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(b"", b"not JSON", b"[" * 100_000, b"[]", b'{"crs":"EPSG:4326"}'),
+        *(b'{"crs":7,"transform":[1,0,0,0,1,0]}', b'{"crs":"EPSG:4326","transform":[1,0,0]}'),
+        *(b'{"crs":"EPSG:4326","transform":"abcdef"}', b'{"crs":"EPSG:4326","transform":[1,0,0,0,1e999,0]}'),
+        b'{"crs":"EPSG:4326","transform":[1,0,0,0,1,1' + b"0" * 400 + b"]}",
+    ],
+)
+def test_a_damaged_georeference_is_none(said: bytes) -> None:
+    picture = Image(np.zeros((4, 4, 3), np.uint8), Metadata(geo=said))
+    assert georeference.known(picture, picture) is None
+    assert geotiff.grid(geotiff.moved(said, 1, 1)) is None
 
 
 def test_a_missing_rasterio_is_told_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
