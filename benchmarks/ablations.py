@@ -141,7 +141,7 @@ class Dense(nn.Module):
         """Map x and the condition as `blocks.SubNet` does."""
         hidden = torch.cat([x, condition], dim=1)
         for layer in self.layers[:-1]:
-            hidden = torch.cat([hidden, blocks.leaky(layer(hidden))], dim=1)
+            hidden = torch.cat([hidden, blocks.leaky_(layer(hidden))], dim=1)
         output: Tensor = self.layers[-1](hidden)
         return output.to(x.dtype)
 

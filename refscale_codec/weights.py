@@ -108,6 +108,7 @@ def load(path: Path) -> RescaleNet:
         with torch.device("meta"):
             net = RescaleNet(RescaleConfig(**config))
         net.load_state_dict(parts[""], strict=True, assign=True)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         if gmm is not None:
             net.low_res = _loaded(Gmm(GmmConfig(**gmm)), parts[_LOW_RES], parts[_EXACT])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

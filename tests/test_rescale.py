@@ -358,7 +358,8 @@ def test_storing_twice_gives_the_same_file(tmp_path: Path, tiny_weights: Path, t
 
 
 def weights_file(path: Path, metadata: dict[str, str] | None, tensors: dict[str, Tensor] | None = None) -> None:
-    save_file({"x": torch.zeros(1)} if tensors is None else tensors, path, metadata=metadata)
+    given = {"x": torch.zeros(1)} if tensors is None else tensors
+    save_file({name: tensor.contiguous() for name, tensor in given.items()}, path, metadata=metadata)
 
 
 def config_with(**changes: object) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refscale_codec.rescale.blocks import HaarSplit, ResidualBlock, leaky
+from refscale_codec.rescale.blocks import HaarSplit, ResidualBlock, leaky_
 
 
 class ResidualGroup(nn.Module):
@@ -28,7 +28,7 @@ class ResidualGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus a fifth of what the blocks make of it."""
         residual: Tensor = self.blocks(x)
-        return x + 0.2 * residual
+        return residual.mul_(0.2).add_(x)
 
 
 def quality_planes(quality: Tensor, like: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class RefNet(nn.Module):
             split = self.haar(mean)  # [b, 12, h/2, w/2]
             mean = split[:, :3]
             below = split if hidden is None else torch.cat([split, functional.pixel_unshuffle(hidden, 2)], dim=1)
-            hidden = group(leaky(convolution(below)))
+            hidden = group(leaky_(convolution(below)))
             result.append(torch.cat([hidden.to(split.dtype), split], dim=1))
         return result
 
@@ -94,7 +94,7 @@ class RefNet(nn.Module):
 
     def _narrow(self, features: Tensor) -> Tensor:
         for convolution in self.bottleneck:
-            features = convolution(leaky(features))
+            features = convolution(leaky_(features.clone()))
         return features
 
     def quantise(self, similarity: Tensor) -> Tensor:
