@@ -203,13 +203,13 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        from refscale_codec import bands, codec
+        from refscale_codec import bands, codec, formats
         from refscale_codec import image as pictures
 
         kind = terminal.picture_format(output, format_name)
         with terminal.naming(name):
             described = bands.unpack(content.bands, header.height, header.width)
-        pictures.require_holds(kind, described.dtype, described.depth)
+        formats.require_holds(kind, described.dtype, described.depth)
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = terminal.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)

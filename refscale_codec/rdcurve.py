@@ -33,7 +33,8 @@ from refscale_codec.coders import Coder
 from refscale_codec.data import Pair, read_manifest
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.evaluate import Row
-from refscale_codec.image import Image, write_atomically
+from refscale_codec.files import write_atomically
+from refscale_codec.image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 RANGE = 0.1, 1.0  # bits per pixel over which BD-rates are taken

@@ -159,7 +159,7 @@ def write(path: str, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    from refscale_codec.image import write_atomically
+    from refscale_codec.files import write_atomically
 
     try:
         write_atomically(Path(path), data)
@@ -169,11 +169,11 @@ def write(path: str, data: bytes) -> None:
 
 def picture_format(output: str, named: str | None) -> str:
     """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout."""
-    from refscale_codec import image
+    from refscale_codec import formats
 
     if named is not None:
-        return image.format_named(named)
-    return "png" if output == "-" else image.format_of(Path(output))
+        return formats.named(named)
+    return "png" if output == "-" else formats.of_path(Path(output))
 
 
 def require_streams(output: str | None, *inputs: str | Path | None) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from refscale_codec.errors import WeightsError
-from refscale_codec.image import write_atomically
+from refscale_codec.files import write_atomically
 from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 

@@ -5,7 +5,6 @@ import hashlib
 import io
 import logging
 import os
-import stat
 import struct
 import zlib
 from dataclasses import replace
@@ -598,33 +597,5 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     for name in ("old.png", "new.png"):
         with pytest.raises(ImageError, match=rf"cannot write .*{name}: No space left on device"):
             image.write(Image(RGB), tmp_path / name)
-        with pytest.raises(OSError, match="No space left"):
-            image.write_atomically(tmp_path / name, b"bytes")
     assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
     assert existing.read_bytes() == b"the old one"
-
-
-def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
-    usual = tmp_path / "usual"
-    usual.write_bytes(b"")
-    new = tmp_path / "new"
-    image.write_atomically(new, b"one")
-    assert new.stat().st_mode == usual.stat().st_mode
-    new.chmod(0o640)
-    image.write_atomically(new, b"two")
-    assert new.read_bytes() == b"two"
-    assert stat.S_IMODE(new.stat().st_mode) == 0o640
-
-
-def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_bytes(b"old")
-    link.symlink_to(target)
-    image.write_atomically(link, b"new")
-    assert link.is_symlink()
-    assert target.read_bytes() == b"new"
-
-
-def test_a_device_is_written_to_and_not_replaced() -> None:
-    image.write_atomically(Path(os.devnull), b"gone")
-    assert not Path(os.devnull).is_file()
