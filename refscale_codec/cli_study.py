@@ -168,6 +168,14 @@ def rd_curve(
     low, high = rdcurve.RANGE
     print(f"BD-rate in % over {low} to {high} bits per pixel; * has notes, see summary.csv")
     Console().print(_bd_table(found["comparisons"]))
+    resampled = sum(pair.resampled for pair in pairs)
+    others = ", ".join(c["name"] for c in found["coders"] if c["needs_reference"] and "refscale" not in c["name"])
+    if resampled and others:
+        terminal.say(
+            quiet,
+            f"{resampled} of {len(pairs)} references have another size than their picture; refscale takes them as they "
+            f"are, resampled (bicubic) for: {others}",
+        )
     for name, line in found["missing"].items():
         terminal.say(quiet, f"left out: {name} ({line})")
     terminal.say(quiet, f"written: {', '.join(str(path) for path in written)}")

@@ -215,7 +215,6 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "missing manifest": ("eval pairs.csv -w", 2, ("pairs.csv",)),
     "missing manifest, rd-curve": ("rd-curve pairs.csv -o run -w", 2, ("pairs.csv",)),
     "unknown coder": ("rd-curve target.png ref.png -o run --coders jpeg,jpg -w", 2, ("jpg", "jpeg2000")),
-    "reference of another size, rd-curve": ("rd-curve target.png small.png -o run -w", 3, ("small.png", "size")),
     "not an image, rd-curve": ("rd-curve target.png text.png -o run -w", 3, ("text.png",)),
     "no reference, rd-curve": ("rd-curve target.png -o run --coders refscale-x2 -w", 2, ("need a reference",)),
     "folder is a file": ("rd-curve target.png ref.png -o text.png --coders jpeg -w", 2, ("text.png", "folder")),
