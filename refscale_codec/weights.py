@@ -103,10 +103,15 @@ def load(path: Path) -> RescaleNet:
         start = next(start for start in (_LOW_RES, _EXACT, "") if name.startswith(start))
         parts[start][name.removeprefix(start)] = tensor if start == _EXACT else tensor.float()
     try:
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("some of its numbers are not finite")
         config = json.loads(header["__metadata__"]["config"])
         gmm = config.pop("gmm", None)
+        wanted = RescaleConfig(**config)
+        if wanted.blocks > len(tensors):
+            raise ValueError(f"{wanted.blocks} blocks, but {len(tensors)} arrays")
         with torch.device("meta"):
-            net = RescaleNet(RescaleConfig(**config))
+            net = RescaleNet(wanted)
         net.load_state_dict(parts[""], strict=True, assign=True)
         if gmm is not None:
             net.low_res = _loaded(Gmm(GmmConfig(**gmm)), parts[_LOW_RES], parts[_EXACT])
