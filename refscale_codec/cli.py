@@ -121,7 +121,8 @@ def encode(
         from refscale_codec import codec, metrics, targets
         from refscale_codec import weights as weights_files
 
-        image, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
+        image = terminal.read_picture(picture, need_place=not strip)
+        reference = None if ref is None else terminal.read_picture(ref)
         if strip:
             image = replace(image, metadata=metadata.Metadata())
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
@@ -203,13 +204,17 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        from refscale_codec import bands, codec, formats
+        from refscale_codec import bands, codec, formats, geotiff
         from refscale_codec import image as pictures
 
         kind = terminal.picture_format(output, format_name)
         with terminal.naming(name):
             described = bands.unpack(content.bands, header.height, header.width)
-        formats.require_holds(kind, described.dtype, described.depth)
+            said = metadata.unpack(content.metadata)
+        shown = (header.height, header.width) if box is None else (box.height, box.width)
+        formats.require_holds(kind, described.dtype, described.depth, max(shown))
+        if kind == "tiff" and formats.takes_gdal(described.dtype, described.depth, described.nodata, said.geo):
+            geotiff.require_gdal("a TIFF of this picture")
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = terminal.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)

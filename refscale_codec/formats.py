@@ -14,11 +14,14 @@ from refscale_codec.errors import ImageError
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
 """What is read, as Pillow calls it."""
 
-MAX_WEBP_SIDE = 16_383
-"""Longest side of a WebP, in pixels."""
+WRITABLE = ("png", "webp", "tiff")
+"""What is written."""
+
+NAMES = {"png": "PNG", "webp": "WebP", "tiff": "TIFF", "geotiff": "GeoTIFF"}
+"""What a person calls them, and a TIFF by GDAL."""
 
 _OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
-_WRITABLE = ("png", "webp", "tiff")
+_MAX_WEBP_SIDE = 16_383  # pixels
 _LOSSY_NAMES = {"jpg", "jpeg", "jpe", "jfif"}
 
 _SIGNATURES = (  # (offset, bytes there, the file's kind)
@@ -50,7 +53,7 @@ def named(name: str) -> str:
     kind = {"tif": "tiff"}.get(name.lower(), name.lower())
     if kind in _LOSSY_NAMES:
         raise ImageError("JPEG would lose detail a second time, so it is not written: use png, webp or tiff")
-    if kind not in _WRITABLE:
+    if kind not in WRITABLE:
         raise ImageError(f"unknown picture format {name!r}: use png, webp or tiff")
     return kind
 
@@ -66,16 +69,47 @@ def of_path(path: Path) -> str:
 
 
 def kind_of(dtype: np.dtype[Any], bands: int) -> str:
-    """Return what a person calls pictures of a type and a number of bands: `8-bit RGB`."""
-    colour = {1: "grey", 3: "RGB"}.get(bands, f"with {bands} bands")
+    """Return what a person calls pictures of a type and a number of bands: `8-bit RGB`, `16-bit 4-band`."""
+    colour = {1: "grey", 3: "RGB"}.get(bands, f"{bands}-band")
     return f"{8 * dtype.itemsize}-bit {'signed ' if dtype.kind == 'i' else ''}{colour}"
 
 
-def require_holds(kind: str, dtype: np.dtype[Any], bands: int) -> None:
-    """Refuse a format that cannot hold pictures of a type and a number of bands: ImageError."""
-    depths = {"png": (np.uint8, np.uint16), "webp": (np.uint8,)}.get(kind)
-    if depths is not None and (dtype not in depths or bands not in (1, 3)):
-        raise ImageError(f"{kind} cannot hold {kind_of(dtype, bands)}: use .tif or --format tiff")
+def takes_gdal(dtype: np.dtype[Any], bands: int, nodata: int | None, geo: bytes) -> bool:
+    """Return whether a TIFF of such pictures is a GeoTIFF."""
+    return dtype != np.uint8 or bands not in (1, 3) or nodata is not None or bool(geo)
+
+
+def holding(dtype: np.dtype[Any], bands: int, longest: int) -> list[str]:
+    """Return which of `WRITABLE` hold pictures of a type, a number of bands, and a longest side in pixels."""
+    depths = {"png": (np.uint8, np.uint16), "webp": (np.uint8,)}
+    return [
+        kind
+        for kind in WRITABLE
+        if kind not in depths
+        or dtype in depths[kind]
+        and bands in (1, 3)
+        and not (kind == "webp" and longest > _MAX_WEBP_SIDE)
+    ]
+
+
+def require_holds(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -> None:
+    """Refuse a format that is not among `holding`: ImageError."""
+    able = holding(dtype, bands, longest)
+    if kind in able:
+        return
+    what = f"{kind_of(dtype, bands)} pictures"
+    if kind in holding(dtype, bands, 1):
+        what = f"more than {_MAX_WEBP_SIDE} pixels a side, and this picture has {longest}"
+    suffixes = " or ".join({"tiff": ".tif"}.get(name, f".{name}") for name in able)
+    raise ImageError(
+        f"{NAMES[kind]} cannot hold {what}; {listed(able)} can: "
+        f"name the output {suffixes}, or give --format {' or '.join(able)}"
+    )
+
+
+def listed(kinds: list[str]) -> str:
+    """Return formats as a person lists them: `PNG and TIFF`."""
+    return " and ".join(NAMES[kind] for kind in kinds)
 
 
 def why_not_opened(data: bytes, name: str) -> str:

@@ -29,6 +29,7 @@ _DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "COLOR_PROFILE", 
 _SAID_ANYWAY = ("AREA_OR_POINT", "Area")  # by GDAL, of whatever has a place
 _OF_PLACE = ("crs", "transform")
 _TYPES = ("uint8", "uint16", "int16")
+_TILES = 512, 256, 1024, 2048  # sides, the usual one first; powers of two, which overviews need
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
 
 
@@ -156,11 +157,12 @@ def encode(
         ImageError: rasterio is not installed, or GDAL does not take what is in `geo`.
     """
     rasterio = _rasterio(name)
+    height, width = pixels.shape[:2]
     planes = [*pixels.transpose(2, 0, 1), *([] if alpha is None else [alpha])]
     said = _loaded(geo)
     kinds = said.get("interpretations", _usual(pixels.shape[2]) + ["alpha"] * (alpha is not None))
     options = {
-        "driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": len(planes),
+        "driver": "GTiff", "height": height, "width": width, "count": len(planes),
         "dtype": pixels.dtype.name, "nodata": nodata, "crs": said.get("crs"),
         "photometric": "RGB" if kinds[:3] == ["red", "green", "blue"] else "MINISBLACK",
     }  # fmt: skip
@@ -180,8 +182,22 @@ def encode(
                 if key in said:
                     setattr(file, key, tuple(value or "" if key == "units" else value for value in said[key]))
         with memory.open() as file:
-            importlib.import_module("rasterio.shutil").copy(file, made.name, driver="COG", **_CREATION)
+            importlib.import_module("rasterio.shutil").copy(
+                file, made.name, driver="COG", blocksize=_tile(height, width), **_CREATION
+            )
         return bytes(made.read())
+
+
+def _tile(height: int, width: int) -> int:
+    """Return the side of a file's tiles.
+
+    Validators call a picture or an overview untiled that is a column of single tiles, so none is to be as wide as one.
+    """
+    columns = set()
+    while height > _TILES[0]:
+        columns.add(width)
+        height, width = -(-height // 2), -(-width // 2)
+    return next((side for side in _TILES if side not in columns), _TILES[0])
 
 
 def moved(geo: bytes, left: int, top: int) -> bytes:
@@ -220,11 +236,22 @@ def _dumped(said: dict[str, Any]) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode() if said else b""
 
 
+def installed() -> bool:
+    """Return whether rasterio is here."""
+    with suppress(ImportError):
+        return bool(importlib.import_module("rasterio"))
+    return False
+
+
+def require_gdal(name: str) -> None:
+    """Raise an ImageError that says how to install rasterio where it is not here."""
+    if not installed():
+        raise ImageError(f"{name} takes GDAL, for its bands, its nodata value or its georeference: {INSTALL}")
+
+
 def _rasterio(name: str) -> Any:
-    try:
-        return importlib.import_module("rasterio")
-    except ImportError:
-        raise ImageError(f"{name} is a TIFF that takes GDAL, for its bands or its georeference: {INSTALL}") from None
+    require_gdal(name)
+    return importlib.import_module("rasterio")
 
 
 @contextmanager

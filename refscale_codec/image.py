@@ -39,6 +39,8 @@ MAX_BANDS = 255
 MAX_SAMPLES = 3 * MAX_PIXELS
 """Most samples in all bands; the container has the same limit."""
 
+_PARTS = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "geo": "georeference and tags"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +84,11 @@ class Image:
         return int(self.pixels.shape[1])
 
     @property
+    def longest(self) -> int:
+        """The longer side, in pixels."""
+        return max(self.height, self.width)
+
+    @property
     def bands(self) -> int:
         """Bands, without alpha."""
         return int(self.pixels.shape[2])
@@ -105,7 +112,7 @@ class Image:
         return digest.digest()[:6]
 
 
-def read(path: Path) -> Image:
+def read(path: Path, *, need_place: bool = True) -> Image:
     """Read a PNG, JPEG, WebP or TIFF file; see `from_bytes`.
 
     Raises:
@@ -119,10 +126,10 @@ def read(path: Path) -> Image:
         raise ImageError(f"{path} is a folder, not a picture") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot read {path}: {reason(error)}") from error
-    return from_bytes(data, str(path))
+    return from_bytes(data, str(path), need_place=need_place)
 
 
-def from_bytes(data: bytes, name: str) -> Image:
+def from_bytes(data: bytes, name: str, *, need_place: bool = True) -> Image:
     """Decode the bytes of a PNG, JPEG, WebP or TIFF file with one picture in it.
 
     The kind is told from the bytes, not from the name. Every truncated file is refused; a changed byte is noticed
@@ -133,10 +140,12 @@ def from_bytes(data: bytes, name: str) -> Image:
     Args:
         data: The whole file.
         name: What to call it in messages: its path, or `standard input`.
+        need_place: Whether a georeference must come along. If not, one that only rasterio could read is left out where
+            that is not installed: the pixels of an 8-bit GeoTIFF in grey or RGB are the same without it.
 
     Raises:
         ImageError: not such a file; damaged or truncated; more than `MAX_PIXELS` or `MAX_BANDS`; CMYK, CIELAB or YCbCr;
-            samples of more than 16 bits or of floating point; animated or of several pages; or `geotiff` is needed and
+            samples of more than 16 bits or of floating point; animated or of several pages; or rasterio is needed and
             not installed.
     """
     if not data:
@@ -144,7 +153,7 @@ def from_bytes(data: bytes, name: str) -> Image:
     try:
         with pillow.strict(MAX_PIXELS) as caught:
             tags = tiff.read_tags(data)
-            if tags is not None and tiff.takes_gdal(tags, name):
+            if tags is not None and tiff.takes_gdal(tags, name) and _by_gdal(tags, name, need_place):
                 read = _read_by_gdal(data, tiff.profile_and_xmp(tags), name)
             else:
                 read = _read_by_pillow(data, name)
@@ -159,6 +168,17 @@ def from_bytes(data: bytes, name: str) -> Image:
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         _log.warning("%s: %s", name, message)
     return read
+
+
+def _by_gdal(tags: tiff.Tags, name: str, need_place: bool) -> bool:
+    """Return whether a TIFF that GDAL is for must be read by it; ImageError where it must and is not there."""
+    if not tiff.differs_by_place_only(tags) or geotiff.installed():
+        return True
+    if need_place:
+        raise ImageError(
+            f"{name} is a GeoTIFF, and its georeference takes GDAL: {geotiff.INSTALL}; `encode --strip` does without it"
+        )
+    return False
 
 
 def _read_by_pillow(data: bytes, name: str) -> Image:
@@ -183,7 +203,7 @@ def read_rgb(path: Path) -> Image:
     Raises:
         ImageError: as `read`, and for any other kind.
     """
-    image = read(path)
+    image = read(path, need_place=False)
     if image.kind != "8-bit RGB" or image.alpha is not None:
         with_alpha = "" if image.alpha is None else " with alpha"
         raise ImageError(
@@ -230,56 +250,70 @@ def to_bytes(image: Image, format: str) -> bytes:
         ImageError: an unknown or lossy format, or a picture too large for it or of bands that it does not hold.
     """
     kind = formats.named(format)
-    formats.require_holds(kind, image.pixels.dtype, image.bands)
-    if kind == "webp" and max(image.height, image.width) > formats.MAX_WEBP_SIDE:
-        raise ImageError(
-            f"WebP holds at most {formats.MAX_WEBP_SIDE} pixels a side and this picture has "
-            f"{image.width} x {image.height}: use png or tiff"
-        )
-    usual = image.kind in ("8-bit grey", "8-bit RGB") and image.nodata is None and not image.metadata.geo
-    if kind == "tiff" and not usual:
-        kind = "geotiff"
+    formats.require_holds(kind, image.pixels.dtype, image.bands, image.longest)
     if kind == "webp" and image.bands == 1:
-        _log.warning("webp has no grey pictures: it becomes RGB")
+        _log.warning("WebP has no grey pictures: this one becomes RGB; PNG and TIFF keep it grey")
     if kind == "png" and image.kind == "16-bit grey" and image.alpha is not None:
-        _log.warning("a png with 16-bit grey and alpha is not written here: it becomes RGB")
+        _log.warning("PNG of 16-bit grey with alpha is not written here: it becomes RGB; TIFF keeps it grey")
     if kind in ("png", "webp") and image.nodata is not None:
-        _log.warning("%s cannot hold this picture's nodata value %d: only its pixels have it", kind, image.nodata)
-    metadata = _what_fits(image, kind)
+        _log.warning(
+            "%s cannot hold this picture's nodata value %d, which only its pixels keep; TIFF can",
+            formats.NAMES[kind],
+            image.nodata,
+        )
+    way = _way(image, kind)
+    if way == "geotiff":
+        geotiff.require_gdal("a TIFF of this picture")
+    metadata = _what_fits(image, way)
     try:
-        return _stored(replace(image, metadata=metadata), kind)
+        return _stored(replace(image, metadata=metadata), way)
     except (OSError, ValueError, MemoryError) as error:
         raise ImageError(
-            f"cannot store a picture of {image.width} x {image.height} as {kind}: {reason(error)}"
+            f"cannot store a picture of {image.width} x {image.height} as {formats.NAMES[way]}: {reason(error)}"
         ) from error
 
 
-def _stored(image: Image, kind: str) -> bytes:
-    if kind == "geotiff":
-        said = image.metadata
+def _way(image: Image, kind: str) -> str:
+    """Return `geotiff` for a TIFF that takes GDAL, else the format."""
+    gdal = kind == "tiff" and formats.takes_gdal(image.pixels.dtype, image.bands, image.nodata, image.metadata.geo)
+    return "geotiff" if gdal else kind
+
+
+def _stored(image: Image, way: str) -> bytes:
+    said = image.metadata
+    if way == "geotiff":
         return geotiff.encode(image.pixels, image.alpha, image.nodata, said.geo, said.icc, "the picture")
     samples = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
-    return pillow.encode(samples, kind, image.metadata)
+    return pillow.encode(samples, way, said)
 
 
-def _what_fits(image: Image, kind: str) -> Metadata:
+def _what_fits(image: Image, way: str) -> Metadata:
     """Return what of a picture's metadata a format can hold, and log what it cannot, or not as it is."""
     fitting = image.metadata
-    alpha = None if image.alpha is None else image.alpha[:1, :1]
+    ways = [_way(image, kind) for kind in formats.holding(image.pixels.dtype, image.bands, image.longest)]
     for name, part in asdict(fitting).items():
-        if not part:
-            continue
-        alone = Metadata(**{name: part})
-        what = "georeference and tags" if name == "geo" else name.upper()
-        try:
-            with pillow.strict(MAX_PIXELS):
-                data = _stored(replace(image, pixels=image.pixels[:1, :1], alpha=alpha, metadata=alone), kind)
-            back = from_bytes(data, kind).metadata
-        except Exception:  # anything may be in it, and a file made of it may be one that is not read
-            back = Metadata()
-        if not getattr(back, name):
+        back = _held(image, way, name) if part else part
+        if part and not back:
             fitting = replace(fitting, **{name: b""})
-            _log.warning("%s cannot hold this picture's %s (%d bytes): left out", kind, what, len(part))
-        elif getattr(back, name) != part:
-            _log.warning("%s holds this picture's %s as tags of its own, not byte for byte", kind, what)
+            able = formats.listed([other for other in ways if other != way and _held(image, other, name)])
+            _log.warning(
+                f"{formats.NAMES[way]} cannot hold this picture's {_PARTS[name]} ({len(part):,} bytes), left out"
+                + (f"; {able} can" if able else "")
+            )
+        elif back != part:
+            _log.warning(
+                f"{formats.NAMES[way]} holds this picture's {_PARTS[name]} as tags of its own, not byte for byte"
+            )
     return fitting
+
+
+def _held(image: Image, way: str, name: str) -> bytes:
+    """Return what comes back of a part of the metadata from a file of one pixel."""
+    alone = Metadata(**{name: getattr(image.metadata, name)})
+    alpha = None if image.alpha is None else image.alpha[:1, :1]
+    try:
+        with pillow.strict(MAX_PIXELS):
+            data = _stored(replace(image, pixels=image.pixels[:1, :1], alpha=alpha, metadata=alone), way)
+        return bytes(getattr(from_bytes(data, way).metadata, name))
+    except Exception:  # anything may be in it, and a file made of it may be one that is not read
+        return b""

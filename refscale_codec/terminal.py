@@ -129,11 +129,13 @@ def read(path: str) -> bytes:
         raise ContainerError(f"cannot read {path}: {error.strerror}") from None
 
 
-def read_picture(path: str) -> "Image":
-    """Return the picture in a file or on stdin."""
+def read_picture(path: str, *, need_place: bool = False) -> "Image":
+    """Return the picture in a file or on stdin; of a reference, the place serves the encoder but need not be there."""
     from refscale_codec import image
 
-    return image.from_bytes(sys.stdin.buffer.read(), "stdin") if path == "-" else image.read(Path(path))
+    if path == "-":
+        return image.from_bytes(sys.stdin.buffer.read(), "stdin", need_place=need_place)
+    return image.read(Path(path), need_place=need_place)
 
 
 def unpacked(data: bytes, name: str) -> container.Container:

@@ -13,11 +13,14 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from refscale_codec.errors import ImageError, reason
 from refscale_codec.metadata import Metadata
 
+Tags = ImageFileDirectory_v2
+"""The tags of one picture by their numbers."""
+
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _SAMPLES, _SAMPLE_FORMAT, _ORIENTATION, _PHOTOMETRIC, _EXTRA = 258, 277, 339, 274, 262, 338
-_XMP, _ICC, _INTEROP = 700, 34675, 40965
+_XMP, _ICC, _INTEROP, _NODATA = 700, 34675, 40965, 42113
 _OF_EVERY_TIFF = (256, 257, _PHOTOMETRIC)  # width and height among them
-_OF_GDAL = (33550, 33922, 34264, 34735, 42112, 42113, 50844)  # place, its own metadata, nodata
+_OF_GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # place, its own metadata, nodata
 _SUB_DIRECTORIES = (34665, 34853)  # those of EXIF and GPS
 _OF_EXIF = (  # what EXIF has in its first directory that does not tell how a TIFF stores its pixels
     *(270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
@@ -37,7 +40,7 @@ _BACK_TO_STORED = {  # orientation: what undoes the turn that Pillow gives to su
 }
 
 
-def read_tags(data: bytes) -> ImageFileDirectory_v2 | None:
+def read_tags(data: bytes) -> Tags | None:
     """Return the first directory of a TIFF; None for what is no TIFF, or not such that this can be read."""
     if data[:4] not in _STARTS:
         return None
@@ -54,7 +57,7 @@ def read_tags(data: bytes) -> ImageFileDirectory_v2 | None:
         return None
 
 
-def takes_gdal(tags: ImageFileDirectory_v2, name: str) -> bool:
+def takes_gdal(tags: Tags, name: str) -> bool:
     """Return whether Pillow would not read a TIFF or not keep what it says; ImageError for samples of no good type."""
     bits, bands = _layout(tags)
     formats = tags.get(_SAMPLE_FORMAT, (1,))
@@ -72,13 +75,21 @@ def takes_gdal(tags: ImageFileDirectory_v2, name: str) -> bool:
     return usual is not None and not (bits <= 8 and (bands == usual or bands == usual + 1 and extra in ((1,), (2,))))
 
 
-def _layout(tags: ImageFileDirectory_v2) -> tuple[int, int]:
+def differs_by_place_only(tags: Tags) -> bool:
+    """Return whether Pillow reads the very samples that GDAL does, and the picture has no nodata value."""
+    bits, bands = _layout(tags)
+    usual = {1: 1, 2: 3}.get(tags[_PHOTOMETRIC])
+    alpha = bands == (usual or 0) + 1 and tags.get(_EXTRA) == (2,)  # by 1, colours would be times alpha
+    return bits == 8 and (bands == usual or alpha) and _NODATA not in tags and not tags.next
+
+
+def _layout(tags: Tags) -> tuple[int, int]:
     """Return the bits of the deepest sample and the number of samples a pixel."""
     bits = tags.get(_BITS, (1,))
     return max(bits), int(tags.get(_SAMPLES, len(bits)))
 
 
-def profile_and_xmp(tags: ImageFileDirectory_v2) -> Metadata:
+def profile_and_xmp(tags: Tags) -> Metadata:
     """Return the colour profile and the XMP, which are tags as they are."""
     icc, xmp = (tags.get(tag) for tag in (_ICC, _XMP))
     icc, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, xmp))
