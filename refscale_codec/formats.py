@@ -119,7 +119,7 @@ def why_not_opened(data: bytes, name: str) -> str:
         return f"{name} is not a picture; refscale reads PNG, JPEG, WebP and TIFF"
     if kind.upper() not in READABLE:
         return (
-            f"{name} is a {kind} file; refscale reads PNG, JPEG, WebP and TIFF: "
+            f"{name} is {'an' if kind == 'AVIF' else 'a'} {kind} file; refscale reads PNG, JPEG, WebP and TIFF: "
             f"convert it with {conversion(name + '[0]')}"
         )
     return f"{name} is a {kind} file, but damaged, truncated or of an unsupported kind"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, reason
 
 INSTALL = "pip install 'refscale-codec[geo]'"
 
@@ -56,7 +56,14 @@ def decode(data: bytes, name: str, most_pixels: int, most_samples: int) -> Raste
         ImageError: rasterio is not installed; there is more than one picture; samples are of another type; too large.
     """
     rasterio = _rasterio(name)
-    with _quiet(), rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as file:
+    try:
+        return _decoded(rasterio, data, name, most_pixels, most_samples)
+    except rasterio.errors.RasterioError as error:  # its own text may only refer to GDAL's
+        raise ImageError(f"{name} is damaged or truncated: {reason(error.__cause__ or error)}") from error
+
+
+def _decoded(rasterio: Any, data: bytes, name: str, most_pixels: int, most_samples: int) -> Raster:
+    with _quiet(), rasterio.MemoryFile(data, filename="picture.tif") as memory, memory.open(driver="GTiff") as file:
         if file.subdatasets:
             raise ImageError(f"{name} holds {len(file.subdatasets)} pictures; refscale codes one: take one out first")
         if file.width * file.height > most_pixels or file.width * file.height * file.count > most_samples:

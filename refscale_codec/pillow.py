@@ -136,7 +136,8 @@ def _samples(picture: PIL.Image.Image, data: bytes) -> NDArray[Any]:
     if "transparency" in picture.info:
         mode = {"L": "LA", "RGB": "RGBA"}.get(mode, mode)  # a colour that is transparent
     if picture.mode in ("1", "P", "PA"):
-        warnings.warn(f"it is in {_NAMES[picture.mode]} and taken as {mode} of 8 bits", stacklevel=2)
+        taken = mode.replace("L", "grey").replace("A", " with alpha")
+        warnings.warn(f"it is in {_NAMES[picture.mode]} and taken as 8-bit {taken}", stacklevel=2)
     samples = np.array(picture if picture.mode == mode else picture.convert(mode), dtype=np.uint8)
     return samples.reshape(picture.height, picture.width, -1)
 

@@ -3,6 +3,7 @@
 Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
 """
 
+import os
 import re
 import sys
 import threading
@@ -27,7 +28,10 @@ RefOption = Annotated[
 ]
 OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")]
 WeightsOption = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.")
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.", readable=False
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
@@ -158,8 +162,13 @@ def naming(name: str) -> Iterator[None]:
 def write(path: str, data: bytes) -> None:
     """Write a file whole or not at all, or to stdout."""
     if path == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # who reads has enough
+            raise
+        except OSError as error:
+            raise ImageError(f"cannot write to stdout: {error.strerror}") from None
         return
     from refscale_codec.files import write_atomically
 
@@ -179,7 +188,7 @@ def picture_format(output: str, named: str | None) -> str:
 
 
 def require_streams(output: str | None, *inputs: str | Path | None) -> None:
-    """Refuse to read stdin twice, to fill a terminal with binary data, and to overwrite an input.
+    """Refuse to read stdin twice, to fill a terminal with binary data, to overwrite an input, and to work in vain.
 
     `output` is None for a command that writes no file.
     """
@@ -193,6 +202,26 @@ def require_streams(output: str | None, *inputs: str | Path | None) -> None:
         with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
             if output is not None and path not in (None, "-") and Path(str(path)).samefile(output):
                 raise UsageError(f"{output} is also an input; it would be overwritten")
+    if output is not None:
+        _require_place(Path(output))
+
+
+def _require_place(output: Path) -> None:
+    """Refuse an output that cannot be written, before there is any: ImageError."""
+    place = os.path.realpath(output)
+    folder = os.path.dirname(place)
+    if os.path.isdir(place):
+        raise ImageError(f"cannot write {output}: it is a folder")
+    if not os.path.isdir(folder):
+        raise ImageError(f"cannot write {output}: there is no folder {output.parent}")
+    special = os.path.exists(place) and not os.path.isfile(place)  # a device or a pipe
+    if not special and not os.access(folder, os.W_OK):
+        raise ImageError(f"cannot write {output}: the folder {output.parent} takes no files from you")
+
+
+def tell(text: str) -> None:
+    """Print a result, a line on stdout."""
+    write("-", f"{text}\n".encode())
 
 
 def say(quiet: bool, text: str) -> None:

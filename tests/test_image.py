@@ -340,9 +340,7 @@ def test_webp_has_alpha_and_jpeg_is_grey() -> None:
 def test_a_palette_is_read_as_its_colours_and_told(format: str, caplog: pytest.LogCaptureFixture) -> None:
     colours = np.array(PALETTE.convert("RGB"))
     assert_is(file_of(PALETTE, format), colours)
-    assert [message.partition(": ")[2] for message in caplog.messages] == [
-        "it is in a palette and taken as RGB of 8 bits"
-    ]
+    assert [message.partition(": ")[2] for message in caplog.messages] == ["it is in a palette and taken as 8-bit RGB"]
 
 
 def test_a_palette_with_a_transparent_colour_has_alpha() -> None:
