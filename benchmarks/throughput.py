@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import refscale_codec
-from refscale_codec import allocator, codec, container, weights
+from refscale_codec import allocator, codec, container, files, weights
 from refscale_codec import image as pictures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,12 +72,12 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
         target = pictures.read(folder / "target.png")
         lap("read")
         data = codec.encode(target, reference, net, codec.EncodeOptions(QUALITY), lap=lap)
-        pictures.write_atomically(folder / "coded.rsc", data)
+        files.write_atomically(folder / "coded.rsc", data)
     else:
         coded = (folder / "coded.rsc").read_bytes()
         lap("read")
         data = pictures.to_bytes(codec.decode(coded, reference, net, lap=lap), "png")
-        pictures.write_atomically(folder / "decoded.png", data)
+        files.write_atomically(folder / "decoded.png", data)
     lap("write")
     return data, {stage: seconds.get(stage, 0.0) for stage in STAGES}
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from refscale_codec import tiles
 from refscale_codec.errors import ContainerError, ImageError, UsageError
-from refscale_codec.image import MAX_SAMPLES, Image, kind_of
+from refscale_codec.formats import kind_of
+from refscale_codec.image import MAX_SAMPLES, Image
 from refscale_codec.tiles import Box
 
 Mask = NDArray[np.bool_]

@@ -9,7 +9,7 @@ Deliberately absent: a decision what is a change. `CHANGED` only serves to state
 """
 
 from collections.abc import Iterable
-from functools import reduce
+from functools import cache, reduce
 from itertools import chain, repeat
 
 import cv2
@@ -48,10 +48,10 @@ def change(
         ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
     described = bands.describe(image)
-    known = georeference.known(image, reference)
+    where = cache(lambda: georeference.known(image, reference))  # asked for only where something is to be estimated
     older = bands.split(reference, described, reference=True)
     found = (
-        _change(new, old, net, alignment or registration.estimate(new, old, known))
+        _change(new, old, net, alignment or registration.estimate(new, old, where()))
         for new, old, alignment in zip(
             bands.split(image, described), older, chain(alignments, repeat(None)), strict=False
         )

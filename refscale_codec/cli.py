@@ -45,7 +45,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        print(f"refscale {__version__}")
+        terminal.tell(f"refscale {__version__}")
         raise typer.Exit
 
 
@@ -121,7 +121,12 @@ def encode(
         from refscale_codec import codec, metrics, targets
         from refscale_codec import weights as weights_files
 
-        image, reference = terminal.read_picture(picture), None if ref is None else terminal.read_picture(ref)
+        image = terminal.read_picture(picture, need_place=not strip)
+        reference = None if ref is None else terminal.read_picture(ref)
+        if image.alpha is not None:
+            hidden = int((image.alpha == 0).sum())
+            colours = f", the colours of {hidden:,} fully transparent pixels are not" if hidden else ""
+            terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is kept without loss{colours}")
         if strip:
             image = replace(image, metadata=metadata.Metadata())
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
@@ -158,7 +163,7 @@ def encode(
         if reached.psnr is not None:
             summary["psnr"] = round(reached.psnr, 3)
     if json_output:
-        print(json.dumps(summary))
+        terminal.tell(json.dumps(summary))
     terminal.say(
         quiet,
         f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
@@ -203,13 +208,17 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        from refscale_codec import bands, codec
+        from refscale_codec import bands, codec, formats, geotiff
         from refscale_codec import image as pictures
 
         kind = terminal.picture_format(output, format_name)
         with terminal.naming(name):
             described = bands.unpack(content.bands, header.height, header.width)
-        pictures.require_holds(kind, described.dtype, described.depth)
+            said = metadata.unpack(content.metadata)
+        shown = (header.height, header.width) if box is None else (box.height, box.width)
+        formats.require_holds(kind, described.dtype, described.depth, max(shown))
+        if kind == "tiff" and formats.takes_gdal(described.dtype, described.depth, described.nodata, said.geo):
+            geotiff.require_gdal("a TIFF of this picture")
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = terminal.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)
@@ -262,11 +271,11 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
     }
     if json_output:
-        print(json.dumps(facts))
+        terminal.tell(json.dumps(facts))
     else:
         for name, value in facts.items():
             shown = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
-            print(f"{name:<15}{shown}")
+            terminal.tell(f"{name:<15}{shown}")
 
 
 @app.command()
@@ -358,7 +367,7 @@ def diff(
         terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())
     if json_output:
-        print(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))
+        terminal.tell(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))
     where = "stdout" if output == "-" else output
     terminal.say(quiet, f"{where}: {picture.width}x{picture.height}, {100 * share:.1f} % changed")
 

@@ -34,7 +34,7 @@ def train(
         where = terminal.device_named(device)
 
         def report(line: dict[str, float]) -> None:
-            print(json.dumps(line), flush=True)
+            terminal.tell(json.dumps(line))
             step(
                 f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp_lr']} + {line['bpp_map']} bpp"
             )
@@ -166,8 +166,16 @@ def rd_curve(
     from rich.console import Console
 
     low, high = rdcurve.RANGE
-    print(f"BD-rate in % over {low} to {high} bits per pixel; * has notes, see summary.csv")
+    terminal.tell(f"BD-rate in % over {low} to {high} bits per pixel; * has notes, see summary.csv")
     Console().print(_bd_table(found["comparisons"]))
+    resampled = sum(pair.resampled for pair in pairs)
+    others = ", ".join(c["name"] for c in found["coders"] if c["needs_reference"] and "refscale" not in c["name"])
+    if resampled and others:
+        terminal.say(
+            quiet,
+            f"{resampled} of {len(pairs)} references have another size than their picture; refscale takes them as they "
+            f"are, resampled (bicubic) for: {others}",
+        )
     for name, line in found["missing"].items():
         terminal.say(quiet, f"left out: {name} ({line})")
     terminal.say(quiet, f"written: {', '.join(str(path) for path in written)}")

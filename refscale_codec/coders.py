@@ -7,7 +7,8 @@ Two video codecs stand for what anyone has at hand who owns an older picture: it
 counted, and the target is predicted from it. Only the target's packet counts then, since the receiver has the rest.
 x265 takes any QP for the first frame and codes it nearly without loss; SVT-AV1 only one so much below the target's, so
 that at low rates its reference is visibly coded (36 dB at the lowest, where x265's has 53). A lone frame counts whole,
-with its parameter sets and without a file around it. All bits a baseline takes are its picture's: only refscale tells
+with its parameter sets and without a file around it. A reference of another size is resampled to the target's, as
+anyone would do who has to give both frames one size. All bits a baseline takes are its picture's: only refscale tells
 headers and map apart.
 
 x265 is fed with 8-bit BT.601 full-range YUV 4:4:4. On aerial pictures that takes 40 % fewer bits for the same RGB PSNR
@@ -33,7 +34,6 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from refscale_codec import align, codec, container
-from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.rescale.net import RescaleNet
@@ -91,7 +91,6 @@ class Coder(Protocol):
 
         Raises:
             ValueError: no reference where one is needed. That is a mistake of the program, not of a user.
-            ImageError: the reference has another size.
         """
 
 
@@ -113,11 +112,11 @@ class JpegCoder:
     def code(self, target: Image, reference: Image | None, quality: int) -> Coded:
         """See `Coder.code`."""
         start = time.perf_counter()
-        lr = _resized(target.pixels, -(-target.height // self.scale), -(-target.width // self.scale))
+        lr = resized(target.pixels, -(-target.height // self.scale), -(-target.width // self.scale))
         payload = Jpeg(self.subsampling, standard=True).encode(lr, quality)
         encoded = time.perf_counter()
         lr_hat = Jpeg().decode(payload, *lr.shape[:2])
-        decoded = _resized(lr_hat, target.height, target.width)
+        decoded = resized(lr_hat, target.height, target.width)
         seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
         return Coded(decoded, len(payload), 0, 0, seconds, None if self.scale == 1 else lr_hat)
 
@@ -174,7 +173,9 @@ class VideoCoder:
 
     def code(self, target: Image, reference: Image | None, quality: int) -> Coded:
         """See `Coder.code`."""
-        pictures = [target] if not self.needs_reference else [_required(reference, target), target]
+        pictures = [target]
+        if self.needs_reference:
+            pictures.insert(0, Image(resized(_required(reference).pixels, target.height, target.width)))
         start = time.perf_counter()
         if self.encoder == "libx265":
             frames = [_planes_444(_padded(picture.pixels)) for picture in pictures]
@@ -225,7 +226,7 @@ class Refscale:
 
     def code(self, target: Image, reference: Image | None, quality: int) -> Coded:
         """See `Coder.code`."""
-        used = _required(reference, target) if self.needs_reference else None
+        used = _required(reference) if self.needs_reference else None
         options = codec.EncodeOptions(quality=quality, subsampling=self.subsampling)
         start = last = time.perf_counter()
         seconds: dict[str, float] = {}
@@ -315,18 +316,14 @@ def _import(name: str) -> Any:
         return None
 
 
-def _required(reference: Image | None, target: Image) -> Image:
+def _required(reference: Image | None) -> Image:
     if reference is None:
         raise ValueError("this coder needs a reference, got None")
-    if reference.pixels.shape != target.pixels.shape:
-        raise ImageError(
-            f"the reference is {reference.width}x{reference.height} pixels, "
-            f"the picture {target.width}x{target.height}: bring the reference onto the picture's grid first"
-        )
     return reference
 
 
-def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
+def resized(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Return a picture at another size, bicubic and averaging where it gets smaller; of its own size, the very one."""
     if pixels.shape[:2] == (height, width):
         return pixels
     picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))

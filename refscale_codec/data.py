@@ -18,7 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from refscale_codec import align, image, registration
-from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.errors import ImageError, UsageError, reason
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
 Floats = NDArray[np.float32]  # [h, w, 3] in [0, 1]
@@ -46,7 +46,7 @@ def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pai
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the manifest {path}: {error}") from None
+        raise UsageError(f"cannot read the manifest {path}: {reason(error)}") from None
     if not rows or not {"target", "reference"} <= rows[0].keys():
         raise UsageError(f"{path} needs the columns 'target' and 'reference' and at least one row")
     if any(not row["target"] or row["reference"] is None for row in rows):

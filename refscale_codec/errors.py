@@ -53,3 +53,8 @@ class TargetError(RefscaleError):
     """A size or a PSNR that no quality from 1 to 100 gives."""
 
     exit_code = 7
+
+
+def reason(error: BaseException) -> str:
+    """Return what an exception of others says, in a few words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

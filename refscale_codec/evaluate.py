@@ -25,7 +25,6 @@ from refscale_codec import align, codec, coders, container, lrcodec, metrics, re
 from refscale_codec import image as pictures
 from refscale_codec.coders import Coded
 from refscale_codec.data import Pair
-from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
 
@@ -82,7 +81,7 @@ def evaluate(
     """Code all pairs; `report` is called after each. A pair without a reference is coded alone only.
 
     Raises:
-        ImageError: a picture cannot be read, or a reference has another size than its target.
+        ImageError: a picture cannot be read.
     """
     qualities, modes = tuple(qualities), tuple(modes)
     rows = []
@@ -98,13 +97,18 @@ def evaluate(
 
 
 def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference") -> dict[str, float]:
-    """Return the mean PSNR in dB by dataset when the low-res picture is rounded to 8 bits but not coded further."""
+    """Return the mean PSNR in dB by dataset when the low-res picture is rounded to 8 bits but not coded further.
+
+    A reference of another size that cannot be brought onto the picture's grid is left out.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for place, pair in enumerate(pairs):
         target = pictures.read_rgb(pair.target)
         reference = _references(pairs, place, target).get(mode)
         if reference is not None:
-            reference = align.move(reference, registration.estimate(target, reference))
+            alignment = registration.estimate(target, reference)
+            fits = alignment is not None or reference.pixels.shape == target.pixels.shape
+            reference = align.move(reference, alignment) if fits else None
         low = codec.downscale(target, reference, net, 100)
         low = low._replace(lr=low.picture.astype(np.float32))
         header = container.Header(
@@ -119,10 +123,7 @@ def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Imag
     own = pairs[place].reference
     if own is None:
         return references
-    reference = pictures.read_rgb(own)
-    if reference.pixels.shape != target.pixels.shape:
-        raise ImageError(f"{own} and {pairs[place].target} differ in size")
-    references["reference"] = reference
+    references["reference"] = pictures.read_rgb(own)
     other = unrelated(pairs, place)
     if other is not None:
         references["unrelated"] = cut_to(pictures.read_rgb(other), target)

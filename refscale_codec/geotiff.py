@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, reason
 
 INSTALL = "pip install 'refscale-codec[geo]'"
 
@@ -29,6 +29,7 @@ _DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "COLOR_PROFILE", 
 _SAID_ANYWAY = ("AREA_OR_POINT", "Area")  # by GDAL, of whatever has a place
 _OF_PLACE = ("crs", "transform")
 _TYPES = ("uint8", "uint16", "int16")
+_TILES = 512, 256, 1024, 2048  # sides, the usual one first; powers of two, which overviews need
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
 
 
@@ -55,7 +56,14 @@ def decode(data: bytes, name: str, most_pixels: int, most_samples: int) -> Raste
         ImageError: rasterio is not installed; there is more than one picture; samples are of another type; too large.
     """
     rasterio = _rasterio(name)
-    with _quiet(), rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as file:
+    try:
+        return _decoded(rasterio, data, name, most_pixels, most_samples)
+    except rasterio.errors.RasterioError as error:  # its own text may only refer to GDAL's
+        raise ImageError(f"{name} is damaged or truncated: {reason(error.__cause__ or error)}") from error
+
+
+def _decoded(rasterio: Any, data: bytes, name: str, most_pixels: int, most_samples: int) -> Raster:
+    with _quiet(), rasterio.MemoryFile(data, filename="picture.tif") as memory, memory.open(driver="GTiff") as file:
         if file.subdatasets:
             raise ImageError(f"{name} holds {len(file.subdatasets)} pictures; refscale codes one: take one out first")
         if file.width * file.height > most_pixels or file.width * file.height * file.count > most_samples:
@@ -156,11 +164,12 @@ def encode(
         ImageError: rasterio is not installed, or GDAL does not take what is in `geo`.
     """
     rasterio = _rasterio(name)
+    height, width = pixels.shape[:2]
     planes = [*pixels.transpose(2, 0, 1), *([] if alpha is None else [alpha])]
     said = _loaded(geo)
     kinds = said.get("interpretations", _usual(pixels.shape[2]) + ["alpha"] * (alpha is not None))
     options = {
-        "driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": len(planes),
+        "driver": "GTiff", "height": height, "width": width, "count": len(planes),
         "dtype": pixels.dtype.name, "nodata": nodata, "crs": said.get("crs"),
         "photometric": "RGB" if kinds[:3] == ["red", "green", "blue"] else "MINISBLACK",
     }  # fmt: skip
@@ -180,8 +189,22 @@ def encode(
                 if key in said:
                     setattr(file, key, tuple(value or "" if key == "units" else value for value in said[key]))
         with memory.open() as file:
-            importlib.import_module("rasterio.shutil").copy(file, made.name, driver="COG", **_CREATION)
+            importlib.import_module("rasterio.shutil").copy(
+                file, made.name, driver="COG", blocksize=_tile(height, width), **_CREATION
+            )
         return bytes(made.read())
+
+
+def _tile(height: int, width: int) -> int:
+    """Return the side of a file's tiles.
+
+    Validators call a picture or an overview untiled that is a column of single tiles, so none is to be as wide as one.
+    """
+    columns = set()
+    while height > _TILES[0]:
+        columns.add(width)
+        height, width = -(-height // 2), -(-width // 2)
+    return next((side for side in _TILES if side not in columns), _TILES[0])
 
 
 def moved(geo: bytes, left: int, top: int) -> bytes:
@@ -220,11 +243,22 @@ def _dumped(said: dict[str, Any]) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode() if said else b""
 
 
+def installed() -> bool:
+    """Return whether rasterio is here."""
+    with suppress(ImportError):
+        return bool(importlib.import_module("rasterio"))
+    return False
+
+
+def require_gdal(name: str) -> None:
+    """Raise an ImageError that says how to install rasterio where it is not here."""
+    if not installed():
+        raise ImageError(f"{name} takes GDAL, for its bands, its nodata value or its georeference: {INSTALL}")
+
+
 def _rasterio(name: str) -> Any:
-    try:
-        return importlib.import_module("rasterio")
-    except ImportError:
-        raise ImageError(f"{name} is a TIFF that takes GDAL, for its bands or its georeference: {INSTALL}") from None
+    require_gdal(name)
+    return importlib.import_module("rasterio")
 
 
 @contextmanager

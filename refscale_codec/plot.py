@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError
-from refscale_codec.image import write_atomically
+from refscale_codec.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

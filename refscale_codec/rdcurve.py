@@ -31,9 +31,10 @@ from refscale_codec import coders, evaluate, plot, report, weights
 from refscale_codec import image as pictures
 from refscale_codec.coders import Coder
 from refscale_codec.data import Pair, read_manifest
-from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.errors import UsageError
 from refscale_codec.evaluate import Row
-from refscale_codec.image import Image, write_atomically
+from refscale_codec.files import write_atomically
+from refscale_codec.image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 RANGE = 0.1, 1.0  # bits per pixel over which BD-rates are taken
@@ -86,18 +87,19 @@ def _same_names(targets: Path, references: Path) -> list[Pair]:
 
 
 class Checked(NamedTuple):
-    """A pair whose pictures can be read and have one size."""
+    """A pair whose pictures can be read."""
 
     pair: Pair
     digest: str  # of both files' bytes
     unrelated: Path | None = None  # the reference of another place
+    resampled: bool = False  # whether the reference has another size, which only refscale takes as it is
 
 
 def check(pairs: Iterable[Pair]) -> list[Checked]:
     """Read every picture once, so that a bad one is told before hours of work.
 
     Raises:
-        ImageError: a picture cannot be read, or a reference has another size than its target.
+        ImageError: a picture cannot be read.
     """
     pairs, checked = list(pairs), []
     for place, pair in enumerate(pairs):
@@ -108,9 +110,8 @@ def check(pairs: Iterable[Pair]) -> list[Checked]:
                 pixels = pictures.read_rgb(path).pixels
                 digest.update(path.read_bytes())
                 sizes.append(pixels.shape)
-        if len(set(sizes)) > 1:
-            raise ImageError(f"{pair.reference} and {pair.target} differ in size")
-        checked.append(Checked(pair, digest.hexdigest()[:16], evaluate.unrelated(pairs, place)))
+        digits, other = digest.hexdigest()[:16], evaluate.unrelated(pairs, place)
+        checked.append(Checked(pair, digits, other, len(set(sizes)) > 1))
     return checked
 
 
@@ -275,7 +276,9 @@ def _work(task: _Task) -> list[tuple[str, Row]]:
     target = pictures.read_rgb(task.pair.target)
     reference = None
     if task.reference is not None:
-        reference = evaluate.cut_to(pictures.read_rgb(task.reference), target)  # only an unrelated one has another size
+        reference = pictures.read_rgb(task.reference)
+        if _wants_unrelated(coder):
+            reference = evaluate.cut_to(reference, target)
     return [
         (key, evaluate.measured(task.pair, task.coder, quality, target, coder.code(target, reference, quality)))
         for quality, key in task.settings
@@ -320,7 +323,8 @@ def results(rows: list[Row], setup: Setup, command: str) -> dict[str, Any]:
         "convention": (
             "whole file, bits per high-res pixel, unless a coder's label says otherwise; RGB PSNR on 8 bits, no border "
             f"cropped; BD-rate and BD-PSNR (Akima) over {RANGE[0]} to {RANGE[1]} bits per pixel, picture by picture, "
-            "then the mean; SI: Sobel magnitude of luma in [0, 1]"
+            "then the mean; SI: Sobel magnitude of luma in [0, 1]; references of another size are resampled (bicubic) "
+            "for all coders but refscale"
         ),
         "versions": versions(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
@@ -362,7 +366,7 @@ def scenes(pairs: list[Checked], rows: list[Row], setup: Setup, rate: float, mos
     known = setup.coders()
     shown = next((c for c in known if isinstance(c, coders.Refscale) and c.needs_reference), known[-1])
     found = []
-    for pair, _, _ in pairs[:most]:
+    for pair, *_ in pairs[:most]:
         own = [row for row in rows if (row.dataset, row.name, row.coder) == (pair.dataset, pair.name, shown.name)]
         if not own:
             continue
@@ -373,7 +377,7 @@ def scenes(pairs: list[Checked], rows: list[Row], setup: Setup, rate: float, mos
         layers = {"target": target, "reconstruction": Image(coded.decoded)}
         layers["error"] = report.error_heat_map(target.pixels, coded.decoded)
         if reference is not None:
-            layers["reference"] = reference
+            layers["reference"] = Image(coders.resized(reference.pixels, target.height, target.width))
         if coded.similarity is not None and isinstance(shown, coders.Refscale):
             layers["similarity"] = report.similarity_heat_map(
                 coded.similarity, shown.net.config.map_levels, target.height, target.width

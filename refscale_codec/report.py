@@ -28,7 +28,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from refscale_codec import plot
-from refscale_codec.image import Image, write_atomically
+from refscale_codec.files import write_atomically
+from refscale_codec.image import Image
 
 ERROR_SCALE = 32
 """Mean absolute RGB error, in levels of 255, that is drawn brightest."""

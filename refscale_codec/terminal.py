@@ -3,6 +3,7 @@
 Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
 """
 
+import os
 import re
 import sys
 import threading
@@ -27,7 +28,10 @@ RefOption = Annotated[
 ]
 OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")]
 WeightsOption = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.")
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.", readable=False
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
@@ -129,11 +133,13 @@ def read(path: str) -> bytes:
         raise ContainerError(f"cannot read {path}: {error.strerror}") from None
 
 
-def read_picture(path: str) -> "Image":
-    """Return the picture in a file or on stdin."""
+def read_picture(path: str, *, need_place: bool = False) -> "Image":
+    """Return the picture in a file or on stdin; of a reference, the place serves the encoder but need not be there."""
     from refscale_codec import image
 
-    return image.from_bytes(sys.stdin.buffer.read(), "stdin") if path == "-" else image.read(Path(path))
+    if path == "-":
+        return image.from_bytes(sys.stdin.buffer.read(), "stdin", need_place=need_place)
+    return image.read(Path(path), need_place=need_place)
 
 
 def unpacked(data: bytes, name: str) -> container.Container:
@@ -156,10 +162,15 @@ def naming(name: str) -> Iterator[None]:
 def write(path: str, data: bytes) -> None:
     """Write a file whole or not at all, or to stdout."""
     if path == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # who reads has enough
+            raise
+        except OSError as error:
+            raise ImageError(f"cannot write to stdout: {error.strerror}") from None
         return
-    from refscale_codec.image import write_atomically
+    from refscale_codec.files import write_atomically
 
     try:
         write_atomically(Path(path), data)
@@ -169,15 +180,15 @@ def write(path: str, data: bytes) -> None:
 
 def picture_format(output: str, named: str | None) -> str:
     """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout."""
-    from refscale_codec import image
+    from refscale_codec import formats
 
     if named is not None:
-        return image.format_named(named)
-    return "png" if output == "-" else image.format_of(Path(output))
+        return formats.named(named)
+    return "png" if output == "-" else formats.of_path(Path(output))
 
 
 def require_streams(output: str | None, *inputs: str | Path | None) -> None:
-    """Refuse to read stdin twice, to fill a terminal with binary data, and to overwrite an input.
+    """Refuse to read stdin twice, to fill a terminal with binary data, to overwrite an input, and to work in vain.
 
     `output` is None for a command that writes no file.
     """
@@ -191,6 +202,26 @@ def require_streams(output: str | None, *inputs: str | Path | None) -> None:
         with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
             if output is not None and path not in (None, "-") and Path(str(path)).samefile(output):
                 raise UsageError(f"{output} is also an input; it would be overwritten")
+    if output is not None:
+        _require_place(Path(output))
+
+
+def _require_place(output: Path) -> None:
+    """Refuse an output that cannot be written, before there is any: ImageError."""
+    place = os.path.realpath(output)
+    folder = os.path.dirname(place)
+    if os.path.isdir(place):
+        raise ImageError(f"cannot write {output}: it is a folder")
+    if not os.path.isdir(folder):
+        raise ImageError(f"cannot write {output}: there is no folder {output.parent}")
+    special = os.path.exists(place) and not os.path.isfile(place)  # a device or a pipe
+    if not special and not os.access(folder, os.W_OK):
+        raise ImageError(f"cannot write {output}: the folder {output.parent} takes no files from you")
+
+
+def tell(text: str) -> None:
+    """Print a result, a line on stdout."""
+    write("-", f"{text}\n".encode())
 
 
 def say(quiet: bool, text: str) -> None:

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from refscale_codec import losses, smap, weights
 from refscale_codec.data import Crops, read_manifest
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, reason
 from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.gmm import Coded, Gmm, GmmConfig
 from refscale_codec.lrcodec.latents import STRIDE
@@ -105,7 +105,7 @@ class TrainConfig:
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"cannot read the training config {path}: {error}") from None
+            raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
         try:
             nets: dict[str, Any] = {}
             for name, kind in (("net", RescaleConfig), ("gmm", GmmConfig)):

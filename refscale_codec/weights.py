@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from refscale_codec.errors import WeightsError
-from refscale_codec.image import write_atomically
+from refscale_codec.files import write_atomically
 from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
@@ -103,10 +103,15 @@ def load(path: Path) -> RescaleNet:
         start = next(start for start in (_LOW_RES, _EXACT, "") if name.startswith(start))
         parts[start][name.removeprefix(start)] = tensor if start == _EXACT else tensor.float()
     try:
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("some of its numbers are not finite")
         config = json.loads(header["__metadata__"]["config"])
         gmm = config.pop("gmm", None)
+        wanted = RescaleConfig(**config)
+        if wanted.blocks > len(tensors):
+            raise ValueError(f"{wanted.blocks} blocks, but {len(tensors)} arrays")
         with torch.device("meta"):
-            net = RescaleNet(RescaleConfig(**config))
+            net = RescaleNet(wanted)
         net.load_state_dict(parts[""], strict=True, assign=True)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
         if gmm is not None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from refscale_codec import change, data, image, weights
+from refscale_codec import align, change, data, georeference, image, weights
 from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
@@ -43,6 +43,20 @@ def test_a_picture_that_cannot_be_brought_onto_the_grid_is_refused(tiny_net: Res
     strip, dot = Image(np.zeros((1, 100_000, 3), np.uint8)), Image(np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(ImageError, match="100000x1"):
         change.change(dot, strip, tiny_net)
+
+
+def test_places_are_not_asked_for_where_nothing_is_to_be_estimated(
+    tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("asked for the georeference")
+
+    monkeypatch.setattr(georeference, "known", refuse)
+    pixels = np.random.default_rng(3).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    still = align.still(24, 40)
+    assert change.change(Image(pixels), Image(pixels.copy()), tiny_net, [still]).max() < 0.01
+    with pytest.raises(AssertionError, match="georeference"):
+        change.change(Image(pixels), Image(pixels.copy()), tiny_net)
 
 
 def test_the_heat_map_gets_brighter() -> None:

@@ -164,6 +164,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "grey picture in eval": ("eval grey.csv -w", 3, ("grey.png", "8-bit RGB only")),
     # output
     "no folder for the output": ("encode target.png -o no/out.rsc -w", 3, ("no/out.rsc",)),
+    "no folder, told before any work": ("encode no.png -o no/out.rsc -w", 3, ("cannot write no/out.rsc: there is no",)),
     "no folder for the picture": ("decode with.rsc --ref ref.png -o no/out.png -w", 3, ("no/out.png",)),
     "no folder for the low-res picture": ("extract-lr with.rsc -o no/out.jpg", 3, ("no/out.jpg",)),
     "output is a folder": ("encode target.png -o folder.png -w", 3, ("folder.png",)),
@@ -215,7 +216,6 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "missing manifest": ("eval pairs.csv -w", 2, ("pairs.csv",)),
     "missing manifest, rd-curve": ("rd-curve pairs.csv -o run -w", 2, ("pairs.csv",)),
     "unknown coder": ("rd-curve target.png ref.png -o run --coders jpeg,jpg -w", 2, ("jpg", "jpeg2000")),
-    "reference of another size, rd-curve": ("rd-curve target.png small.png -o run -w", 3, ("small.png", "size")),
     "not an image, rd-curve": ("rd-curve target.png text.png -o run -w", 3, ("text.png",)),
     "no reference, rd-curve": ("rd-curve target.png -o run --coders refscale-x2 -w", 2, ("need a reference",)),
     "folder is a file": ("rd-curve target.png ref.png -o text.png --coders jpeg -w", 2, ("text.png", "folder")),
@@ -234,6 +234,74 @@ def test_a_refusal_is_one_line_and_leaves_all_files_alone(
             (place / output).write_bytes(PRECIOUS)
         before = contents(place)
         assert_refusal(refscale(*arguments), code, *words)
+        assert contents(place) == before
+
+
+def test_a_folder_that_takes_no_files_is_told_before_any_work(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind a superuser
+    before = contents(place)
+    assert_refusal(refscale("encode", "no.png", "-o", "out.rsc", *TINY), 3, "out.rsc", "takes no files")
+    assert contents(place) == before
+    assert refscale("encode", "target.png", "-o", os.devnull, *TINY).code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("line", ["info with.rsc", "info with.rsc --json", "extract-lr with.rsc -o -", "--version"])
+def test_a_full_disk_behind_stdout_is_said_so(place: Path, line: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "refscale_codec", *line.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr == "error: cannot write to stdout: No space left on device\n"
+
+
+def test_what_becomes_of_alpha_is_said_before_anything_is_written(
+    refscale: Callable[..., Outcome], place: Path
+) -> None:
+    alpha = np.full((20, 33), 99, np.uint8)
+    alpha[:2, :10] = 0
+    PIL.Image.fromarray(np.dstack([np.zeros((20, 33, 3), np.uint8), alpha])).save(place / "hidden.png")
+    outcome = refscale("encode", "hidden.png", "-o", "out.rsc", *TINY)
+    said = "hidden.png: alpha is kept without loss, the colours of 20 fully transparent pixels are not"
+    assert outcome.err.splitlines()[0] == said
+    assert refscale("encode", "alpha.png", "-o", "out.rsc", *TINY).err.startswith(
+        "alpha.png: alpha is kept without loss\n"
+    )
+
+
+HOSTILE = {
+    "a TIFF of five bands in planes, cut": ("planes.tif", "damaged or truncated: "),
+    "an animated WebP": ("frames.webp", "2 pictures"),
+    "an animated GIF": ("frames.gif", "a GIF file"),
+    "an AVIF": ("heaven.png", "an AVIF file"),
+    "a link to itself": ("circle.png", "cannot read circle.png: "),
+    "complex samples": ("complex.tif", "complex numbers"),
+}
+
+
+@pytest.mark.parametrize(("name", "said"), HOSTILE.values(), ids=HOSTILE)
+def test_what_cannot_be_read_is_one_line_for_every_command(
+    refscale: Callable[..., Outcome], place: Path, name: str, said: str
+) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+    (place / "heaven.png").write_bytes(b"\0\0\0\x1cftypavif" + bytes(50))
+    (place / "circle.png").symlink_to("circle.png")
+    frames = [PIL.Image.fromarray(drawn(seed)) for seed in (1, 2)]
+    for suffix in ("webp", "gif"):
+        frames[0].save(place / f"frames.{suffix}", save_all=True, append_images=frames[1:])
+    usual = {"driver": "GTiff", "height": 20, "width": 33, "transform": rasterio.Affine(1, 0, 9, 0, -1, 9)}
+    with rasterio.open(place / "planes.tif", "w", count=5, dtype="uint16", interleave="band", **usual) as file:
+        file.write(np.ones((5, 20, 33), np.uint16))
+    with rasterio.open(place / "complex.tif", "w", count=1, dtype="complex64", **usual) as file:
+        file.write(np.ones((1, 20, 33), np.complex64))
+    os.truncate(place / "planes.tif", (place / "planes.tif").stat().st_size // 2)
+    before = contents(place)
+    for line in (f"encode {name}", f"encode target.png --ref {name}", f"decode with.rsc --ref {name}"):
+        outcome = refscale(*line.split(), "-o", "out.png", *TINY)
+        assert_refusal(outcome, 3, name, said)
+        assert "previous exception" not in outcome.err
         assert contents(place) == before
 
 
@@ -649,7 +717,7 @@ def test_metadata_that_a_format_cannot_hold_is_told(
 ) -> None:
     assert refscale("encode", "saying.jpg", "-o", "out.rsc", *TINY).code == 0
     assert refscale("decode", "out.rsc", "-o", "out.tif", *TINY).code == 0
-    assert caplog.messages == ["tiff holds this picture's EXIF as tags of its own, not byte for byte"]
+    assert caplog.messages == ["TIFF holds this picture's EXIF as tags of its own, not byte for byte"]
     said = pictures.read(place / "out.tif").metadata
     assert (said.icc, said.xmp) == (saying.icc, saying.xmp)
 

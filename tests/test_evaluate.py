@@ -3,18 +3,18 @@
 import json
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import Outcome
 
 import refscale_codec
 from refscale_codec import codec, container, evaluate, metrics
-from refscale_codec.data import Pair
-from refscale_codec.errors import ImageError
+from refscale_codec.data import Pair, read_manifest
 from refscale_codec.evaluate import Row, compare
 from refscale_codec.image import Image
 from refscale_codec.lrcodec.jpeg import Jpeg
@@ -101,10 +101,48 @@ def test_every_coder_has_a_row_for_every_quality(pairs: list[Pair], net: Rescale
         assert jpeg == list(evaluate.JPEG_QUALITIES)
 
 
-def test_a_reference_of_another_size_is_refused(tmp_path: Path, net: RescaleNet) -> None:
-    target, reference = saved(tmp_path / "a.png", drawn(1)), saved(tmp_path / "b.png", drawn(1, 24, 21))
-    with pytest.raises(ImageError, match="differ in size"):
-        evaluate.evaluate([Pair("d", "a", target, reference)], net, qualities=(50,))
+def test_a_reference_of_another_size_is_used_as_it_is(tmp_path: Path, net: RescaleNet) -> None:
+    older = np.kron(drawn(1), np.ones((2, 2, 1), np.uint8))
+    pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), saved(tmp_path / "b.png", older))
+    rows = evaluate.evaluate([pair], net, qualities=(50,), modes=("reference",))
+    data = codec.encode(Image(drawn(1)), Image(older), net, codec.EncodeOptions(quality=50))
+    assert only(rows, "reference", 50).bytes_total == len(data)
+    assert np.isfinite(evaluate.rounded_psnr([pair], net)["d"])
+
+
+def test_a_reference_that_cannot_be_brought_onto_the_grid_is_left_out(tmp_path: Path, net: RescaleNet) -> None:
+    strip = saved(tmp_path / "b.png", np.zeros((1, 100_000, 3), np.uint8))
+    pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), strip)
+    (row,) = (row for row in evaluate.evaluate([pair], net, qualities=(50,)) if row.coder == "reference")
+    alone = codec.decode(codec.encode(Image(drawn(1)), None, net, codec.EncodeOptions(quality=50)), None, net)
+    assert row.psnr == metrics.psnr(drawn(1), alone.pixels)
+    assert evaluate.rounded_psnr([pair], net) == evaluate.rounded_psnr([pair], net, mode="alone")
+
+
+def test_a_real_pair_with_a_reference_of_half_its_size(
+    refscale: Callable[..., Outcome], data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = next(p for p in read_manifest(data_folder / "manifest.csv", ("dev",)) if p.dataset == "naip_chico")
+    target, older = (np.array(PIL.Image.open(str(path)))[:128, :128] for path in (pair.target, pair.reference))
+    small = PIL.Image.fromarray(older).resize((64, 64), PIL.Image.Resampling.BOX)
+    saved(tmp_path / "target.png", target), saved(tmp_path / "small.png", np.array(small))
+    (tmp_path / "pairs.csv").write_text("target,reference\ntarget.png,small.png\n")
+    monkeypatch.chdir(tmp_path)
+    done = refscale("eval", "pairs.csv", "--qualities", "60,90", "--modes", "reference,alone", "-o", "eval.json")
+    assert done.code == 0, done.err
+    own = {row["coder"]: row for row in json.loads((tmp_path / "eval.json").read_text())["rows"]}
+    coders = "jpeg,refscale-x2,x265,x265-reference"
+    done = refscale("rd-curve", "pairs.csv", "-o", "run", "--coders", coders, "--jobs", "1")
+    assert done.code == 0, done.err
+    assert "1 of 1 references have another size" in done.err
+    assert "resampled (bicubic) for: x265-reference" in done.err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    at_equal_quality = {
+        (c["coder"], c["anchor"]): c["percent"] for c in found["comparisons"] if c["percent"] is not None
+    }
+    assert at_equal_quality["refscale-x2", "jpeg"] < -30
+    assert own["reference"]["bytes_total"] > 0
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_rounded_psnr_is_that_of_a_low_res_picture_that_is_not_coded(pairs: list[Pair], net: RescaleNet) -> None:

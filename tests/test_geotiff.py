@@ -127,6 +127,35 @@ def test_what_is_written_is_a_cog(side: int) -> None:
     assert b"LAYOUT=IFDS_BEFORE_DATA" in written[:300]
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "dtype", "depth", "nodata", "alpha"),
+    [
+        (700, 900, "u1", 3, None, False),
+        (80, 100, "u1", 3, None, False),
+        (2000, 3000, "u1", 3, None, False),
+        (700, 900, "u2", 4, 0, False),
+        (700, 900, "i2", 1, -9999, False),
+        (700, 900, "u1", 3, None, True),
+        (700, 601, "u2", 4, None, True),
+        (1, 1, "u2", 2, None, False),
+        (600, 512, "u1", 1, None, False),  # as wide as a tile
+        (1100, 1024, "u2", 1, None, False),  # an overview is
+        (3000, 512, "u1", 1, None, True),
+    ],
+)
+def test_rio_cogeo_finds_nothing_wrong(
+    tmp_path: Path, height: int, width: int, dtype: str, depth: int, nodata: int | None, alpha: bool
+) -> None:
+    rio_cogeo = pytest.importorskip("rio_cogeo", reason="rio-cogeo is not installed")
+    pixels = raster(dtype=dtype, depth=depth, height=height, width=width)
+    if nodata is not None:
+        pixels[:50] = nodata
+    said = Metadata(geo=json.dumps({"crs": "EPSG:32630", "transform": list(PLACE)[:6]}).encode())
+    path = tmp_path / "scene.tif"
+    image.write(Image(pixels, said, pixels[..., 0] if alpha else None, nodata), path)
+    assert rio_cogeo.cog_validate(path, strict=True, quiet=True) == (True, [], [])
+
+
 def test_pictures_without_a_place_take_gdal_where_pillow_does_not_do() -> None:
     for picture in (Image(raster(dtype="u2", depth=3)), Image(raster(dtype="u1", depth=2)), Image(raster(depth=1))):
         back = image.from_bytes(image.to_bytes(picture, "tiff"), "photo.tif")
@@ -144,8 +173,8 @@ def test_a_colour_profile_goes_along_and_what_does_not_is_told(caplog: pytest.Lo
     back = image.from_bytes(image.to_bytes(Image(raster(depth=3), said), "tiff"), "scene.tif")
     assert back.metadata == replace(said, exif=b"", xmp=b"")
     assert [message.partition(" (")[0] for message in caplog.messages] == [
-        "geotiff cannot hold this picture's EXIF",
-        "geotiff cannot hold this picture's XMP",
+        "GeoTIFF cannot hold this picture's EXIF",
+        "GeoTIFF cannot hold this picture's XMP",
     ]
 
 
@@ -153,8 +182,8 @@ def test_what_png_cannot_hold_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixt
     picture = image.from_bytes(geotiff_file(raster(dtype="u1", depth=3), nodata=3), "scene.tif")
     image.to_bytes(picture, "png")
     assert [message.partition(" (")[0] for message in caplog.messages] == [
-        "png cannot hold this picture's nodata value 3: only its pixels have it",
-        "png cannot hold this picture's georeference and tags",
+        "PNG cannot hold this picture's nodata value 3, which only its pixels keep; TIFF can",
+        "PNG cannot hold this picture's georeference and tags",
     ]
 
 
@@ -215,6 +244,40 @@ def test_a_truncated_geotiff_is_never_half_read() -> None:
 def test_other_samples_are_refused_with_a_way_out(dtype: str) -> None:
     with pytest.raises(ImageError, match="gdal_translate -ot UInt16 -scale"):
         image.from_bytes(geotiff_file(raster().astype(dtype)), "scene.tif")
+
+
+@pytest.mark.parametrize(("depth", "say"), [(1, None), (3, None), (2, "alpha"), (4, "alpha")])
+def test_without_rasterio_the_pixels_of_an_8_bit_geotiff_are_read_where_its_place_need_not_be(
+    monkeypatch: pytest.MonkeyPatch, depth: int, say: str | None
+) -> None:
+    pixels = raster(dtype="u1", depth=depth)
+    options = {"photometric": "RGB"} if depth > 2 else {}
+    data = geotiff_file(pixels, alpha="unspecified" if say is None else "non-premultiplied", **options)
+    by_gdal = image.from_bytes(data, "scene.tif", need_place=False)
+    assert by_gdal.metadata.geo
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    found = image.from_bytes(data, "scene.tif", need_place=False)
+    assert np.array_equal(found.pixels, by_gdal.pixels)
+    assert (found.alpha is None) == (say is None)
+    assert found.alpha is None or np.array_equal(found.alpha, by_gdal.alpha)
+    assert (found.fingerprint(), found.metadata) == (by_gdal.fingerprint(), Metadata())
+    with pytest.raises(ImageError, match=r"is a GeoTIFF, .* pip install .*; `encode --strip` does without it"):
+        image.from_bytes(data, "scene.tif")
+
+
+@pytest.mark.parametrize("what", ["nodata", "16 bits", "overviews", "premultiplied"])
+def test_without_rasterio_no_other_geotiff_is_read(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    side = 700 if what == "overviews" else 20
+    pixels = raster(
+        dtype="u2" if what == "16 bits" else "u1", depth=3 + (what == "premultiplied"), height=side, width=side
+    )
+    options = {"nodata": 0} if what == "nodata" else {"alpha": "premultiplied"} if what == "premultiplied" else {}
+    data = geotiff_file(pixels, photometric="RGB", **options)
+    if what == "overviews":
+        data = image.to_bytes(image.from_bytes(data, "scene.tif"), "tiff")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ImageError, match=r"scene.tif .*: pip install 'refscale-codec\[geo\]'"):
+        image.from_bytes(data, "scene.tif", need_place=False)
 
 
 def test_without_rasterio_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +348,33 @@ def test_a_geotiff_goes_to_another_machine(refscale: Callable[..., Outcome], sce
     assert facts["bytes_bands"] > 0 and facts["bytes_further"] > 0
 
 
+def test_8_bit_geotiffs_without_rasterio(
+    refscale: Callable[..., Outcome],
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, seed in (("new", 0), ("old", 3)):
+        (tmp_path / f"{name}.tif").write_bytes(geotiff_file(raster(seed, "u1", 3), photometric="RGB"))
+    monkeypatch.chdir(tmp_path)
+    both = ("--ref", "old.tif", "--weights", tiny_weights)
+    assert refscale("encode", "new.tif", *both, "-o", "placed.rsc").code == 0
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    refused = refscale("encode", "new.tif", *both, "-o", "new.rsc")
+    assert (refused.code, (tmp_path / "new.rsc").exists()) == (3, False)
+    assert "pip install 'refscale-codec[geo]'; `encode --strip` does without it" in refused.err
+    assert refscale("encode", "new.tif", *both, "-o", "new.rsc", "--strip").code == 0
+    for file in ("new.rsc", "placed.rsc"):
+        decoded = refscale("decode", file, *both, "-o", "back.png")
+        assert decoded.code == 0, decoded.err
+        assert any("georeference and tags" in said for said in caplog.messages) == (file == "placed.rsc")
+        assert refscale("diff", file, *both, "-o", "change.png").code == 0
+    refused = refscale("decode", "placed.rsc", *both, "-o", "back.tif")
+    assert (refused.code, (tmp_path / "back.tif").exists()) == (3, False)
+    assert "a TIFF of this picture takes GDAL" in refused.err
+
+
 def test_a_change_map_of_geotiffs_lies_where_they_lie(
     refscale: Callable[..., Outcome], scene: Path, tiny_weights: Path
 ) -> None:
@@ -304,7 +394,7 @@ def test_a_format_that_does_not_hold_the_bands_is_refused_before_anything_is_dec
     assert refscale("encode", "new.tif", "-o", "new.rsc", "--weights", tiny_weights).code == 0
     done = refscale("decode", "new.rsc", "-o", "back.png", "--weights", tiny_weights)
     assert done.code == 3
-    assert "png cannot hold 16-bit with 4 bands: use .tif or --format tiff" in done.err
+    assert "PNG cannot hold 16-bit 4-band pictures; TIFF can: name the output .tif, or give --format tiff" in done.err
     assert not (scene / "back.png").exists()
 
 

@@ -112,6 +112,33 @@ def test_a_file_that_does_not_fit_itself_is_refused(path: Path, tmp_path: Path, 
         weights.load(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "number", "said"),
+    [
+        ("normal", (3, 9), -1, "normal distribution"),
+        ("normal", (3, -1), 32_769, "normal distribution"),
+        ("normal", (3, 1000), 5, "normal distribution"),
+        ("exponential", (0,), 0, "exponential"),
+        ("exponential", (5,), -1, "exponential"),
+        ("exponential", (5,), 65_537, "exponential"),
+        ("quality", (0, 7), 32_768, "quality"),
+        ("compand", (7,), -1, "compand"),
+        ("context.shift", (0,), 53, "context: sums are not exact"),
+        ("context.shift", (0,), -32_768, "context: sums are not exact"),
+        ("hyper.0.bias", (0,), -(1 << 53), "hyper.0: sums are not exact"),
+        ("parameters.1.2.bias", (0,), 1 << 62, "parameters.1.2: sums are not exact"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    path: Path, tmp_path: Path, name: str, place: tuple[int, ...], number: int, said: str
+) -> None:
+    tensors, metadata = opened(path)
+    tensors[f"exact.{name}"][place] = number
+    safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    with pytest.raises(WeightsError, match=f"does not hold the weights of a refscale net: .*{said}"):
+        weights.load(tmp_path / "bad.safetensors")
+
+
 def test_a_net_fresh_from_training_cannot_code_yet() -> None:
     with pytest.raises(ValueError, match="store it and load it again"):
         Gmm(SMALL).encode(np.zeros((4, 4, 3), np.float32), None, 50)

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from refscale_codec import coders, evaluate, rdcurve
+from refscale_codec import codec, coders, evaluate, rdcurve, weights
 from refscale_codec import image as pictures
 from refscale_codec.data import Pair
 from refscale_codec.errors import ImageError, UsageError
@@ -84,9 +84,6 @@ def test_sources_that_do_not_fit_are_refused(
 
 def test_a_bad_picture_is_told_before_anything_is_measured(place: Path) -> None:
     pairs = rdcurve.find_pairs(place / "new", place / "old")
-    PIL.Image.fromarray(drawn(1, 30)).save(place / "old" / "b.png")
-    with pytest.raises(ImageError, match=r"b\.png.*size"):
-        rdcurve.check(pairs)
     (place / "old" / "b.png").write_text("nothing to see")
     with pytest.raises(ImageError, match=r"b\.png"):
         rdcurve.check(pairs)
@@ -102,6 +99,22 @@ def setup(tiny_weights: Path) -> Setup:
 
 def without_seconds(rows: list[Row]) -> list[Row]:
     return [replace(row, seconds={}) for row in rows]
+
+
+def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: Setup) -> None:
+    PIL.Image.fromarray(drawn(1, 20, 24)).save(place / "old" / "b.png")
+    pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
+    assert [pair.resampled for pair in pairs] == [False, True]
+    rows = rdcurve.measure(pairs[1:], setup, place / "out")
+    data = codec.encode(
+        pictures.read(place / "new" / "b.png"),
+        pictures.read(place / "old" / "b.png"),
+        weights.load(setup.weights[0]),
+        codec.EncodeOptions(quality=60),
+    )
+    assert [row.bytes_total for row in rows if (row.coder, row.quality) == ("refscale-x2", 60)] == [len(data)]
+    (scene,) = rdcurve.scenes(pairs[1:], rows, setup, 1.0, 1)
+    assert pictures.from_bytes(scene.layers["reference"], "reference").pixels.shape == (40, 48, 3)
 
 
 def test_every_pair_goes_through_every_coder_that_it_can(place: Path, setup: Setup) -> None:
@@ -147,7 +160,7 @@ def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, m
     assert measured == []
 
     PIL.Image.fromarray(drawn(5)).save(place / "new" / "a.png")  # another picture of the same name
-    rdcurve.measure(rdcurve.check([pair for pair, _, _ in pairs]), setup, place / "out")
+    rdcurve.measure(rdcurve.check([pair.pair for pair in pairs]), setup, place / "out")
     assert {name for name, _, _ in measured} == {"a"}
 
 

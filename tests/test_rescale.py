@@ -418,6 +418,18 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, tiny_net: Rescal
         weights.load(path)
 
 
+def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_net: RescaleNet) -> None:
+    path = tmp_path / "bad.safetensors"
+    tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
+    weights_file(path, config_with(blocks=1_000_000_000), tensors)
+    with pytest.raises(WeightsError, match="1000000000 blocks"):
+        weights.load(path)
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = torch.nan
+    weights_file(path, config_with(), tensors)
+    with pytest.raises(WeightsError, match="not finite"):
+        weights.load(path)
+
+
 def test_truncated_weights_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     path = tmp_path / "cut.safetensors"
     data = tiny_weights.read_bytes()

@@ -16,6 +16,7 @@ from torch.nn import functional
 CLAMP = 32767  # of weights and activations
 SLOPE = 2.0**-7  # of the rectifier
 FRACTION = 8  # binary places of activations between layers
+_EXACT = 53  # bits of float64
 
 
 class Layer(NamedTuple):
@@ -41,6 +42,12 @@ class Layer(NamedTuple):
         """
         unit = torch.from_numpy(np.ldexp(1.0, -self.shift.numpy().astype(int)))  # exact, which no exp2 need be
         return self.weight * unit[:, None, None, None], self.bias * unit + 0.5
+
+    def require_exact(self) -> None:
+        """Raise a ValueError unless every sum is exact: below 2^53, of inputs within CLAMP, and shifted by less."""
+        sums = CLAMP * self.weight.abs().sum(dim=(1, 2, 3)) + self.bias.abs()
+        if (sums >= 2.0**_EXACT).any() or (self.shift.abs() >= _EXACT).any():
+            raise ValueError("sums are not exact")
 
 
 class Dense(NamedTuple):

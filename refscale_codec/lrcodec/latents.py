@@ -91,7 +91,7 @@ class EntropyModel:
         """Return a model of the same architecture with the integers of a weights file.
 
         Raises:
-            ValueError: an array is missing, superfluous, or of another shape or kind.
+            ValueError: an array is missing, superfluous, of another shape or kind, or with numbers out of range.
         """
         own = self.tensors()
         if given.keys() != own.keys():
@@ -109,7 +109,17 @@ class EntropyModel:
             )
             for name, layer in self._layers().items()
         }
-        tables = {name: given[name].numpy().astype(np.int64) for name in self._tables()}
+        for name, layer in layers.items():
+            try:
+                layer.require_exact()
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        arrays = {name: given[name].numpy().astype(np.int64) for name in self._tables()}
+        tables = Tables(**{name: arrays.pop(name) for name in Tables._fields})
+        tables.require_sound()
+        for name in ("quality", "compand"):
+            if arrays[name].min() < 0 or arrays[name].max() > CLAMP:
+                raise ValueError(f"{name} is out of range")
         return EntropyModel(
             hyper=[layers[f"hyper.{i}"] for i in range(len(self.hyper))],
             reference=[layers[f"reference.{i}"] for i in range(len(self.reference))],
@@ -118,8 +128,8 @@ class EntropyModel:
             parameters=[
                 [layers[f"parameters.{g}.{i}"] for i in range(len(group))] for g, group in enumerate(self.parameters)
             ],
-            tables=Tables(**{name: tables.pop(name) for name in Tables._fields}),
-            **tables,
+            tables=tables,
+            **arrays,
         )
 
     @cached_property

@@ -46,6 +46,14 @@ class Tables(NamedTuple):
     normal: Integers  # [SCALES, _REACH] 2^16 times a normal distribution's mass from its mean up to 0, 1, 2 ... steps
     exponential: Integers  # [_FAR + 1] 2^16 exp(-x) for x of 0, 1, 2 ... steps
 
+    def require_sound(self) -> None:
+        """Raise a ValueError unless all mixtures have frequencies: masses that rise up to a half, and shares."""
+        rises = (np.diff(self.normal, axis=1, prepend=0) >= 0).all()
+        if not rises or self.normal.max() > _ONE // 2:
+            raise ValueError("the table of the normal distribution does not rise up to a half")
+        if self.exponential[0] != _ONE or self.exponential.min() < 0 or self.exponential.max() > _ONE:
+            raise ValueError("the table of the exponential is out of range")
+
 
 class Mixture(NamedTuple):
     """Parameters of n latents, [COMPONENTS, n] each."""

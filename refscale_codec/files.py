@@ -1,0 +1,38 @@
+"""Files that are at every moment either the old one or the whole new one. Standard library only."""
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes to a file that is at every moment either the old one or the whole new one.
+
+    The bytes go to a temporary file in the same folder, which is then renamed. A symbolic link stays a link and its
+    target is replaced; a replaced file keeps its permissions. What is neither file nor folder (`/dev/null`, a named
+    pipe) cannot be renamed over and is written to directly.
+
+    Raises:
+        OSError: it did not work. Nothing is left behind and an existing file is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    mode = target.stat().st_mode if target.exists() else None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if mode is not None and not stat.S_ISREG(mode):
+        target.write_bytes(data)
+        return
+    temporary = target.with_name(f".refscale-{secrets.token_hex(8)}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(stat.S_IMODE(mode))
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
