@@ -42,7 +42,7 @@ from refscale_codec.tiles import TILE, Box
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
 SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
 _SECTION = 6  # bytes around a short payload in the file
-HALO = {2: 48, 4: 64}  # pixels around a tile by scale: what lies beyond hardly matters (benchmarks/scenes.py)
+HALO = {2: 32, 4: 48}  # pixels around a tile by scale: what lies beyond hardly matters (benchmarks/scenes.py)
 
 
 @dataclass(frozen=True)
