@@ -3,11 +3,11 @@
     python benchmarks/local_tones.py ../shared/data/manifest.csv
 
 Of the dev pairs that are not NAIP the middle 256 x 256 pixels are coded with the x2 weights that ship. First comes what
-the encoder chooses from: without the reference, against it as it lies or as it is moved, each with global tones and
-without. The best is then corrected by a field: for each block a gain and an offset, or an offset alone, of each band or
-of the mean of the bands. They are fitted around the block's centre, so that what changed counts little, drawn towards
-no change, rounded to steps of 1/16 and of 2 levels, interpolated as vectors are, and counted as if coded like them.
-Bytes at equal quality are ln(bytes) + SLOPE ln(squared error), against the best without a field.
+the encoder chooses from: without the reference, against it as it lies or as it is moved, each with fitted global tones
+and without. The best is then compared with global tones by spread, and corrected by fields: for each block a gain and
+an offset, or an offset alone, of each band or of the mean of the bands. They are fitted around the block's centre, so that
+what changed counts little, drawn towards no change, rounded to steps of 1/16 and of 2 levels, interpolated as vectors
+are, and counted as if coded like them. Bytes at equal quality are ln(bytes) + SLOPE ln(squared error).
 
 Writes benchmarks/results/local-tones.json after each pair and quality, goes on from there, and puts the table into
 docs/TRAINING.md.
@@ -48,6 +48,7 @@ class Design(NamedTuple):
     each_band: bool
 
 
+BEST, SPREAD = "best", "whole picture, each band, by spread"
 DESIGNS = {
     "64 pixels, each band, gain and offset": Design(64, True, True),
     "64 pixels, together, gain and offset": Design(64, True, False),
@@ -119,24 +120,35 @@ def coded_size(field: NDArray[np.int16]) -> float:
     return bits
 
 
-def measured(target: Image, reference: Image, net: RescaleNet, quality: int) -> dict[str, Any]:
-    """Return bytes and squared error of the best without a field, and of each design, with the bytes of its field."""
+def measured(
+    target: Image, reference: Image, net: RescaleNet, quality: int, wanted: list[str]
+) -> dict[str, tuple[float, ...]]:
+    """Return bytes and squared error of what is wanted and of the best without; of designs the field's bytes, too."""
     still = align.still(SIDE, SIDE)
     found = registration.estimate(target, reference) or still
     ways = [still] if found.does_nothing else [still, found]
+    by_spread = []
     for way in tuple(ways):
-        tones = registration.tones(target, align.move(reference, way))
-        ways += [] if tones is None else [way._replace(tones=tones)]
-    told = [None if way.does_nothing else way for way in ways]
-    tried = [alignment.coded(target, align.move(reference, way), way, net, quality) for way in told]
-    best = min(range(len(ways)), key=lambda at: cost(*tried[at]))
+        fitted, *others = registration.tones(target, align.move(reference, way)) or [None]
+        ways += [] if fitted is None else [way._replace(tones=fitted)]
+        by_spread += [way._replace(tones=tones) for tones in others]
+
+    def coded(way: align.Alignment) -> tuple[float, float]:
+        told = None if way.does_nothing else way
+        return alignment.coded(target, align.move(reference, way), told, net, quality)
+
+    tried = [coded(way) for way in ways]
+    best = ways[min(range(len(ways)), key=lambda at: cost(*tried[at]))]
     without = alignment.coded(target, None, None, net, quality)
-    guide = align.move(reference, ways[best])
-    lit = ways[best]._replace(tones=ways[best].tones or (align.Tone(),) * 3)  # a field needs the section, too
-    result: dict[str, Any] = {"best": min(without, tried[best], key=lambda x: cost(*x))}
-    for name, design in DESIGNS.items():
-        relit, size = corrected(target, guide, design)
-        result[name] = (*alignment.coded(target, relit, lit, net, quality), size)
+    result: dict[str, tuple[float, ...]] = {BEST: min(without, *tried, key=lambda x: cost(*x))}
+    guide = align.move(reference, best)
+    lit = best._replace(tones=best.tones or (align.Tone(),) * 3)  # a field needs the section, too
+    for name in wanted:
+        if name == SPREAD:
+            result[name] = min(map(coded, by_spread), key=lambda x: cost(*x), default=result[BEST])
+        else:
+            relit, size = corrected(target, guide, DESIGNS[name])
+            result[name] = (*alignment.coded(target, relit, lit, net, quality), size)
     return result
 
 
@@ -174,10 +186,10 @@ def main() -> None:
             for pair in pairs[at : at + 1]:
                 of = result["pairs"].setdefault(pair.name, {"dataset": dataset, "qualities": {}})
                 for quality in QUALITIES:
-                    if str(quality) not in of["qualities"]:
+                    known = of["qualities"].setdefault(str(quality), {})
+                    if missing := [name for name in (SPREAD, *DESIGNS) if name not in known]:
                         assert pair.reference is not None
-                        found = measured(middle(pair.target), middle(pair.reference), net, quality)
-                        of["qualities"][str(quality)] = found
+                        known |= measured(middle(pair.target), middle(pair.reference), net, quality, missing)
                         path.write_text(json.dumps(result) + "\n")
     tables.replace_table("docs/TRAINING.md", "benchmarks/local_tones.py", table(result["pairs"]).split("\n"))
     print(table(result["pairs"]))
@@ -189,7 +201,7 @@ def table(pairs: dict[str, Any]) -> str:
     counts = [sum(of["dataset"] == dataset for of in pairs.values()) for dataset in datasets]
     heads = [f"{dataset} ({count})" for dataset, count in zip(datasets, counts, strict=True)]
     lines = [f"| field | {' | '.join((*heads, f'all ({len(pairs)})'))} |", "|---" * (len(datasets) + 2) + "|"]
-    for name in DESIGNS:
+    for name in (SPREAD, *DESIGNS):
         cells = []
         for wanted in (*((dataset,) for dataset in datasets), datasets):
             free, paid, chosen = np.mean(
@@ -208,8 +220,8 @@ def table(pairs: dict[str, Any]) -> str:
 
 def differences(of: dict[str, Any], name: str) -> tuple[float, float, float]:
     """Return by how many percent bytes differ: if the field costs nothing, if it is paid for, and if one may choose."""
-    size, error, field = of[name]
-    free, paid = (100 * math.expm1(cost(total, error) - cost(*of["best"])) for total in (size, size + field))
+    size, error, field = (*of[name], 0.0)[:3]
+    free, paid = (100 * math.expm1(cost(total, error) - cost(*of[BEST])) for total in (size, size + field))
     return free, paid, min(paid, 0.0)
 
 
