@@ -5,9 +5,9 @@
 Of the dev pairs that are not NAIP the middle 256 x 256 pixels are coded with the x2 weights that ship. First comes what
 the encoder chooses from: without the reference, against it as it lies or as it is moved, each with fitted global tones
 and without. The best is then compared with global tones by spread, and corrected by fields: for each block a gain and
-an offset, or an offset alone, of each band or of the mean of the bands. They are fitted around the block's centre, so that
-what changed counts little, drawn towards no change, rounded to steps of 1/16 and of 2 levels, interpolated as vectors
-are, and counted as if coded like them. Bytes at equal quality are ln(bytes) + SLOPE ln(squared error).
+an offset, or an offset alone, of each band or of the mean of the bands. They are fitted around the block's centre, so
+that what changed counts little, drawn towards no change, rounded to steps of 1/16 and of 2 levels, interpolated as
+vectors are, and counted as if coded like them. Bytes at equal quality are ln(bytes) + SLOPE ln(squared error).
 
 Writes benchmarks/results/local-tones.json after each pair and quality, goes on from there, and puts the table into
 docs/TRAINING.md.
