@@ -37,7 +37,7 @@ PAIRS = 2  # of a dataset, at most
 GAINS, LEVELS = 16, 2  # steps in a gain of 1; levels in a step of an offset
 HOLD = 40.0  # squared levels of contrast that speak for a gain of 1
 FITS = 8
-Plane = NDArray[np.float32]  # [h, w, bands]
+Plane = NDArray[Any]  # [h, w, bands], floats
 
 
 class Design(NamedTuple):
@@ -62,10 +62,8 @@ def corrected(target: Image, guide: Image, design: Design) -> tuple[Image, float
     """Return the guide in the target's light, and the bytes that say how."""
     wanted, given = (picture.pixels.astype(np.float32) for picture in (target, guide))
     middle = given.mean(axis=(0, 1)) if design.each_band else given.mean(keepdims=True)[0]
-    if design.each_band:
-        gain, offset = fitted(wanted - middle, given - middle, design)
-    else:
-        gain, offset = fitted(*(x.mean(axis=2, keepdims=True) - middle for x in (wanted, given)), design)
+    seen = [x if design.each_band else x.mean(axis=2, keepdims=True) for x in (wanted, given)]
+    gain, offset = fitted(seen[0] - middle, seen[1] - middle, design)
     steps = [np.rint(plane).astype(np.int16) for plane in (GAINS * (gain - 1), offset / LEVELS)]
     size = coded_size(np.concatenate(steps if design.gains else steps[1:], axis=2)) / 8
     gains, offsets = (stretched(of, design.block, *given.shape[:2]) for of in steps)
@@ -77,7 +75,7 @@ def fitted(y: Plane, x: Plane, design: Design) -> tuple[Plane, Plane]:
     """Return gain and offset at the centres of blocks: lines through the pixels around, with weights as for tones."""
 
     def around(plane: Plane, reach: float) -> Plane:
-        return cv2.GaussianBlur(plane, (0, 0), reach, borderType=cv2.BORDER_REFLECT).reshape(x.shape)
+        return np.asarray(cv2.GaussianBlur(plane, (0, 0), reach, borderType=cv2.BORDER_REFLECT).reshape(x.shape))
 
     gain, offset = np.ones_like(x), np.zeros_like(x)
     for _ in range(FITS):
@@ -129,9 +127,9 @@ def measured(
     ways = [still] if found.does_nothing else [still, found]
     by_spread = []
     for way in tuple(ways):
-        fitted, *others = registration.tones(target, align.move(reference, way)) or [None]
-        ways += [] if fitted is None else [way._replace(tones=fitted)]
-        by_spread += [way._replace(tones=tones) for tones in others]
+        lit = [way._replace(tones=tones) for tones in registration.tones(target, align.move(reference, way))]
+        ways += lit[:1]
+        by_spread += lit[1:]
 
     def coded(way: align.Alignment) -> tuple[float, float]:
         told = None if way.does_nothing else way
@@ -142,13 +140,13 @@ def measured(
     without = alignment.coded(target, None, None, net, quality)
     result: dict[str, tuple[float, ...]] = {BEST: min(without, *tried, key=lambda x: cost(*x))}
     guide = align.move(reference, best)
-    lit = best._replace(tones=best.tones or (align.Tone(),) * 3)  # a field needs the section, too
+    told = best._replace(tones=best.tones or (align.Tone(),) * 3)  # a field needs the section, too
     for name in wanted:
         if name == SPREAD:
             result[name] = min(map(coded, by_spread), key=lambda x: cost(*x), default=result[BEST])
         else:
             relit, size = corrected(target, guide, DESIGNS[name])
-            result[name] = (*alignment.coded(target, relit, lit, net, quality), size)
+            result[name] = (*alignment.coded(target, relit, told, net, quality), size)
     return result
 
 
