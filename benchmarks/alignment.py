@@ -3,9 +3,9 @@
     python benchmarks/alignment.py ../shared/data/manifest.csv --split test --datasets naip_chico naip_claremont
 
 Each pair is coded with the x2 weights that ship, without a reference, against it as it lies, moved by the transform
-alone, and by transform and vectors, and both with tones. What an alignment costs is counted. "Best" is the least
-ln(bytes) + SLOPE ln(squared error) of those named, which is how the encoder chooses where the whole picture is its
-sample. BD-rate over 0.1 to 1.0 bits per pixel against the reference as it lies, means of the pictures.
+alone, and by transform and vectors, and all with tones as they are fitted first. What an alignment costs is counted.
+"Best" is the least ln(bytes) + SLOPE ln(squared error) of those named, which is how the encoder chooses where the whole
+picture is its sample. BD-rate over 0.1 to 1.0 bits per pixel against the reference as it lies, means of the pictures.
 
 Writes benchmarks/results/alignment-SPLIT.json after each pair, goes on from there, and puts the table into
 docs/TRAINING.md.
@@ -51,7 +51,7 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
     ways: dict[str, Alignment] = {STILL: still, MOVED: found._replace(vectors=still.vectors), BENT: found}
     for name, lit in ((STILL, LIT), (MOVED, MOVED_LIT), (BENT, BENT_LIT)):
         tones = registration.tones(target, align.move(reference, ways[name]))
-        ways[lit] = ways[name]._replace(tones=tones)
+        ways[lit] = ways[name]._replace(tones=tones[0] if tones else None)
     result: dict[str, list[Tried]] = {}
     for quality in QUALITIES:
         known: dict[bytes, Tried] = {}

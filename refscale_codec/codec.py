@@ -213,9 +213,10 @@ def downscale_best(
         best = cheapest(best, trial(reference))
     if alignment is not None:
         best = cheapest(best, trial(reference, alignment))
-    if best.guide is not None and (tones := registration.tones(image, best.guide)):
+    if best.guide is not None:
         found = best.alignment or align.still(image.height, image.width)
-        best = cheapest(best, trial(reference, found._replace(tones=tones)))
+        lit = (found._replace(tones=tones) for tones in registration.tones(image, best.guide))
+        best = cheapest(best, *(trial(reference, alignment) for alignment in lit))
     if best.alignment is not None and best.alignment.vectors.any():
         plain = best.alignment._replace(vectors=0 * best.alignment.vectors)
         if not plain.does_nothing:

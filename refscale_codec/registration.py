@@ -31,6 +31,8 @@ _BIT = 0.004  # by so much the correlation of a block must rise for each bit tha
 _FEATURES = 8  # matched ones, at least
 _SQUARE = 4  # pixels a side that tones are fitted to the means of
 _POINTS, _FITS = 100_000, 20  # squares that a tone is fitted to, about, and how often
+_GAINS = 1 / 8, 8.0  # of tones
+_APART = 1 / 16  # other tones are worth a trial if a gain differs by more, as a share
 
 
 def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Alignment | None:
@@ -65,38 +67,49 @@ def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Ali
     return None if found.does_nothing else found
 
 
-def tones(image: Image, guide: Image) -> tuple[Tone, ...] | None:
-    """Return what takes each band of a reference that lies in place to the picture's light; None if that is nothing.
+def tones(image: Image, guide: Image) -> list[tuple[Tone, ...]]:
+    """Return what may take each band of a reference that lies in place to the picture's light; nothing if it does.
 
     Lines are fitted to means of squares of pixels, so that what changed counts little: each counts the less the farther
     it lies from the line. Squares with samples at the end of the range, which may be cut off, do not count at all.
+    Such lines are the flatter the less alike the pictures are, so others, which spread samples about as much as the
+    picture does, are returned, too, if they differ.
     """
     cells = Box(0, 0, *(-(-side // _SQUARE) for side in image.pixels.shape[:2]))
     wanted, given = (align.averaged(picture.pixels, _SQUARE, cells) for picture in (image, guide))
     top = np.iinfo(given.dtype).max
-    found = tuple(
-        _tone(x[inside][::every].astype(np.float64), y[inside][::every].astype(np.float64))
+    found = [
+        _lines(x[inside][::every].astype(np.float64), y[inside][::every].astype(np.float64))
         for x, y in zip(np.moveaxis(given, -1, 0), np.moveaxis(wanted, -1, 0), strict=True)
         for inside in [(x > 0) & (x < 0.97 * top)]
         for every in [1 + np.count_nonzero(inside) // _POINTS]
-    )
-    return found if any(tone != Tone() for tone in found) else None
+    ]
+    fitted, spread = zip(*found, strict=True)
+    differ = any(abs(a.gain - b.gain) > _APART * a.gain for a, b in found)
+    return [of for of in (fitted, spread)[: 1 + differ] if any(tone != Tone() for tone in of)]
 
 
-def _tone(x: NDArray[np.float64], y: NDArray[np.float64]) -> Tone:
-    """Return the line through points that lies near most of them, by least squares with weights from the last fit."""
-    gain, offset = 1.0, float(np.median(y) - np.median(x)) if x.size else 0.0
+def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Tone, Tone]:
+    """Return the line through points that lies near most of them, and one halfway from its slope to that of spreads.
+
+    The first is by least squares with weights from the last fit. The other has the same middle. The slope of spreads
+    is how much farther the points lie apart in y than in x, and halfway is the geometric mean.
+    """
     if x.size < 2 or np.ptp(x) == 0:
-        return Tone()
+        return Tone(), Tone()
+    gain, offset = 1.0, float(np.median(y) - np.median(x))
     for _ in range(_FITS):
         off = y - gain * x - offset
         weight = 1 / (1 + np.square(off / (1 + 1.5 * np.median(abs(off)))))
         mean_x, mean_y = (float(np.average(values, weights=weight)) for values in (x, y))
         spread = float(np.average(np.square(x - mean_x), weights=weight))
         gain = float(np.average((x - mean_x) * (y - mean_y), weights=weight)) / (spread + 1e-9)
-        gain = min(max(gain, 1 / 8), 8.0)
+        gain = min(max(gain, _GAINS[0]), _GAINS[1])
         offset = mean_y - gain * mean_x
-    return Tone(round(align.GAIN * gain), round(offset))
+    spread_x, spread_y = (float(np.median(abs(values - np.median(values)))) for values in (x, y))
+    halfway = min(max(math.sqrt(gain * spread_y / max(spread_x, 1.0)), _GAINS[0]), _GAINS[1])
+    fitted, other = (Tone(round(align.GAIN * slope), round(mean_y - slope * mean_x)) for slope in (gain, halfway))
+    return fitted, other
 
 
 def scaling(x: float, y: float) -> Matrix:

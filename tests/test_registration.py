@@ -165,8 +165,7 @@ def test_tiny_references_are_stretched(target: Image, height: int, width: int) -
 @pytest.mark.parametrize(("gain", "offset"), [(1.3, 0), (0.77, 0), (0.6, 40), (1.0, -17)])
 def test_another_light_is_found_and_undone(target: Image, gain: float, offset: float) -> None:
     other = Image(np.clip(np.rint(gain * target.pixels + offset), 0, 255).astype(np.uint8))
-    found = registration.tones(target, other)
-    assert found is not None
+    found = registration.tones(target, other)[0]
     assert all(abs(tone.gain / align.GAIN - 1 / gain) < 0.02 for tone in found)
     relit = align.move(other, align.still(512, 512)._replace(tones=found))
     unclipped = (other.pixels > 0) & (other.pixels < 255)
@@ -175,25 +174,37 @@ def test_another_light_is_found_and_undone(target: Image, gain: float, offset: f
 
 def test_each_band_has_its_own_light(target: Image) -> None:
     other = Image((target.pixels * np.array([0.5, 0.8, 1.0])).astype(np.uint8))
-    found = registration.tones(target, other)
-    assert found is not None
+    found = registration.tones(target, other)[0]
     assert np.allclose([tone.gain / align.GAIN for tone in found], [2, 1.25, 1], atol=0.02)
 
 
 def test_what_changed_hardly_counts_as_light(target: Image) -> None:
     other = Image((target.pixels * 0.8).astype(np.uint8))
     other.pixels[:170] = np.random.default_rng(1).integers(0, 256, (170, 512, 3))
-    found = registration.tones(target, other)
-    assert found is not None
+    found = registration.tones(target, other)[0]
     assert np.allclose([tone.gain / align.GAIN for tone in found], 1.25, atol=0.05)
 
 
+def test_tones_by_spread_spread_more_about_the_same_middle(target: Image) -> None:
+    mixed = Image(target.pixels // 2 + target.pixels[::-1] // 2)  # half of it is another picture
+    fitted, spread = (align.still(512, 512)._replace(tones=tones) for tones in registration.tones(target, mixed))
+    spreads = [align.move(mixed, lit).pixels.std(axis=(0, 1)) for lit in (fitted, spread)]
+    assert (spreads[0] < 0.95 * spreads[1]).all()
+    assert (spreads[1] < 1.05 * target.pixels.std(axis=(0, 1))).all()
+    middles = [align.move(mixed, lit).pixels.mean(axis=(0, 1)) for lit in (fitted, spread)]
+    assert np.allclose(*middles, atol=6)
+
+
+def test_a_light_that_fits_has_no_other_tones(target: Image) -> None:
+    assert len(registration.tones(target, Image((target.pixels * 0.8).astype(np.uint8)))) == 1
+
+
 def test_the_same_light_has_no_tones(target: Image) -> None:
-    assert registration.tones(target, target) is None
+    assert registration.tones(target, target) == []
     flat = Image(np.full((40, 40, 3), 90, np.uint8))
-    assert registration.tones(flat, flat) is None
+    assert registration.tones(flat, flat) == []
     for level in (0, 255):
-        assert registration.tones(flat, Image(np.full((40, 40, 3), level, np.uint8))) is None
+        assert registration.tones(flat, Image(np.full((40, 40, 3), level, np.uint8))) == []
 
 
 def test_flow_in_tiles_finds_what_flow_in_one_piece_does(target: Image, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,227 @@
+"""What gains and offsets that vary over the picture would bring, on top of what an alignment can hold today.
+
+    python benchmarks/local_tones.py ../shared/data/manifest.csv
+
+Of the dev pairs that are not NAIP the middle 256 x 256 pixels are coded with the x2 weights that ship. First comes what
+the encoder chooses from: without the reference, against it as it lies or as it is moved, each with fitted global tones
+and without. The best is then compared with global tones by spread, and corrected by fields: for each block a gain and
+an offset, or an offset alone, of each band or of the mean of the bands. They are fitted around the block's centre, so
+that what changed counts little, drawn towards no change, rounded to steps of 1/16 and of 2 levels, interpolated as
+vectors are, and counted as if coded like them. Bytes at equal quality are ln(bytes) + SLOPE ln(squared error).
+
+Writes benchmarks/results/local-tones.json after each pair and quality, goes on from there, and puts the table into
+docs/TRAINING.md.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import alignment
+import cv2
+import numpy as np
+import tables
+import torch
+from numpy.typing import NDArray
+
+from refscale_codec import align, codec, data, image, registration, weights
+from refscale_codec.image import Image
+from refscale_codec.rescale.net import RescaleNet
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 256
+QUALITIES = (35, 70)
+PAIRS = 2  # of a dataset, at most
+GAINS, LEVELS = 16, 2  # steps in a gain of 1; levels in a step of an offset
+HOLD = 40.0  # squared levels of contrast that speak for a gain of 1
+FITS = 8
+Plane = NDArray[Any]  # [h, w, bands], floats
+
+
+class Design(NamedTuple):
+    """A field of tones."""
+
+    block: int  # pixels a side
+    gains: bool
+    each_band: bool
+
+
+BEST, SPREAD = "best", "whole picture, each band, by spread"
+DESIGNS = {
+    "64 pixels, each band, gain and offset": Design(64, True, True),
+    "64 pixels, together, gain and offset": Design(64, True, False),
+    "64 pixels, together, offset": Design(64, False, False),
+    "128 pixels, each band, offset": Design(128, False, True),
+    "128 pixels, together, gain and offset": Design(128, True, False),
+}
+
+
+def corrected(target: Image, guide: Image, design: Design) -> tuple[Image, float]:
+    """Return the guide in the target's light, and the bytes that say how."""
+    wanted, given = (picture.pixels.astype(np.float32) for picture in (target, guide))
+    middle = given.mean(axis=(0, 1)) if design.each_band else given.mean(keepdims=True)[0]
+    seen = [x if design.each_band else x.mean(axis=2, keepdims=True) for x in (wanted, given)]
+    gain, offset = fitted(seen[0] - middle, seen[1] - middle, design)
+    steps = [np.rint(plane).astype(np.int16) for plane in (GAINS * (gain - 1), offset / LEVELS)]
+    size = coded_size(np.concatenate(steps if design.gains else steps[1:], axis=2)) / 8
+    gains, offsets = (stretched(of, design.block, *given.shape[:2]) for of in steps)
+    out = (1 + gains / GAINS) * (given - middle) + middle + LEVELS * offsets
+    return Image(np.clip(np.rint(out), 0, 255).astype(np.uint8)), size
+
+
+def fitted(y: Plane, x: Plane, design: Design) -> tuple[Plane, Plane]:
+    """Return gain and offset at the centres of blocks: lines through the pixels around, with weights as for tones."""
+
+    def around(plane: Plane, reach: float) -> Plane:
+        return np.asarray(cv2.GaussianBlur(plane, (0, 0), reach, borderType=cv2.BORDER_REFLECT).reshape(x.shape))
+
+    gain, offset = np.ones_like(x), np.zeros_like(x)
+    for _ in range(FITS):
+        off = y - gain * x - offset
+        weight = around(1 / (1 + np.square(off / (1 + 1.5 * np.median(abs(off), axis=(0, 1))))), 1.5)
+        total = around(weight, design.block / 2) + 1e-4
+        mean_x, mean_y, square, product = (
+            around(weight * plane, design.block / 2) / total for plane in (x, y, x * x, x * y)
+        )
+        if design.gains:
+            gain = (product - mean_x * mean_y + HOLD) / (square - mean_x * mean_x + HOLD)
+            gain = np.clip(gain, 1 / 4, 4)
+        offset = mean_y - gain * mean_x
+    centres = [
+        np.minimum(np.arange(design.block // 2, side + design.block // 2, design.block), side - 1)
+        for side in x.shape[:2]
+    ]
+    return gain[np.ix_(*centres)], offset[np.ix_(*centres)]
+
+
+def stretched(field: NDArray[np.int16], block: int, height: int, width: int) -> Plane:
+    """Return a field at every pixel, interpolated between the blocks' centres."""
+    rows, columns = (np.clip((np.arange(side) + 0.5) / block - 0.5, 0, None) for side in (height, width))
+    x, y = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
+    planes = [
+        cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for plane in np.moveaxis(field.astype(np.float32), 2, 0)
+    ]
+    return np.stack(planes, axis=2)
+
+
+def coded_size(field: NDArray[np.int16]) -> float:
+    """Return the bits of a field [rows, columns, numbers] if it is coded as vectors are."""
+    statistics, bits = align.Statistics(), 0.0
+    for row, column, part in np.ndindex(field.shape):
+        middle, context = statistics.expected(field, row, column, part)
+        symbol = min(max(int(field[row, column, part]) - middle, -2 * align.LIMIT), 2 * align.LIMIT) + 2 * align.LIMIT
+        bits -= math.log2(statistics.probabilities(context)[symbol])
+        statistics.update(context, symbol)
+    return bits
+
+
+def measured(
+    target: Image, reference: Image, net: RescaleNet, quality: int, wanted: list[str]
+) -> dict[str, tuple[float, ...]]:
+    """Return bytes and squared error of what is wanted and of the best without; of designs the field's bytes, too."""
+    still = align.still(SIDE, SIDE)
+    found = registration.estimate(target, reference) or still
+    ways = [still] if found.does_nothing else [still, found]
+    by_spread = []
+    for way in tuple(ways):
+        lit = [way._replace(tones=tones) for tones in registration.tones(target, align.move(reference, way))]
+        ways += lit[:1]
+        by_spread += lit[1:]
+
+    def coded(way: align.Alignment) -> tuple[float, float]:
+        told = None if way.does_nothing else way
+        return alignment.coded(target, align.move(reference, way), told, net, quality)
+
+    tried = [coded(way) for way in ways]
+    best = ways[min(range(len(ways)), key=lambda at: cost(*tried[at]))]
+    without = alignment.coded(target, None, None, net, quality)
+    result: dict[str, tuple[float, ...]] = {BEST: min(without, *tried, key=lambda x: cost(*x))}
+    guide = align.move(reference, best)
+    told = best._replace(tones=best.tones or (align.Tone(),) * 3)  # a field needs the section, too
+    for name in wanted:
+        if name == SPREAD:
+            result[name] = min(map(coded, by_spread), key=lambda x: cost(*x), default=result[BEST])
+        else:
+            relit, size = corrected(target, guide, DESIGNS[name])
+            result[name] = (*alignment.coded(target, relit, told, net, quality), size)
+    return result
+
+
+def cost(size: float, error: float) -> float:
+    """Return what the encoder minimises."""
+    return math.log(size) + codec.SLOPE * math.log(error + 0.25)
+
+
+def middle(path: Path) -> Image:
+    """Return the middle of a picture."""
+    pixels = image.read(path).pixels
+    top, left = ((side - SIDE) // 2 for side in pixels.shape[:2])
+    return Image(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description="Measure what local tones would bring.")
+    parser.add_argument("manifest", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    net = weights.load(weights.shipped(2))
+    path = ROOT / "benchmarks" / "results" / "local-tones.json"
+    result: dict[str, Any] = {"weights": net.fingerprint.hex(), "pairs": {}}
+    if path.exists():
+        result = json.loads(path.read_text())
+        assert result["weights"] == net.fingerprint.hex(), f"{path} is of other weights"
+    result["command"] = "python benchmarks/local_tones.py manifest.csv"
+    by_dataset: dict[str, list[data.Pair]] = {}
+    for pair in data.read_manifest(args.manifest, ("dev",)):
+        if not pair.dataset.startswith("naip"):
+            by_dataset.setdefault(pair.dataset, []).append(pair)
+    for at in range(PAIRS):  # stopped early, it has seen some of everything
+        for dataset, pairs in by_dataset.items():
+            for pair in pairs[at : at + 1]:
+                of = result["pairs"].setdefault(pair.name, {"dataset": dataset, "qualities": {}})
+                for quality in QUALITIES:
+                    known = of["qualities"].setdefault(str(quality), {})
+                    if missing := [name for name in (SPREAD, *DESIGNS) if name not in known]:
+                        assert pair.reference is not None
+                        known |= measured(middle(pair.target), middle(pair.reference), net, quality, missing)
+                        path.write_text(json.dumps(result) + "\n")
+    tables.replace_table("docs/TRAINING.md", "benchmarks/local_tones.py", table(result["pairs"]).split("\n"))
+    print(table(result["pairs"]))
+
+
+def table(pairs: dict[str, Any]) -> str:
+    """Return means over pairs and qualities, by dataset and of all."""
+    datasets = sorted({of["dataset"] for of in pairs.values()})
+    counts = [sum(of["dataset"] == dataset for of in pairs.values()) for dataset in datasets]
+    heads = [f"{dataset} ({count})" for dataset, count in zip(datasets, counts, strict=True)]
+    lines = [f"| field | {' | '.join((*heads, f'all ({len(pairs)})'))} |", "|---" * (len(datasets) + 2) + "|"]
+    for name in (SPREAD, *DESIGNS):
+        cells = []
+        for wanted in (*((dataset,) for dataset in datasets), datasets):
+            free, paid, chosen = np.mean(
+                [
+                    differences(of, name)
+                    for pair in pairs.values()
+                    if pair["dataset"] in wanted
+                    for of in pair["qualities"].values()
+                ],
+                axis=0,
+            )
+            cells.append(f"{free:+.1f} / {paid:+.1f} / {chosen:+.1f} %")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(of: dict[str, Any], name: str) -> tuple[float, float, float]:
+    """Return by how many percent bytes differ: if the field costs nothing, if it is paid for, and if one may choose."""
+    size, error, field = (*of[name], 0.0)[:3]
+    free, paid = (100 * math.expm1(cost(total, error) - cost(*of[BEST])) for total in (size, size + field))
+    return free, paid, min(paid, 0.0)
+
+
+if __name__ == "__main__":
+    main()
