@@ -38,6 +38,7 @@ _CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
 _PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of blocks
 _SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours of the same frequency that a phase knows
 _WINDOW = 6  # frequencies below its own that a coefficient sees in neighbouring blocks, beside the lowest few
+_AT_ONCE = 1024  # coefficients that are weighed at once
 _MAGIC = 0x01  # first byte of packed levels; a JPEG has 0xFF
 
 _BITS = constriction.stream.model.Uniform(16)
@@ -95,17 +96,25 @@ def walk(
         highest: of each component the highest frequency that occurs; those above are zero and left out.
         code: gets each group and returns its levels [n]: a decoder finds them out, an encoder knows them.
     """
+    levels = np.zeros((3, 64, rows, columns), np.int16)
+    levels[:, 0, 0, 0] = first
     amplitudes = np.zeros((3, 64, rows + 2, columns + 2), np.float32)
     amplitudes[:, 0, :3, :3] = (first * steps[:, 0])[:, None, None]
+
+    def put_in(group: Group) -> None:
+        ys, xs, component, k = group.place
+        found = code(group)
+        levels[component, k][np.ix_(ys, xs)] = found.reshape(len(ys), len(xs))
+        fill(amplitudes, group, found)
+
     for group in dc_groups(amplitudes, steps):
-        fill(amplitudes, group, code(group))
+        put_in(group)
     for k in range(1, max(highest) + 1):
         for component in (c for c in range(3) if k <= highest[c]):
             for phase, (row, column) in enumerate(_PHASES):
                 if row < rows and column < columns:
-                    group = ac_group(amplitudes, steps, component, k, phase)
-                    fill(amplitudes, group, code(group))
-    return np.rint(amplitudes[:, :, 1:-1, 1:-1] / steps[:, :, None, None]).astype(np.int16).transpose(2, 3, 0, 1)
+                    put_in(ac_group(amplitudes, steps, component, k, phase))
+    return levels.transpose(2, 3, 0, 1)
 
 
 def fill(amplitudes: NDArray[np.float32], group: Group, levels: Integers) -> None:
@@ -218,11 +227,16 @@ class Context(NamedTuple):
 
 def context(group: Group, mean: Exact, spread: Exact) -> Context:
     """Return the contexts of a group under its weights."""
-    one = ONE * group.step
-    predicted = (group.base + mean @ group.signed).astype(np.int64)
+    one, error = ONE * group.step, spread[len(mean) :] @ group.plain
+    moved = group.base.copy()
+    for start in range(0, len(moved), _AT_ONCE):  # which the processor's cache holds
+        part = slice(start, start + _AT_ONCE)
+        signed = group.signed[:, part]
+        moved[part] += mean @ signed
+        error[part] += spread[: len(mean)] @ abs(signed)
+    predicted = moved.astype(np.int64)
     nearest = (2 * predicted + one) // (2 * one)
     beyond = predicted - nearest * one
-    error = spread[: len(mean)] @ abs(group.signed) + spread[len(mean) :] @ group.plain
     size = np.searchsorted(_thresholds(), error.astype(np.int64) // group.step, side="right")
     fraction = np.minimum(2 * FRACTIONS * abs(beyond) // one, FRACTIONS - 1)
     return Context(nearest, np.where(beyond < 0, -1, 1), size * FRACTIONS + fraction)
