@@ -57,9 +57,9 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
     """Yield the groups of a component and frequency as a decoder meets them; frequency 0 means all DC."""
     component, k = key
     levels = sample.levels.transpose(2, 3, 0, 1).astype(np.int64)
-    amplitudes = (levels * sample.steps[:, :, None, None]).astype(np.float64)
+    amplitudes = (levels * sample.steps[:, :, None, None]).astype(np.float32)
     if k == 0:
-        dc = np.zeros_like(amplitudes[:, 0])
+        dc = np.zeros(amplitudes[:, 0].shape)
         dc[:, 0, 0] = amplitudes[:, 0, 0, 0]
         for group in packing.dc_groups(dc, sample.steps):
             ys, xs, other, _ = group.place
@@ -67,7 +67,7 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
                 yield group
             dc[other, ys, xs] = amplitudes[other, 0, ys, xs]
         return
-    known = packing.Known(amplitudes[:, 0])
+    known = packing.Known(amplitudes[:, 0].astype(np.float64))
     for other, before in product(range(3), range(1, k + 1)):
         if before < k or other < component:
             for phase, (row, column) in enumerate(packing.PHASES):
@@ -143,7 +143,7 @@ def fit_all(known: list[Sample]) -> packing.Model:
     return packing.Model(means, spreads, distributions(counts))
 
 
-def stacked(group: packing.Group, inputs: list[packing.Exact]) -> NDArray[np.float32]:
+def stacked(group: packing.Group, inputs: list[packing.Exact] | list[packing.Short]) -> NDArray[np.float32]:
     """Return inputs of a group in one piece, [j, n]."""
     none = np.empty((0, group.base.size))
     return group.chosen(np.concatenate([none, *inputs])).astype(np.float32)

@@ -6,7 +6,8 @@ knows everything before it: lower frequencies of the block and of its neighbours
 and the neighbours of earlier phases. Weighted sums of these predict each coefficient and how far off that may be; the
 two choose one of a few hundred distributions for constriction's range coder.
 
-All arithmetic is exact: integers, or doubles that hold integers below 2^53. So a file decodes alike on every machine.
+All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
+file decodes alike on every machine.
 Weights and distributions are in `packing.npz`, fitted by `benchmarks/fit_packing.py`; they are part of the format.
 """
 
@@ -26,6 +27,7 @@ from refscale_codec.lrcodec.coefficients import Levels
 
 Integers = NDArray[np.int64]
 Exact = NDArray[np.float64]  # of integers below 2^53
+Short = NDArray[np.float32]  # of integers below 2^24
 
 ONE = 4096  # weights are multiples of 1 / ONE
 BINS = 48  # classes of the expected error, four an octave
@@ -41,6 +43,7 @@ _SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours of the same freq
 _WINDOW = 6  # frequencies below its own that a coefficient sees in neighbouring blocks, beside the lowest few
 _AROUND = 8  # blocks around one
 _AT_ONCE = 1024  # symbols that are handed to the range coder at once
+_LARGEST_EXACT = 2.0**53
 _MAGIC = 0x01  # first byte of packed levels; a JPEG has 0xFF
 
 _BITS = constriction.stream.model.Uniform(16)
@@ -60,10 +63,13 @@ class Group(NamedTuple):
     shape: tuple[int, int]  # rows and columns
     step: int  # quantiser step
     base: Exact  # [m] amplitude times ONE that the weighted sum starts from
-    signed: list[Exact]  # amplitudes, each with a weight for the prediction and one, by magnitude, for the error
-    sizes: list[Exact]  # the magnitudes of these; then some with a weight for the error only: two constants follow
+    signed: (
+        list[Exact] | list[Short]
+    )  # amplitudes with a weight for the prediction and one, by magnitude, for the error
+    sizes: list[Exact] | list[Short]  # their magnitudes, then some that only tell the error: two constants follow
+    largest: float  # no magnitude is above it
 
-    def chosen(self, numbers: Exact) -> Exact:
+    def chosen(self, numbers: Exact | Short) -> Exact | Short:
         """Return those [..., n] of numbers [..., m] that stand for blocks of the group."""
         rows, columns = self.shape
         return numbers.reshape(*numbers.shape[:-1], rows, -1)[..., :columns].reshape(*numbers.shape[:-1], -1)
@@ -124,7 +130,7 @@ def walk(
                     group = ac_group(known, steps, component, k, phase)
                     ys, xs, *_ = group.place
                     levels[component, k, ys, xs] = code(group).reshape(group.shape)
-                    known.put(component, k, phase, levels[component, k, ys, xs] * np.float64(group.step))
+                    known.put(component, k, phase, levels[component, k, ys, xs] * np.float32(group.step))
     return levels.transpose(2, 3, 0, 1)
 
 
@@ -161,6 +167,7 @@ def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
                     base,
                     list(off),
                     [*(abs(error) for error in off), apart[None]],
+                    _LARGEST_EXACT,
                 )
                 off.append((dc[component][place].ravel() - base // ONE)[None])
             known[place] = True
@@ -194,22 +201,25 @@ class Known:
         _, self.rows, self.columns = dc.shape
         self.pitch = (self.columns + 3) // 2
         size = ((self.rows + 3) // 2 + 1) * self.pitch  # a row to spare, since parts begin anywhere in a row
-        self.planes = np.zeros((2, 3, _AROUND + 63, 2, 2, size))
-        padded = np.pad(dc, ((0, 0), (1, 1), (1, 1)), "edge")
+        self.planes = np.zeros((2, 3, _AROUND + 63, 2, 2, size), np.float32)
+        self.largest = 0.0  # of all magnitudes
+        padded = np.pad(dc.astype(np.float32), ((0, 0), (1, 1), (1, 1)), "edge")
+        within = padded[:, 1:-1, 1:-1]
         for i, (dy, dx) in enumerate(_SIDES + _CORNERS):
-            apart = padded[:, 1 + dy : 1 + dy + self.rows, 1 + dx : 1 + dx + self.columns] - dc
+            apart = padded[:, 1 + dy : 1 + dy + self.rows, 1 + dx : 1 + dx + self.columns] - within
             for (row, column), component in product(PHASES, range(3)):
                 self._put(component, i, row, column, apart[component, row::2, column::2])
 
-    def _put(self, component: int, index: int, row: int, column: int, numbers: Exact) -> None:
+    def _put(self, component: int, index: int, row: int, column: int, numbers: Short) -> None:
         y, x = 1 + row, 1 + column
         height, width = numbers.shape
         planes = self.planes[:, component, index, y % 2, x % 2].reshape(2, -1, self.pitch)
         cells = planes[:, y // 2 : y // 2 + height, x // 2 : x // 2 + width]
         cells[0] = numbers
         np.abs(numbers, out=cells[1])
+        self.largest = max(self.largest, float(cells[1].max(initial=0)))
 
-    def put(self, component: int, k: int, phase: int, amplitudes: Exact) -> None:
+    def put(self, component: int, k: int, phase: int, amplitudes: Short) -> None:
         """Put in a frequency of a phase, [rows, columns] of its blocks."""
         self._put(component, _AROUND - 1 + k, *PHASES[phase], amplitudes)
         planes = self.planes[:, component, _AROUND - 1 + k].reshape(2, 2, 2, -1, self.pitch)
@@ -219,7 +229,7 @@ class Known:
         planes[:, :, 0, :, 0] = planes[:, :, 1, :, 0]
         planes[:, :, wide % 2, :, wide // 2] = planes[:, :, self.columns % 2, :, self.columns // 2]
 
-    def beside(self, component: int, first: int, end: int, phase: int, offset: tuple[int, int] = (0, 0)) -> Exact:
+    def beside(self, component: int, first: int, end: int, phase: int, offset: tuple[int, int] = (0, 0)) -> Short:
         """Return frequencies from `first` to before `end` of the block at an offset from each of a phase.
 
         It is a view, amplitudes and magnitudes, [2, end - first, m] as in `Group`.
@@ -230,7 +240,7 @@ class Known:
         m = len(range(row, self.rows, 2)) * self.pitch
         return self.planes[:, component, _AROUND - 1 + first : _AROUND - 1 + end, y % 2, x % 2, start : start + m]
 
-    def slopes(self, component: int, phase: int) -> Exact:
+    def slopes(self, component: int, phase: int) -> Short:
         """Return what the blocks around have more of DC than each of a phase, a view as `beside`, [2, 8, m]."""
         return self.beside(component, 1 - _AROUND, 1, phase)
 
@@ -255,6 +265,7 @@ def ac_group(known: Known, steps: Integers, component: int, k: int, phase: int) 
         np.zeros(parts[0].shape[2]),
         [amplitudes for amplitudes, _ in parts],
         [magnitudes for _, magnitudes in parts + plain],
+        known.largest,
     )
 
 
@@ -276,20 +287,23 @@ class Context(NamedTuple):
 def context(group: Group, mean: Exact, spread: Exact) -> Context:
     """Return the contexts of a group under its weights."""
     one = ONE * group.step
-    predicted = group.chosen(_weighed(mean, group.signed, group.base)).astype(np.int64)
+    moved = group.base + _weighed(mean, group, group.signed)
+    predicted = group.chosen(moved).astype(np.int64)
     nearest = (2 * predicted + one) // (2 * one)
     beyond = predicted - nearest * one
-    constants = np.full_like(group.base, spread[-2:] @ (group.step, 16))
-    error = _weighed(spread, group.sizes, constants)
+    of_step, of_constant = spread[-2:]
+    error = _weighed(spread[:-2], group, group.sizes) + (of_step * group.step + of_constant * 16)
     classes = _classes()
     size = classes[np.minimum(group.chosen(error).astype(np.int64) // group.step, len(classes) - 1)]
     fraction = np.minimum(2 * FRACTIONS * abs(beyond) // one, FRACTIONS - 1)
     return Context(nearest, np.where(beyond < 0, -1, 1), size * FRACTIONS + fraction)
 
 
-def _weighed(weights: Exact, inputs: list[Exact], start: Exact) -> Exact:
-    """Return [m] plus the sum of inputs [j, m] under their weights."""
-    total, at = start.copy(), 0
+def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) -> Exact | Short:
+    """Return the sum [m] of inputs [j, m] under their weights, in single precision if no sum can leave that."""
+    short = abs(weights).sum() * group.largest < 1 << 24
+    weights = weights.astype(np.float32) if short else weights
+    total, at = np.zeros(group.base.size, weights.dtype), 0
     for piece in inputs:
         total += weights[at : at + len(piece)] @ piece
         at += len(piece)
