@@ -69,10 +69,10 @@ class Group(NamedTuple):
     sizes: list[Exact] | list[Short]  # their magnitudes, then some that only tell the error: two constants follow
     largest: float  # no magnitude is above it
 
-    def chosen(self, numbers: Exact | Short) -> Exact | Short:
+    def chosen(self, numbers: Exact) -> Exact:
         """Return those [..., n] of numbers [..., m] that stand for blocks of the group."""
-        rows, columns = self.shape
-        return numbers.reshape(*numbers.shape[:-1], rows, -1)[..., :columns].reshape(*numbers.shape[:-1], -1)
+        (rows, columns), (*before, m) = self.shape, numbers.shape
+        return numbers.reshape(*before, rows, m // rows)[..., :columns].reshape(*before, rows * columns)
 
 
 class Model(NamedTuple):
@@ -292,22 +292,22 @@ def context(group: Group, mean: Exact, spread: Exact) -> Context:
     nearest = (2 * predicted + one) // (2 * one)
     beyond = predicted - nearest * one
     of_step, of_constant = spread[-2:]
-    error = _weighed(spread[:-2], group, group.sizes) + (of_step * group.step + of_constant * 16)
+    error = _weighed(spread[:-2], group, group.sizes) + of_step * group.step + of_constant * 16
     classes = _classes()
     size = classes[np.minimum(group.chosen(error).astype(np.int64) // group.step, len(classes) - 1)]
     fraction = np.minimum(2 * FRACTIONS * abs(beyond) // one, FRACTIONS - 1)
     return Context(nearest, np.where(beyond < 0, -1, 1), size * FRACTIONS + fraction)
 
 
-def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) -> Exact | Short:
-    """Return the sum [m] of inputs [j, m] under their weights, in single precision if no sum can leave that."""
+def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) -> Exact:
+    """Return the sum [m] of inputs [j, m] under their weights, made in single precision if no sum can leave that."""
     short = abs(weights).sum() * group.largest < 1 << 24
     weights = weights.astype(np.float32) if short else weights
     total, at = np.zeros(group.base.size, weights.dtype), 0
     for piece in inputs:
         total += weights[at : at + len(piece)] @ piece
         at += len(piece)
-    return total
+    return total.astype(np.float64)
 
 
 def pack(levels: Levels, quality: int) -> bytes:
