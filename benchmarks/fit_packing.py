@@ -11,6 +11,7 @@ The low-res pictures are those of the shipped nets, at qualities drawn evenly, w
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,23 +57,26 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
     """Yield the groups of a component and frequency as a decoder meets them; frequency 0 means all DC."""
     component, k = key
     levels = sample.levels.transpose(2, 3, 0, 1).astype(np.int64)
-    margin = (0, 0), (0, 0), (1, 1), (1, 1)
-    amplitudes = np.pad(levels * sample.steps[:, :, None, None], margin, "edge").astype(np.float32)
+    amplitudes = (levels * sample.steps[:, :, None, None]).astype(np.float32)
     if k == 0:
-        amplitudes[:, 0, 2:, :], amplitudes[:, 0, :, 2:] = 0, 0
-        for group in packing.dc_groups(amplitudes, sample.steps):
-            if group.place[2] == component:
+        dc = np.zeros(amplitudes[:, 0].shape)
+        dc[:, 0, 0] = amplitudes[:, 0, 0, 0]
+        for group in packing.dc_groups(dc, sample.steps):
+            ys, xs, other, _ = group.place
+            if other == component:
                 yield group
-            cells = np.ix_(*group.place[:2])
-            packing.fill(amplitudes, group, levels[group.place[2], 0][cells].ravel())
+            dc[other, ys, xs] = amplitudes[other, 0, ys, xs]
         return
-    amplitudes[component, k] = 0
-    for phase in range(4):
-        group = packing.ac_group(amplitudes, sample.steps, component, k, phase)
-        if group.signed.shape[1]:
-            yield group
-            cells = np.ix_(*group.place[:2])
-            packing.fill(amplitudes, group, levels[component, k][cells].ravel())
+    known = packing.Known(amplitudes[:, 0].astype(np.float64))
+    for other, before in product(range(3), range(1, k + 1)):
+        if before < k or other < component:
+            for phase, (row, column) in enumerate(packing.PHASES):
+                known.put(other, before, phase, amplitudes[other, before, row::2, column::2])
+    for phase, (row, column) in enumerate(packing.PHASES):
+        own = amplitudes[component, k, row::2, column::2]
+        if own.size:
+            yield packing.ac_group(known, sample.steps, component, k, phase)
+            known.put(component, k, phase, own)
 
 
 class Weights(NamedTuple):
@@ -118,15 +122,17 @@ def fit_all(known: list[Sample]) -> packing.Model:
         for sample in known:
             for group in groups(sample, key):
                 ys, xs, component, k = group.place
-                values = sample.levels[:, :, component, k][np.ix_(ys, xs)].ravel().astype(np.int64)
+                values = sample.levels[ys, xs, component, k].ravel().astype(np.int64)
                 by_key[group.key].append((group, values))
         for name, of in by_key.items():
             step = np.concatenate([np.full(values.size, group.step) for group, values in of])
             chosen = rng.permutation(step.size)[:SUBSET]
             step = step[chosen].astype(np.float32)
-            signed = np.concatenate([group.signed for group, _ in of], axis=1)[:, chosen].astype(np.float32) / step
-            plain = np.concatenate([group.plain for group, _ in of], axis=1)[:, chosen].astype(np.float32) / step
-            base = np.concatenate([group.base for group, _ in of])[chosen].astype(np.float32) / packing.ONE / step
+            signed = np.concatenate([stacked(group, group.signed) for group, _ in of], axis=1)[:, chosen] / step
+            sizes = np.concatenate([stacked(group, group.sizes) for group, _ in of], axis=1)[:, chosen] / step
+            plain = np.concatenate([sizes[len(signed) :], np.ones_like(sizes[:1]), 16 / step[None]])
+            base = np.concatenate([group.chosen(group.base) for group, _ in of])[chosen].astype(np.float32)
+            base = base / packing.ONE / step
             wanted = np.concatenate([values for _, values in of])[chosen].astype(np.float32)
             means[name], spreads[name] = fit(signed, plain, base, wanted)
             for group, levels in of:
@@ -135,6 +141,12 @@ def fit_all(known: list[Sample]) -> packing.Model:
                 np.add.at(counts[group.kind], (at.row, off), 1)
         print(f"{done + 1} of {len(keys)}", flush=True)
     return packing.Model(means, spreads, distributions(counts))
+
+
+def stacked(group: packing.Group, inputs: list[packing.Exact] | list[packing.Short]) -> NDArray[np.float32]:
+    """Return inputs of a group in one piece, [j, n]."""
+    none = np.empty((0, group.base.size))
+    return group.chosen(np.concatenate([none, *inputs])).astype(np.float32)
 
 
 def distributions(counts: NDArray[np.float64]) -> packing.Integers:

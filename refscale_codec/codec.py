@@ -345,7 +345,7 @@ def decode(
         ContainerError: not a valid file, or its payloads do not fit its header.
         WeightsError: other weights than the file asks for.
         ReferenceMismatch: no reference, a superfluous one, another one than the file asks for, or one that is moved to
-            other pixels than the encoder's. A window is not enough to tell the last.
+            other pixels than the encoder's. With codec 1, a window is not enough to tell the last.
     """
     file = container.unpack(data)
     require_same(file.header, reference, net)
@@ -362,10 +362,9 @@ def decode(
             size = inner.header.height, inner.header.width
             if older is not None and inner.alignment is None and size != (older.height, older.width):
                 raise ContainerError("the file says that its reference lies in place, but it has another size")
-            moved = None
             if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
-                moved = align.move(older, unpack_alignment(inner))
-            low = unpack_low_res(inner, net, moved)
+                older, inner = _moved(older, unpack_alignment(inner)), replace(inner, alignment=None)
+            low = unpack_low_res(inner, net, older)
             lap("entropy")
             part = upscale(
                 low,
@@ -384,6 +383,19 @@ def decode(
 
     said = replace(said, geo=geotiff.moved(said.geo, shown.left, shown.top))
     return replace(bands.join(parts(), described, shown), metadata=said)
+
+
+def _moved(reference: Image, alignment: align.Alignment | None) -> Image:
+    """Return the reference in place, all of it; ReferenceMismatch if it is not the one that the alignment tells."""
+    guide = align.move(reference, alignment)
+    if alignment is not None:
+        _require_check(align.checksum(guide), alignment)
+    return guide
+
+
+def _require_check(found: int, alignment: align.Alignment) -> None:
+    if found % (1 << 32) != alignment.check:
+        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
 
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:
@@ -596,8 +608,8 @@ def upscale(
         hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
         own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
         pixels[shown.within(window).slices] = _rounded(full * own.cpu().numpy(), dtype)
-    if reference is not None and alignment is not None and window == whole and check % (1 << 32) != alignment.check:
-        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
+    if reference is not None and alignment is not None and window == whole:
+        _require_check(check, alignment)
     return Image(pixels)
 
 

@@ -28,19 +28,20 @@ class _Counts:
     def __init__(self, levels: int) -> None:
         self.levels = levels
         self.classes = min(levels, _CLASSES)
-        self.table = np.ones((2, self.classes, self.classes, levels), np.int64)
+        self.table = np.ones((2 * self.classes * self.classes, levels), np.int64)
 
-    def contexts(self, phase: int, first: Levels, second: Levels) -> tuple[NDArray[np.int64], ...]:
-        """Return the index of each symbol's row of the table."""
+    def contexts(self, phase: int, first: Levels, second: Levels) -> NDArray[np.int64]:
+        """Return the row of the table for each symbol."""
         a, b = (x.astype(np.int64) * self.classes // self.levels for x in (first, second))
-        return np.full_like(a, phase), np.minimum(a, b), np.maximum(a, b)
+        return (phase * self.classes + np.minimum(a, b)) * self.classes + np.maximum(a, b)
 
-    def probabilities(self, contexts: tuple[NDArray[np.int64], ...]) -> NDArray[np.float64]:
-        counts = self.table[contexts].astype(np.float64)
-        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+    def probabilities(self, contexts: NDArray[np.int64]) -> NDArray[np.float64]:
+        counts = self.table.astype(np.float64)
+        return np.asarray((counts / counts.sum(axis=1, keepdims=True))[contexts])
 
-    def update(self, contexts: tuple[NDArray[np.int64], ...], symbols: Levels) -> None:
-        np.add.at(self.table, (*contexts, symbols.astype(np.int64)), _INCREMENT)
+    def update(self, contexts: NDArray[np.int64], symbols: Levels) -> None:
+        seen = np.bincount(contexts * self.levels + symbols, minlength=self.table.size)
+        self.table += _INCREMENT * seen.reshape(self.table.shape)
 
 
 def _neighbours(above: Levels, row: Levels, phase: int) -> tuple[Levels, Levels]:
@@ -88,7 +89,7 @@ def decode(payload: bytes | None, rows: int, columns: int, levels: int) -> Level
     if len(payload) % 4:
         raise ContainerError(f"the similarity map has {len(payload)} bytes, which no such map has")
     coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
-    counts = _Counts(levels)
+    again, counts = constriction.stream.queue.RangeEncoder(), _Counts(levels)
     smap = np.zeros((rows, columns), np.uint8)
     above = np.zeros_like(smap[0])
     try:
@@ -96,12 +97,14 @@ def decode(payload: bytes | None, rows: int, columns: int, levels: int) -> Level
             for phase in (0, 1):
                 if row[phase::2].size:
                     contexts = counts.contexts(phase, *_neighbours(above, row, phase))
-                    symbols = coder.decode(_MODEL, counts.probabilities(contexts)).astype(np.uint8)
+                    probabilities = counts.probabilities(contexts)
+                    symbols = coder.decode(_MODEL, probabilities)
+                    again.encode(symbols, _MODEL, probabilities)
                     row[phase::2] = symbols
-                    counts.update(contexts, symbols)
+                    counts.update(contexts, row[phase::2])
             above = row
     except AssertionError:
         raise ContainerError("the similarity map is damaged: it does not decode") from None
-    if encode(smap, levels) != payload:
+    if (smap == smap[0, 0]).all() or again.get_compressed().astype("<u4").tobytes() != payload:
         raise ContainerError("the similarity map is damaged: no map is coded like that")
     return smap

@@ -21,6 +21,7 @@ from refscale_codec.image import Image
 from refscale_codec.lrcodec import latents
 from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.tiles import Box
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
@@ -211,6 +212,33 @@ def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image])
         flipped[int(rng.integers(len(flipped)))] ^= 1 << int(rng.integers(8))
         with pytest.raises(ContainerError):
             codec.unpack_low_res(replace(file, lr=bytes(flipped)), net, moved)
+
+
+def test_the_reference_is_moved_once_and_its_check_is_proved(
+    net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, reference = pair
+    alignment = align.still(target.height, target.width)._replace(tones=(align.Tone(250, 3),) * 3)
+    moved = align.move(reference, alignment)
+    alignment = alignment._replace(check=align.checksum(moved))
+    low = codec.downscale(target, moved, net, 90)._replace(alignment=alignment)
+    file = codec.pack_low_res(low, target, reference, net, GOOD)
+    whole = codec.decode(container.pack(file), reference, net)
+    plain = replace(file, alignment=None, header=replace(file.header, reference=moved.fingerprint()))
+    assert np.array_equal(whole.pixels, codec.decode(container.pack(plain), moved, net).pixels)
+    unpack, unpacked = align.unpack, []
+
+    def counted(payload: bytes, height: int, width: int) -> align.Alignment:
+        unpacked.append(payload)
+        return unpack(payload, height, width)
+
+    monkeypatch.setattr(align, "unpack", counted)
+    window = codec.decode(container.pack(file), reference, net, window=Box(3, 5, 20, 30))
+    assert np.array_equal(window.pixels, whole.pixels[3:20, 5:30])
+    assert len(unpacked) == 1
+    forged = replace(file, alignment=align.pack(alignment._replace(check=alignment.check ^ 1)))
+    with pytest.raises(ReferenceMismatch, match="moved into place"):
+        codec.decode(container.pack(forged), reference, net)
 
 
 def test_codec_and_weights_must_belong_together(

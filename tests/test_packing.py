@@ -136,6 +136,28 @@ def test_sums_stay_exact_in_doubles() -> None:
     assert model.frequency.min() > 0
 
 
+@given(seed=st.integers(0, 2**32 - 1), **sizes, k=st.integers(1, 63), component=st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_sums_are_the_same_in_single_and_in_double_precision(
+    seed: int, rows: int, columns: int, quality: int, k: int, component: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    steps = coefficients.steps(quality)
+    widest = 1 << int(rng.integers(1, 11))
+    levels = rng.integers(-widest + 1, widest, (rows, columns, 3, 64))
+    amplitudes = (levels * steps).astype(np.float32).transpose(2, 3, 0, 1)
+    known = packing.Known(amplitudes[:, 0].astype(np.float64))
+    for phase, (row, column) in enumerate(packing.PHASES[: 1 + 3 * min(rows - 1, columns - 1, 1)]):
+        for other in range(3):
+            known.put(other, k, phase, amplitudes[other, k, row::2, column::2])
+        group = packing.ac_group(known, steps, component, k, phase)
+        mean, spread = (weights[group.key] for weights in packing.shipped()[:2])
+        single = packing.context(group, mean, spread)
+        double = packing.context(group._replace(largest=2.0**53), mean, spread)
+        assert all(piece.max(initial=0) <= group.largest for piece in group.sizes)
+        assert all(np.array_equal(a, b) for a, b in zip(single, double, strict=True))
+
+
 # --- bad payloads ----------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,8 @@ DCT = np.cos(np.pi / 8 * (np.arange(8) + 0.5) * np.arange(8)[:, None]) / 2
 DCT[0] /= np.sqrt(2)
 """The orthonormal DCT of 8 samples, [8, 8]: rows are frequencies."""
 
+_AT_ONCE = 16  # rows of blocks that are restored at once, for memory
+
 
 def steps(quality: int) -> NDArray[np.int64]:
     """Return the quantiser steps [3, 64] in zigzag order for Y, Cb, Cr at a quality of 1..100, scaled as by libjpeg."""
@@ -121,11 +123,15 @@ def _quantised(lr: Floats, quality: int) -> Levels:
 def restore(levels: Levels, height: int, width: int, quality: int) -> Floats:
     """Return the picture [height, width, 3] on about 0..255 that levels of a quality of 1..100 stand for."""
     rows, columns = levels.shape[:2]
-    amplitudes = (levels * steps(quality).astype(np.float32))[..., np.argsort(ZIGZAG)]
-    dct = DCT.astype(np.float32)
-    blocks = dct.T @ amplitudes.reshape(rows, columns, 3, 8, 8) @ dct
-    ycbcr = blocks.transpose(0, 3, 1, 4, 2).reshape(8 * rows, 8 * columns, 3)[:height, :width]
-    lr: Floats = ycbcr @ np.linalg.inv(np.array(YCBCR)).T.astype(np.float32) + 128
+    lr = np.empty((height, width, 3), np.float32)
+    dct, to_rgb = DCT.astype(np.float32), np.linalg.inv(np.array(YCBCR)).T.astype(np.float32)
+    for top in range(0, rows, _AT_ONCE):
+        part = levels[top : top + _AT_ONCE]
+        amplitudes = (part * steps(quality).astype(np.float32))[..., np.argsort(ZIGZAG)]
+        blocks = dct.T @ amplitudes.reshape(-1, columns, 3, 8, 8) @ dct
+        ycbcr = blocks.transpose(0, 3, 1, 4, 2).reshape(-1, 8 * columns, 3)
+        at = slice(8 * top, min(8 * top + len(ycbcr), height))
+        lr[at] = ycbcr[: at.stop - at.start, :width] @ to_rgb + 128
     return lr
 
 

@@ -6,12 +6,14 @@ knows everything before it: lower frequencies of the block and of its neighbours
 and the neighbours of earlier phases. Weighted sums of these predict each coefficient and how far off that may be; the
 two choose one of a few hundred distributions for constriction's range coder.
 
-All arithmetic is exact: integers, or doubles that hold integers below 2^53. So a file decodes alike on every machine.
+All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
+file decodes alike on every machine.
 Weights and distributions are in `packing.npz`, fitted by `benchmarks/fit_packing.py`; they are part of the format.
 """
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from refscale_codec.lrcodec.coefficients import Levels
 
 Integers = NDArray[np.int64]
 Exact = NDArray[np.float64]  # of integers below 2^53
+Short = NDArray[np.float32]  # of integers below 2^24
 
 ONE = 4096  # weights are multiples of 1 / ONE
 BINS = 48  # classes of the expected error, four an octave
@@ -35,9 +38,12 @@ _ROOT = 4096  # number of values of the very first DC level
 
 _SIDES = [(-1, 0), (1, 0), (0, -1), (0, 1)]
 _CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
-_PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of blocks
+PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of blocks
 _SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours of the same frequency that a phase knows
 _WINDOW = 6  # frequencies below its own that a coefficient sees in neighbouring blocks, beside the lowest few
+_AROUND = 8  # blocks around one
+_AT_ONCE = 1024  # symbols that are handed to the range coder at once
+_LARGEST_EXACT = 2.0**53
 _MAGIC = 0x01  # first byte of packed levels; a JPEG has 0xFF
 
 _BITS = constriction.stream.model.Uniform(16)
@@ -45,15 +51,28 @@ _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
 class Group(NamedTuple):
-    """Coefficients that are coded at once, and what they are predicted from. Amplitudes are levels times steps."""
+    """Coefficients that are coded at once, and what they are predicted from. Amplitudes are levels times steps.
+
+    Inputs are in pieces [j, m], so that they need not be copied together. Of m numbers, each row of blocks has the same
+    share, in which the first n / rows stand for blocks of the group.
+    """
 
     key: str  # names the weights
     kind: int  # which distributions: 0 and 1 for DC of Y and of the others, 2 and 3 for AC
-    place: tuple[NDArray[np.int64], NDArray[np.int64], int, int]  # rows, columns, component, frequency
+    place: tuple[slice, slice, int, int]  # rows, columns, component, frequency
+    shape: tuple[int, int]  # rows and columns
     step: int  # quantiser step
-    base: Exact  # [n] amplitude times ONE that the weighted sum starts from
-    signed: Exact  # [j, n] amplitudes, each with a weight for the prediction and one, by magnitude, for the error
-    plain: Exact  # [i, n] magnitudes with a weight for the error only
+    base: Exact  # [m] amplitude times ONE that the weighted sum starts from
+    signed: (
+        list[Exact] | list[Short]
+    )  # amplitudes with a weight for the prediction and one, by magnitude, for the error
+    sizes: list[Exact] | list[Short]  # their magnitudes, then some that only tell the error: two constants follow
+    largest: float  # no magnitude is above it
+
+    def chosen(self, numbers: Exact) -> Exact:
+        """Return those [..., n] of numbers [..., m] that stand for blocks of the group."""
+        (rows, columns), (*before, m) = self.shape, numbers.shape
+        return numbers.reshape(*before, rows, m // rows)[..., :columns].reshape(*before, rows * columns)
 
 
 class Model(NamedTuple):
@@ -95,35 +114,32 @@ def walk(
         highest: of each component the highest frequency that occurs; those above are zero and left out.
         code: gets each group and returns its levels [n]: a decoder finds them out, an encoder knows them.
     """
-    amplitudes = np.zeros((3, 64, rows + 2, columns + 2), np.float32)
-    amplitudes[:, 0, :3, :3] = (first * steps[:, 0])[:, None, None]
-    for group in dc_groups(amplitudes, steps):
-        fill(amplitudes, group, code(group))
+    levels = np.zeros((3, 64, rows, columns), np.int16)
+    levels[:, 0, 0, 0] = first
+    dc = np.zeros((3, rows, columns))
+    dc[:, 0, 0] = first * steps[:, 0]
+    for group in dc_groups(dc, steps):
+        ys, xs, component, _ = group.place
+        levels[component, 0, ys, xs] = code(group).reshape(group.shape)
+        dc[component, ys, xs] = levels[component, 0, ys, xs] * steps[component, 0]
+    known = Known(dc)
     for k in range(1, max(highest) + 1):
         for component in (c for c in range(3) if k <= highest[c]):
-            for phase, (row, column) in enumerate(_PHASES):
+            for phase, (row, column) in enumerate(PHASES):
                 if row < rows and column < columns:
-                    group = ac_group(amplitudes, steps, component, k, phase)
-                    fill(amplitudes, group, code(group))
-    return np.rint(amplitudes[:, :, 1:-1, 1:-1] / steps[:, :, None, None]).astype(np.int16).transpose(2, 3, 0, 1)
+                    group = ac_group(known, steps, component, k, phase)
+                    ys, xs, *_ = group.place
+                    levels[component, k, ys, xs] = code(group).reshape(group.shape)
+                    known.put(component, k, phase, levels[component, k, ys, xs] * np.float32(group.step))
+    return levels.transpose(2, 3, 0, 1)
 
 
-def fill(amplitudes: NDArray[np.float32], group: Group, levels: Integers) -> None:
-    """Put in the levels [n] of a group. Around the blocks is a margin of one that repeats the outermost blocks."""
-    ys, xs, component, k = group.place
-    plane = amplitudes[component, k]  # [1 + rows + 1, 1 + columns + 1]
-    plane[np.ix_(ys + 1, xs + 1)] = (levels * group.step).reshape(len(ys), len(xs))
-    plane[0], plane[-1] = plane[1], plane[-2]
-    plane[:, 0], plane[:, -1] = plane[:, 1], plane[:, -2]
-
-
-def dc_groups(amplitudes: NDArray[np.float32], steps: Integers) -> Iterator[Group]:
+def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
     """Yield DC on grids of twice the density each: centres from four corners, then the rest from up to four sides.
 
-    `amplitudes`, as `fill` leaves them, must hold each group before the next one is asked for.
+    `dc`, amplitudes [3, rows, columns], must hold each group before the next one is asked for.
     """
-    amplitudes = amplitudes[:, :, 1:-1, 1:-1]
-    rows, columns = amplitudes.shape[2:]
+    _, rows, columns = dc.shape
     known = np.zeros((rows, columns), bool)
     known[0, 0] = True
     octave = (max(rows, columns) - 1).bit_length()
@@ -134,24 +150,31 @@ def dc_groups(amplitudes: NDArray[np.float32], steps: Integers) -> Iterator[Grou
             ys, xs = np.arange(top, rows, 2 * s), np.arange(left, columns, 2 * s)
             if not len(ys) or not len(xs):
                 continue
+            place = slice(top, None, 2 * s), slice(left, None, 2 * s)
             off: list[Exact] = []  # errors of the components before
             for component in range(3):
-                values, given = _at(amplitudes[component, 0], known, ys, xs, [(s * dy, s * dx) for dy, dx in around])
+                values, given = _at(dc[component], known, ys, xs, [(s * dy, s * dx) for dy, dx in around])
                 count = given.sum(axis=0)
                 base = (values * given).sum(axis=0) * ONE // count
                 apart = (abs(values * ONE - base) * given).sum(axis=0) // (count * ONE)
-                q = int(steps[component, 0])
                 key = f"dc {component} {min(level, 3)} {min(part, 1)}"
-                signed = np.array(off).reshape(len(off), base.size)
                 yield Group(
-                    key, min(component, 1), (ys, xs, component, 0), q, base, signed, _plain([apart], q, base.size)
+                    key,
+                    min(component, 1),
+                    (*place, component, 0),
+                    (len(ys), len(xs)),
+                    int(steps[component, 0]),
+                    base,
+                    list(off),
+                    [*(abs(error) for error in off), apart[None]],
+                    _LARGEST_EXACT,
                 )
-                off.append(amplitudes[component, 0][np.ix_(ys, xs)].ravel() - base // ONE)
-            known[np.ix_(ys, xs)] = True
+                off.append((dc[component][place].ravel() - base // ONE)[None])
+            known[place] = True
 
 
 def _at(
-    plane: NDArray[np.float32], known: NDArray[np.bool_], ys: Integers, xs: Integers, offsets: list[tuple[int, int]]
+    plane: Exact, known: NDArray[np.bool_], ys: Integers, xs: Integers, offsets: list[tuple[int, int]]
 ) -> tuple[Exact, Exact]:
     """Return values [offsets, n] at an offset from each place, and where there is one already, 1 or 0."""
     values, given = [], []
@@ -164,48 +187,93 @@ def _at(
     return np.array(values, np.float64), np.array(given, np.float64)
 
 
-def _plain(magnitudes: list[Exact] | list[NDArray[np.float32]], step: int, n: int) -> Exact:
-    """Return magnitudes [i, n] with two constants below them: one step, and an amplitude of 16."""
-    return np.array([*magnitudes, np.full(n, step), np.full(n, 16)], np.float64)
+class Known:
+    """What is known when a frequency is coded: amplitudes of AC so far, and how DC differs from block to block.
+
+    For each component, frequency and phase there is a plane of amplitudes and one of magnitudes; planes of DC hold in
+    place of a frequency what one neighbour has more than the block. So what lies beside the blocks of a phase is a
+    part of another phase's plane, and sums over it need no copies. Around the blocks is a margin of one that repeats
+    the outermost blocks.
+    """
+
+    def __init__(self, dc: Exact) -> None:
+        """Begin with the amplitudes of DC, [3, rows, columns]."""
+        _, self.rows, self.columns = dc.shape
+        self.pitch = (self.columns + 3) // 2
+        size = ((self.rows + 3) // 2 + 1) * self.pitch  # a row to spare, since parts begin anywhere in a row
+        self.planes = np.zeros((2, 3, _AROUND + 63, 2, 2, size), np.float32)
+        self.largest = 0.0  # of all magnitudes
+        padded = np.pad(dc.astype(np.float32), ((0, 0), (1, 1), (1, 1)), "edge")
+        within = padded[:, 1:-1, 1:-1]
+        for i, (dy, dx) in enumerate(_SIDES + _CORNERS):
+            apart = padded[:, 1 + dy : 1 + dy + self.rows, 1 + dx : 1 + dx + self.columns] - within
+            for (row, column), component in product(PHASES, range(3)):
+                self._put(component, i, row, column, apart[component, row::2, column::2])
+
+    def _put(self, component: int, index: int, row: int, column: int, numbers: Short) -> None:
+        y, x = 1 + row, 1 + column
+        height, width = numbers.shape
+        planes = self.planes[:, component, index, y % 2, x % 2].reshape(2, -1, self.pitch)
+        cells = planes[:, y // 2 : y // 2 + height, x // 2 : x // 2 + width]
+        cells[0] = numbers
+        np.abs(numbers, out=cells[1])
+        self.largest = max(self.largest, float(cells[1].max(initial=0)))
+
+    def put(self, component: int, k: int, phase: int, amplitudes: Short) -> None:
+        """Put in a frequency of a phase, [rows, columns] of its blocks."""
+        self._put(component, _AROUND - 1 + k, *PHASES[phase], amplitudes)
+        planes = self.planes[:, component, _AROUND - 1 + k].reshape(2, 2, 2, -1, self.pitch)
+        low, wide = 1 + self.rows, 1 + self.columns  # the margins; they go with the outermost blocks of any phase
+        planes[:, 0, :, 0] = planes[:, 1, :, 0]
+        planes[:, low % 2, :, low // 2] = planes[:, self.rows % 2, :, self.rows // 2]
+        planes[:, :, 0, :, 0] = planes[:, :, 1, :, 0]
+        planes[:, :, wide % 2, :, wide // 2] = planes[:, :, self.columns % 2, :, self.columns // 2]
+
+    def beside(self, component: int, first: int, end: int, phase: int, offset: tuple[int, int] = (0, 0)) -> Short:
+        """Return frequencies from `first` to before `end` of the block at an offset from each of a phase.
+
+        It is a view, amplitudes and magnitudes, [2, end - first, m] as in `Group`.
+        """
+        (row, column), (dy, dx) = PHASES[phase], offset
+        y, x = 1 + row + dy, 1 + column + dx
+        start = y // 2 * self.pitch + x // 2
+        m = len(range(row, self.rows, 2)) * self.pitch
+        return self.planes[:, component, _AROUND - 1 + first : _AROUND - 1 + end, y % 2, x % 2, start : start + m]
+
+    def slopes(self, component: int, phase: int) -> Short:
+        """Return what the blocks around have more of DC than each of a phase, a view as `beside`, [2, 8, m]."""
+        return self.beside(component, 1 - _AROUND, 1, phase)
 
 
-def ac_group(amplitudes: NDArray[np.float32], steps: Integers, component: int, k: int, phase: int) -> Group:
-    """Return a frequency of a component in one phase of the lattice; `amplitudes` are those so far, as in `fill`."""
-    rows, columns = amplitudes.shape[2] - 2, amplitudes.shape[3] - 2
-    row, column = _PHASES[phase]
-    ys, xs = np.arange(row, rows, 2), np.arange(column, columns, 2)
-    n = len(ys) * len(xs)
-
-    def beside(planes: NDArray[np.float32], offset: tuple[int, int] = (0, 0)) -> NDArray[np.float32]:
-        """Return of each block of the phase the one at an offset, a view."""
-        top, left = 1 + offset[0], 1 + offset[1]
-        return planes[..., top + row : top + rows : 2, left + column : left + columns : 2]
-
-    own = amplitudes[component]
-    low = own[1 : max(1, min(k - _WINDOW, 6))]
-    parts = [beside(own[1:k]), np.stack([beside(own[0], offset) for offset in _SIDES + _CORNERS]) - beside(own[0])]
+def ac_group(known: Known, steps: Integers, component: int, k: int, phase: int) -> Group:
+    """Return a frequency of a component in one phase of the lattice."""
+    row, column = PHASES[phase]
+    near, low = max(1, k - _WINDOW), max(1, min(k - _WINDOW, 6))
+    parts = [known.beside(component, 1, k, phase), known.slopes(component, phase)]
     for offset in _SIDES:
-        parts += [beside(own[max(1, k - _WINDOW) : k], offset), beside(low, offset)]
-    parts += [beside(own[k : k + 1], offset) for offset in _SAME[phase]]
-    parts += [beside(amplitudes[:component, k])]
-    signed = np.concatenate(parts, dtype=np.float64).reshape(-1, n)
-    q = int(steps[component, k])
-    magnitudes = [abs(beside(amplitudes[other, k], offset)).ravel() for other in range(component) for offset in _SIDES]
+        parts += [known.beside(component, near, k, phase, offset), known.beside(component, 1, low, phase, offset)]
+    parts += [known.beside(component, k, k + 1, phase, offset) for offset in _SAME[phase]]
+    parts += [known.beside(other, k, k + 1, phase) for other in range(component)]
+    parts = [part for part in parts if part.shape[1]]
+    plain = [known.beside(other, k, k + 1, phase, offset) for other in range(component) for offset in _SIDES]
     return Group(
         f"ac {component} {k} {phase}",
         2 + min(component, 1),
-        (ys, xs, component, k),
-        q,
-        np.zeros(n),
-        signed,
-        _plain(magnitudes, q, n),
+        (slice(row, None, 2), slice(column, None, 2), component, k),
+        (len(range(row, known.rows, 2)), len(range(column, known.columns, 2))),
+        int(steps[component, k]),
+        np.zeros(parts[0].shape[2]),
+        [amplitudes for amplitudes, _ in parts],
+        [magnitudes for _, magnitudes in parts + plain],
+        known.largest,
     )
 
 
 @cache
-def _thresholds() -> Integers:
-    """Return where the classes of the expected error begin, in levels times ONE, but for the first."""
-    return np.array([round(ONE * 2 ** (i / 4 - _LOWEST)) for i in range(BINS - 1)], np.int64)
+def _classes() -> Integers:
+    """Return the class of each expected error, in levels times ONE; the last one's class is that of all larger ones."""
+    starts = [round(ONE * 2 ** (i / 4 - _LOWEST)) for i in range(BINS - 1)]
+    return np.searchsorted(starts, np.arange(starts[-1] + 1), side="right")
 
 
 class Context(NamedTuple):
@@ -219,13 +287,27 @@ class Context(NamedTuple):
 def context(group: Group, mean: Exact, spread: Exact) -> Context:
     """Return the contexts of a group under its weights."""
     one = ONE * group.step
-    predicted = (group.base + mean @ group.signed).astype(np.int64)
+    moved = group.base + _weighed(mean, group, group.signed)
+    predicted = group.chosen(moved).astype(np.int64)
     nearest = (2 * predicted + one) // (2 * one)
     beyond = predicted - nearest * one
-    error = spread[: len(mean)] @ abs(group.signed) + spread[len(mean) :] @ group.plain
-    size = np.searchsorted(_thresholds(), error.astype(np.int64) // group.step, side="right")
+    of_step, of_constant = spread[-2:]
+    error = _weighed(spread[:-2], group, group.sizes) + of_step * group.step + of_constant * 16
+    classes = _classes()
+    size = classes[np.minimum(group.chosen(error).astype(np.int64) // group.step, len(classes) - 1)]
     fraction = np.minimum(2 * FRACTIONS * abs(beyond) // one, FRACTIONS - 1)
     return Context(nearest, np.where(beyond < 0, -1, 1), size * FRACTIONS + fraction)
+
+
+def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) -> Exact:
+    """Return the sum [m] of inputs [j, m] under their weights, made in single precision if no sum can leave that."""
+    short = abs(weights).sum() * group.largest < 1 << 24
+    weights = weights.astype(np.float32) if short else weights
+    total, at = np.zeros(group.base.size, weights.dtype), 0
+    for piece in inputs:
+        total += weights[at : at + len(piece)] @ piece
+        at += len(piece)
+    return total.astype(np.float64)
 
 
 def pack(levels: Levels, quality: int) -> bytes:
@@ -240,11 +322,12 @@ def pack(levels: Levels, quality: int) -> bytes:
 
     def code(group: Group) -> Integers:
         ys, xs, component, k = group.place
-        values = levels[:, :, component, k][np.ix_(ys, xs)].ravel().astype(np.int64)
+        values = levels[ys, xs, component, k].ravel().astype(np.int64)
         known = context(group, model.mean[group.key], model.spread[group.key])
         off = (values - known.nearest) * known.sign
         symbols = np.clip(off, -ESCAPE, ESCAPE) + ESCAPE
-        coder.encode(symbols.astype(np.int32), _CATEGORICAL, probability[group.kind][known.row])
+        for part in _parts(len(values)):
+            coder.encode(symbols[part].astype(np.int32), _CATEGORICAL, probability[group.kind].take(known.row[part], 0))
         for far in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
             bits = int(far + 1).bit_length() - 1
             coder.encode(bits, _BITS)
@@ -255,6 +338,11 @@ def pack(levels: Levels, quality: int) -> bytes:
     rows, columns = levels.shape[:2]
     walk(rows, columns, coefficients.steps(quality), first, highest, code)
     return bytes([_MAGIC, *highest]) + bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+def _parts(n: int) -> Iterator[slice]:
+    """Yield parts of a group whose distributions stay in the processor's cache."""
+    return (slice(start, start + _AT_ONCE) for start in range(0, n, _AT_ONCE))
 
 
 def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
@@ -276,8 +364,10 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
 
     def code(group: Group) -> Integers:
         known = context(group, model.mean[group.key], model.spread[group.key])
-        symbols = coder.decode(_CATEGORICAL, probability[group.kind][known.row])
-        off: Integers = symbols.astype(np.int64) - ESCAPE
+        off = np.empty_like(known.nearest)
+        for part in _parts(len(off)):
+            off[part] = coder.decode(_CATEGORICAL, probability[group.kind].take(known.row[part], 0))
+        off -= ESCAPE
         for i in np.flatnonzero(abs(off) == ESCAPE):
             bits = int(coder.decode(_BITS))
             far = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0) - 1
