@@ -78,9 +78,7 @@ def unpack(payload: bytes) -> Prediction:
     """Return the prediction in a payload; ContainerError if there is none."""
     if len(payload) not in (_ROW.itemsize, 2 * _ROW.itemsize, 3 * _ROW.itemsize):
         raise ContainerError(f"malformed: PREDICTION of {len(payload)} bytes, expected 1 to 3 times {_ROW.itemsize}")
-    rows = [
-        Row(tuple(int(factor) for factor in factors), int(offset)) for factors, offset in np.frombuffer(payload, _ROW)
-    ]
+    rows = [Row((int(a), int(b), int(c)), int(offset)) for (a, b, c), offset in np.frombuffer(payload, _ROW)]
     first, second, third = (rows + [rows[-1]] * 2)[:3]
     found = first, second, third
     if pack(found) != payload:
