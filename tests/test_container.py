@@ -210,14 +210,19 @@ def containers(draw):
         weights=draw(fingerprints),
         reference=reference,
     )
+    prediction = draw(st.none() | st.binary(min_size=1, max_size=64))
+    aligned = reference is not None and prediction is None
     return Container(
         header=header,
         lr=draw(st.binary(min_size=1, max_size=64) | long_payloads),
-        similarity_map=None if reference is None else draw(st.none() | st.binary(max_size=64) | long_payloads),
+        similarity_map=None
+        if reference is prediction is None
+        else draw(st.none() | st.binary(max_size=64) | long_payloads),
         output_hash=draw(st.none() | fingerprints),
         packed=draw(st.booleans()),
-        alignment=None if reference is None else draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads),
+        alignment=draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads) if aligned else None,
         metadata=draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads),
+        prediction=prediction,
     )
 
 
