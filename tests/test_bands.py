@@ -4,7 +4,6 @@ import csv
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -409,18 +408,6 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
     ):
         with pytest.raises(ContainerError, match="FURTHER"):
             codec.decode(container.pack(changed), reference, tiny_net)
-
-
-@pytest.fixture
-def always_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the encoder predict every further triple, whatever it costs."""
-    tried = codec._trial
-
-    def favoured(*arguments: Any) -> Any:
-        trial = tried(*arguments)
-        return trial if trial.low.prediction is None else trial._replace(cost=-math.inf)
-
-    monkeypatch.setattr(codec, "_trial", favoured)
 
 
 @pytest.mark.usefixtures("always_predicted")
