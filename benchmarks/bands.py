@@ -2,10 +2,10 @@
 
     python benchmarks/bands.py ../shared/data/manifest.csv [FOUR_BANDS.tif ...]
 
-The dev pairs hold pictures of three bands, so pictures of four are made of them, the third a copy of the second: of
-OMBRIA's shortwave infrared, near infrared and red, the fourth is the near infrared; of all others, blue, green and
-then red. At most `MOST` pairs a dataset count, evenly spaced. GeoTIFFs given beside them have bands of their own and no
-older picture; bands beyond the sixth are left out. All are cut to `SIDE` pixels a side, from the top left.
+Of the dev pairs only OMBRIA's have infrared: shortwave, near, and red, in this order. Pictures of four bands are made
+of them: shortwave, red, red once more, and near infrared, which is the further band. GeoTIFFs given beside them have
+bands of their own and no older picture; bands beyond the sixth are left out. All are cut to `SIDE` pixels a side, from
+the top left.
 
 Bytes without, at the PSNR that the bands have with the prediction, are read off the straight line through what two
 qualities give, ln(bytes) over dB. Writes benchmarks/results/bands.json and the table of docs/TRAINING.md.
@@ -30,26 +30,18 @@ from refscale_codec.rescale.net import RescaleNet
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (35, 75)
-MOST = 2
 SIDE = 256
-_ORDER = {"ombria": [0, 2, 2, 1]}
-_USUAL = [2, 1, 1, 0]
+_ORDER = [0, 2, 2, 1]
 
 
 def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Image, Image | None]]:
     """Yield dataset, name, picture and older picture, of four bands or more."""
     for path in tiffs:
         yield path.stem, path.stem, Image(np.ascontiguousarray(image.read(path).pixels[:SIDE, :SIDE, :6])), None
-    groups = defaultdict(list)
     for pair in data.read_manifest(manifest, ("dev",)):
-        if pair.reference is not None:
-            groups[pair.dataset].append(pair)
-    for dataset, pairs in sorted(groups.items(), key=lambda group: group[0] not in _ORDER):
-        order = _ORDER.get(dataset, _USUAL)
-        for index in np.linspace(0, len(pairs) - 1, min(MOST, len(pairs))).astype(int):
-            paths = pairs[index].target, pairs[index].reference
-            target, older = (Image(image.read(path).pixels[:SIDE, :SIDE, order]) for path in paths if path is not None)
-            yield dataset, pairs[index].name, target, older
+        if pair.dataset == "ombria" and pair.reference is not None:
+            target, older = (image.read(path).pixels[:SIDE, :SIDE, _ORDER] for path in (pair.target, pair.reference))
+            yield pair.dataset, pair.name, Image(target), Image(older)
 
 
 def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[str, Any]]:
