@@ -27,7 +27,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import align, bands, container, georeference, geotiff, lrcodec, metadata, registration, smap, tiles
+from refscale_codec import (
+    align,
+    bands,
+    container,
+    georeference,
+    geotiff,
+    lrcodec,
+    metadata,
+    prediction,
+    registration,
+    smap,
+    tiles,
+)
 from refscale_codec.bands import Bands
 from refscale_codec.container import Container, Header
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
@@ -36,6 +48,7 @@ from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.coefficients import Floats
 from refscale_codec.lrcodec.gmm import Gmm
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
+from refscale_codec.prediction import Prediction
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.tiles import TILE, Box
 
@@ -74,6 +87,7 @@ class LowRes(NamedTuple):
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
     alignment: align.Alignment | None = None  # where the reference lies on the picture; None for right where it is
     guide: NDArray[np.uint8] | None = None  # [ceil(h/s), ceil(w/s), 3]: the moved reference, for the entropy model
+    prediction: Prediction | None = None  # what takes the first triple to the reference that was used; None for none
 
     @property
     def picture(self) -> NDArray[np.uint8]:
@@ -110,12 +124,15 @@ def encode(
     options = options or EncodeOptions()
     described = bands.describe(image, options.value_range)
     known = georeference.known(image, reference)
-    files = []
+    files: list[Container] = []
+    first = None
     for triple, older in triples(image, reference, described):
-        low = prepare(triple, older, net, options, known, lap)
+        low = prepare(triple, older, net, options, known, lap, first)
         lap("net")
         files.append(pack_low_res(low, triple, older, net, options))
         lap("entropy")
+        if described.depth > 3 and first is None:
+            first = rebuilt(files[0], older, None, net, options.tile, described.triple_type)
     file = assemble(files, image, reference, described)
     if options.output_hash:
         file = with_output_hash(file, reference, net)
@@ -159,6 +176,8 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
     for inner in files[1:]:
         if inner.header != file.header or (inner.bands, inner.output_hash, inner.metadata) != (None, None, None):
             raise ContainerError("malformed: a FURTHER section holds a file that is not of the same picture")
+    if file.prediction is not None:
+        raise ContainerError("malformed: the first bands are predicted from themselves")
     return described, files
 
 
@@ -169,13 +188,34 @@ def prepare(
     options: EncodeOptions,
     known: NDArray[np.float64] | None = None,
     lap: Callable[[str], None] = no_lap,
+    first: Image | None = None,
 ) -> LowRes:
-    """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`."""
-    if reference is None:
+    """Align the reference, choose how to use it, and run the net down; arguments and errors are those of `encode`.
+
+    With the first triple of the picture, as it decodes, a prediction from that is tried in the reference's place.
+    """
+    if reference is None and first is None:
         return downscale(image, None, net, options.quality, options.tile)
-    alignment = registration.estimate(image, reference, known)
+    alignment = None if reference is None else registration.estimate(image, reference, known)
     lap("align")
-    return downscale_best(image, reference, alignment, net, options, lap)
+    return downscale_best(image, reference, alignment, net, options, lap, first)
+
+
+def rebuilt(
+    file: Container,
+    reference: Image | None,
+    first: Image | None,
+    net: RescaleNet,
+    tile: int = TILE,
+    dtype: np.dtype[Any] | type[Any] = np.uint8,
+) -> Image:
+    """Return what the file of a triple decodes to, in the encoder.
+
+    `reference` is the triple's; `first` is the picture's first triple as it decodes, None for that triple itself.
+    """
+    whole = Box(0, 0, file.header.height, file.header.width)
+    low, older, place = _unpacked(file, reference, None if first is None else first.pixels, whole, net)
+    return upscale(low, older, file.header, net, alignment=low.alignment, tile=tile, dtype=dtype, place=place)
 
 
 def with_output_hash(file: Container, reference: Image | None, net: RescaleNet) -> Container:
@@ -185,33 +225,37 @@ def with_output_hash(file: Container, reference: Image | None, net: RescaleNet) 
 
 def downscale_best(
     image: Image,
-    reference: Image,
+    reference: Image | None,
     alignment: align.Alignment | None,
     net: RescaleNet,
     options: EncodeOptions,
     lap: Callable[[str], None] = no_lap,
+    first: Image | None = None,
 ) -> LowRes:
     """Run the net down against the moved reference, against it as it lies, or without: what codes a sample best.
 
     If it is with the reference, that is tried in the picture's light, too, and without the vectors of blocks. Better is
     less ln(bytes) + SLOPE ln(squared error). The sample is a regular grid of tiles, put together into one picture; a
-    picture no larger than that is its own sample. A reference of another size is of use only if it is moved. `lap` is
-    called as in `encode`.
+    picture no larger than that is its own sample. A reference of another size is of use only if it is moved. At last
+    the first triple of the picture, as it decodes, is tried as what to predict this one from. `lap` is called as in
+    `encode`.
     """
     sample = _sample(image)
 
-    def trial(guide: Image | None, alignment: align.Alignment | None = None) -> _Trial:
+    def trial(
+        guide: Image | None, alignment: align.Alignment | None = None, predicted: Prediction | None = None
+    ) -> _Trial:
         if guide is not None and alignment is not None:
             guide = align.move(guide, alignment)
-        return _trial(sample, guide, alignment, image, net, options)
+        return _trial(sample, guide, alignment, predicted, image, net, options)
 
     def cheapest(*trials: _Trial) -> _Trial:
         return min(trials, key=lambda tried: tried.cost)
 
     best = trial(None)
-    if (reference.height, reference.width) == (image.height, image.width):
+    if reference is not None and (reference.height, reference.width) == (image.height, image.width):
         best = cheapest(best, trial(reference))
-    if alignment is not None:
+    if reference is not None and alignment is not None:
         best = cheapest(best, trial(reference, alignment))
     if best.guide is not None:
         found = best.alignment or align.still(image.height, image.width)
@@ -221,10 +265,13 @@ def downscale_best(
         plain = best.alignment._replace(vectors=0 * best.alignment.vectors)
         if not plain.does_nothing:
             best = cheapest(best, trial(reference, plain))
+    if first is not None:
+        predicted = prediction.fit(first.pixels, image.pixels)
+        best = cheapest(best, trial(Image(prediction.predict(first.pixels, predicted)), None, predicted))
     lap("choose")
     low = best.low
     if sample.pixels.shape != image.pixels.shape:
-        low = downscale(image, best.guide, net, options.quality, options.tile)
+        low = downscale(image, best.guide, net, options.quality, options.tile, best.low.prediction)
     if best.guide is None or best.alignment is None:
         return low
     return low._replace(alignment=best.alignment._replace(check=align.checksum(best.guide)))
@@ -241,12 +288,13 @@ def _trial(
     sample: Image,
     guide: Image | None,
     alignment: align.Alignment | None,
+    predicted: Prediction | None,
     image: Image,
     net: RescaleNet,
     options: EncodeOptions,
 ) -> _Trial:
     shown = None if guide is None else _sample(guide)
-    low = downscale(sample, shown, net, options.quality, options.tile)
+    low = downscale(sample, shown, net, options.quality, options.tile, predicted)
     file = pack_low_res(low, sample, shown, net, options)
     dtype = sample.pixels.dtype
     decoded = upscale(unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile, dtype=dtype)
@@ -287,11 +335,14 @@ def pack_low_res(
     )
     payload, packed = _coded(low, net, options)
     similarity_map = None
-    if reference is not None:
+    if reference is not None or low.prediction is not None:
         similarity_map = b"" if low.levels is None else smap.encode(low.levels, net.config.map_levels)
     alignment = None if low.alignment is None else align.pack(low.alignment)
+    predicted = None if low.prediction is None else prediction.pack(low.prediction)
     said = metadata.pack(image.metadata)
-    return Container(header, payload, similarity_map, packed=packed, alignment=alignment, metadata=said)
+    return Container(
+        header, payload, similarity_map, packed=packed, alignment=alignment, metadata=said, prediction=predicted
+    )
 
 
 def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes, bool]:
@@ -356,15 +407,13 @@ def decode(
     described, files = disassemble(file)
     shown = window or Box(0, 0, file.header.height, file.header.width)
 
+    predicted = any(inner.prediction is not None for inner in files)
+    wide = _seen(shown, file.header, tile) if predicted else shown  # of the first triple
+
     def parts() -> Iterator[NDArray[Any]]:
+        first: NDArray[Any] | None = None
         for inner, older in zip(files, _older_triples(reference, described), strict=False):
-            older = older if _guided(inner) else None
-            size = inner.header.height, inner.header.width
-            if older is not None and inner.alignment is None and size != (older.height, older.width):
-                raise ContainerError("the file says that its reference lies in place, but it has another size")
-            if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
-                older, inner = _moved(older, unpack_alignment(inner)), replace(inner, alignment=None)
-            low = unpack_low_res(inner, net, older)
+            low, older, place = _unpacked(inner, older, first, wide, net)
             lap("entropy")
             part = upscale(
                 low,
@@ -375,14 +424,46 @@ def decode(
                 z_scale=z_scale,
                 z_seed=z_seed,
                 tile=tile,
-                window=shown,
+                window=wide if first is None else shown,
                 dtype=described.triple_type,
-            )
+                place=place,
+            ).pixels
             lap("net")
-            yield part.pixels
+            if first is None:
+                first, part = part, part[shown.within(wide).slices]
+            yield part
 
     said = replace(said, geo=geotiff.moved(said.geo, shown.left, shown.top))
     return replace(bands.join(parts(), described, shown), metadata=said)
+
+
+def _unpacked(
+    file: Container, reference: Image | None, first: NDArray[Any] | None, wide: Box, net: RescaleNet
+) -> tuple[LowRes, Image | None, Box | None]:
+    """Return the payloads of a triple, the reference that its net needs, and where that lies, as `upscale` has it.
+
+    `reference` is the triple's. `first` is the part of the first triple in the box `wide`, None for that triple itself.
+    """
+    if file.prediction is not None and first is not None:
+        low = unpack_low_res(file, net, None)
+        if low.prediction is None or not _guided(file):
+            return low, None, None
+        return low, Image(prediction.predict(first, low.prediction)), wide
+    older = reference if _guided(file) else None
+    size = file.header.height, file.header.width
+    if older is not None and file.alignment is None and size != (older.height, older.width):
+        raise ContainerError("the file says that its reference lies in place, but it has another size")
+    if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
+        older, file = _moved(older, unpack_alignment(file)), replace(file, alignment=None)
+    return unpack_low_res(file, net, older), older, None
+
+
+def _seen(window: Box, header: Header, tile: int) -> Box:
+    """Return what the net sees of the picture to make a window."""
+    height, width = (header.scale * side for side in header.low_res_size)
+    needed = [seen for core, seen in tiles.grid(height, width, tile, HALO[header.scale]) if core.overlap(window)]
+    tops, lefts, bottoms, rights = zip(*needed, strict=True)
+    return Box(min(tops), min(lefts), min(max(bottoms), header.height), min(max(rights), header.width))
 
 
 def _moved(reference: Image, alignment: align.Alignment | None) -> Image:
@@ -458,7 +539,7 @@ def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) ->
     header = file.header
     height, width = header.low_res_size
     similarity = None
-    if header.reference is not None:
+    if header.reference is not None or file.prediction is not None:
         similarity = smap.decode(file.similarity_map, *net.config.map_size(height, width), net.config.map_levels)
     guide = None
     if header.codec == lrcodec.JPEG and file.packed:
@@ -467,7 +548,7 @@ def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) ->
     elif header.codec == lrcodec.JPEG:
         lr = Jpeg().decode(file.lr, height, width).astype(np.float32)
     elif header.codec == lrcodec.GMM and isinstance(net.low_res, Gmm) and not file.packed:
-        if _guided(file):
+        if _guided(file) and file.prediction is None:
             if reference is None:
                 raise ReferenceMismatch("the low-res picture does not decode without the reference")
             guide = _low_res_reference(reference, net)
@@ -476,12 +557,13 @@ def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) ->
         raise ContainerError("the file uses the gmm codec, but its weights hold none, or it is marked as packed")
     else:
         raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
-    return LowRes(lr, similarity, unpack_alignment(file), guide)
+    predicted = None if file.prediction is None else prediction.unpack(file.prediction)
+    return LowRes(lr, similarity, unpack_alignment(file), guide, predicted)
 
 
 def _guided(file: Container) -> bool:
-    """Return whether the reference was used: a map of zeros leaves it out everywhere."""
-    return file.header.reference is not None and file.similarity_map != b""
+    """Return whether the reference, or a prediction, was used: a map of zeros leaves it out everywhere."""
+    return (file.header.reference is not None or file.prediction is not None) and file.similarity_map != b""
 
 
 def _low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
@@ -494,10 +576,18 @@ def _low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: int, tile: int = TILE) -> LowRes:
+def downscale(
+    image: Image,
+    reference: Image | None,
+    net: RescaleNet,
+    quality: int,
+    tile: int = TILE,
+    predicted: Prediction | None = None,
+) -> LowRes:
     """Run the net down, tile by tile; the reference is taken as it lies.
 
-    `quality` is that of the low-res codec to follow, 1..100; `tile` is the largest side of a tile in pixels.
+    `quality` is that of the low-res codec to follow, 1..100; `tile` is the largest side of a tile in pixels. What made
+    a reference that is predicted goes into the result; such a one is not exact, and no guide of an entropy model.
     """
     if reference is not None:
         _require_same_size(reference, image.height, image.width)
@@ -512,10 +602,10 @@ def downscale(image: Image, reference: Image | None, net: RescaleNet, quality: i
         found, _ = net.descend(_tensor(image.pixels, net, seen), condition)
         own = core.within(seen).reduced(scale).slices
         lr[core.reduced(scale).slices] = (255 * found[0].permute(1, 2, 0).float()).cpu().numpy()[own]
-    guide = None
-    if net.low_res is not None and reference is not None and similarity is not None and similarity.any():
-        guide = _low_res_reference(reference, net)
-    return LowRes(lr, similarity, guide=guide)
+    guide, exact = None, None if predicted is not None else reference
+    if net.low_res is not None and exact is not None and similarity is not None and similarity.any():
+        guide = _low_res_reference(exact, net)
+    return LowRes(lr, similarity, guide=guide, prediction=predicted)
 
 
 @torch.inference_mode()
@@ -575,11 +665,13 @@ def upscale(
     tile: int = TILE,
     window: Box | None = None,
     dtype: np.dtype[Any] | type[Any] = np.uint8,
+    place: Box | None = None,
 ) -> Image:
     """Run the net up, tile by tile; the reference is taken as it lies, but for an alignment that moves it.
 
     The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
-    Samples are of the given type, uint8 or uint16, over its full scale.
+    Samples are of the given type, uint8 or uint16, over its full scale. With a place, the reference is only that part
+    of a whole one: all that the net sees of it.
 
     Raises:
         ReferenceMismatch: the whole was made, and the moved reference is not the one that the alignment tells.
@@ -600,7 +692,10 @@ def upscale(
             near = [part[(..., *seen.reduced(2 << stage).slices)].to(_device(net)) for stage, part in enumerate(z)]
         ref = None
         if reference is not None:
-            guide = align.move(reference, alignment, seen)
+            if place is None:
+                guide = align.move(reference, alignment, seen)
+            else:
+                guide = Image(reference.pixels[(seen.overlap(place) or place).within(place).slices])
             if alignment is not None:
                 check += align.checksum(Image(guide.pixels[core.within(seen).slices]), core)
             ref = _tensor(guide.pixels, net, seen.within(seen))

@@ -52,11 +52,13 @@ class RequiredFeature(IntEnum):
     ALIGNED = 1 << 2
     """An ALIGNMENT section is present; only together with REFERENCE."""
     MAPPED = 1 << 3
-    """A MAP section is present; only together with REFERENCE."""
+    """A MAP section is present; only together with REFERENCE or PREDICTED."""
     BANDS = 1 << 4
     """A BANDS section is present: the picture is another than 8-bit RGB."""
     FURTHER = 1 << 5
     """A FURTHER section is present: there are more than three bands."""
+    PREDICTED = 1 << 6
+    """A PREDICTION section is present: the bands of an earlier file take the reference's place."""
 
 
 @unique
@@ -85,6 +87,8 @@ class SectionType(IntEnum):
     """Which bands the picture has, of what type, and what of them is kept without loss."""
     FURTHER = 6
     """A complete `.rsc` file with the bands that are left."""
+    PREDICTION = 7
+    """How the bands follow from the first three of the picture."""
     METADATA = 128
     """What the picture file said beside its pixels."""
 
@@ -125,7 +129,7 @@ class Container:
     lr: bytes = field(repr=False)
     """Low-res payload, at least 1 byte; for codec 1 a complete JPEG unless `packed`."""
     similarity_map: bytes | None = field(default=None, repr=False)
-    """Similarity-map payload; only with a reference. None there means the highest level everywhere."""
+    """Similarity-map payload; only with a reference or a prediction. None there means the highest level everywhere."""
     output_hash: bytes | None = None
     """Fingerprint of the decoded picture, 6 bytes; None where the writer gave none."""
     packed: bool = False
@@ -138,6 +142,8 @@ class Container:
     """Bands payload, at least 1 byte; None for an 8-bit RGB picture."""
     further: bytes | None = field(default=None, repr=False)
     """A complete `.rsc` file with the bands that are left, at least 1 byte; None if these are all."""
+    prediction: bytes | None = field(default=None, repr=False)
+    """Prediction payload, at least 1 byte; not with an alignment. None where the bands are not predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ class PartSizes:
     header: int
     """The fixed header: always `HEADER_SIZE`."""
     map: int
-    """The MAP and ALIGNMENT sections, if any."""
+    """The MAP, ALIGNMENT and PREDICTION sections, if any."""
     lr: int
     """The LR section."""
     metadata: int
@@ -169,18 +175,20 @@ def pack(container: Container) -> bytes:
     """Return the container as the bytes of a `.rsc` file.
 
     The flags follow from what is there: REFERENCE from `header.reference`, PACKED from `packed`, ALIGNED from
-    `alignment`, MAPPED from `similarity_map`, and the others from the field of their name.
+    `alignment`, MAPPED from `similarity_map`, PREDICTED from `prediction`, and the others from the field of their name.
 
     Raises:
         ValueError: A value is out of the range its field documents, or a similarity map or an alignment is given
-            without a reference: a mistake of the caller, never of a user.
+            without what it is for: a mistake of the caller, never of a user.
     """
     header = container.header
     if problem := _header_problem(header):
         raise ValueError(problem)
-    for what, payload in (("similarity map", container.similarity_map), ("alignment", container.alignment)):
-        if payload is not None and header.reference is None:
-            raise ValueError(f"{what} without a reference")
+    predicted = container.prediction is not None
+    if container.similarity_map is not None and header.reference is None and not predicted:
+        raise ValueError("similarity map without a reference")
+    if container.alignment is not None and (header.reference is None or predicted):
+        raise ValueError("alignment without a reference, or of one that is not used")
 
     required = {
         RequiredFeature.REFERENCE: header.reference is not None,
@@ -189,6 +197,7 @@ def pack(container: Container) -> bytes:
         RequiredFeature.MAPPED: container.similarity_map is not None,
         RequiredFeature.BANDS: container.bands is not None,
         RequiredFeature.FURTHER: container.further is not None,
+        RequiredFeature.PREDICTED: predicted,
     }
     optional = {
         OptionalFeature.OUTPUT_HASH: container.output_hash is not None,
@@ -244,6 +253,7 @@ def unpack(data: bytes) -> Container:
         metadata=found.get(SectionType.METADATA),
         bands=found.get(SectionType.BANDS),
         further=found.get(SectionType.FURTHER),
+        prediction=found.get(SectionType.PREDICTION),
     )
 
 
@@ -254,7 +264,7 @@ def part_sizes(container: Container) -> PartSizes:
         for kind, payload in _sections(container)
     }
     lr = size.pop(SectionType.LR)
-    related = size.pop(SectionType.MAP, 0) + size.pop(SectionType.ALIGNMENT, 0)
+    related = sum(size.pop(kind, 0) for kind in (SectionType.MAP, SectionType.ALIGNMENT, SectionType.PREDICTION))
     metadata, bands = size.pop(SectionType.METADATA, 0), size.pop(SectionType.BANDS, 0)
     further = size.pop(SectionType.FURTHER, 0)
     other = sum(size.values())
@@ -276,6 +286,8 @@ def _sections(container: Container) -> Iterator[tuple[SectionType, bytes]]:
         yield SectionType.BANDS, container.bands
     if container.further is not None:
         yield SectionType.FURTHER, container.further
+    if container.prediction is not None:
+        yield SectionType.PREDICTION, container.prediction
     if container.metadata is not None:
         yield SectionType.METADATA, container.metadata
 
@@ -322,9 +334,13 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
     has_reference = bool(required & RequiredFeature.REFERENCE)
     if not has_reference and any(reference):
         raise ContainerError(f"malformed: reference fingerprint {reference.hex()} without the REFERENCE flag")
-    for flag in (RequiredFeature.ALIGNED, RequiredFeature.MAPPED):
-        if required & flag and not has_reference:
-            raise ContainerError(f"malformed: {flag.name} flag without the REFERENCE flag")
+    predicted = bool(required & RequiredFeature.PREDICTED)
+    if required & RequiredFeature.ALIGNED and not has_reference:
+        raise ContainerError("malformed: ALIGNED flag without the REFERENCE flag")
+    if required & RequiredFeature.ALIGNED and predicted:
+        raise ContainerError("malformed: ALIGNED flag together with the PREDICTED flag")
+    if required & RequiredFeature.MAPPED and not has_reference and not predicted:
+        raise ContainerError("malformed: MAPPED flag without the REFERENCE flag")
     width, height = (int.from_bytes(side, "little") for side in size)
     header = Header(width, height, scale, codec, quality, weights, reference if has_reference else None)
     if problem := _header_problem(header):
@@ -339,6 +355,8 @@ def _read_header(view: memoryview) -> tuple[Header, bool, set[SectionType]]:
         announced.add(SectionType.BANDS)
     if required & RequiredFeature.FURTHER:
         announced.add(SectionType.FURTHER)
+    if predicted:
+        announced.add(SectionType.PREDICTION)
     if optional & OptionalFeature.OUTPUT_HASH:
         announced.add(SectionType.OUTPUT_HASH)
     if optional & OptionalFeature.METADATA:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-from refscale_codec import align, bands, codec, container, georeference
+from refscale_codec import align, bands, codec, container, georeference, prediction
 from refscale_codec.codec import EncodeOptions, LowRes
 from refscale_codec.errors import TargetError
 from refscale_codec.image import Image
@@ -90,27 +90,43 @@ def encode(
     described = bands.describe(image, options.value_range)
     triples = list(codec.triples(image, reference, described))
     known = georeference.known(image, reference)
-    firsts = [codec.prepare(triple, older, net, options, known) for triple, older in triples]
+    chosen: list[LowRes] = []
+    first = None
+    for triple, older in triples:
+        chosen.append(codec.prepare(triple, older, net, options, known, first=first))
+        if described.depth > 3 and first is None:
+            file = codec.pack_low_res(chosen[0], triple, older, net, options)
+            first = codec.rebuilt(file, older, None, net, options.tile, described.triple_type)
     guides = [
-        None if older is None or first.levels is None else align.move(older, first.alignment)
-        for (_, older), first in zip(triples, firsts, strict=True)
+        None if older is None or low.levels is None or low.prediction is not None else align.move(older, low.alignment)
+        for (_, older), low in zip(triples, chosen, strict=True)
     ]
+    decodes = target.measure == "psnr" or any(low.prediction is not None for low in chosen)
 
     @cache
-    def lows_at(quality: int) -> list[LowRes]:
+    def low_at(index: int, quality: int) -> LowRes:
+        low = chosen[index]
         if quality == start:
-            return firsts
-        return [
-            codec.downscale(triple, guide, net, quality, options.tile)._replace(alignment=first.alignment)
-            for (triple, _), guide, first in zip(triples, guides, firsts, strict=True)
-        ]
+            return low
+        found = codec.downscale(triples[index][0], guides[index], net, quality, options.tile)
+        return found._replace(alignment=low.alignment)
+
+    def predicted(index: int, quality: int, first: Image) -> LowRes:  # from what that very file's first bands decode to
+        rows = prediction.fit(first.pixels, triples[index][0].pixels)
+        guide = Image(prediction.predict(first.pixels, rows))
+        return codec.downscale(triples[index][0], guide, net, quality, options.tile, rows)
 
     def tried(quality: int, dead_zone: float) -> _Try:
-        chosen = replace(options, quality=quality, dead_zone=dead_zone)
-        files = [
-            codec.pack_low_res(low, triple, older, net, chosen)
-            for low, (triple, older) in zip(lows_at(quality), triples, strict=True)
-        ]
+        tuned = replace(options, quality=quality, dead_zone=dead_zone)
+        files: list[container.Container] = []
+        parts: list[Image] = []
+        for index, (triple, older) in enumerate(triples):
+            again = chosen[index].prediction is not None
+            low = predicted(index, quality, parts[0]) if again else low_at(index, quality)
+            files.append(codec.pack_low_res(low, triple, older, net, tuned))
+            if target.measure == "psnr" or decodes and not parts:
+                first = parts[0] if parts else None
+                parts.append(codec.rebuilt(files[-1], older, first, net, options.tile, described.triple_type))
         file = codec.assemble(files, image, reference, described)
         if options.output_hash:
             file = replace(file, output_hash=bytes(container.FINGERPRINT_SIZE))  # its place counts
@@ -118,18 +134,8 @@ def encode(
             size = len(container.pack(file))
             step(f"quality {quality}: {size} bytes")
             return _Try(quality, dead_zone, math.log(size), file)
-        parts = [
-            codec.upscale(
-                codec.unpack_low_res(file, net, guide),
-                guide,
-                file.header,
-                net,
-                tile=options.tile,
-                dtype=described.triple_type,
-            ).pixels
-            for file, guide in zip(files, guides, strict=True)
-        ]
-        psnr = bands.psnr(image, bands.join(parts, described, Box(0, 0, image.height, image.width)), described)
+        window = Box(0, 0, image.height, image.width)
+        psnr = bands.psnr(image, bands.join((part.pixels for part in parts), described, window), described)
         step(f"quality {quality}: {psnr:.2f} dB")
         return _Try(quality, dead_zone, psnr, file)
 

@@ -20,7 +20,7 @@ STEP = 16
 _SMALLEST = 128  # side in pixels that `largest_within` still gives: below, a tile is mostly halo
 # Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, of a pixel, of one in a tile and its halo
 _BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 32, 700
-_BYTE = 8  # for each byte of a pixel beyond 8-bit RGB; 4 bands of 16 bits take 31 more for the five that they have more
+_BYTE = 14  # for each byte of a pixel beyond 8-bit RGB; 6 of the first are a prediction and what it is made from
 _MARGIN = 2 * 64  # pixels of halo beside a tile's side, at most
 
 

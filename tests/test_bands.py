@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import bands, codec, container, image, metrics, targets, weights
+from refscale_codec import bands, codec, container, image, metrics, prediction, targets, weights
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError
 from refscale_codec.image import Image
@@ -408,6 +408,78 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
     ):
         with pytest.raises(ContainerError, match="FURTHER"):
             codec.decode(container.pack(changed), reference, tiny_net)
+
+
+@pytest.mark.usefixtures("always_predicted")
+@pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
+@pytest.mark.parametrize("kind", ["seven", "four signed", "nodata"])
+def test_predicted_bands_come_back_in_windows_too(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
+    target, reference = (replace(picture, pixels=np.tile(picture.pixels, (6, 5, 1))) for picture in KINDS[kind])
+    given = reference if with_reference else None
+    data = codec.encode(target, given, tiny_net, EncodeOptions(output_hash=True, tile=32))
+    file = container.unpack(data)
+    described, files = codec.disassemble(file)
+    assert [inner.prediction is not None for inner in files] == [False] + [True] * (len(files) - 1)
+    assert all(inner.alignment is None for inner in files[1:])
+    assert file.output_hash == codec.decode(data, given, tiny_net).fingerprint()
+    whole = codec.decode(data, given, tiny_net, tile=32)
+    assert bands.psnr(target, whole, described) > 10  # the net is not trained
+    for window in (Box(0, 0, 7, 9), Box(33, 60, 34, 97), Box(100, 90, 120, 165)):
+        part = codec.decode(data, given, tiny_net, tile=32, window=window)
+        assert np.array_equal(part.pixels, whole.pixels[window.slices])
+
+
+@pytest.mark.usefixtures("always_predicted")
+def test_another_machines_first_bands_do_no_harm(tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, reference = KINDS["seven"]
+    data = codec.encode(target, reference, tiny_net)
+    usual = codec.decode(data, reference, tiny_net).pixels.astype(int)
+    exact = prediction.predict
+    level = np.random.default_rng(0).integers(-1, 2, (*target.pixels.shape[:2], 3))
+    monkeypatch.setattr(prediction, "predict", lambda x, rows: exact((x + level).clip(0, 255).astype(np.uint8), rows))
+    other = codec.decode(data, reference, tiny_net).pixels
+    assert 0 < abs(other - usual).max() <= 3
+    assert np.array_equal(other[..., :3], usual[..., :3])
+
+
+@pytest.mark.usefixtures("always_predicted")
+def test_targets_are_for_predicted_bands(tiny_net: RescaleNet) -> None:
+    target, reference = KINDS["seven"]
+    usual = len(codec.encode(target, reference, tiny_net))
+    reached = targets.encode(target, reference, tiny_net, targets.Target("bytes", usual))
+    assert len(reached.data) <= usual
+    reached = targets.encode(target, reference, tiny_net, targets.Target("psnr", 20.0), EncodeOptions(output_hash=True))
+    decoded = codec.decode(reached.data, reference, tiny_net)
+    assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
+    file = container.unpack(reached.data)
+    assert file.output_hash == decoded.fingerprint()
+    assert all(inner.prediction is not None for inner in codec.disassemble(file)[1][1:])
+
+
+@pytest.mark.usefixtures("always_predicted")
+def test_first_bands_are_not_predicted(tiny_net: RescaleNet) -> None:
+    target, _ = KINDS["seven"]
+    file = container.unpack(codec.encode(target, None, tiny_net))
+    further = codec.disassemble(file)[1][1]
+    changed = container.pack(replace(file, prediction=further.prediction))
+    with pytest.raises(ContainerError, match="predicted from themselves"):
+        codec.decode(changed, None, tiny_net)
+
+
+def test_a_real_pair_with_infrared(data_folder: Path) -> None:
+    with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if row["name"] == "albania_0035")
+    net = weights.load(weights.shipped(2))
+    infrared = [0, 2, 2, 1]  # shortwave, red, red, near
+    pair = [image.read(data_folder / row[column]).pixels[:160, :160, infrared] for column in ("target", "reference")]
+    target, reference = (Image(pixels) for pixels in pair)
+    data = codec.encode(target, reference, net)
+    described, (first, further) = codec.disassemble(container.unpack(data))
+    assert further.prediction is not None
+    older = codec.prepare(*list(codec.triples(target, reference, described))[1], net, EncodeOptions())
+    without = codec.pack_low_res(older, target, reference, net, EncodeOptions())
+    assert len(container.pack(further)) < 0.9 * len(container.pack(without))
+    assert bands.psnr(target, codec.decode(data, reference, net), described) > 30
 
 
 def test_a_real_pair_of_any_kind(data_folder: Path) -> None:

@@ -210,14 +210,19 @@ def containers(draw):
         weights=draw(fingerprints),
         reference=reference,
     )
+    prediction = draw(st.none() | st.binary(min_size=1, max_size=64))
+    aligned = reference is not None and prediction is None
     return Container(
         header=header,
         lr=draw(st.binary(min_size=1, max_size=64) | long_payloads),
-        similarity_map=None if reference is None else draw(st.none() | st.binary(max_size=64) | long_payloads),
+        similarity_map=None
+        if reference is prediction is None
+        else draw(st.none() | st.binary(max_size=64) | long_payloads),
         output_hash=draw(st.none() | fingerprints),
         packed=draw(st.booleans()),
-        alignment=None if reference is None else draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads),
+        alignment=draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads) if aligned else None,
         metadata=draw(st.none() | st.binary(min_size=1, max_size=64) | long_payloads),
+        prediction=prediction,
     )
 
 
@@ -341,7 +346,7 @@ def test_version_zero_is_refused():
 
 
 def test_unknown_required_flag_is_refused_by_its_bit():
-    assert_refused(header_bytes(required=0b1101_1110) + LR, "^unknown required feature: bit 6, 7 of")
+    assert_refused(header_bytes(required=0b1001_1110) + LR, "^unknown required feature: bit 7 of")
 
 
 def test_packed_is_bit_one_of_the_required_flags():
@@ -397,6 +402,32 @@ def test_bands_and_further_are_announced_by_bits_four_and_five(bit, kind, name):
     assert_refused(head + LR, f"^truncated: .* without its {name.upper()} section$")
     assert_refused(header_bytes() + LR + section(kind), f"^malformed: {name.upper()} section, but")
     assert_refused(head + LR + section(kind, b""), f"^malformed: {name.upper()} section is empty")
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_predicted_is_bit_six_of_the_required_flags_and_announces_section_seven(before):
+    header = Header(6, 5, 2, 1, 50, b"weight", before)
+    predicted = Container(header, b"payload", b"payload", prediction=b"payload")
+    required, reference = (64, bytes(6)) if before is None else (64 | REFERENCE, before)
+    head = header_bytes(required=required | MAPPED, reference=reference)
+    data = head + MAP + LR + section(7)
+    assert unpack(data) == predicted
+    assert pack(predicted) == data
+    assert part_sizes(predicted) == PartSizes(header=32, map=26, lr=13, metadata=0, other=0)
+    assert unpack(header_bytes(required=required, reference=reference) + LR + section(7)).similarity_map is None
+    assert_refused(head + MAP + LR, "^truncated: .* without its PREDICTION section$")
+    assert_refused(head + MAP + LR + section(7, b""), "^malformed: PREDICTION section is empty")
+    assert_refused(header_bytes() + LR + section(7), "^malformed: PREDICTION section, but")
+
+
+def test_what_is_predicted_has_no_alignment():
+    data = header_bytes(required=64 | 4 | REFERENCE, reference=b"before") + LR + section(4) + section(7)
+    assert_refused(data, "^malformed: ALIGNED flag together with the PREDICTED flag")
+    both = Container(
+        Header(6, 5, 2, 1, 50, b"weight", b"before"), b"payload", alignment=b"payload", prediction=b"payload"
+    )
+    with pytest.raises(ValueError, match="alignment"):
+        pack(both)
 
 
 def test_a_reference_needs_no_map():
@@ -522,7 +553,7 @@ def test_section_type_zero_is_refused():
     assert_refused(header_bytes() + section(0) + LR, "^malformed: type-0 section at byte 32, a type that is never used")
 
 
-@pytest.mark.parametrize("kind", [7, 8, 127])
+@pytest.mark.parametrize("kind", [8, 9, 127])
 def test_unknown_critical_section_is_refused(kind):
     assert_refused(header_bytes() + LR + section(kind), f"^unknown required feature: type-{kind} section at byte 45")
 

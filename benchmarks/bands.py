@@ -1,0 +1,118 @@
+"""What it saves to predict further bands from the first three: bytes with and without, at equal PSNR of these bands.
+
+    python benchmarks/bands.py ../shared/data/manifest.csv [FOUR_BANDS.tif ...]
+
+Of the dev pairs only OMBRIA's have infrared: shortwave, near, and red, in this order. Pictures of four bands are made
+of them: shortwave, red, red once more, and near infrared, which is the further band. GeoTIFFs given beside them have
+bands of their own and no older picture; bands beyond the sixth are left out. All are cut to `SIDE` pixels a side, from
+the top left.
+
+Bytes without, at the PSNR that the bands have with the prediction, are read off the straight line through what two
+qualities give, ln(bytes) over dB. Writes benchmarks/results/bands.json and the table of docs/TRAINING.md.
+"""
+
+import argparse
+import json
+import math
+import platform
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tables import replace_table
+
+from refscale_codec import bands, codec, container, data, image, registration, weights
+from refscale_codec.image import Image
+from refscale_codec.rescale.net import RescaleNet
+
+ROOT = Path(__file__).resolve().parent.parent
+QUALITIES = (35, 75)
+SIDE = 256
+_ORDER = [0, 2, 2, 1]
+
+
+def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Image, Image | None]]:
+    """Yield dataset, name, picture and older picture, of four bands or more."""
+    for path in tiffs:
+        yield path.stem, path.stem, Image(np.ascontiguousarray(image.read(path).pixels[:SIDE, :SIDE, :6])), None
+    for pair in data.read_manifest(manifest, ("dev",)):
+        if pair.dataset == "ombria" and pair.reference is not None:
+            target, older = (image.read(path).pixels[:SIDE, :SIDE, _ORDER] for path in (pair.target, pair.reference))
+            yield pair.dataset, pair.name, Image(target), Image(older)
+
+
+def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[str, Any]]:
+    """Return bytes and PSNR of the second triple at each quality, with and without the prediction."""
+    described = bands.describe(picture)
+    pairs = list(codec.triples(picture, older, described))[:2]
+    found = [None if old is None else registration.estimate(new, old) for new, old in pairs]
+    rows: list[dict[str, Any]] = []
+    for quality in QUALITIES:
+
+        def coded(index: int, first: Image | None, quality: int = quality) -> tuple[container.Container, Image]:
+            (new, old), options = pairs[index], codec.EncodeOptions(quality=quality)
+            low = codec.downscale_best(new, old, found[index], net, options, first=first)
+            file = codec.pack_low_res(low, new, old, net, options)
+            return file, codec.rebuilt(file, old, first, net)
+
+        file, first = coded(0, None)
+        row: dict[str, Any] = {"quality": quality, "bytes_first": len(container.pack(file))}
+        for way, source in (("without", None), ("with", first)):
+            file, decoded = coded(1, source)
+            error = np.square(pairs[1][0].pixels.astype(float) - decoded.pixels).mean()
+            row |= {f"bytes_{way}": len(container.pack(file)), f"psnr_{way}": 10 * math.log10(255**2 / error)}
+        row["predicted"] = file.prediction is not None
+        rows.append(row)
+    low, high = (math.log(row["bytes_without"]) for row in rows)
+    slope = (high - low) / (rows[1]["psnr_without"] - rows[0]["psnr_without"])
+    for row in rows:
+        more = slope * (row["psnr_with"] - row["psnr_without"])
+        row["bytes_equal"] = row["bytes_without"] * math.exp(more)  # without, at the PSNR with
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each dataset and quality: what is saved, mean of the pictures."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["dataset"], row["quality"]].append(row)
+    lines = [
+        "| pictures | quality | first bands, bytes | further, bytes | predicted | further, with | whole, with |",
+        "|---" * 7 + "|",
+    ]
+    for (dataset, quality), of in groups.items():
+        further = np.mean([row["bytes_with"] / row["bytes_equal"] - 1 for row in of])
+        whole = [(row["bytes_with"] - row["bytes_equal"]) / (row["bytes_first"] + row["bytes_equal"]) for row in of]
+        first, without = (np.mean([row[name] for row in of]) for name in ("bytes_first", "bytes_without"))
+        cells = [f"{dataset} ({len(of)})", f"{quality}", f"{first:,.0f}", f"{without:,.0f}"]
+        cells += [f"{sum(row['predicted'] for row in of)}", f"{100 * further:+.1f} %", f"{100 * np.mean(whole):+.1f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Measure, write the results and the table."""
+    parser = argparse.ArgumentParser(description="Measure what predicting further bands saves.")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("tiffs", type=Path, nargs="*")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    net = weights.load(weights.shipped(2))
+    rows = []
+    for dataset, name, picture, older in pictures(args.manifest, args.tiffs):
+        rows += [{"dataset": dataset, "name": name} | row for row in measured(picture, older, net)]
+        print(*rows[-len(QUALITIES) :], sep="\n", flush=True)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
+    command = "python benchmarks/bands.py manifest.csv four_bands.tif ..."
+    result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}
+    (ROOT / "benchmarks" / "results" / "bands.json").write_text(json.dumps(result, indent=1) + "\n")
+    lines = table(rows)
+    print(*lines, sep="\n")
+    replace_table("docs/TRAINING.md", "benchmarks/bands.py", lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A triple of bands predicted from the picture's first triple as it decodes, to be the reference of that triple.
+
+Bands of one picture show the same edges, so a sum of the first three bands, each times a factor, is often closer to a
+further band than that band of an older picture is. The encoder finds factors and an offset by least squares, and the
+file holds them. To apply them is integer arithmetic, but what they are applied to is not exact: the decoded bands come
+out of a net, and two machines may differ by a level there. So a prediction only ever feeds the net, which does not mind
+a level, and nothing that has to be exact, such as entropy coding.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError
+
+ONE = 1 << 12
+"""A factor of 1."""
+
+_LIMIT = 8 * ONE - 1  # magnitude of a factor at most
+_ROW = np.dtype([("factors", "<i2", (3,)), ("offset", "<i4")])
+_LOOKS = 512  # rows and columns at most that are fitted to
+_FAINT = 1.0  # variance added to each band of the source, in squared 8-bit levels: like bands get moderate factors
+_AT_ONCE = 1 << 19  # pixels that are predicted at once, about, for memory
+
+
+class Row(NamedTuple):
+    """What makes a band: the sum of the source's three bands, each times factor / `ONE`, plus the offset."""
+
+    factors: tuple[int, int, int]
+    offset: int  # levels
+
+
+Prediction = tuple[Row, Row, Row]
+"""A row for each band of a triple."""
+
+
+def fit(source: NDArray[Any], triple: NDArray[Any]) -> Prediction:
+    """Return the prediction with about the least squared error.
+
+    Args:
+        source: the decoded first triple [h, w, 3], of 8 or 16 bits.
+        triple: what is to be predicted, likewise.
+    """
+    step = -(-max(source.shape[:2]) // _LOOKS)
+    x, y = (pixels[::step, ::step].reshape(-1, 3).astype(np.float64) for pixels in (source, triple))
+    middle_x, middle_y = x.mean(axis=0), y.mean(axis=0)
+    full = np.iinfo(source.dtype).max
+    spread = (x - middle_x).T @ (x - middle_x) / len(x) + _FAINT * (full / 255) ** 2 * np.eye(3)
+    found = np.linalg.solve(spread, (x - middle_x).T @ (y - middle_y) / len(x))  # [3 of the source, 3]
+    factors = np.rint(ONE * found).clip(-_LIMIT, _LIMIT).astype(int)
+    offsets = np.rint(middle_y - middle_x @ factors / ONE).astype(int)
+    first, second, third = (
+        Row((int(a), int(b), int(c)), int(offset)) for (a, b, c), offset in zip(factors.T, offsets, strict=True)
+    )
+    return first, second, third
+
+
+def predict(source: NDArray[Any], prediction: Prediction) -> NDArray[Any]:
+    """Return the predicted triple [h, w, 3] of the source's type: products are exact, their sum is rounded once."""
+    predicted, full = np.empty_like(source), np.iinfo(source.dtype).max
+    factors = np.array([row.factors for row in prediction], np.int64).T
+    offsets = np.array([row.offset for row in prediction], np.int64)
+    rows = max(1, _AT_ONCE // source.shape[1])
+    for top in range(0, len(source), rows):
+        sums = source[top : top + rows].astype(np.int64) @ factors
+        predicted[top : top + rows] = (((sums + ONE // 2) // ONE) + offsets).clip(0, full)
+    return predicted
+
+
+def pack(prediction: Prediction) -> bytes:
+    """Return a prediction as bytes; rows at the end that equal the one before them are left out."""
+    count = next(n for n in (1, 2, 3) if all(row == prediction[n - 1] for row in prediction[n:]))
+    return np.array([tuple(row) for row in prediction[:count]], _ROW).tobytes()
+
+
+def unpack(payload: bytes) -> Prediction:
+    """Return the prediction in a payload; ContainerError if there is none."""
+    if len(payload) not in (_ROW.itemsize, 2 * _ROW.itemsize, 3 * _ROW.itemsize):
+        raise ContainerError(f"malformed: PREDICTION of {len(payload)} bytes, expected 1 to 3 times {_ROW.itemsize}")
+    rows = [Row((int(a), int(b), int(c)), int(offset)) for (a, b, c), offset in np.frombuffer(payload, _ROW)]
+    first, second, third = (rows + [rows[-1]] * 2)[:3]
+    found = first, second, third
+    if pack(found) != payload:
+        raise ContainerError("malformed: PREDICTION repeats its last row")
+    return found
