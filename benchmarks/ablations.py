@@ -30,7 +30,19 @@ import tables
 import torch
 from torch import Tensor, nn
 
-from refscale_codec import align, codec, container, data, image, losses, metrics, registration, train, weights
+from refscale_codec import (
+    align,
+    codec,
+    container,
+    data,
+    image,
+    losses,
+    metrics,
+    registration,
+    rescaling,
+    train,
+    weights,
+)
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.jpeg import Jpeg
@@ -111,10 +123,10 @@ def eight_bits() -> Iterator[None]:
         return rounded(through(rounded(lr), quality))
 
     def quantised(lr: coefficients.Floats, quality: int) -> coefficients.Levels:
-        return quantise(codec.to_8_bits(lr).astype(np.float32), quality)
+        return quantise(rescaling.to_8_bits(lr).astype(np.float32), quality)
 
     def restored(levels: coefficients.Levels, height: int, width: int, quality: int) -> coefficients.Floats:
-        return codec.to_8_bits(restore(levels, height, width, quality)).astype(np.float32)
+        return rescaling.to_8_bits(restore(levels, height, width, quality)).astype(np.float32)
 
     with (
         patch.object(train, "through_jpeg", coded),
@@ -224,9 +236,9 @@ class Judge:
         for (target, reference), anchor in zip(self.pictures, self.anchors, strict=True):
             curve = []
             for quality in QUALITIES:
-                low = codec.downscale(target, reference, net, quality)
+                low = rescaling.downscale(target, reference, net, quality)
                 file = codec.pack_low_res(low, target, reference, net, codec.EncodeOptions(quality=quality))
-                decoded = codec.upscale(codec.unpack_low_res(file, net, reference), reference, file.header, net)
+                decoded = rescaling.upscale(codec.unpack_low_res(file, net, reference), reference, file.header, net)
                 curve.append(point(target, decoded, len(container.pack(file))))
                 maps.append(8 * len(file.similarity_map or b"") / (target.height * target.width))
             (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)

@@ -21,7 +21,7 @@ import numpy as np
 import tables
 import torch
 
-from refscale_codec import align, codec, container, data, image, metrics, registration, weights
+from refscale_codec import align, codec, container, data, image, metrics, registration, rescaling, weights
 from refscale_codec.align import Alignment
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
@@ -67,9 +67,9 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
 
 def coded(target: Image, guide: Image | None, alignment: Alignment | None, net: RescaleNet, quality: int) -> Tried:
     """Return bytes of the file, and the mean squared error of what comes out."""
-    low = codec.downscale(target, guide, net, quality)._replace(alignment=alignment)
+    low = rescaling.downscale(target, guide, net, quality)._replace(alignment=alignment)
     file = codec.pack_low_res(low, target, guide, net, codec.EncodeOptions(quality=quality))
-    decoded = codec.upscale(codec.unpack_low_res(file, net, guide), guide, file.header, net)
+    decoded = rescaling.upscale(codec.unpack_low_res(file, net, guide), guide, file.header, net)
     return len(container.pack(file)), float(np.square(target.pixels.astype(float) - decoded.pixels).mean())
 
 

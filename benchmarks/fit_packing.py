@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from refscale_codec import codec, data, image, weights
+from refscale_codec import data, image, rescaling, weights
 from refscale_codec.lrcodec import coefficients, packing
 
 ROUNDS, CROP, QUALITIES = 4, 384, (8, 99)  # of each training picture: how many crops, of what side, at what qualities
@@ -49,7 +49,7 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
             quality = int(rng.integers(*QUALITIES))
             net = nets[int(rng.random() < 0.2)]
             used = reference[0] if reference and rng.random() < 0.8 else None
-            low = codec.downscale(target, used, net, quality)
+            low = rescaling.downscale(target, used, net, quality)
             yield Sample(coefficients.quantise(low.lr, quality), coefficients.steps(quality))
 
 

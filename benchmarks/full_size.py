@@ -28,7 +28,7 @@ from ablations import JPEG_QUALITIES, Judge, point
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from refscale_codec import codec, container, data, losses, metrics, train, weights
+from refscale_codec import codec, container, data, losses, metrics, rescaling, train, weights
 from refscale_codec import lrcodec as low_res_codecs
 from refscale_codec.image import Image
 from refscale_codec.lrcodec.gmm import Gmm
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "full-size"
 QUALITIES = (2, 5, 10, 20, 35, 50, 70)  # at full size
 HALF_SIZE = (15, 40, 65, 82, 91, 97)  # after the rescaler
-TIMED = 35, 75  # one quality each, of like bits
+TIMED = 35, 82  # one quality each, of like bits
 BATCH, CROP, RATE, WARMUP, DECAY, AVERAGE = 8, 64, 4e-4, 50, 0.5, 0.998
 TRAINED = (1, 80)  # qualities
 SLOPE = 1.2  # about how steep such a codec's curves are, see `losses.error_weight`
@@ -121,7 +121,7 @@ def at_full_size(gmm: Gmm) -> Coder:
         header = container.Header(
             target.width, target.height, 2, low_res_codecs.GMM, quality, bytes(6), None if guide is None else bytes(6)
         )
-        return Image(codec.to_8_bits(decoded)), len(container.pack(container.Container(header, payload)))
+        return Image(rescaling.to_8_bits(decoded)), len(container.pack(container.Container(header, payload)))
 
     return code
 
@@ -131,10 +131,10 @@ def rescaled(net: RescaleNet) -> Coder:
 
     def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
         options = codec.EncodeOptions(quality=quality)
-        low = codec.downscale(target, reference, net, quality)
+        low = rescaling.downscale(target, reference, net, quality)
         file = codec.pack_low_res(low, target, reference, net, options)
         low = codec.unpack_low_res(file, net, reference)
-        return codec.upscale(low, reference, file.header, net), len(container.pack(file))
+        return rescaling.upscale(low, reference, file.header, net), len(container.pack(file))
 
     return code
 

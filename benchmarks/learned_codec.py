@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refscale_codec import align, codec, data, image, registration, weights
+from refscale_codec import align, data, image, registration, rescaling, weights
 from refscale_codec.lrcodec import coefficients, latents, packing
 from refscale_codec.lrcodec.gmm import Gmm, _guide
 
@@ -39,7 +39,7 @@ def ideal(gmm: Gmm, made: latents.Latents, guide: torch.Tensor, quality: int) ->
     return float(bits) / 8
 
 
-def measured(gmm: Gmm, low: codec.LowRes, quality: int) -> dict[str, Any]:
+def measured(gmm: Gmm, low: rescaling.LowRes, quality: int) -> dict[str, Any]:
     """Return bytes and seconds for one low-res picture."""
     model = gmm.exact
     assert model is not None
@@ -75,7 +75,7 @@ def main() -> None:
         target, reference = image.read(pair.target), image.read(pair.reference)
         moved = align.move(reference, registration.estimate(target, reference))
         for quality in QUALITIES:
-            low = codec.downscale(target, moved, net, quality)
+            low = rescaling.downscale(target, moved, net, quality)
             rows.append({"name": pair.name, "dataset": pair.dataset} | measured(net.low_res, low, quality))
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/learned_codec.py manifest.csv weights.safetensors"

@@ -21,7 +21,7 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 
-from refscale_codec import codec, data, image, losses, weights
+from refscale_codec import data, image, losses, rescaling, weights
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg
 
@@ -59,7 +59,7 @@ def main() -> None:
         target = image.read(pair.target)
         reference = None if pair.reference is None else image.read(pair.reference)
         for quality in QUALITIES:
-            low = codec.downscale(target, reference, net, quality)
+            low = rescaling.downscale(target, reference, net, quality)
             lr, (height, width) = low.lr, low.lr.shape[:2]
             plain = Jpeg().encode(low.picture, quality)
             started = time.perf_counter()

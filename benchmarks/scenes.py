@@ -30,7 +30,7 @@ import numpy as np
 import throughput
 
 import refscale_codec
-from refscale_codec import codec, container, metrics, tiles, weights
+from refscale_codec import codec, container, metrics, rescaling, tiles, weights
 from refscale_codec import image as pictures
 from refscale_codec.image import Image
 
@@ -101,16 +101,16 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
         row["same file"] = apart(codec.decode(data, reference, net).pixels, decoded["whole"])
         difference = 8 * abs(decoded["tiled"].astype(int) - decoded["whole"])
         pictures.write(Image(difference.clip(0, 255).astype(np.uint8)), folder / f"tiles-x{scale}-difference-8.png")
-        low = codec.downscale(target, reference, net, 75, whole)
+        low = rescaling.downscale(target, reference, net, 75, whole)
         header = container.unpack(data).header
-        made = codec.upscale(low, reference, header, net, tile=whole).pixels
+        made = rescaling.upscale(low, reference, header, net, tile=whole).pixels
         row["halo"] = {}
         for halo in HALOS:
-            with patch.dict(codec.HALO, {scale: halo}):
-                away = abs(codec.downscale(target, reference, net, 75).lr - low.lr)
+            with patch.dict(rescaling.HALO, {scale: halo}):
+                away = abs(rescaling.downscale(target, reference, net, 75).lr - low.lr)
                 row["halo"][halo] = {
                     "low_res_largest": float(away.max()),
-                    **apart(codec.upscale(low, reference, header, net).pixels, made),
+                    **apart(rescaling.upscale(low, reference, header, net).pixels, made),
                 }
         result[f"x{scale}"] = row
     return result

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec import align, bands, codec, georeference, geotiff, registration
+from refscale_codec import align, bands, georeference, geotiff, registration, rescaling
 from refscale_codec.errors import ImageError
 from refscale_codec.image import Image
 from refscale_codec.metadata import Metadata
@@ -68,7 +68,7 @@ def _change(image: Image, reference: Image, net: RescaleNet, alignment: align.Al
         )
     moved = align.move(reference, alignment)
     turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
-    angle, unlike = (np.arccos(codec.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
+    angle, unlike = (np.arccos(rescaling.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
     cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)
     side = net.config.scale * net.config.map_divisor  # of a cell, in pixels
     size = cells.shape[1] * side, cells.shape[0] * side

@@ -11,8 +11,6 @@ After RefScale (paper, Fig. 2). `registration` finds where the reference lies on
 and the file holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it
 does; one that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use
 that in place of JPEG's coefficients; it makes use of the reference, too.
-
-Longer than most modules, because the whole sentence stands here, both ways, for whole pictures and for windows.
 """
 
 import math
@@ -22,10 +20,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from refscale_codec import (
     align,
@@ -37,12 +32,13 @@ from refscale_codec import (
     metadata,
     prediction,
     registration,
+    rescaling,
     smap,
     tiles,
 )
 from refscale_codec.bands import Bands
 from refscale_codec.container import Container, Header
-from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.coefficients import Floats
@@ -50,12 +46,12 @@ from refscale_codec.lrcodec.gmm import Gmm
 from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
 from refscale_codec.prediction import Prediction
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescaling import LowRes
 from refscale_codec.tiles import TILE, Box
 
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
 SAMPLE = 3, 96  # the sample is at most 3 x 3 tiles of 96 x 96 pixels
 _SECTION = 6  # bytes around a short payload in the file
-HALO = {2: 32, 4: 48}  # pixels around a tile by scale: what lies beyond hardly matters (benchmarks/scenes.py)
 
 
 @dataclass(frozen=True)
@@ -78,21 +74,6 @@ class EncodeOptions:
             raise UsageError(f"subsampling must be 4:4:4, 4:2:2 or 4:2:0, not {self.subsampling}")
         if not self.dead_zone >= 0.5:
             raise UsageError(f"dead_zone must be at least 0.5, not {self.dead_zone}")
-
-
-class LowRes(NamedTuple):
-    """What the net leaves of a picture: all that a file has to hold."""
-
-    lr: Floats  # [ceil(h/s), ceil(w/s), 3] RGB on 0..255, real-valued; may lie outside
-    levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
-    alignment: align.Alignment | None = None  # where the reference lies on the picture; None for right where it is
-    guide: NDArray[np.uint8] | None = None  # [ceil(h/s), ceil(w/s), 3]: the moved reference, for the entropy model
-    prediction: Prediction | None = None  # what takes the first triple to the reference that was used; None for none
-
-    @property
-    def picture(self) -> NDArray[np.uint8]:
-        """The low-res picture in 8 bits."""
-        return to_8_bits(self.lr)
 
 
 def no_lap(stage: str) -> None:
@@ -195,7 +176,7 @@ def prepare(
     With the first triple of the picture, as it decodes, a prediction from that is tried in the reference's place.
     """
     if reference is None and first is None:
-        return downscale(image, None, net, options.quality, options.tile)
+        return rescaling.downscale(image, None, net, options.quality, options.tile)
     alignment = None if reference is None else registration.estimate(image, reference, known)
     lap("align")
     return downscale_best(image, reference, alignment, net, options, lap, first)
@@ -215,7 +196,7 @@ def rebuilt(
     """
     whole = Box(0, 0, file.header.height, file.header.width)
     low, older, place = _unpacked(file, reference, None if first is None else first.pixels, whole, net)
-    return upscale(low, older, file.header, net, alignment=low.alignment, tile=tile, dtype=dtype, place=place)
+    return rescaling.upscale(low, older, file.header, net, alignment=low.alignment, tile=tile, dtype=dtype, place=place)
 
 
 def with_output_hash(file: Container, reference: Image | None, net: RescaleNet) -> Container:
@@ -271,7 +252,7 @@ def downscale_best(
     lap("choose")
     low = best.low
     if sample.pixels.shape != image.pixels.shape:
-        low = downscale(image, best.guide, net, options.quality, options.tile, best.low.prediction)
+        low = rescaling.downscale(image, best.guide, net, options.quality, options.tile, best.low.prediction)
     if best.guide is None or best.alignment is None:
         return low
     return low._replace(alignment=best.alignment._replace(check=align.checksum(best.guide)))
@@ -294,10 +275,12 @@ def _trial(
     options: EncodeOptions,
 ) -> _Trial:
     shown = None if guide is None else _sample(guide)
-    low = downscale(sample, shown, net, options.quality, options.tile, predicted)
+    low = rescaling.downscale(sample, shown, net, options.quality, options.tile, predicted)
     file = pack_low_res(low, sample, shown, net, options)
     dtype = sample.pixels.dtype
-    decoded = upscale(unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile, dtype=dtype)
+    decoded = rescaling.upscale(
+        unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile, dtype=dtype
+    )
     error = np.square((sample.pixels.astype(np.float64) - decoded.pixels) * (255 / np.iinfo(dtype).max)).mean()
     size: float = len(container.pack(file))
     if alignment is not None:  # the sample bears its share
@@ -353,7 +336,7 @@ def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes,
         return net.low_res.encode(low.lr, low.guide, options.quality), False
     if options.subsampling == "4:4:4":
         return packing.pack(_levels(low.lr, options), options.quality), True
-    return Jpeg(options.subsampling).encode(to_8_bits(low.lr), options.quality), False
+    return Jpeg(options.subsampling).encode(rescaling.to_8_bits(low.lr), options.quality), False
 
 
 def _levels(lr: Floats, options: EncodeOptions) -> coefficients.Levels:
@@ -408,14 +391,14 @@ def decode(
     shown = window or Box(0, 0, file.header.height, file.header.width)
 
     predicted = any(inner.prediction is not None for inner in files)
-    wide = _seen(shown, file.header, tile) if predicted else shown  # of the first triple
+    wide = rescaling.seen_of(shown, file.header, tile) if predicted else shown  # of the first triple
 
     def parts() -> Iterator[NDArray[Any]]:
         first: NDArray[Any] | None = None
         for inner, older in zip(files, _older_triples(reference, described), strict=False):
             low, older, place = _unpacked(inner, older, first, wide, net)
             lap("entropy")
-            part = upscale(
+            part = rescaling.upscale(
                 low,
                 older,
                 inner.header,
@@ -458,25 +441,12 @@ def _unpacked(
     return unpack_low_res(file, net, older), older, None
 
 
-def _seen(window: Box, header: Header, tile: int) -> Box:
-    """Return what the net sees of the picture to make a window."""
-    height, width = (header.scale * side for side in header.low_res_size)
-    needed = [seen for core, seen in tiles.grid(height, width, tile, HALO[header.scale]) if core.overlap(window)]
-    tops, lefts, bottoms, rights = zip(*needed, strict=True)
-    return Box(min(tops), min(lefts), min(max(bottoms), header.height), min(max(rights), header.width))
-
-
 def _moved(reference: Image, alignment: align.Alignment | None) -> Image:
     """Return the reference in place, all of it; ReferenceMismatch if it is not the one that the alignment tells."""
     guide = align.move(reference, alignment)
     if alignment is not None:
-        _require_check(align.checksum(guide), alignment)
+        rescaling.require_check(align.checksum(guide), alignment)
     return guide
-
-
-def _require_check(found: int, alignment: align.Alignment) -> None:
-    if found % (1 << 32) != alignment.check:
-        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
 
 
 def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:
@@ -551,7 +521,7 @@ def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) ->
         if _guided(file) and file.prediction is None:
             if reference is None:
                 raise ReferenceMismatch("the low-res picture does not decode without the reference")
-            guide = _low_res_reference(reference, net)
+            guide = rescaling.low_res_reference(reference, net)
         lr = net.low_res.decode(file.lr, height, width, guide, header.quality)
     elif header.codec == lrcodec.GMM:
         raise ContainerError("the file uses the gmm codec, but its weights hold none, or it is marked as packed")
@@ -564,187 +534,3 @@ def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) ->
 def _guided(file: Container) -> bool:
     """Return whether the reference, or a prediction, was used: a map of zeros leaves it out everywhere."""
     return (file.header.reference is not None or file.prediction is not None) and file.similarity_map != b""
-
-
-def _low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
-    """Return the mean of each square of scale x scale pixels, rounded; sides are padded as the net's."""
-    s, (height, width) = net.config.scale, (reference.height, reference.width)
-    padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
-    sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
-    means: NDArray[np.uint8] = ((2 * sums + s * s) // (2 * s * s)).astype(reference.pixels.dtype)
-    return means.astype(np.uint8) if means.dtype == np.uint8 else (means >> 8).astype(np.uint8)
-
-
-@torch.inference_mode()
-def downscale(
-    image: Image,
-    reference: Image | None,
-    net: RescaleNet,
-    quality: int,
-    tile: int = TILE,
-    predicted: Prediction | None = None,
-) -> LowRes:
-    """Run the net down, tile by tile; the reference is taken as it lies.
-
-    `quality` is that of the low-res codec to follow, 1..100; `tile` is the largest side of a tile in pixels. What made
-    a reference that is predicted goes into the result; such a one is not exact, and no guide of an entropy model.
-    """
-    if reference is not None:
-        _require_same_size(reference, image.height, image.width)
-    scale = net.config.scale
-    height, width = -(-image.height // scale), -(-image.width // scale)
-    similarity = None if reference is None else _similarity(image, reference, net, tile)
-    maps = _maps(similarity, height, width, net)
-    lr = np.empty((height, width, 3), np.float32)
-    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
-        ref = None if reference is None else _tensor(reference.pixels, net, seen)
-        condition = _condition(ref, maps, seen, quality, net)
-        found, _ = net.descend(_tensor(image.pixels, net, seen), condition)
-        own = core.within(seen).reduced(scale).slices
-        lr[core.reduced(scale).slices] = (255 * found[0].permute(1, 2, 0).float()).cpu().numpy()[own]
-    guide, exact = None, None if predicted is not None else reference
-    if net.low_res is not None and exact is not None and similarity is not None and similarity.any():
-        guide = _low_res_reference(exact, net)
-    return LowRes(lr, similarity, guide=guide, prediction=predicted)
-
-
-@torch.inference_mode()
-def likeness(image: Image, reference: Image, net: RescaleNet, tile: int = TILE) -> NDArray[np.float32]:
-    """Return the cosine that the similarity map is made of, [rows, columns] of the map, in [-1, 1].
-
-    The reference is taken as it lies. ImageError if it has another size.
-    """
-    _require_same_size(reference, image.height, image.width)
-    scale = net.config.scale
-    height, width = -(-image.height // scale), -(-image.width // scale)
-    cell = scale * net.config.map_divisor
-    cosine = np.empty(net.config.map_size(height, width), np.float32)
-    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
-        hr, ref = (net.refnet.features(_tensor(picture.pixels, net, seen)) for picture in (image, reference))
-        own = core.within(seen).reduced(cell).slices
-        cosine[core.reduced(cell).slices] = net.refnet.cosine(hr, ref)[0, 0].cpu().numpy()[own]
-    return cosine
-
-
-def _similarity(image: Image, reference: Image, net: RescaleNet, tile: int) -> NDArray[np.uint8]:
-    """Return the similarity map's levels [rows, columns]."""
-    cosine = torch.from_numpy(likeness(image, reference, net, tile)).to(_device(net))
-    return np.asarray(net.refnet.quantise(net.refnet.ramped(cosine)).to(torch.uint8).cpu().numpy())
-
-
-def _maps(levels: NDArray[np.uint8] | None, height: int, width: int, net: RescaleNet) -> list[Tensor] | None:
-    """Return the similarity map at the size of each stage, for a low-res picture of this size."""
-    if levels is None:
-        return None
-    scale = net.config.scale
-    return net.refnet.spread(
-        torch.from_numpy(levels).to(_device(net)).float()[None, None], scale * height, scale * width
-    )
-
-
-def _condition(ref: Tensor | None, maps: list[Tensor] | None, seen: Box, quality: int, net: RescaleNet) -> list[Tensor]:
-    """Return the condition of a tile: `ref` is the tile's, `maps` are the picture's."""
-    features = None if ref is None else net.refnet.features(ref)
-    near = None
-    if maps is not None:
-        near = [s_map[(..., *seen.reduced(2 << stage).slices)] for stage, s_map in enumerate(maps)]
-    told = torch.tensor([quality / 100], device=_device(net))
-    return net.refnet.condition(features, near, told, seen.height, seen.width)
-
-
-@torch.inference_mode()
-def upscale(
-    low: LowRes,
-    reference: Image | None,
-    header: Header,
-    net: RescaleNet,
-    *,
-    alignment: align.Alignment | None = None,
-    z_scale: float = 0.0,
-    z_seed: int = 0,
-    tile: int = TILE,
-    window: Box | None = None,
-    dtype: np.dtype[Any] | type[Any] = np.uint8,
-    place: Box | None = None,
-) -> Image:
-    """Run the net up, tile by tile; the reference is taken as it lies, but for an alignment that moves it.
-
-    The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
-    Samples are of the given type, uint8 or uint16, over its full scale. With a place, the reference is only that part
-    of a whole one: all that the net sees of it.
-
-    Raises:
-        ReferenceMismatch: the whole was made, and the moved reference is not the one that the alignment tells.
-    """
-    scale, (height, width) = net.config.scale, header.low_res_size
-    whole = Box(0, 0, header.height, header.width)
-    window = window or whole
-    check = 0
-    maps = _maps(low.levels, height, width, net)
-    z = _latents(height, width, net, z_scale, z_seed) if z_scale else None
-    pixels, full = np.empty((window.height, window.width, 3), dtype), np.iinfo(dtype).max
-    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
-        shown = core.overlap(window)
-        if shown is None:
-            continue
-        near = None
-        if z is not None:
-            near = [part[(..., *seen.reduced(2 << stage).slices)].to(_device(net)) for stage, part in enumerate(z)]
-        ref = None
-        if reference is not None:
-            if place is None:
-                guide = align.move(reference, alignment, seen)
-            else:
-                guide = Image(reference.pixels[(seen.overlap(place) or place).within(place).slices])
-            if alignment is not None:
-                check += align.checksum(Image(guide.pixels[core.within(seen).slices]), core)
-            ref = _tensor(guide.pixels, net, seen.within(seen))
-        condition = _condition(ref, maps, seen, header.quality, net)
-        hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
-        own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
-        pixels[shown.within(window).slices] = _rounded(full * own.cpu().numpy(), dtype)
-    if reference is not None and alignment is not None and window == whole:
-        _require_check(check, alignment)
-    return Image(pixels)
-
-
-def _latents(height: int, width: int, net: RescaleNet, scale: float, seed: int) -> list[Tensor]:
-    """Return a sample of the latents for a low-res picture of this size, drawn on the CPU."""
-    generator = torch.Generator().manual_seed(seed)
-    stages = range(len(net.stages) - 1, -1, -1)
-    sizes = [(1, 9, height << stage, width << stage) for stage in stages]
-    return [scale * torch.randn(size, generator=generator) for size in sizes]
-
-
-def _require_same_size(reference: Image, height: int, width: int) -> None:
-    if (reference.height, reference.width) != (height, width):
-        raise ImageError(
-            f"the reference is {reference.width}x{reference.height} pixels, the picture {width}x{height}: "
-            "bring the reference onto the picture's grid first"
-        )
-
-
-def _device(net: RescaleNet) -> torch.device:
-    return next(net.parameters()).device
-
-
-def _tensor(pixels: NDArray[Any], net: RescaleNet, box: Box) -> Tensor:
-    """Return a part as [1, 3, h, w] on the net's device; beyond the picture its last pixels are repeated.
-
-    The full scale of uint8 or uint16 goes to [0, 1], and so does 0..255 of floats.
-    """
-    part = pixels[box.slices]
-    full = 0xFFFF if part.dtype == np.uint16 else 255
-    part = part.astype(np.float32) if part.dtype == np.uint16 else part.copy()  # torch hardly knows that type
-    x = torch.from_numpy(part).to(_device(net)).permute(2, 0, 1)[None].float() / full
-    bottom, right = box.height - x.shape[-2], box.width - x.shape[-1]
-    return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def to_8_bits(picture: Floats) -> NDArray[np.uint8]:
-    """Return a picture on 0..255 rounded and clipped."""
-    return _rounded(picture, np.uint8)
-
-
-def _rounded(picture: Floats, dtype: np.dtype[Any] | type[Any]) -> NDArray[Any]:
-    return np.asarray(np.clip(np.rint(picture), 0, np.iinfo(dtype).max).astype(dtype))

@@ -21,7 +21,7 @@ import PIL
 import torch
 
 import refscale_codec
-from refscale_codec import align, codec, coders, container, lrcodec, metrics, registration
+from refscale_codec import align, coders, container, lrcodec, metrics, registration, rescaling
 from refscale_codec import image as pictures
 from refscale_codec.coders import Coded
 from refscale_codec.data import Pair
@@ -109,12 +109,12 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
             alignment = registration.estimate(target, reference)
             fits = alignment is not None or reference.pixels.shape == target.pixels.shape
             reference = align.move(reference, alignment) if fits else None
-        low = codec.downscale(target, reference, net, 100)
+        low = rescaling.downscale(target, reference, net, 100)
         low = low._replace(lr=low.picture.astype(np.float32))
         header = container.Header(
             target.width, target.height, net.config.scale, lrcodec.JPEG, 100, net.fingerprint, None
         )
-        values[pair.dataset].append(metrics.psnr(target.pixels, codec.upscale(low, reference, header, net).pixels))
+        values[pair.dataset].append(metrics.psnr(target.pixels, rescaling.upscale(low, reference, header, net).pixels))
     return {dataset: float(np.mean(psnrs)) for dataset, psnrs in values.items()}
 
 

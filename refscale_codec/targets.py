@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-from refscale_codec import align, bands, codec, container, georeference, prediction
-from refscale_codec.codec import EncodeOptions, LowRes
+from refscale_codec import align, bands, codec, container, georeference, prediction, rescaling
+from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import TargetError
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescaling import LowRes
 from refscale_codec.tiles import Box
 
 TRIES = 6
@@ -108,13 +109,13 @@ def encode(
         low = chosen[index]
         if quality == start:
             return low
-        found = codec.downscale(triples[index][0], guides[index], net, quality, options.tile)
+        found = rescaling.downscale(triples[index][0], guides[index], net, quality, options.tile)
         return found._replace(alignment=low.alignment)
 
     def predicted(index: int, quality: int, first: Image) -> LowRes:  # from what that very file's first bands decode to
         rows = prediction.fit(first.pixels, triples[index][0].pixels)
         guide = Image(prediction.predict(first.pixels, rows))
-        return codec.downscale(triples[index][0], guide, net, quality, options.tile, rows)
+        return rescaling.downscale(triples[index][0], guide, net, quality, options.tile, rows)
 
     def tried(quality: int, dead_zone: float) -> _Try:
         tuned = replace(options, quality=quality, dead_zone=dead_zone)

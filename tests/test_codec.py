@@ -15,7 +15,7 @@ from conftest import ROOT, TINY, stored_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import align, codec, container, image, lrcodec, metrics, registration, smap, weights
+from refscale_codec import align, codec, container, image, lrcodec, metrics, registration, rescaling, smap, weights
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.image import Image
@@ -104,34 +104,34 @@ def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, ne
     height, width = 4 * scale - 1, 3 * scale - 1
     odd = [cut(picture, height, width) for picture in pair]
     padded = [Image(np.pad(picture.pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")) for picture in odd]
-    low, expected = codec.downscale(*odd, net, 75), codec.downscale(*padded, net, 75)
+    low, expected = rescaling.downscale(*odd, net, 75), rescaling.downscale(*padded, net, 75)
     assert np.array_equal(low.lr, expected.lr)
     assert np.array_equal(low.levels, expected.levels)
     header = container.Header(width, height, scale, lrcodec.JPEG, 75, net.fingerprint, odd[1].fingerprint())
-    whole = codec.upscale(low, padded[1], replace(header, width=width + 1, height=height + 1), net)
-    assert np.array_equal(codec.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
+    whole = rescaling.upscale(low, padded[1], replace(header, width=width + 1, height=height + 1), net)
+    assert np.array_equal(rescaling.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
 
 
 def test_low_res_samples_are_neither_rounded_nor_clipped(tiny_net: RescaleNet) -> None:
     net = RescaleNet(TINY).eval()  # fresh: it averages
     pixels = np.array([[10, 10, 10, 10], [10, 13, 10, 11]], np.uint8)[..., None].repeat(3, axis=2)  # 10.75, 10.25
-    low = codec.downscale(Image(pixels), None, net, 75)
+    low = rescaling.downscale(Image(pixels), None, net, 75)
     assert low.lr.dtype == np.float32
     assert low.lr[..., 0].tolist() == [pytest.approx([10.75, 10.25], abs=1e-3)]
     assert low.picture.dtype == np.uint8
     assert low.picture[..., 0].tolist() == [[11, 10]]
 
     halves = Image(np.repeat([0, 255], 8).astype(np.uint8)[None, :, None].repeat(16, axis=0).repeat(3, axis=2))
-    low = codec.downscale(halves, None, tiny_net, 75)
+    low = rescaling.downscale(halves, None, tiny_net, 75)
     assert low.lr.min() < 0
     assert low.lr.max() > 255
-    assert np.array_equal(low.picture, codec.to_8_bits(low.lr))
+    assert np.array_equal(low.picture, rescaling.to_8_bits(low.lr))
     assert (low.picture.min(), low.picture.max()) == (0, 255)
 
 
 def test_eight_bits_are_the_nearest_in_range() -> None:
     samples = np.array([-300, -0.6, 0.4, 0.6, 127.4, 254.6, 255.4, 256, 700], np.float32)
-    found = codec.to_8_bits(samples)
+    found = rescaling.to_8_bits(samples)
     assert found.dtype == np.uint8
     assert found.tolist() == [0, 0, 0, 1, 127, 255, 255, 255, 255]
 
@@ -140,7 +140,7 @@ def test_eight_bits_are_the_nearest_in_range() -> None:
 def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
     target, reference = pair
     options = EncodeOptions(quality=quality)
-    low = codec.downscale(target, reference, tiny_net, quality)
+    low = rescaling.downscale(target, reference, tiny_net, quality)
     file = codec.pack_low_res(low, target, reference, tiny_net, options)
     sent = codec.unpack_low_res(file, tiny_net, None)
     assert np.array_equal(low.levels, sent.levels)
@@ -156,7 +156,7 @@ def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, code
     low = codec.unpack_low_res(file, tiny_net, None)
     assert (low.lr != low.picture).any()
     rounded = low._replace(lr=low.picture.astype(np.float32))
-    exact, other = (codec.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
+    exact, other = (rescaling.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
     assert np.array_equal(codec.decode(coded, pair[1], tiny_net).pixels, exact)
     assert not np.array_equal(exact, other)
 
@@ -169,9 +169,9 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
     low = codec.unpack_low_res(container.unpack(coded), tiny_net, None)
     header = container.unpack(coded).header
     darker = Image(reference.pixels // 2)
-    assert not np.array_equal(codec.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
+    assert not np.array_equal(rescaling.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
     told = replace(header, quality=1)
-    assert not np.array_equal(codec.upscale(low, reference, told, tiny_net).pixels, decoded.pixels)
+    assert not np.array_equal(rescaling.upscale(low, reference, told, tiny_net).pixels, decoded.pixels)
     assert len(codec.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
 
 
@@ -179,14 +179,14 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
 def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_net: RescaleNet, level: int) -> None:
     target, reference = pair
     options = EncodeOptions()
-    low = codec.downscale(target, reference, tiny_net, options.quality)
+    low = rescaling.downscale(target, reference, tiny_net, options.quality)
     low = low._replace(levels=np.full(TINY.map_size(*low.lr.shape[:2]), level, np.uint8))
     file = codec.pack_low_res(low, target, reference, tiny_net, options)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
     data = container.pack(file)
     sent = codec.unpack_low_res(container.unpack(data), tiny_net, None)
     assert np.array_equal(sent.levels, low.levels)
-    expected = codec.upscale(sent, reference, file.header, tiny_net)
+    expected = rescaling.upscale(sent, reference, file.header, tiny_net)
     assert np.array_equal(codec.decode(data, reference, tiny_net).pixels, expected.pixels)
 
 
@@ -203,7 +203,7 @@ def test_less_chroma_makes_a_smaller_jpeg_which_is_not_packed(pair: Pair, tiny_n
     data = codec.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
     file = container.unpack(data)
     assert not file.packed
-    assert len(file.lr) < len(Jpeg().encode(codec.downscale(target, reference, tiny_net, 75).picture, 75))
+    assert len(file.lr) < len(Jpeg().encode(rescaling.downscale(target, reference, tiny_net, 75).picture, 75))
     assert codec.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
 
 
@@ -212,7 +212,7 @@ def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
     pair: Pair, tiny_net: RescaleNet, subsampling: Subsampling
 ) -> None:
     target = pair[0]
-    low = codec.downscale(target, None, tiny_net, 75)
+    low = rescaling.downscale(target, None, tiny_net, 75)
     file = container.unpack(codec.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
     assert not file.packed
     assert file.lr == Jpeg(subsampling).encode(low.picture, 75)
@@ -360,7 +360,7 @@ def mapped(scene: Pair, net: RescaleNet) -> bytes:
     """The scene, coded with a moved reference and a map that varies."""
     target, reference = scene
     options = EncodeOptions()
-    low = codec.downscale(target, reference, net, options.quality)
+    low = rescaling.downscale(target, reference, net, options.quality)
     assert low.levels is not None
     still = align.still(target.height, target.width)
     alignment = still._replace(vectors=np.full((3, 4, 2), 7, np.int16))
@@ -373,7 +373,7 @@ def mapped(scene: Pair, net: RescaleNet) -> bytes:
 
 def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: RescaleNet, mapped: bytes) -> None:
     target, reference = scene
-    whole, tiled = (codec.downscale(target, reference, net, 75, tile) for tile in (512, 64))
+    whole, tiled = (rescaling.downscale(target, reference, net, 75, tile) for tile in (512, 64))
     assert whole.levels is not None
     assert abs(whole.lr - tiled.lr).max() < 0.05
     assert (whole.levels != tiled.levels).mean() < 0.002  # on the edge between two levels
@@ -384,8 +384,8 @@ def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: RescaleNet, mapped
 
 def test_a_tile_is_what_the_net_makes_of_it_and_its_halo(scene: Pair, tiny_net: RescaleNet) -> None:
     target = scene[0]
-    tiled = codec.downscale(target, None, tiny_net, 75, 64)
-    corner = codec.downscale(cut(target, 48 + 48, 64 + 48), None, tiny_net, 75)  # the first core is 64 x 64 or less
+    tiled = rescaling.downscale(target, None, tiny_net, 75, 64)
+    corner = rescaling.downscale(cut(target, 48 + 48, 64 + 48), None, tiny_net, 75)  # the first core is 64 x 64 or less
     assert np.array_equal(tiled.lr[:24, :24], corner.lr[:24, :24])
 
 
@@ -524,7 +524,7 @@ def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
     assert abs(shown.astype(int) - low.picture).max() <= 2
     # a file may hold the plain one: it decodes to nearly the same picture
     other = container.pack(replace(file, lr=plain, packed=False))
-    exact = codec.upscale(low, reference, file.header, tiny_net)
+    exact = rescaling.upscale(low, reference, file.header, tiny_net)
     assert metrics.psnr(codec.decode(other, reference, tiny_net).pixels, exact.pixels) > 40
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from conftest import TINY, Outcome, sine_filled
 
-from refscale_codec import align, codec, container, lrcodec, metrics, prediction, train, weights
+from refscale_codec import align, codec, container, lrcodec, metrics, prediction, rescaling, train, weights
 from refscale_codec import image as pictures
 from refscale_codec.codec import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
@@ -158,7 +158,7 @@ def test_a_picture_is_what_its_latents_make(net: RescaleNet, pair: tuple[Image, 
     moved = None if reference is None else align.move(reference, codec.unpack_alignment(file))
     low = codec.unpack_low_res(file, net, moved)
     assert low.lr.shape == (15, 19, 3)
-    assert np.array_equal(codec.upscale(low, moved, file.header, net).pixels, decoded.pixels)
+    assert np.array_equal(rescaling.upscale(low, moved, file.header, net).pixels, decoded.pixels)
     assert codec.encode(target, reference, net, GOOD) == data
 
 
@@ -221,7 +221,7 @@ def test_the_reference_is_moved_once_and_its_check_is_proved(
     alignment = align.still(target.height, target.width)._replace(tones=(align.Tone(250, 3),) * 3)
     moved = align.move(reference, alignment)
     alignment = alignment._replace(check=align.checksum(moved))
-    low = codec.downscale(target, moved, net, 90)._replace(alignment=alignment)
+    low = rescaling.downscale(target, moved, net, 90)._replace(alignment=alignment)
     file = codec.pack_low_res(low, target, reference, net, GOOD)
     whole = codec.decode(container.pack(file), reference, net)
     plain = replace(file, alignment=None, header=replace(file.header, reference=moved.fingerprint()))
@@ -257,10 +257,10 @@ def test_a_reference_left_unused_is_not_needed_for_the_low_res_picture(
     net: RescaleNet, pair: tuple[Image, Image]
 ) -> None:
     target, reference = pair
-    low = codec.downscale(target, None, net, 90)
+    low = rescaling.downscale(target, None, net, 90)
     unused = codec.pack_low_res(low, target, reference, net, GOOD)
     assert np.isfinite(codec.unpack_low_res(unused, net, None).lr).all()
-    used = codec.pack_low_res(codec.downscale(target, reference, net, 90), target, reference, net, GOOD)
+    used = codec.pack_low_res(rescaling.downscale(target, reference, net, 90), target, reference, net, GOOD)
     assert used.similarity_map != b""
     with pytest.raises(ReferenceMismatch):
         codec.unpack_low_res(used, net, None)
@@ -285,7 +285,7 @@ def test_latents_do_not_hang_on_predicted_bands(
 
 def test_the_low_res_reference_is_the_rounded_mean(net: RescaleNet) -> None:
     pixels = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
-    found = codec._low_res_reference(Image(pixels), net)
+    found = rescaling.low_res_reference(Image(pixels), net)
     padded = np.pad(pixels.astype(float), ((0, 1), (0, 1), (0, 0)), "edge")
     assert np.array_equal(found, np.floor(padded.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)) + 0.5))
     tensor = torch.from_numpy(padded / 255).permute(2, 0, 1)[None].float()

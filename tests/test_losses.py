@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import codec, image, losses, weights
+from refscale_codec import image, losses, rescaling, weights
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.jpeg import Jpeg
 
@@ -162,7 +162,7 @@ def test_bits_rank_pictures_as_packing_does(quality: int) -> None:
 @pytest.mark.parametrize("quality", [20, 50, 80, 92])
 def test_bits_are_about_those_of_a_packed_low_res_picture(quality: int) -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
-    lr = codec.downscale(target, reference, weights.load(weights.shipped(2)), quality).lr
+    lr = rescaling.downscale(target, reference, weights.load(weights.shipped(2)), quality).lr
     real = 8 * len(packing.pack(coefficients.quantise(lr, quality), quality))
     estimated = bits(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255, quality)
     assert 0.8 < estimated / real < 1.25

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec import cli, lrcodec
-from refscale_codec.codec import to_8_bits
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import coefficients
 from refscale_codec.lrcodec.coefficients import Floats, Levels
 from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.rescaling import to_8_bits
 
 SIZES = [(1, 1), (1, 2), (1, 17), (9, 1), (2, 3), (8, 8), (15, 31), (33, 17)]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import codec, image, weights
+from refscale_codec import image, rescaling, weights
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import coefficients, packing
 from refscale_codec.lrcodec.coefficients import Floats, Levels
@@ -239,7 +239,7 @@ def test_what_is_no_packed_picture_is_refused(payload: bytes) -> None:
 def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = weights.load(weights.shipped(2))
-    low = codec.downscale(target, reference, net, 85)
+    low = rescaling.downscale(target, reference, net, 85)
     for quality in (30, 85):
         packed = packing.pack(coefficients.quantise(low.lr, quality), quality)
         assert len(packed) < 0.85 * len(Jpeg().encode(low.picture, quality))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import codec, weights
+from refscale_codec import rescaling, weights
 from refscale_codec.container import Header
 from refscale_codec.errors import WeightsError
 from refscale_codec.image import Image
@@ -163,14 +163,14 @@ def test_haar_coefficients_of_a_block_by_hand() -> None:
 def test_any_picture_size_goes_down_and_up(pair: tuple[Image, Image], scale: int, height: int, width: int) -> None:
     target, reference = (Image(picture.pixels[:height, :width]) for picture in pair)
     net = tiny(scale=scale)
-    low = codec.downscale(target, reference, net, 75)
+    low = rescaling.downscale(target, reference, net, 75)
     rows, columns = -(-height // scale), -(-width // scale)
     assert (low.lr.shape, low.lr.dtype) == ((rows, columns, 3), np.float32)
     assert (low.picture.shape, low.picture.dtype) == ((rows, columns, 3), np.uint8)
     assert low.levels is not None
     assert low.levels.shape == net.config.map_size(rows, columns)
     header = Header(width, height, scale, 1, 75, bytes(6), bytes(6))
-    assert codec.upscale(low, reference, header, net).pixels.shape == (height, width, 3)
+    assert rescaling.upscale(low, reference, header, net).pixels.shape == (height, width, 3)
 
 
 # --- the similarity map and the condition ----------------------------------------------------------------------------

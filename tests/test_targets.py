@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import codec, container, data, image, metrics, targets, weights
+from refscale_codec import codec, container, data, image, metrics, rescaling, targets, weights
 from refscale_codec.errors import TargetError, UsageError
 from refscale_codec.image import Image
 from refscale_codec.rescale.net import RescaleNet
@@ -66,7 +66,7 @@ def test_a_psnr_is_reached(wanted: float, level: float, slope: float, start: int
 
 
 def test_a_wider_dead_zone_only_zeroes_what_is_small(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    low = codec.downscale(pair[0], None, tiny_net, 80)
+    low = rescaling.downscale(pair[0], None, tiny_net, 80)
     plain = codec._levels(low.lr, codec.EncodeOptions(80))
     wide = codec._levels(low.lr, codec.EncodeOptions(80, dead_zone=1.2))
     changed = plain != wide
