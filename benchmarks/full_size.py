@@ -36,9 +36,9 @@ from refscale_codec.rescale.net import RescaleNet
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "full-size"
-QUALITIES = (2, 5, 10, 20, 35, 50, 70)  # at full size
+QUALITIES = (3, 10, 25, 50, 75, 90)  # at full size
 HALF_SIZE = (15, 40, 65, 82, 91, 97)  # after the rescaler
-TIMED = 35, 82  # one quality each, of like bits
+TIMED = 75, 82  # one quality each, of like bits
 BATCH, CROP, RATE, WARMUP, DECAY, AVERAGE = 8, 64, 4e-4, 50, 0.5, 0.998
 TRAINED = (1, 80)  # qualities
 SLOPE = 1.2  # about how steep such a codec's curves are, see `losses.error_weight`

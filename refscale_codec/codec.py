@@ -278,9 +278,8 @@ def _trial(
     low = rescaling.downscale(sample, shown, net, options.quality, options.tile, predicted)
     file = pack_low_res(low, sample, shown, net, options)
     dtype = sample.pixels.dtype
-    decoded = rescaling.upscale(
-        unpack_low_res(file, net, shown), shown, file.header, net, tile=options.tile, dtype=dtype
-    )
+    received = as_received(low, net, options)
+    decoded = rescaling.upscale(received, shown, file.header, net, tile=options.tile, dtype=dtype)
     error = np.square((sample.pixels.astype(np.float64) - decoded.pixels) * (255 / np.iinfo(dtype).max)).mean()
     size: float = len(container.pack(file))
     if alignment is not None:  # the sample bears its share
@@ -337,6 +336,17 @@ def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes,
     if options.subsampling == "4:4:4":
         return packing.pack(_levels(low.lr, options), options.quality), True
     return Jpeg(options.subsampling).encode(rescaling.to_8_bits(low.lr), options.quality), False
+
+
+def as_received(low: LowRes, net: RescaleNet, options: EncodeOptions) -> LowRes:
+    """Return what `unpack_low_res` gives after `pack_low_res`, without the entropy coding between."""
+    height, width = low.lr.shape[:2]
+    if isinstance(net.low_res, Gmm):
+        return low._replace(lr=net.low_res.quantised(low.lr, options.quality))
+    if options.subsampling == "4:4:4":
+        return low._replace(lr=coefficients.restore(_levels(low.lr, options), height, width, options.quality))
+    jpeg, _ = _coded(low, net, options)
+    return low._replace(lr=Jpeg().decode(jpeg, height, width).astype(np.float32))
 
 
 def _levels(lr: Floats, options: EncodeOptions) -> coefficients.Levels:

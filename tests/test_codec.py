@@ -151,6 +151,15 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
     assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
 
 
+@pytest.mark.parametrize("options", [EncodeOptions(40, dead_zone=0.7), EncodeOptions(40, subsampling="4:2:0")])
+def test_the_encoder_knows_what_is_received(pair: Pair, tiny_net: RescaleNet, options: EncodeOptions) -> None:
+    low = rescaling.downscale(*pair, tiny_net, options.quality)
+    sent = codec.unpack_low_res(codec.pack_low_res(low, *pair, tiny_net, options), tiny_net, None)
+    received = codec.as_received(low, tiny_net, options)
+    assert np.array_equal(received.lr, sent.lr)
+    assert np.array_equal(received.levels, sent.levels)
+
+
 def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
     low = codec.unpack_low_res(file, tiny_net, None)

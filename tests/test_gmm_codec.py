@@ -214,6 +214,12 @@ def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image])
             codec.unpack_low_res(replace(file, lr=bytes(flipped)), net, moved)
 
 
+def test_the_encoder_knows_what_is_received(net: RescaleNet, pair: tuple[Image, Image]) -> None:
+    low = rescaling.downscale(*pair, net, GOOD.quality)
+    sent = codec.unpack_low_res(codec.pack_low_res(low, *pair, net, GOOD), net, pair[1])
+    assert np.array_equal(codec.as_received(low, net, GOOD).lr, sent.lr)
+
+
 def test_the_reference_is_moved_once_and_its_check_is_proved(
     net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,8 +237,7 @@ class Gmm(nn.Module):
             reference: the low-res reference, likewise; None for none.
             quality: 1..100.
         """
-        picture = torch.from_numpy(lr.transpose(2, 0, 1) / np.float32(255)).to(self.gain)
-        made = self.analyse(picture, quality)
+        made = self.analyse(self._tensor(lr), quality)
         with _one_thread():
             payload = latents.encode(made, _guide(reference, *made.y.shape[1:]), quality, self._exact())
         return _CHECK.pack(_check(made)) + payload
@@ -259,7 +258,18 @@ class Gmm(nn.Module):
             found = latents.decode(payload[_CHECK.size :], rows, columns, guide, quality, self._exact())
         if _check(found) != _CHECK.unpack_from(payload)[0]:
             raise ContainerError("the low-res payload is damaged: its latents do not fit their CRC-32")
-        lr = 255 * self.synthesise(found.y, height, width, quality).cpu().numpy().transpose(1, 2, 0)
+        return self._picture(found, height, width, quality)
+
+    def quantised(self, lr: Floats, quality: int) -> Floats:
+        """Return what `decode` makes of the payload that `encode` makes of a picture, without entropy coding."""
+        height, width, _ = lr.shape
+        return self._picture(self.analyse(self._tensor(lr), quality), height, width, quality)
+
+    def _tensor(self, lr: Floats) -> Tensor:
+        return torch.from_numpy(lr.transpose(2, 0, 1) / np.float32(255)).to(self.gain)
+
+    def _picture(self, made: Latents, height: int, width: int, quality: int) -> Floats:
+        lr = 255 * self.synthesise(made.y, height, width, quality).cpu().numpy().transpose(1, 2, 0)
         return np.ascontiguousarray(lr, np.float32)
 
     def _exact(self) -> EntropyModel:
