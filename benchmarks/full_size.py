@@ -1,6 +1,6 @@
 """The learned codec without the rescaler, on pictures at their full size: rate and distortion, size, operations, time.
 
-    python benchmarks/full_size.py ../shared/data/manifest.csv weights/refscale-x2-gmm.safetensors --steps 2000
+    python benchmarks/full_size.py ../shared/data/manifest.csv weights/refscale-x2-gmm.safetensors --steps 5000
 
 What the paper's supplement compares in its Table 2. The codec at full size is the one in the weights, same
 architecture, trained on from there on full-size crops, transform and all, to fewer bits at equal error (`--steps`;
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the learned codec with and without the rescaler.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("weights", type=Path, help="with the learned codec")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=5000)
     args = parser.parse_args()
     torch.set_num_threads(1)
     full = learn(weights.load(args.weights), args.manifest, args.steps)

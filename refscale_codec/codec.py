@@ -11,6 +11,8 @@ After RefScale (paper, Fig. 2). `registration` finds where the reference lies on
 and the file holds how. The encoder tries on a sample of the picture whether the reference helps, and whether moving it
 does; one that does not help is left unused, by a map of zeros. Weights with a learned low-res codec (`lrcodec.gmm`) use
 that in place of JPEG's coefficients; it makes use of the reference, too.
+
+Longer than most modules, because what the encoder writes and what the decoder reads of it should be read side by side.
 """
 
 import math

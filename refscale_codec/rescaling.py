@@ -53,6 +53,9 @@ def downscale(
 
     `quality` is that of the low-res codec to follow, 1..100; `tile` is the largest side of a tile in pixels. What made
     a reference that is predicted goes into the result; such a one is not exact, and no guide of an entropy model.
+
+    Raises:
+        ImageError: the reference has another size.
     """
     if reference is not None:
         _require_same_size(reference, image.height, image.width)
