@@ -30,25 +30,19 @@ import tables
 import torch
 from torch import Tensor, nn
 
-from refscale_codec import (
-    align,
-    codec,
-    container,
-    data,
-    image,
-    losses,
-    metrics,
-    registration,
-    rescaling,
-    train,
-    weights,
-)
-from refscale_codec.image import Image
-from refscale_codec.lrcodec import coefficients
-from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescale import blocks, refnet
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import registration, warp
+from refscale_codec.rescale import blocks, refnet, tiled
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.study import metrics
+from refscale_codec.training import data, loop, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
@@ -57,7 +51,7 @@ JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92)
 SEEDS = (1, 2)
 
 NET = RescaleConfig(blocks=4, width=32, ref_width=16, map_divisor=4)
-BASE = train.TrainConfig("", net=NET, steps=500, warmup=30, decay=0.6, learning_rate=1e-3, crop=64, quality=(15, 95))
+BASE = loop.TrainConfig("", net=NET, steps=500, warmup=30, decay=0.6, learning_rate=1e-3, crop=64, quality=(15, 95))
 
 
 @contextmanager
@@ -114,7 +108,7 @@ def quality_not_told() -> Iterator[None]:
 @contextmanager
 def eight_bits() -> Iterator[None]:
     """Round and clip the low-res picture to 8 bits before and after its JPEG, in training and afterwards."""
-    through, quantise, restore = train.through_jpeg, coefficients.quantise, coefficients.restore
+    through, quantise, restore = loop.through_jpeg, coefficients.quantise, coefficients.restore
 
     def rounded(x: Tensor) -> Tensor:
         return x + ((x.clamp(0, 1) * 255).round() / 255 - x).detach()
@@ -123,13 +117,13 @@ def eight_bits() -> Iterator[None]:
         return rounded(through(rounded(lr), quality))
 
     def quantised(lr: coefficients.Floats, quality: int) -> coefficients.Levels:
-        return quantise(rescaling.to_8_bits(lr).astype(np.float32), quality)
+        return quantise(tiled.to_8_bits(lr).astype(np.float32), quality)
 
     def restored(levels: coefficients.Levels, height: int, width: int, quality: int) -> coefficients.Floats:
-        return rescaling.to_8_bits(restore(levels, height, width, quality)).astype(np.float32)
+        return tiled.to_8_bits(restore(levels, height, width, quality)).astype(np.float32)
 
     with (
-        patch.object(train, "through_jpeg", coded),
+        patch.object(loop, "through_jpeg", coded),
         patch.object(coefficients, "quantise", quantised),
         patch.object(coefficients, "restore", restored),
     ):
@@ -180,12 +174,12 @@ def sub_net(kind: type[nn.Module]) -> Callable[[], Any]:
     return changing
 
 
-def shaped(blocks: int, width: int) -> train.TrainConfig:
+def shaped(blocks: int, width: int) -> loop.TrainConfig:
     """Return the base with other sizes of the flow."""
     return replace(BASE, net=replace(NET, blocks=blocks, width=width))
 
 
-Variant = tuple[str, train.TrainConfig, Callable[[], Any]]
+Variant = tuple[str, loop.TrainConfig, Callable[[], Any]]
 VARIANTS: dict[str, Variant] = {
     "base": ("haar flow, map at a quarter with 4 levels, through the JPEG, rate in the loss, z = 0", BASE, nothing),
     "flow-paper": ("the paper's flow", replace(BASE, net=replace(NET, flow="paper")), nothing),
@@ -227,7 +221,7 @@ class Judge:
         for pair in data.read_manifest(manifest, ("dev",))[::2]:
             if pair.reference is not None:
                 target, reference = (cut(image.read(path)) for path in (pair.target, pair.reference))
-                self.pictures.append((target, align.move(reference, registration.estimate(target, reference))))
+                self.pictures.append((target, warp.move(reference, registration.estimate(target, reference))))
         self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
 
     def __call__(self, net: RescaleNet) -> tuple[float, float]:
@@ -236,9 +230,9 @@ class Judge:
         for (target, reference), anchor in zip(self.pictures, self.anchors, strict=True):
             curve = []
             for quality in QUALITIES:
-                low = rescaling.downscale(target, reference, net, quality)
-                file = codec.pack_low_res(low, target, reference, net, codec.EncodeOptions(quality=quality))
-                decoded = rescaling.upscale(codec.unpack_low_res(file, net, reference), reference, file.header, net)
+                low = tiled.downscale(target, reference, net, quality)
+                file = encoder.pack_low_res(low, target, reference, net, encoder.EncodeOptions(quality=quality))
+                decoded = tiled.upscale(encoder.unpack_low_res(file, net, reference), reference, file.header, net)
                 curve.append(point(target, decoded, len(container.pack(file))))
                 maps.append(8 * len(file.similarity_map or b"") / (target.height * target.width))
             (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
@@ -246,16 +240,16 @@ class Judge:
         return float(np.nanmean(found)), float(np.mean(maps))
 
 
-def seconds_per_step(config: train.TrainConfig) -> float:
+def seconds_per_step(config: loop.TrainConfig) -> float:
     """Return the processor time of a training step on noise."""
-    run = train._Run(config, torch.device("cpu"))
+    run = loop._Run(config, torch.device("cpu"))
     run.net.train()
     batch = np.random.default_rng(0).integers(0, 256, (2, config.batch, config.crop, config.crop, 3), dtype=np.uint8)
     for step in range(12):
         if step == 2:
             started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = train.loss_of(run.net, config, (batch[0], batch[1]), step, torch.device("cpu"))
+            loss, _ = loop.loss_of(run.net, config, (batch[0], batch[1]), step, torch.device("cpu"))
         run.update(loss, config)
     return (time.process_time() - started) / 10
 
@@ -289,7 +283,7 @@ def main() -> None:
     if args.judge:
         judge = Judge(args.manifest)
         for path in args.judge:
-            percent, map_bpp = judge(weights.load(path))
+            percent, map_bpp = judge(model.load(path))
             print(f"{path}: {percent:+.2f} %, map {map_bpp:.4f} bpp, {len(judge.pictures)} pictures", flush=True)
         return
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
@@ -314,11 +308,11 @@ def main() -> None:
             recipe = replace(config, manifest=args.manifest.name, seed=seed)
             folder = ROOT / "build" / "ablations" / f"{name}-{seed}"
             started = time.perf_counter()
-            with changing(), patch.object(train, "Crops", crops):
+            with changing(), patch.object(loop, "Crops", crops):
                 if name.startswith("shape"):
                     recipe = replace(recipe, steps=round(BASE.steps * usual / seconds_per_step(config)))
-                file = train.train(recipe, args.manifest.resolve().parent, folder)
-                percent, map_bpp = judge(weights.load(file))
+                file = loop.train(recipe, args.manifest.resolve().parent, folder)
+                percent, map_bpp = judge(model.load(file))
             took = round(time.perf_counter() - started)
             row = {"variant": name, "what": what, "seed": seed, "percent": percent, "map_bpp": map_bpp}
             found["rows"].append(row | {"steps": recipe.steps, "seconds": took})

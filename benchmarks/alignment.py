@@ -21,10 +21,17 @@ import numpy as np
 import tables
 import torch
 
-from refscale_codec import align, codec, container, data, image, metrics, registration, rescaling, weights
-from refscale_codec.align import Alignment
-from refscale_codec.image import Image
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import registration, warp
+from refscale_codec.reference.warp import Alignment
+from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import metrics
+from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (10, 30, 55, 80)
@@ -46,19 +53,19 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
     """Return what each way gives at each quality."""
     assert pair.reference is not None
     target, reference = image.read(pair.target), image.read(pair.reference)
-    still = align.still(target.height, target.width)
+    still = warp.still(target.height, target.width)
     found = registration.estimate(target, reference) or still
     ways: dict[str, Alignment] = {STILL: still, MOVED: found._replace(vectors=still.vectors), BENT: found}
     for name, lit in ((STILL, LIT), (MOVED, MOVED_LIT), (BENT, BENT_LIT)):
-        tones = registration.tones(target, align.move(reference, ways[name]))
+        tones = registration.tones(target, warp.move(reference, ways[name]))
         ways[lit] = ways[name]._replace(tones=tones[0] if tones else None)
     result: dict[str, list[Tried]] = {}
     for quality in QUALITIES:
         known: dict[bytes, Tried] = {}
         for name, alignment in ways.items():
-            told = align.pack(alignment)
+            told = warp.pack(alignment)
             if told not in known:
-                guide = align.move(reference, alignment)
+                guide = warp.move(reference, alignment)
                 known[told] = coded(target, guide, None if alignment.does_nothing else alignment, net, quality)
             result.setdefault(name, []).append(known[told])
         result.setdefault(NONE, []).append(coded(target, None, None, net, quality))
@@ -67,16 +74,16 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
 
 def coded(target: Image, guide: Image | None, alignment: Alignment | None, net: RescaleNet, quality: int) -> Tried:
     """Return bytes of the file, and the mean squared error of what comes out."""
-    low = rescaling.downscale(target, guide, net, quality)._replace(alignment=alignment)
-    file = codec.pack_low_res(low, target, guide, net, codec.EncodeOptions(quality=quality))
-    decoded = rescaling.upscale(codec.unpack_low_res(file, net, guide), guide, file.header, net)
+    low = tiled.downscale(target, guide, net, quality)._replace(alignment=alignment)
+    file = encoder.pack_low_res(low, target, guide, net, encoder.EncodeOptions(quality=quality))
+    decoded = tiled.upscale(encoder.unpack_low_res(file, net, guide), guide, file.header, net)
     return len(container.pack(file)), float(np.square(target.pixels.astype(float) - decoded.pixels).mean())
 
 
 def best(of: dict[str, list[Tried]], names: tuple[str, ...]) -> list[Tried]:
     """Return, at each quality, what codes best."""
     choices = zip(*(of[name] for name in names), strict=True)
-    return [min(each, key=lambda x: math.log(x[0]) + codec.SLOPE * math.log(x[1] + 0.25)) for each in choices]
+    return [min(each, key=lambda x: math.log(x[0]) + encoder.SLOPE * math.log(x[1] + 0.25)) for each in choices]
 
 
 def against(anchor: list[Tried], tried: list[Tried], pixels: int) -> float:
@@ -96,7 +103,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["naip_chico", "naip_claremont"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     path = ROOT / "benchmarks" / "results" / f"alignment-{args.split}.json"
     result: dict[str, Any] = {"command": "", "weights": net.fingerprint.hex(), "qualities": QUALITIES, "pairs": {}}
     if path.exists():

@@ -24,9 +24,14 @@ import numpy as np
 import torch
 from tables import replace_table
 
-from refscale_codec import bands, codec, container, data, image, registration, weights
-from refscale_codec.image import Image
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.picture import bands, image
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import registration
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (35, 75)
@@ -47,16 +52,16 @@ def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Imag
 def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[str, Any]]:
     """Return bytes and PSNR of the second triple at each quality, with and without the prediction."""
     described = bands.describe(picture)
-    pairs = list(codec.triples(picture, older, described))[:2]
+    pairs = list(encoder.triples(picture, older, described))[:2]
     found = [None if old is None else registration.estimate(new, old) for new, old in pairs]
     rows: list[dict[str, Any]] = []
     for quality in QUALITIES:
 
         def coded(index: int, first: Image | None, quality: int = quality) -> tuple[container.Container, Image]:
-            (new, old), options = pairs[index], codec.EncodeOptions(quality=quality)
-            low = codec.downscale_best(new, old, found[index], net, options, first=first)
-            file = codec.pack_low_res(low, new, old, net, options)
-            return file, codec.rebuilt(file, old, first, net)
+            (new, old), options = pairs[index], encoder.EncodeOptions(quality=quality)
+            low = encoder.downscale_best(new, old, found[index], net, options, first=first)
+            file = encoder.pack_low_res(low, new, old, net, options)
+            return file, encoder.rebuilt(file, old, first, net)
 
         file, first = coded(0, None)
         row: dict[str, Any] = {"quality": quality, "bytes_first": len(container.pack(file))}
@@ -100,7 +105,7 @@ def main() -> None:
     parser.add_argument("tiffs", type=Path, nargs="*")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     rows = []
     for dataset, name, picture, older in pictures(args.manifest, args.tiffs):
         rows += [{"dataset": dataset, "name": name} | row for row in measured(picture, older, net)]

@@ -1,9 +1,9 @@
 """Fit the model by which low-res pictures are packed to a manifest's training pairs.
 
-    python benchmarks/fit_packing.py ../shared/data/manifest.csv -o build/packing.npz       # an hour on a core
+    python benchmarks/fit_packing.py ../shared/data/manifest.csv -o build/tables.npz       # an hour on a core
 
-The result would take the place of `refscale_codec/lrcodec/packing.npz`, which is part of the format: another model is
-another format. `benchmarks/packing.py` measures the one in place.
+The result would take the place of `refscale_codec/lrcodec/dct/tables.npz`, which is part of the format: another model
+is another format. `benchmarks/packing.py` measures the one in place.
 
 The low-res pictures are those of the shipped nets, at qualities drawn evenly, with and without a reference.
 """
@@ -20,25 +20,28 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from refscale_codec import data, image, rescaling, weights
-from refscale_codec.lrcodec import coefficients, packing
+from refscale_codec import model
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.picture import image
+from refscale_codec.rescale import tiled
+from refscale_codec.training import data
 
 ROUNDS, CROP, QUALITIES = 4, 384, (8, 99)  # of each training picture: how many crops, of what side, at what qualities
 SUBSET = 60_000  # coefficients that a set of weights is fitted to
-SYMBOLS = 2 * packing.ESCAPE + 1  # of the model's alphabet
+SYMBOLS = 2 * entropy.ESCAPE + 1  # of the model's alphabet
 
 
 class Sample(NamedTuple):
     """A low-res picture quantised."""
 
     levels: coefficients.Levels
-    steps: packing.Integers
+    steps: entropy.Integers
 
 
 def samples(manifest: Path, seed: int) -> Iterator[Sample]:
     """Yield low-res pictures of the training pictures."""
     rng = np.random.default_rng(seed)
-    nets = [weights.load(weights.shipped(scale)) for scale in (2, 4)]
+    nets = [model.load(model.shipped(scale)) for scale in (2, 4)]
     for pair in data.read_manifest(manifest, ("train", "single")):
         pixels = [image.read(path).pixels for path in (pair.target, pair.reference) if path is not None]
         for _ in range(ROUNDS):
@@ -49,11 +52,11 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
             quality = int(rng.integers(*QUALITIES))
             net = nets[int(rng.random() < 0.2)]
             used = reference[0] if reference and rng.random() < 0.8 else None
-            low = rescaling.downscale(target, used, net, quality)
+            low = tiled.downscale(target, used, net, quality)
             yield Sample(coefficients.quantise(low.lr, quality), coefficients.steps(quality))
 
 
-def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
+def groups(sample: Sample, key: tuple[int, int]) -> Iterator[entropy.Group]:
     """Yield the groups of a component and frequency as a decoder meets them; frequency 0 means all DC."""
     component, k = key
     levels = sample.levels.transpose(2, 3, 0, 1).astype(np.int64)
@@ -61,29 +64,29 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[packing.Group]:
     if k == 0:
         dc = np.zeros(amplitudes[:, 0].shape)
         dc[:, 0, 0] = amplitudes[:, 0, 0, 0]
-        for group in packing.dc_groups(dc, sample.steps):
+        for group in entropy.dc_groups(dc, sample.steps):
             ys, xs, other, _ = group.place
             if other == component:
                 yield group
             dc[other, ys, xs] = amplitudes[other, 0, ys, xs]
         return
-    known = packing.Known(amplitudes[:, 0].astype(np.float64))
+    known = entropy.Known(amplitudes[:, 0].astype(np.float64))
     for other, before in product(range(3), range(1, k + 1)):
         if before < k or other < component:
-            for phase, (row, column) in enumerate(packing.PHASES):
+            for phase, (row, column) in enumerate(entropy.PHASES):
                 known.put(other, before, phase, amplitudes[other, before, row::2, column::2])
-    for phase, (row, column) in enumerate(packing.PHASES):
+    for phase, (row, column) in enumerate(entropy.PHASES):
         own = amplitudes[component, k, row::2, column::2]
         if own.size:
-            yield packing.ac_group(known, sample.steps, component, k, phase)
+            yield entropy.ac_group(known, sample.steps, component, k, phase)
             known.put(component, k, phase, own)
 
 
 class Weights(NamedTuple):
     """Of a set: integers."""
 
-    mean: packing.Exact
-    spread: packing.Exact
+    mean: entropy.Exact
+    spread: entropy.Exact
 
 
 def fit(
@@ -93,8 +96,8 @@ def fit(
     weight = 1 / (0.3 + 3 * abs(signed).mean(axis=0)) if len(signed) else np.ones_like(values)
     gram = (signed * weight) @ signed.T + 1e-5 * values.size * np.eye(len(signed))
     mean = np.linalg.solve(gram, (signed * weight) @ (values - base))
-    mean = np.clip(np.rint(mean * packing.ONE), -32768, 32767)
-    apart = torch.from_numpy(abs(values - base - (mean / packing.ONE) @ signed).astype(np.float32)).clamp(max=60)
+    mean = np.clip(np.rint(mean * entropy.ONE), -32768, 32767)
+    apart = torch.from_numpy(abs(values - base - (mean / entropy.ONE) @ signed).astype(np.float32)).clamp(max=60)
     features = torch.from_numpy(np.concatenate([abs(signed), plain]))
     raw = torch.full((len(features),), -4.0, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=0.1)
@@ -108,17 +111,17 @@ def fit(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     spread = functional.softplus(raw).detach().numpy()
-    return Weights(mean, np.clip(np.rint(spread * packing.ONE), 0, 65535).astype(np.float64))
+    return Weights(mean, np.clip(np.rint(spread * entropy.ONE), 0, 65535).astype(np.float64))
 
 
-def fit_all(known: list[Sample]) -> packing.Model:
+def fit_all(known: list[Sample]) -> entropy.Model:
     """Fit all weights, then count the distributions."""
     rng = np.random.default_rng(1)
     means, spreads = {}, {}
-    counts = np.zeros((4, packing.BINS * packing.FRACTIONS, SYMBOLS))
+    counts = np.zeros((4, entropy.BINS * entropy.FRACTIONS, SYMBOLS))
     keys = [(component, k) for k in range(64) for component in range(3)]
     for done, key in enumerate(keys):
-        by_key: dict[str, list[tuple[packing.Group, packing.Integers]]] = defaultdict(list)
+        by_key: dict[str, list[tuple[entropy.Group, entropy.Integers]]] = defaultdict(list)
         for sample in known:
             for group in groups(sample, key):
                 ys, xs, component, k = group.place
@@ -132,39 +135,39 @@ def fit_all(known: list[Sample]) -> packing.Model:
             sizes = np.concatenate([stacked(group, group.sizes) for group, _ in of], axis=1)[:, chosen] / step
             plain = np.concatenate([sizes[len(signed) :], np.ones_like(sizes[:1]), 16 / step[None]])
             base = np.concatenate([group.chosen(group.base) for group, _ in of])[chosen].astype(np.float32)
-            base = base / packing.ONE / step
+            base = base / entropy.ONE / step
             wanted = np.concatenate([values for _, values in of])[chosen].astype(np.float32)
             means[name], spreads[name] = fit(signed, plain, base, wanted)
             for group, levels in of:
-                at = packing.context(group, means[name], spreads[name])
-                off = np.clip((levels - at.nearest) * at.sign, -packing.ESCAPE, packing.ESCAPE) + packing.ESCAPE
+                at = entropy.context(group, means[name], spreads[name])
+                off = np.clip((levels - at.nearest) * at.sign, -entropy.ESCAPE, entropy.ESCAPE) + entropy.ESCAPE
                 np.add.at(counts[group.kind], (at.row, off), 1)
         print(f"{done + 1} of {len(keys)}", flush=True)
-    return packing.Model(means, spreads, distributions(counts))
+    return entropy.Model(means, spreads, distributions(counts))
 
 
-def stacked(group: packing.Group, inputs: list[packing.Exact] | list[packing.Short]) -> NDArray[np.float32]:
+def stacked(group: entropy.Group, inputs: list[entropy.Exact] | list[entropy.Short]) -> NDArray[np.float32]:
     """Return inputs of a group in one piece, [j, n]."""
     none = np.empty((0, group.base.size))
     return group.chosen(np.concatenate([none, *inputs])).astype(np.float32)
 
 
-def distributions(counts: NDArray[np.float64]) -> packing.Integers:
+def distributions(counts: NDArray[np.float64]) -> entropy.Integers:
     """Return frequencies that add up to 2^16, none zero, from counts; classes with few lean on their neighbours."""
-    by_size = counts.reshape(4, packing.BINS, packing.FRACTIONS, SYMBOLS)
+    by_size = counts.reshape(4, entropy.BINS, entropy.FRACTIONS, SYMBOLS)
     lent = np.zeros_like(by_size)
     lent[:, 1:] += by_size[:, :-1]
     lent[:, :-1] += by_size[:, 1:]
     smooth = (by_size + 0.05 * lent).reshape(counts.shape) + 0.02
     share = smooth / smooth.sum(axis=-1, keepdims=True)
-    frequency: packing.Integers = np.floor(share * (65536 - SYMBOLS)).astype(np.int64) + 1
+    frequency: entropy.Integers = np.floor(share * (65536 - SYMBOLS)).astype(np.int64) + 1
     most = frequency.argmax(axis=-1)[..., None]
     spare = 65536 - frequency.sum(axis=-1)[..., None]
     np.put_along_axis(frequency, most, np.take_along_axis(frequency, most, -1) + spare, -1)
     return frequency
 
 
-def store(model: packing.Model, path: Path) -> None:
+def store(model: entropy.Model, path: Path) -> None:
     """Write the file of the format."""
     keys = list(model.mean)
     np.savez_compressed(

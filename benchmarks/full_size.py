@@ -28,11 +28,16 @@ from ablations import JPEG_QUALITIES, Judge, point
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from refscale_codec import codec, container, data, losses, metrics, rescaling, train, weights
 from refscale_codec import lrcodec as low_res_codecs
-from refscale_codec.image import Image
-from refscale_codec.lrcodec.gmm import Gmm
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.gmm.codec import Gmm
+from refscale_codec.picture.image import Image
+from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import metrics
+from refscale_codec.training import data, loop, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "full-size"
@@ -92,8 +97,8 @@ def learn(net: RescaleNet, manifest: Path, steps: int) -> Gmm:
             saved = time.monotonic()
     save()
     gmm.load_state_dict(average)
-    weights.store(net, file)
-    found = weights.load(file).low_res
+    model.store(net, file)
+    found = model.load(file).low_res
     assert isinstance(found, Gmm)
     return found
 
@@ -104,7 +109,7 @@ def loss_of(gmm: Gmm, batch: tuple[data.Pixels, data.Pixels], rng: np.random.Gen
     quality = torch.from_numpy(rng.integers(TRAINED[0], TRAINED[1] + 1, len(hr))).float()
     used = torch.from_numpy(rng.random((len(hr), 1, 1, 1)) >= ALONE)
     with torch.autocast("cpu", torch.bfloat16):
-        coded = gmm(hr, train.low_res_reference(ref, 1) * used, quality / 100)
+        coded = gmm(hr, loop.low_res_reference(ref, 1) * used, quality / 100)
     bpp = coded.bits / CROP**2 + 0.005
     error = (coded.lr_hat.float() - hr).square().mean(dim=(1, 2, 3)) + 4e-6
     weight = losses.error_weight(error, bpp, quality, SLOPE)
@@ -121,7 +126,7 @@ def at_full_size(gmm: Gmm) -> Coder:
         header = container.Header(
             target.width, target.height, 2, low_res_codecs.GMM, quality, bytes(6), None if guide is None else bytes(6)
         )
-        return Image(rescaling.to_8_bits(decoded)), len(container.pack(container.Container(header, payload)))
+        return Image(tiled.to_8_bits(decoded)), len(container.pack(container.Container(header, payload)))
 
     return code
 
@@ -130,11 +135,11 @@ def rescaled(net: RescaleNet) -> Coder:
     """Return a coder by rescaler and codec; the reference is in place already."""
 
     def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
-        options = codec.EncodeOptions(quality=quality)
-        low = rescaling.downscale(target, reference, net, quality)
-        file = codec.pack_low_res(low, target, reference, net, options)
-        low = codec.unpack_low_res(file, net, reference)
-        return rescaling.upscale(low, reference, file.header, net), len(container.pack(file))
+        options = encoder.EncodeOptions(quality=quality)
+        low = tiled.downscale(target, reference, net, quality)
+        file = encoder.pack_low_res(low, target, reference, net, options)
+        low = encoder.unpack_low_res(file, net, reference)
+        return tiled.upscale(low, reference, file.header, net), len(container.pack(file))
 
     return code
 
@@ -186,8 +191,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    full = learn(weights.load(args.weights), args.manifest, args.steps)
-    net = weights.load(args.weights)
+    full = learn(model.load(args.weights), args.manifest, args.steps)
+    net = model.load(args.weights)
     assert isinstance(net.low_res, Gmm)
     judge = Judge(args.manifest)
     parameters = sum(x.numel() for x in net.low_res.parameters())

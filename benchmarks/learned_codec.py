@@ -21,9 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from refscale_codec import align, data, image, registration, rescaling, weights
-from refscale_codec.lrcodec import coefficients, latents, packing
-from refscale_codec.lrcodec.gmm import Gmm, _guide
+from refscale_codec import model
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.gmm import latents
+from refscale_codec.lrcodec.gmm.codec import Gmm, _guide
+from refscale_codec.picture import image
+from refscale_codec.reference import registration, warp
+from refscale_codec.rescale import tiled
+from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (35, 75)
@@ -39,7 +44,7 @@ def ideal(gmm: Gmm, made: latents.Latents, guide: torch.Tensor, quality: int) ->
     return float(bits) / 8
 
 
-def measured(gmm: Gmm, low: rescaling.LowRes, quality: int) -> dict[str, Any]:
+def measured(gmm: Gmm, low: tiled.LowRes, quality: int) -> dict[str, Any]:
     """Return bytes and seconds for one low-res picture."""
     model = gmm.exact
     assert model is not None
@@ -54,7 +59,7 @@ def measured(gmm: Gmm, low: rescaling.LowRes, quality: int) -> dict[str, Any]:
     latents.decode(payload, rows, columns, guide, quality, model)
     ended = time.process_time()
     sizes |= {"bytes": len(payload), "bytes_ideal": ideal(gmm, made, guide, quality)}
-    sizes |= {"bytes_packed": len(packing.pack(coefficients.quantise(low.lr, quality), quality))}
+    sizes |= {"bytes_packed": len(entropy.pack(coefficients.quantise(low.lr, quality), quality))}
     seconds = {"seconds_encode": halfway - started, "seconds_decode": ended - halfway}
     return {"height": height, "width": width, "quality": quality} | sizes | seconds
 
@@ -66,16 +71,16 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = weights.load(args.weights)
+    net = model.load(args.weights)
     assert isinstance(net.low_res, Gmm)
     rows = []
     for pair in data.read_manifest(args.manifest, ("dev",)):
         if pair.reference is None:
             continue
         target, reference = image.read(pair.target), image.read(pair.reference)
-        moved = align.move(reference, registration.estimate(target, reference))
+        moved = warp.move(reference, registration.estimate(target, reference))
         for quality in QUALITIES:
-            low = rescaling.downscale(target, moved, net, quality)
+            low = tiled.downscale(target, moved, net, quality)
             rows.append({"name": pair.name, "dataset": pair.dataset} | measured(net.low_res, low, quality))
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/learned_codec.py manifest.csv weights.safetensors"

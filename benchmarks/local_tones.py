@@ -26,9 +26,13 @@ import tables
 import torch
 from numpy.typing import NDArray
 
-from refscale_codec import align, codec, data, image, registration, weights
-from refscale_codec.image import Image
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import registration, warp
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
@@ -109,10 +113,10 @@ def stretched(field: NDArray[np.int16], block: int, height: int, width: int) -> 
 
 def coded_size(field: NDArray[np.int16]) -> float:
     """Return the bits of a field [rows, columns, numbers] if it is coded as vectors are."""
-    statistics, bits = align.Statistics(), 0.0
+    statistics, bits = warp.Statistics(), 0.0
     for row, column, part in np.ndindex(field.shape):
         middle, context = statistics.expected(field, row, column, part)
-        symbol = min(max(int(field[row, column, part]) - middle, -2 * align.LIMIT), 2 * align.LIMIT) + 2 * align.LIMIT
+        symbol = min(max(int(field[row, column, part]) - middle, -2 * warp.LIMIT), 2 * warp.LIMIT) + 2 * warp.LIMIT
         bits -= math.log2(statistics.probabilities(context)[symbol])
         statistics.update(context, symbol)
     return bits
@@ -122,25 +126,25 @@ def measured(
     target: Image, reference: Image, net: RescaleNet, quality: int, wanted: list[str]
 ) -> dict[str, tuple[float, ...]]:
     """Return bytes and squared error of what is wanted and of the best without; of designs the field's bytes, too."""
-    still = align.still(SIDE, SIDE)
+    still = warp.still(SIDE, SIDE)
     found = registration.estimate(target, reference) or still
     ways = [still] if found.does_nothing else [still, found]
     by_spread = []
     for way in tuple(ways):
-        lit = [way._replace(tones=tones) for tones in registration.tones(target, align.move(reference, way))]
+        lit = [way._replace(tones=tones) for tones in registration.tones(target, warp.move(reference, way))]
         ways += lit[:1]
         by_spread += lit[1:]
 
-    def coded(way: align.Alignment) -> tuple[float, float]:
+    def coded(way: warp.Alignment) -> tuple[float, float]:
         told = None if way.does_nothing else way
-        return alignment.coded(target, align.move(reference, way), told, net, quality)
+        return alignment.coded(target, warp.move(reference, way), told, net, quality)
 
     tried = [coded(way) for way in ways]
     best = ways[min(range(len(ways)), key=lambda at: cost(*tried[at]))]
     without = alignment.coded(target, None, None, net, quality)
     result: dict[str, tuple[float, ...]] = {BEST: min(without, *tried, key=lambda x: cost(*x))}
-    guide = align.move(reference, best)
-    told = best._replace(tones=best.tones or (align.Tone(),) * 3)  # a field needs the section, too
+    guide = warp.move(reference, best)
+    told = best._replace(tones=best.tones or (warp.Tone(),) * 3)  # a field needs the section, too
     for name in wanted:
         if name == SPREAD:
             result[name] = min(map(coded, by_spread), key=lambda x: cost(*x), default=result[BEST])
@@ -152,7 +156,7 @@ def measured(
 
 def cost(size: float, error: float) -> float:
     """Return what the encoder minimises."""
-    return math.log(size) + codec.SLOPE * math.log(error + 0.25)
+    return math.log(size) + encoder.SLOPE * math.log(error + 0.25)
 
 
 def middle(path: Path) -> Image:
@@ -168,7 +172,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     path = ROOT / "benchmarks" / "results" / "local-tones.json"
     result: dict[str, Any] = {"weights": net.fingerprint.hex(), "pairs": {}}
     if path.exists():

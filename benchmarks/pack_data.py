@@ -13,8 +13,8 @@ import io
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from refscale_codec import image
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture import image
 
 SPLITS = ("train", "single")
 QUALITY = 94

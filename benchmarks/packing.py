@@ -21,9 +21,12 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 
-from refscale_codec import data, image, losses, rescaling, weights
-from refscale_codec.lrcodec import coefficients, packing
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec import model
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture import image
+from refscale_codec.rescale import tiled
+from refscale_codec.training import data, losses
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (30, 75, 92)
@@ -53,19 +56,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what packing saves of low-res JPEGs.")
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     rows = []
     for pair in data.read_manifest(args.manifest, ("dev",)):
         target = image.read(pair.target)
         reference = None if pair.reference is None else image.read(pair.reference)
         for quality in QUALITIES:
-            low = rescaling.downscale(target, reference, net, quality)
+            low = tiled.downscale(target, reference, net, quality)
             lr, (height, width) = low.lr, low.lr.shape[:2]
             plain = Jpeg().encode(low.picture, quality)
             started = time.perf_counter()
-            packed = packing.pack(coefficients.quantise(lr, quality), quality)
+            packed = entropy.pack(coefficients.quantise(lr, quality), quality)
             halfway = time.perf_counter()
-            packing.unpack(packed, height, width, quality)
+            entropy.unpack(packed, height, width, quality)
             ended = time.perf_counter()
             rows.append(
                 {

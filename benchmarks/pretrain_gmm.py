@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import data, train, weights
-from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
-from refscale_codec.lrcodec.latents import STRIDE
+from refscale_codec import model
+from refscale_codec.lrcodec.gmm.codec import Gmm, GmmConfig
+from refscale_codec.lrcodec.gmm.latents import STRIDE
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.training import data, loop
 
 SAMPLES, SIDE, BATCH = 8000, 64, 16  # low-res crops, their side in pixels, and how many a step takes
 QUALITY = (10, 97)
@@ -47,7 +48,7 @@ def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generi
         quality = np.random.default_rng([1, step]).integers(*QUALITY, BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             lr = net.downscale(hr, ref, torch.from_numpy(quality).float() / 100).lr
-        guide = 128 * train.low_res_reference(ref, scale) + 128
+        guide = 128 * loop.low_res_reference(ref, scale) + 128
         for name, x in (("lr", lr.float().half()), ("reference", guide.to(torch.uint8))):
             found[name].append(x.numpy())
         found["quality"].append(quality)
@@ -79,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     started = saved = time.monotonic()
     args.output.mkdir(parents=True, exist_ok=True)
-    net = weights.load(args.weights)
+    net = model.load(args.weights)
     kept = args.output / "low-res.npz"
     if not kept.exists():
         np.savez(kept.with_suffix(".part.npz"), **make_samples(net, args.manifest))  # type: ignore[arg-type]
@@ -104,7 +105,7 @@ def main() -> None:
         torch.save(state | {"step": step}, checkpoint.with_suffix(".part"))
         checkpoint.with_suffix(".part").replace(checkpoint)
         net.low_res = averaged
-        weights.store(net, args.output / "weights.safetensors")
+        model.store(net, args.output / "weights.safetensors")
 
     recent: list[tuple[float, ...]] = []
     while step < args.steps and time.monotonic() - started < 60 * args.minutes:

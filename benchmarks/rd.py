@@ -16,7 +16,9 @@ from typing import Any
 import tables
 from rich.progress import Progress
 
-from refscale_codec import allocator, coders, plot, rdcurve, weights
+from refscale_codec import model
+from refscale_codec.cli import allocator
+from refscale_codec.study import coders, plot, rdcurve
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,7 +28,7 @@ OURS = "refscale-x2"
 def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> dict[str, Any]:
     """Measure a split, or what is missing of it, and return its results."""
     folder.mkdir(parents=True, exist_ok=True)
-    setup = rdcurve.Setup((weights.shipped(2), weights.shipped(4), weights.shipped(2, "gmm")), names)
+    setup = rdcurve.Setup((model.shipped(2), model.shipped(4), model.shipped(2, "gmm")), names)
     pairs = rdcurve.check(rdcurve.find_pairs(manifest, None, split))
     with Progress(redirect_stdout=False) as progress:
         task = progress.add_task(split, total=None)

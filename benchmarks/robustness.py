@@ -29,9 +29,13 @@ import numpy as np
 import tables
 import torch
 
-from refscale_codec import codec, data, image, metrics, weights
-from refscale_codec.data import Pixels
-from refscale_codec.image import Image
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.study import metrics
+from refscale_codec.training import data
+from refscale_codec.training.data import Pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE, FIRST = "none", "as it was"
@@ -103,14 +107,14 @@ def curve(name: str, pair: data.Pair, other: data.Pair) -> list[Point]:
     """Return bits per pixel and PSNR at each quality, in a case."""
     torch.set_num_threads(1)
     assert pair.reference is not None and other.reference is not None
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     read = [image.read(path).pixels for path in (pair.target, pair.reference, other.reference)]
     target = Image(middle(read[0]))
     reference = None if name == NONE else Image(np.ascontiguousarray(CASES[name](read[1], read[2])))
     found = []
     for quality in QUALITIES:
-        file = codec.encode(target, reference, net, codec.EncodeOptions(quality=quality))
-        psnr = metrics.psnr(target.pixels, codec.decode(file, reference, net).pixels)
+        file = encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality))
+        psnr = metrics.psnr(target.pixels, encoder.decode(file, reference, net).pixels)
         found.append((8 * len(file) / SIDE**2, psnr))
     return found
 
@@ -136,7 +140,7 @@ def main() -> None:
     others = pairs[3:] + pairs[:3]
     path = ROOT / "benchmarks" / "results" / "robustness.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    fingerprint = weights.load(weights.shipped(2)).fingerprint.hex()
+    fingerprint = model.load(model.shipped(2)).fingerprint.hex()
     if known.get("weights") != fingerprint or not isinstance(known.get("curves"), dict):
         known = {}
     result: dict[str, Any] = {

@@ -30,9 +30,14 @@ import numpy as np
 import throughput
 
 import refscale_codec
-from refscale_codec import codec, container, metrics, rescaling, tiles, weights
-from refscale_codec import image as pictures
-from refscale_codec.image import Image
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture import tiles
+from refscale_codec.picture.image import Image
+from refscale_codec.rescale import tiled
+from refscale_codec.study import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("1024x1024", "1448x1448", "2048x2048", "2896x2896", "4096x4096", "6264x3456", "8192x8192")
@@ -87,30 +92,30 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
     whole = -(-max(target.height, target.width) // tiles.STEP) * tiles.STEP
     beside = near_edges(target.height, target.width)
     for scale in container.SCALES:
-        net = weights.load(weights.shipped(scale))
+        net = model.load(model.shipped(scale))
         row: dict[str, Any] = {}
         decoded = {}
         for name, side in (("tiled", tiles.TILE), ("whole", whole)):
-            data = codec.encode(target, reference, net, codec.EncodeOptions(tile=side))
-            decoded[name] = codec.decode(data, reference, net, tile=side).pixels
+            data = encoder.encode(target, reference, net, encoder.EncodeOptions(tile=side))
+            decoded[name] = encoder.decode(data, reference, net, tile=side).pixels
             row[name] = {
                 "bytes": len(data),
                 "psnr": metrics.psnr(target.pixels, decoded[name]),
                 "psnr_at_edges": metrics.psnr(target.pixels[beside][None], decoded[name][beside][None]),
             }
-        row["same file"] = apart(codec.decode(data, reference, net).pixels, decoded["whole"])
+        row["same file"] = apart(encoder.decode(data, reference, net).pixels, decoded["whole"])
         difference = 8 * abs(decoded["tiled"].astype(int) - decoded["whole"])
         pictures.write(Image(difference.clip(0, 255).astype(np.uint8)), folder / f"tiles-x{scale}-difference-8.png")
-        low = rescaling.downscale(target, reference, net, 75, whole)
+        low = tiled.downscale(target, reference, net, 75, whole)
         header = container.unpack(data).header
-        made = rescaling.upscale(low, reference, header, net, tile=whole).pixels
+        made = tiled.upscale(low, reference, header, net, tile=whole).pixels
         row["halo"] = {}
         for halo in HALOS:
-            with patch.dict(rescaling.HALO, {scale: halo}):
-                away = abs(rescaling.downscale(target, reference, net, 75).lr - low.lr)
+            with patch.dict(tiled.HALO, {scale: halo}):
+                away = abs(tiled.downscale(target, reference, net, 75).lr - low.lr)
                 row["halo"][halo] = {
                     "low_res_largest": float(away.max()),
-                    **apart(rescaling.upscale(low, reference, header, net).pixels, made),
+                    **apart(tiled.upscale(low, reference, header, net).pixels, made),
                 }
         result[f"x{scale}"] = row
     return result
@@ -224,7 +229,7 @@ def main() -> None:
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "opencv-python-headless")},
         },
-        "weights": {f"x{scale}": weights.fingerprint(weights.shipped(scale)).hex() for scale in container.SCALES},
+        "weights": {f"x{scale}": model.fingerprint(model.shipped(scale)).hex() for scale in container.SCALES},
         "rows": [],
     }
     for size in args.size:

@@ -21,10 +21,14 @@ import numpy as np
 import tables
 import torch
 
-from refscale_codec import codec, data, image, metrics, targets, weights
+from refscale_codec import model
+from refscale_codec.codec import encoder, rate_control
 from refscale_codec.errors import TargetError
-from refscale_codec.image import Image
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import metrics
+from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
@@ -41,14 +45,14 @@ def middle(path: Path) -> Image:
 def measured(target: Image, reference: Image, net: RescaleNet, bpp: float) -> dict[str, Any]:
     """Return what one target gives, in percent of its bytes and in dB."""
     size = int(bpp * SIDE**2 / 8)
-    reached = targets.encode(target, reference, net, targets.Target("bytes", size))
+    reached = rate_control.encode(target, reference, net, rate_control.Target("bytes", size))
     quality = reached.quality
-    files = [codec.encode(target, reference, net, codec.EncodeOptions(quality=quality))]
+    files = [encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality))]
     while len(files) < 2 or len(files[0]) > size:
         quality -= 1
-        files.insert(0, codec.encode(target, reference, net, codec.EncodeOptions(quality=quality)))
+        files.insert(0, encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality)))
     around = [files[0], reached.data, files[1]]  # the last and the first are whole qualities, one apart
-    below, found, above = (metrics.psnr(target.pixels, codec.decode(file, reference, net).pixels) for file in around)
+    below, found, above = (metrics.psnr(target.pixels, encoder.decode(file, reference, net).pixels) for file in around)
     sizes = [len(file) for file in around]
     part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0]) if sizes[2] > sizes[0] else 1.0
     return {
@@ -68,7 +72,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     firsts: dict[str, data.Pair] = {}
     for pair in data.read_manifest(args.manifest, ("dev",)):
         if pair.reference is not None:

@@ -36,8 +36,12 @@ from rich.console import Console
 from rich.table import Table
 
 import refscale_codec
-from refscale_codec import allocator, codec, container, files, weights
-from refscale_codec import image as pictures
+from refscale_codec import model
+from refscale_codec.cli import allocator
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.picture import files
+from refscale_codec.picture import image as pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("load", "read", "align", "choose", "net", "entropy", "write")
@@ -65,18 +69,18 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
             torch.cuda.synchronize()
         seconds[stage] = time.perf_counter() - start - sum(seconds.values())
 
-    net = weights.load(weights.shipped(job.scale)).to(job.device)
+    net = model.load(model.shipped(job.scale)).to(job.device)
     lap("load")
     reference = pictures.read(folder / "reference.png")
     if job.direction == "encode":
         target = pictures.read(folder / "target.png")
         lap("read")
-        data = codec.encode(target, reference, net, codec.EncodeOptions(QUALITY), lap=lap)
+        data = encoder.encode(target, reference, net, encoder.EncodeOptions(QUALITY), lap=lap)
         files.write_atomically(folder / "coded.rsc", data)
     else:
         coded = (folder / "coded.rsc").read_bytes()
         lap("read")
-        data = pictures.to_bytes(codec.decode(coded, reference, net, lap=lap), "png")
+        data = pictures.to_bytes(encoder.decode(coded, reference, net, lap=lap), "png")
         files.write_atomically(folder / "decoded.png", data)
     lap("write")
     return data, {stage: seconds.get(stage, 0.0) for stage in STAGES}
@@ -101,7 +105,7 @@ def measure(job: Job, folder: Path) -> dict[str, Any]:
     total = median(sum(run.values()) - run["load"] for run in runs)
     return {
         **job._asdict(),
-        "weights": weights.fingerprint(weights.shipped(job.scale)).hex(),
+        "weights": model.fingerprint(model.shipped(job.scale)).hex(),
         "file_bytes": (folder / "coded.rsc").stat().st_size,
         "seconds": seconds,
         "seconds_per_megapixel": {"total": 1e6 * total / job.size**2, "net": 1e6 * seconds["net"] / job.size**2},
@@ -131,10 +135,10 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
 def machine(device: str) -> dict[str, Any]:
     """Return what the figures depend on, and nothing that tells whose machine it is."""
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
         "system": platform.system(),
-        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "processor": named[1] if named else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "accelerator": in_fresh_process(torch.cuda.get_device_name) if device == "cuda" else None,
@@ -151,7 +155,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "throughput.json")
     args = parser.parse_args()
-    scales = [s for s in container.SCALES if (weights.shipped(2).parent / f"refscale-x{s}.safetensors").is_file()]
+    scales = [s for s in container.SCALES if (model.shipped(2).parent / f"refscale-x{s}.safetensors").is_file()]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     words = f"--repeat {args.repeat} --threads {args.threads} --device {args.device}"
     versions = {name: version(name) for name in ("torch", "numpy", "pillow")}

@@ -27,7 +27,7 @@ from unittest.mock import patch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from refscale_codec import data, train
+from refscale_codec.training import data, loop
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {  # bf16, channels last, compiled
@@ -72,17 +72,17 @@ def timed(seconds: dict[str, list[float]], device: torch.device) -> Iterator[Non
         return call
 
     with (
-        patch.object(train, "through_jpeg", watched("jpeg", train.through_jpeg)),
-        patch.object(train, "coded_map_bits", watched("map", train.coded_map_bits)),
+        patch.object(loop, "through_jpeg", watched("jpeg", loop.through_jpeg)),
+        patch.object(loop, "coded_map_bits", watched("map", loop.coded_map_bits)),
         patch.object(torch.Tensor, "backward", watched("backward", torch.Tensor.backward)),
     ):
         yield
 
 
-def measure(config: train.TrainConfig, crops: data.Crops, device: torch.device, variant: str) -> dict[str, Any]:
+def measure(config: loop.TrainConfig, crops: data.Crops, device: torch.device, variant: str) -> dict[str, Any]:
     """Return medians of the seconds of each part, operations and steps per second."""
     bf16, channels_last, compiled = VARIANTS[variant]
-    run = train._Run(config, device)
+    run = loop._Run(config, device)
     if not channels_last:
         run.net = run.net.to(memory_format=torch.contiguous_format)
     if compiled:
@@ -98,7 +98,7 @@ def measure(config: train.TrainConfig, crops: data.Crops, device: torch.device, 
         drawn = now(device)
         with timed(seconds, device):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss, _ = train.loss_of(run.net, config, batch, step + 3, device)
+                loss, _ = loop.loss_of(run.net, config, batch, step + 3, device)
             forward = now(device)
             run.update(loss, config)
         ended = now(device)
@@ -109,12 +109,12 @@ def measure(config: train.TrainConfig, crops: data.Crops, device: torch.device, 
     return {name: median(values) for name, values in seconds.items()}
 
 
-def operations(config: train.TrainConfig, crops: data.Crops, device: torch.device) -> int:
+def operations(config: loop.TrainConfig, crops: data.Crops, device: torch.device) -> int:
     """Return the floating-point operations of a step."""
-    run = train._Run(config, device)
+    run = loop._Run(config, device)
     run.net.train()
     with FlopCounterMode(display=False) as counter:
-        loss, _ = train.loss_of(run.net, config, crops.batch(1, 0, config.batch), 0, device)
+        loss, _ = loop.loss_of(run.net, config, crops.batch(1, 0, config.batch), 0, device)
         loss.backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
 
@@ -128,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    config = replace(train.TrainConfig.read(ROOT / "weights" / "recipe-x2.toml"), manifest=str(args.manifest))
+    config = replace(loop.TrainConfig.read(ROOT / "weights" / "recipe-x2.toml"), manifest=str(args.manifest))
     pairs = data.read_manifest(args.manifest, ("train",))[::8]
     crops = data.Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
     limits = {"float32": ceiling(device, torch.float32), "bf16": ceiling(device, torch.bfloat16)}

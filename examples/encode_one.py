@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from refscale_codec import codec, metrics, weights
-from refscale_codec import image as pictures
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec import model
+from refscale_codec.codec import encoder
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture import image as pictures
+from refscale_codec.study import metrics
 
 folder = Path(__file__).parent
 target, reference = pictures.read(folder / "target.png"), pictures.read(folder / "reference.png")
-net = weights.load(weights.shipped(scale=2))
+net = model.load(model.shipped(scale=2))
 
-data = codec.encode(target, reference, net, codec.EncodeOptions(quality=75))  # what a .rsc file holds
-decoded = codec.decode(data, reference, net)
+data = encoder.encode(target, reference, net, encoder.EncodeOptions(quality=75))  # what a .rsc file holds
+decoded = encoder.decode(data, reference, net)
 psnr = metrics.psnr(target.pixels, decoded.pixels)
 
 jpegs = [Jpeg().encode(target.pixels, quality) for quality in range(1, 101)]

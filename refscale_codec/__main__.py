@@ -1,5 +1,5 @@
 """`python -m refscale_codec` is `refscale`."""
 
-from refscale_codec.cli import main
+from refscale_codec.cli.main import main
 
 main()

@@ -16,8 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from refscale_codec import cli, codec, weights
-from refscale_codec.image import Image
+from refscale_codec import model
+from refscale_codec.cli import main
+from refscale_codec.codec import encoder
+from refscale_codec.picture.image import Image
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 ROOT = Path(__file__).parents[1]
@@ -54,8 +56,8 @@ def sine_filled(module: AnyModule) -> AnyModule:
 
 def stored_net(config: RescaleConfig, path: Path) -> RescaleNet:
     """Return a sine-filled net as it comes out of a weights file, with that file's fingerprint."""
-    weights.store(sine_filled(RescaleNet(config)), path)
-    return weights.load(path)
+    model.store(sine_filled(RescaleNet(config)), path)
+    return model.load(path)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -94,7 +96,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_net(tiny_weights: Path) -> RescaleNet:
     """The net in `tiny_weights`; shared, so a test must not change it."""
-    return weights.load(tiny_weights)
+    return model.load(tiny_weights)
 
 
 @pytest.fixture(scope="session")
@@ -126,13 +128,13 @@ def data_folder() -> Path:
 @pytest.fixture
 def always_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the encoder predict every further triple, whatever it costs."""
-    tried = codec._trial
+    tried = encoder._trial
 
     def favoured(*arguments: Any) -> Any:
         trial = tried(*arguments)
         return trial if trial.low.prediction is None else trial._replace(cost=-math.inf)
 
-    monkeypatch.setattr(codec, "_trial", favoured)
+    monkeypatch.setattr(encoder, "_trial", favoured)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def refscale(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixtur
             monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
         capsysbinary.readouterr()
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main.main()
         captured = capsysbinary.readouterr()
         return Outcome(int(caught.value.code or 0), captured.out, captured.err.decode())
 

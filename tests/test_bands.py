@@ -11,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import bands, codec, container, image, metrics, prediction, targets, weights
-from refscale_codec.codec import EncodeOptions
+from refscale_codec import model
+from refscale_codec.codec import encoder, rate_control
+from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError
-from refscale_codec.image import Image
-from refscale_codec.metadata import Metadata
+from refscale_codec.fileformat import container
+from refscale_codec.picture import bands, image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference import band_prediction
 from refscale_codec.rescale.net import RescaleNet
-from refscale_codec.tiles import Box
+from refscale_codec.study import metrics
 
 U8, U16, I16 = (np.dtype(name) for name in ("u1", "u2", "i2"))
 
@@ -326,11 +331,11 @@ KINDS = kinds()
 def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
     target, reference = KINDS[kind]
     given = reference if with_reference else None
-    data = codec.encode(target, given, tiny_net, EncodeOptions(quality=95, output_hash=True))
-    decoded = codec.decode(data, given, tiny_net)
+    data = encoder.encode(target, given, tiny_net, EncodeOptions(quality=95, output_hash=True))
+    decoded = encoder.decode(data, given, tiny_net)
     assert (decoded.pixels.dtype, decoded.pixels.shape) == (target.pixels.dtype, target.pixels.shape)
     assert decoded.nodata == target.nodata
-    described, files = codec.disassemble(container.unpack(data))
+    described, files = encoder.disassemble(container.unpack(data))
     assert len(files) == -(-target.bands // 3)
     assert bands.psnr(target, decoded, described) > 15  # the net is not trained
     if target.alpha is not None:
@@ -339,7 +344,7 @@ def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_
         assert np.array_equal(decoded.pixels == target.nodata, target.pixels == target.nodata)
     assert container.unpack(data).output_hash == decoded.fingerprint()
     window = Box(3, 4, 17, 30)
-    part = codec.decode(data, given, tiny_net, window=window)
+    part = encoder.decode(data, given, tiny_net, window=window)
     assert np.array_equal(part.pixels, decoded.pixels[window.slices])
 
 
@@ -347,7 +352,7 @@ def test_what_is_hidden_does_not_change_the_file(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["rgba"]
     pixels = target.pixels.copy()
     pixels[target.alpha == 0] = 99
-    assert codec.encode(replace(target, pixels=pixels), reference, tiny_net) == codec.encode(
+    assert encoder.encode(replace(target, pixels=pixels), reference, tiny_net) == encoder.encode(
         target, reference, tiny_net
     )
 
@@ -355,11 +360,11 @@ def test_what_is_hidden_does_not_change_the_file(tiny_net: RescaleNet) -> None:
 def test_sixteen_bits_of_eight_are_coded_alike(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["rgb"]
     wide = [Image(picture.pixels.astype(np.uint16) * 257) for picture in (target, reference)]
-    narrow_data = codec.encode(target, reference, tiny_net)
-    data = codec.encode(*wide, tiny_net, EncodeOptions(value_range=(0, 65535)))
+    narrow_data = encoder.encode(target, reference, tiny_net)
+    data = encoder.encode(*wide, tiny_net, EncodeOptions(value_range=(0, 65535)))
     narrow_file, file = container.unpack(narrow_data), container.unpack(data)
     assert abs(len(file.lr) - len(narrow_file.lr)) <= 8  # a rounding here and there
-    decoded, narrow = codec.decode(data, wide[1], tiny_net), codec.decode(narrow_data, reference, tiny_net)
+    decoded, narrow = encoder.decode(data, wide[1], tiny_net), encoder.decode(narrow_data, reference, tiny_net)
     assert metrics.psnr((decoded.pixels >> 8).astype(np.uint8), narrow.pixels) > 40
     assert len(np.unique(decoded.pixels % 257)) > 100  # finer than 8 bits
 
@@ -367,11 +372,11 @@ def test_sixteen_bits_of_eight_are_coded_alike(tiny_net: RescaleNet) -> None:
 @pytest.mark.parametrize("kind", ["nodata", "rgba", "grey"])
 def test_targets_are_for_all_kinds(kind: str, tiny_net: RescaleNet) -> None:
     target, reference = KINDS[kind]
-    usual = len(codec.encode(target, reference, tiny_net))
-    reached = targets.encode(target, reference, tiny_net, targets.Target("bytes", usual))
+    usual = len(encoder.encode(target, reference, tiny_net))
+    reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("bytes", usual))
     assert len(reached.data) <= usual
-    reached = targets.encode(target, reference, tiny_net, targets.Target("psnr", 20.0))
-    decoded = codec.decode(reached.data, reference, tiny_net)
+    reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("psnr", 20.0))
+    decoded = encoder.decode(reached.data, reference, tiny_net)
     assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
     assert reached.psnr >= 20
 
@@ -381,23 +386,23 @@ def test_targets_are_for_all_kinds(kind: str, tiny_net: RescaleNet) -> None:
 )
 def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_net: RescaleNet) -> None:
     with pytest.raises(ImageError, match="bring both to the same"):
-        codec.encode(KINDS[kind][0], KINDS[other][1], tiny_net)
-    data = codec.encode(*KINDS[kind], tiny_net)
+        encoder.encode(KINDS[kind][0], KINDS[other][1], tiny_net)
+    data = encoder.encode(*KINDS[kind], tiny_net)
     with pytest.raises(ReferenceMismatch):
-        codec.decode(data, KINDS[other][1], tiny_net)
+        encoder.decode(data, KINDS[other][1], tiny_net)
 
 
 def test_alpha_of_the_reference_is_ignored(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["rgba"]
     half = replace(reference, alpha=np.full(reference.pixels.shape[:2], 128, np.uint8))
-    assert codec.encode(target, half, tiny_net) == codec.encode(target, reference, tiny_net)
+    assert encoder.encode(target, half, tiny_net) == encoder.encode(target, reference, tiny_net)
     assert half.fingerprint() == reference.fingerprint()
 
 
 def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["seven"]
-    file = container.unpack(codec.encode(target, reference, tiny_net))
-    grey = container.unpack(codec.encode(*KINDS["grey"], tiny_net))
+    file = container.unpack(encoder.encode(target, reference, tiny_net))
+    grey = container.unpack(encoder.encode(*KINDS["grey"], tiny_net))
     assert file.further is not None
     for changed in (
         replace(file, further=None),
@@ -407,7 +412,7 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
         replace(file, further=container.pack(file)),
     ):
         with pytest.raises(ContainerError, match="FURTHER"):
-            codec.decode(container.pack(changed), reference, tiny_net)
+            encoder.decode(container.pack(changed), reference, tiny_net)
 
 
 @pytest.mark.usefixtures("always_predicted")
@@ -416,28 +421,30 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
 def test_predicted_bands_come_back_in_windows_too(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
     target, reference = (replace(picture, pixels=np.tile(picture.pixels, (6, 5, 1))) for picture in KINDS[kind])
     given = reference if with_reference else None
-    data = codec.encode(target, given, tiny_net, EncodeOptions(output_hash=True, tile=32))
+    data = encoder.encode(target, given, tiny_net, EncodeOptions(output_hash=True, tile=32))
     file = container.unpack(data)
-    described, files = codec.disassemble(file)
+    described, files = encoder.disassemble(file)
     assert [inner.prediction is not None for inner in files] == [False] + [True] * (len(files) - 1)
     assert all(inner.alignment is None for inner in files[1:])
-    assert file.output_hash == codec.decode(data, given, tiny_net).fingerprint()
-    whole = codec.decode(data, given, tiny_net, tile=32)
+    assert file.output_hash == encoder.decode(data, given, tiny_net).fingerprint()
+    whole = encoder.decode(data, given, tiny_net, tile=32)
     assert bands.psnr(target, whole, described) > 10  # the net is not trained
     for window in (Box(0, 0, 7, 9), Box(33, 60, 34, 97), Box(100, 90, 120, 165)):
-        part = codec.decode(data, given, tiny_net, tile=32, window=window)
+        part = encoder.decode(data, given, tiny_net, tile=32, window=window)
         assert np.array_equal(part.pixels, whole.pixels[window.slices])
 
 
 @pytest.mark.usefixtures("always_predicted")
 def test_another_machines_first_bands_do_no_harm(tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch) -> None:
     target, reference = KINDS["seven"]
-    data = codec.encode(target, reference, tiny_net)
-    usual = codec.decode(data, reference, tiny_net).pixels.astype(int)
-    exact = prediction.predict
+    data = encoder.encode(target, reference, tiny_net)
+    usual = encoder.decode(data, reference, tiny_net).pixels.astype(int)
+    exact = band_prediction.predict
     level = np.random.default_rng(0).integers(-1, 2, (*target.pixels.shape[:2], 3))
-    monkeypatch.setattr(prediction, "predict", lambda x, rows: exact((x + level).clip(0, 255).astype(np.uint8), rows))
-    other = codec.decode(data, reference, tiny_net).pixels
+    monkeypatch.setattr(
+        band_prediction, "predict", lambda x, rows: exact((x + level).clip(0, 255).astype(np.uint8), rows)
+    )
+    other = encoder.decode(data, reference, tiny_net).pixels
     assert 0 < abs(other - usual).max() <= 3
     assert np.array_equal(other[..., :3], usual[..., :3])
 
@@ -445,56 +452,58 @@ def test_another_machines_first_bands_do_no_harm(tiny_net: RescaleNet, monkeypat
 @pytest.mark.usefixtures("always_predicted")
 def test_targets_are_for_predicted_bands(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["seven"]
-    usual = len(codec.encode(target, reference, tiny_net))
-    reached = targets.encode(target, reference, tiny_net, targets.Target("bytes", usual))
+    usual = len(encoder.encode(target, reference, tiny_net))
+    reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("bytes", usual))
     assert len(reached.data) <= usual
-    reached = targets.encode(target, reference, tiny_net, targets.Target("psnr", 20.0), EncodeOptions(output_hash=True))
-    decoded = codec.decode(reached.data, reference, tiny_net)
+    reached = rate_control.encode(
+        target, reference, tiny_net, rate_control.Target("psnr", 20.0), EncodeOptions(output_hash=True)
+    )
+    decoded = encoder.decode(reached.data, reference, tiny_net)
     assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
     file = container.unpack(reached.data)
     assert file.output_hash == decoded.fingerprint()
-    assert all(inner.prediction is not None for inner in codec.disassemble(file)[1][1:])
+    assert all(inner.prediction is not None for inner in encoder.disassemble(file)[1][1:])
 
 
 @pytest.mark.usefixtures("always_predicted")
 def test_first_bands_are_not_predicted(tiny_net: RescaleNet) -> None:
     target, _ = KINDS["seven"]
-    file = container.unpack(codec.encode(target, None, tiny_net))
-    further = codec.disassemble(file)[1][1]
+    file = container.unpack(encoder.encode(target, None, tiny_net))
+    further = encoder.disassemble(file)[1][1]
     changed = container.pack(replace(file, prediction=further.prediction))
     with pytest.raises(ContainerError, match="predicted from themselves"):
-        codec.decode(changed, None, tiny_net)
+        encoder.decode(changed, None, tiny_net)
 
 
 def test_a_real_pair_with_infrared(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if row["name"] == "albania_0035")
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     infrared = [0, 2, 2, 1]  # shortwave, red, red, near
     pair = [image.read(data_folder / row[column]).pixels[:160, :160, infrared] for column in ("target", "reference")]
     target, reference = (Image(pixels) for pixels in pair)
-    data = codec.encode(target, reference, net)
-    described, (first, further) = codec.disassemble(container.unpack(data))
+    data = encoder.encode(target, reference, net)
+    described, (first, further) = encoder.disassemble(container.unpack(data))
     assert further.prediction is not None
-    older = codec.prepare(*list(codec.triples(target, reference, described))[1], net, EncodeOptions())
-    without = codec.pack_low_res(older, target, reference, net, EncodeOptions())
+    older = encoder.prepare(*list(encoder.triples(target, reference, described))[1], net, EncodeOptions())
+    without = encoder.pack_low_res(older, target, reference, net, EncodeOptions())
     assert len(container.pack(further)) < 0.9 * len(container.pack(without))
-    assert bands.psnr(target, codec.decode(data, reference, net), described) > 30
+    assert bands.psnr(target, encoder.decode(data, reference, net), described) > 30
 
 
 def test_a_real_pair_of_any_kind(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     rgb = [image.read(data_folder / row[column]).pixels[:96, :96] for column in ("target", "reference")]
-    plain = codec.encode(*(Image(x) for x in rgb), net)
+    plain = encoder.encode(*(Image(x) for x in rgb), net)
     described = bands.describe(Image(rgb[0]))
-    usual = bands.psnr(Image(rgb[0]), codec.decode(plain, Image(rgb[1]), net), described)
+    usual = bands.psnr(Image(rgb[0]), encoder.decode(plain, Image(rgb[1]), net), described)
     four = [np.dstack([x, (x[..., 1].astype(int) * 2 - x[..., 0]).clip(0, 255)]).astype(np.uint16) * 16 for x in rgb]
     four[0][:20, :30] = four[1][:20, :30] = 9
     target, reference = (Image(x, nodata=9) for x in four)
-    data = codec.encode(target, reference, net)
-    decoded = codec.decode(data, reference, net)
+    data = encoder.encode(target, reference, net)
+    decoded = encoder.decode(data, reference, net)
     assert np.array_equal(decoded.pixels == 9, target.pixels == 9)
     assert bands.psnr(target, decoded, bands.describe(target)) > usual - 2
     assert len(data) < 3 * len(plain)

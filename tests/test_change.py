@@ -6,10 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from refscale_codec import align, change, data, georeference, image, weights
+from refscale_codec import model
 from refscale_codec.errors import ImageError
-from refscale_codec.image import Image
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import georeference, warp
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import change
+from refscale_codec.training import data
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (29, 37), (64, 40)])
@@ -53,7 +57,7 @@ def test_places_are_not_asked_for_where_nothing_is_to_be_estimated(
 
     monkeypatch.setattr(georeference, "known", refuse)
     pixels = np.random.default_rng(3).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-    still = align.still(24, 40)
+    still = warp.still(24, 40)
     assert change.change(Image(pixels), Image(pixels.copy()), tiny_net, [still]).max() < 0.01
     with pytest.raises(AssertionError, match="georeference"):
         change.change(Image(pixels), Image(pixels.copy()), tiny_net)
@@ -76,5 +80,5 @@ def test_new_houses_are_found_on_a_real_pair(data_folder: Path) -> None:
     pair = next(p for p in pairs if p.name == "chico_069_2020")
     assert pair.reference is not None
     target, reference = (Image(image.read(p).pixels[:160].copy()) for p in (pair.target, pair.reference))
-    found = change.change(target, reference, weights.load(weights.shipped(2)))
+    found = change.change(target, reference, model.load(model.shipped(2)))
     assert found[80:140, 50:130].mean() > 3 * found[:, 160:].mean()  # houses built since; houses that stood before

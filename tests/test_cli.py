@@ -24,12 +24,17 @@ import typer
 from conftest import Outcome
 
 import refscale_codec
-from refscale_codec import cli, codec, container, smap, terminal, tiles, weights
-from refscale_codec import image as pictures
-from refscale_codec import train as training
-from refscale_codec.image import Image
-from refscale_codec.metadata import Metadata
+from refscale_codec import model
+from refscale_codec.cli import main, terminal
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture import tiles
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.training import loop as training
 
 PRECIOUS = b"what was here before"
 COMMANDS = ["encode", "decode", "info", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
@@ -50,7 +55,7 @@ def older(pixels: np.ndarray) -> np.ndarray:
 def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(8)
     path = tmp_path_factory.mktemp("other") / "other.safetensors"
-    weights.store(RescaleNet(RescaleConfig(blocks=1, width=8, ref_width=8)), path)
+    model.store(RescaleNet(RescaleConfig(blocks=1, width=8, ref_width=8)), path)
     return path
 
 
@@ -80,15 +85,17 @@ def furnished(
     shutil.copy(other_weights, folder / "other.safetensors")
     (folder / "junk.safetensors").write_text("not weights\n")
     target, reference = Image(drawn(1)), Image(older(drawn(1)))
-    options = codec.EncodeOptions(quality=60)
-    (folder / "with.rsc").write_bytes(codec.encode(target, reference, tiny_net, options))
+    options = encoder.EncodeOptions(quality=60)
+    (folder / "with.rsc").write_bytes(encoder.encode(target, reference, tiny_net, options))
     content = container.unpack((folder / "with.rsc").read_bytes())
     rows, columns = tiny_net.config.map_size(10, 17)
     levels = np.arange(rows * columns, dtype=np.uint8).reshape(rows, columns) % 4
-    (folder / "mapped.rsc").write_bytes(container.pack(replace(content, similarity_map=smap.encode(levels, 4))))
-    (folder / "alone.rsc").write_bytes(codec.encode(target, None, tiny_net, options))
-    hashed = codec.EncodeOptions(quality=60, output_hash=True)
-    (folder / "hashed.rsc").write_bytes(codec.encode(target, reference, tiny_net, hashed))
+    (folder / "mapped.rsc").write_bytes(
+        container.pack(replace(content, similarity_map=similarity_map.encode(levels, 4)))
+    )
+    (folder / "alone.rsc").write_bytes(encoder.encode(target, None, tiny_net, options))
+    hashed = encoder.EncodeOptions(quality=60, output_hash=True)
+    (folder / "hashed.rsc").write_bytes(encoder.encode(target, reference, tiny_net, hashed))
     return folder
 
 
@@ -467,8 +474,8 @@ def test_a_picture_goes_to_another_machine(
         f"new.rsc: {len(data)} bytes, {bpp} bits per pixel "
         f"(low-res {parts.lr}, map {parts.map}, metadata 0, header {parts.header + parts.other})\n"
     )
-    options = codec.EncodeOptions(quality=60, output_hash=True)
-    assert data == codec.encode(target, reference, tiny_net, options)
+    options = encoder.EncodeOptions(quality=60, output_hash=True)
+    assert data == encoder.encode(target, reference, tiny_net, options)
 
     # only the file and the reference travel
     for name in ("new.rsc", *given[1:]):
@@ -476,7 +483,7 @@ def test_a_picture_goes_to_another_machine(
     monkeypatch.chdir(receiver)
     shutil.rmtree(sender)
 
-    hr_hat = codec.decode(data, reference, tiny_net)
+    hr_hat = encoder.decode(data, reference, tiny_net)
     facts = {
         "width": width,
         "height": height,
@@ -544,7 +551,7 @@ bpp            {bpp}
         small.load()
         assert (small.format, small.mode) == ("JPEG", "RGB")
         assert small.size == (-(-width // 2), -(-height // 2))
-        low = codec.unpack_low_res(container.unpack(data), tiny_net, None)
+        low = encoder.unpack_low_res(container.unpack(data), tiny_net, None)
         assert abs(np.asarray(small).astype(int) - low.picture).max() <= 2  # viewers reckon in integers
 
     outcome = refscale("decode", "new.rsc", *given, "-o", "back.png", *tiny)
@@ -791,7 +798,7 @@ def test_weights_that_ship_are_found_by_scale_and_by_fingerprint(
 ) -> None:
     folder = place / "shipped"
     folder.mkdir()
-    monkeypatch.setattr(weights, "SHIPPED", folder)
+    monkeypatch.setattr(model, "SHIPPED", folder)
     shutil.copy(place / "tiny.safetensors", folder / "refscale-x2.safetensors")
     assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "--quality", 60).code == 0
     assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()
@@ -932,8 +939,8 @@ def slow(function: Callable[..., Any]) -> Callable[..., Any]:
 def test_progress_goes_to_stderr_and_data_to_stdout(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
-    monkeypatch.setattr(codec, "encode", slow(codec.encode))
-    monkeypatch.setattr(codec, "decode", slow(codec.decode))
+    monkeypatch.setattr(encoder, "encode", slow(encoder.encode))
+    monkeypatch.setattr(encoder, "decode", slow(encoder.decode))
     outcome = refscale("encode", "target.png", *REF, "-o", "-", "--quality", 60, *TINY)
     assert outcome.code == 0
     assert outcome.out == (place / "with.rsc").read_bytes()
@@ -949,7 +956,7 @@ def test_progress_goes_to_stderr_and_data_to_stdout(
 def test_progress_makes_way_for_an_error(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
-    monkeypatch.setattr(codec, "decode", slow(codec.decode))
+    monkeypatch.setattr(encoder, "decode", slow(encoder.decode))
     streams = sys.stdout, sys.stderr
     outcome = refscale("decode", "with.rsc", "--ref", "other.png", "-o", "out.png", *TINY)
     assert (outcome.code, outcome.out) == (6, b"")
@@ -962,7 +969,7 @@ def test_there_is_no_progress_where_stderr_is_no_terminal(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "PATIENCE", 0)
-    monkeypatch.setattr(codec, "decode", slow(codec.decode))
+    monkeypatch.setattr(encoder, "decode", slow(encoder.decode))
     outcome = refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY)
     assert outcome == Outcome(0, b"", "out.png: 33x20\n")
 
@@ -1080,7 +1087,7 @@ def test_every_option_is_explained(refscale: Callable[..., Outcome], name: str) 
     outcome = refscale(name, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.text.startswith("Usage: ")
-    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(main.app).commands[name]  # type: ignore[attr-defined]
     assert command.help
     for parameter in command.params:
         assert parameter.help, f"{name} {parameter.name}"
@@ -1106,7 +1113,7 @@ def test_what_needs_no_net_starts_without_torch_and_numpy(place: Path, line: str
     assert done.returncode == 0
     assert done.stdout
     loaded = {row.rpartition("|")[2].strip() for row in done.stderr.decode().splitlines()}
-    assert "refscale_codec.cli" in loaded
+    assert "refscale_codec.cli.main" in loaded
     assert not loaded & {"torch", "numpy", "PIL", "cv2", "constriction", "safetensors", "rich.console"}
 
 

@@ -15,14 +15,20 @@ from conftest import ROOT, TINY, stored_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import align, codec, container, image, lrcodec, metrics, registration, rescaling, smap, weights
-from refscale_codec.codec import EncodeOptions
+from refscale_codec import lrcodec, model
+from refscale_codec.codec import encoder
+from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
-from refscale_codec.image import Image
-from refscale_codec.lrcodec import coefficients, packing
-from refscale_codec.lrcodec.jpeg import Jpeg, Subsampling
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct.jfif import Jpeg, Subsampling
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference import registration, warp
+from refscale_codec.rescale import similarity_map, tiled
 from refscale_codec.rescale.net import RescaleNet
-from refscale_codec.tiles import Box
+from refscale_codec.study import metrics
 
 Pair = tuple[Image, Image]
 
@@ -38,7 +44,7 @@ def net(request: pytest.FixtureRequest, tiny_net: RescaleNet, tmp_path_factory: 
 @pytest.fixture(scope="module")
 def coded(pair: Pair, tiny_net: RescaleNet) -> bytes:
     """The pair's target, coded with its reference."""
-    return codec.encode(*pair, tiny_net)
+    return encoder.encode(*pair, tiny_net)
 
 
 def cut(picture: Image, height: int, width: int) -> Image:
@@ -61,8 +67,8 @@ def test_a_picture_of_any_size_comes_back_in_it(
 ) -> None:
     target, reference = (cut(picture, height, width) for picture in pair)
     given = reference if with_reference else None
-    data = codec.encode(target, given, net, EncodeOptions(quality=95))
-    decoded = codec.decode(data, given, net)
+    data = encoder.encode(target, given, net, EncodeOptions(quality=95))
+    decoded = encoder.decode(data, given, net)
     assert decoded.pixels.shape == (height, width, 3)
 
     file = container.unpack(data)
@@ -70,7 +76,7 @@ def test_a_picture_of_any_size_comes_back_in_it(
     assert file.header == container.Header(
         width, height, scale, lrcodec.JPEG, 95, net.fingerprint, reference.fingerprint() if with_reference else None
     )
-    low = codec.unpack_low_res(file, net, None)
+    low = encoder.unpack_low_res(file, net, None)
     assert (low.lr.shape, low.lr.dtype) == ((-(-height // scale), -(-width // scale), 3), np.float32)
     if with_reference:
         assert low.levels is not None
@@ -81,20 +87,20 @@ def test_a_picture_of_any_size_comes_back_in_it(
 
 def test_a_decoded_picture_resembles_what_was_coded(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
-    data = codec.encode(target, reference, tiny_net, EncodeOptions(quality=95))
-    assert metrics.psnr(target.pixels, codec.decode(data, reference, tiny_net).pixels) > 20  # the net is not trained
+    data = encoder.encode(target, reference, tiny_net, EncodeOptions(quality=95))
+    assert metrics.psnr(target.pixels, encoder.decode(data, reference, tiny_net).pixels) > 20  # the net is not trained
 
 
 def test_coding_and_decoding_are_deterministic(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     target, reference = pair
-    assert codec.encode(target, reference, tiny_net) == coded
-    first, second = (codec.decode(coded, reference, tiny_net) for _ in range(2))
+    assert encoder.encode(target, reference, tiny_net) == coded
+    first, second = (encoder.decode(coded, reference, tiny_net) for _ in range(2))
     assert np.array_equal(first.pixels, second.pixels)
 
 
 def test_pictures_are_left_alone(pair: Pair, tiny_net: RescaleNet) -> None:
     copies = [Image(picture.pixels.copy()) for picture in pair]
-    codec.decode(codec.encode(*copies, tiny_net), copies[1], tiny_net)
+    encoder.decode(encoder.encode(*copies, tiny_net), copies[1], tiny_net)
     for picture, kept in zip(copies, pair, strict=True):
         assert np.array_equal(picture.pixels, kept.pixels)
 
@@ -104,34 +110,34 @@ def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, ne
     height, width = 4 * scale - 1, 3 * scale - 1
     odd = [cut(picture, height, width) for picture in pair]
     padded = [Image(np.pad(picture.pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")) for picture in odd]
-    low, expected = rescaling.downscale(*odd, net, 75), rescaling.downscale(*padded, net, 75)
+    low, expected = tiled.downscale(*odd, net, 75), tiled.downscale(*padded, net, 75)
     assert np.array_equal(low.lr, expected.lr)
     assert np.array_equal(low.levels, expected.levels)
     header = container.Header(width, height, scale, lrcodec.JPEG, 75, net.fingerprint, odd[1].fingerprint())
-    whole = rescaling.upscale(low, padded[1], replace(header, width=width + 1, height=height + 1), net)
-    assert np.array_equal(rescaling.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
+    whole = tiled.upscale(low, padded[1], replace(header, width=width + 1, height=height + 1), net)
+    assert np.array_equal(tiled.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
 
 
 def test_low_res_samples_are_neither_rounded_nor_clipped(tiny_net: RescaleNet) -> None:
     net = RescaleNet(TINY).eval()  # fresh: it averages
     pixels = np.array([[10, 10, 10, 10], [10, 13, 10, 11]], np.uint8)[..., None].repeat(3, axis=2)  # 10.75, 10.25
-    low = rescaling.downscale(Image(pixels), None, net, 75)
+    low = tiled.downscale(Image(pixels), None, net, 75)
     assert low.lr.dtype == np.float32
     assert low.lr[..., 0].tolist() == [pytest.approx([10.75, 10.25], abs=1e-3)]
     assert low.picture.dtype == np.uint8
     assert low.picture[..., 0].tolist() == [[11, 10]]
 
     halves = Image(np.repeat([0, 255], 8).astype(np.uint8)[None, :, None].repeat(16, axis=0).repeat(3, axis=2))
-    low = rescaling.downscale(halves, None, tiny_net, 75)
+    low = tiled.downscale(halves, None, tiny_net, 75)
     assert low.lr.min() < 0
     assert low.lr.max() > 255
-    assert np.array_equal(low.picture, rescaling.to_8_bits(low.lr))
+    assert np.array_equal(low.picture, tiled.to_8_bits(low.lr))
     assert (low.picture.min(), low.picture.max()) == (0, 255)
 
 
 def test_eight_bits_are_the_nearest_in_range() -> None:
     samples = np.array([-300, -0.6, 0.4, 0.6, 127.4, 254.6, 255.4, 256, 700], np.float32)
-    found = rescaling.to_8_bits(samples)
+    found = tiled.to_8_bits(samples)
     assert found.dtype == np.uint8
     assert found.tolist() == [0, 0, 0, 1, 127, 255, 255, 255, 255]
 
@@ -140,12 +146,12 @@ def test_eight_bits_are_the_nearest_in_range() -> None:
 def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
     target, reference = pair
     options = EncodeOptions(quality=quality)
-    low = rescaling.downscale(target, reference, tiny_net, quality)
-    file = codec.pack_low_res(low, target, reference, tiny_net, options)
-    sent = codec.unpack_low_res(file, tiny_net, None)
+    low = tiled.downscale(target, reference, tiny_net, quality)
+    file = encoder.pack_low_res(low, target, reference, tiny_net, options)
+    sent = encoder.unpack_low_res(file, tiny_net, None)
     assert np.array_equal(low.levels, sent.levels)
     assert file.packed
-    assert file.lr == packing.pack(coefficients.quantise(low.lr, quality), quality)
+    assert file.lr == entropy.pack(coefficients.quantise(low.lr, quality), quality)
     expected = coefficients.restore(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
     assert np.array_equal(sent.lr, expected)
     assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
@@ -153,20 +159,20 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
 
 @pytest.mark.parametrize("options", [EncodeOptions(40, dead_zone=0.7), EncodeOptions(40, subsampling="4:2:0")])
 def test_the_encoder_knows_what_is_received(pair: Pair, tiny_net: RescaleNet, options: EncodeOptions) -> None:
-    low = rescaling.downscale(*pair, tiny_net, options.quality)
-    sent = codec.unpack_low_res(codec.pack_low_res(low, *pair, tiny_net, options), tiny_net, None)
-    received = codec.as_received(low, tiny_net, options)
+    low = tiled.downscale(*pair, tiny_net, options.quality)
+    sent = encoder.unpack_low_res(encoder.pack_low_res(low, *pair, tiny_net, options), tiny_net, None)
+    received = encoder.as_received(low, tiny_net, options)
     assert np.array_equal(received.lr, sent.lr)
     assert np.array_equal(received.levels, sent.levels)
 
 
 def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
-    low = codec.unpack_low_res(file, tiny_net, None)
+    low = encoder.unpack_low_res(file, tiny_net, None)
     assert (low.lr != low.picture).any()
     rounded = low._replace(lr=low.picture.astype(np.float32))
-    exact, other = (rescaling.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
-    assert np.array_equal(codec.decode(coded, pair[1], tiny_net).pixels, exact)
+    exact, other = (tiled.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
+    assert np.array_equal(encoder.decode(coded, pair[1], tiny_net).pixels, exact)
     assert not np.array_equal(exact, other)
 
 
@@ -174,46 +180,46 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
     pair: Pair, tiny_net: RescaleNet, coded: bytes
 ) -> None:
     target, reference = pair
-    decoded = codec.decode(coded, reference, tiny_net)
-    low = codec.unpack_low_res(container.unpack(coded), tiny_net, None)
+    decoded = encoder.decode(coded, reference, tiny_net)
+    low = encoder.unpack_low_res(container.unpack(coded), tiny_net, None)
     header = container.unpack(coded).header
     darker = Image(reference.pixels // 2)
-    assert not np.array_equal(rescaling.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
+    assert not np.array_equal(tiled.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
     told = replace(header, quality=1)
-    assert not np.array_equal(rescaling.upscale(low, reference, told, tiny_net).pixels, decoded.pixels)
-    assert len(codec.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
+    assert not np.array_equal(tiled.upscale(low, reference, told, tiny_net).pixels, decoded.pixels)
+    assert len(encoder.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
 
 
 @pytest.mark.parametrize("level", range(TINY.map_levels))
 def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_net: RescaleNet, level: int) -> None:
     target, reference = pair
     options = EncodeOptions()
-    low = rescaling.downscale(target, reference, tiny_net, options.quality)
+    low = tiled.downscale(target, reference, tiny_net, options.quality)
     low = low._replace(levels=np.full(TINY.map_size(*low.lr.shape[:2]), level, np.uint8))
-    file = codec.pack_low_res(low, target, reference, tiny_net, options)
+    file = encoder.pack_low_res(low, target, reference, tiny_net, options)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
     data = container.pack(file)
-    sent = codec.unpack_low_res(container.unpack(data), tiny_net, None)
+    sent = encoder.unpack_low_res(container.unpack(data), tiny_net, None)
     assert np.array_equal(sent.levels, low.levels)
-    expected = rescaling.upscale(sent, reference, file.header, tiny_net)
-    assert np.array_equal(codec.decode(data, reference, tiny_net).pixels, expected.pixels)
+    expected = tiled.upscale(sent, reference, file.header, tiny_net)
+    assert np.array_equal(encoder.decode(data, reference, tiny_net).pixels, expected.pixels)
 
 
 def test_no_map_is_not_an_empty_one(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
     none, empty = (container.pack(replace(file, similarity_map=payload)) for payload in (None, b""))
     assert len(empty) == len(none) + 6
-    decoded = [codec.decode(data, pair[1], tiny_net).pixels for data in (none, empty)]
+    decoded = [encoder.decode(data, pair[1], tiny_net).pixels for data in (none, empty)]
     assert not np.array_equal(*decoded)
 
 
 def test_less_chroma_makes_a_smaller_jpeg_which_is_not_packed(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
-    data = codec.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
+    data = encoder.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
     file = container.unpack(data)
     assert not file.packed
-    assert len(file.lr) < len(Jpeg().encode(rescaling.downscale(target, reference, tiny_net, 75).picture, 75))
-    assert codec.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
+    assert len(file.lr) < len(Jpeg().encode(tiled.downscale(target, reference, tiny_net, 75).picture, 75))
+    assert encoder.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
 
 
 @pytest.mark.parametrize("subsampling", ["4:2:2", "4:2:0"])
@@ -221,11 +227,11 @@ def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
     pair: Pair, tiny_net: RescaleNet, subsampling: Subsampling
 ) -> None:
     target = pair[0]
-    low = rescaling.downscale(target, None, tiny_net, 75)
-    file = container.unpack(codec.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
+    low = tiled.downscale(target, None, tiny_net, 75)
+    file = container.unpack(encoder.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
     assert not file.packed
     assert file.lr == Jpeg(subsampling).encode(low.picture, 75)
-    sent = codec.unpack_low_res(file, tiny_net, None)
+    sent = encoder.unpack_low_res(file, tiny_net, None)
     assert sent.lr.dtype == np.float32
     assert np.array_equal(sent.lr, Jpeg().decode(file.lr, *low.lr.shape[:2]))
 
@@ -234,10 +240,10 @@ def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
 def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: RescaleNet, with_reference: bool) -> None:
     target, reference = pair
     given = reference if with_reference else None
-    plain = codec.encode(target, given, net)
-    hashed = codec.encode(target, given, net, EncodeOptions(output_hash=True))
+    plain = encoder.encode(target, given, net)
+    hashed = encoder.encode(target, given, net, EncodeOptions(output_hash=True))
     assert container.unpack(plain).output_hash is None
-    assert container.unpack(hashed).output_hash == codec.decode(hashed, given, net).fingerprint()
+    assert container.unpack(hashed).output_hash == encoder.decode(hashed, given, net).fingerprint()
     assert replace(container.unpack(hashed), output_hash=None) == container.unpack(plain)
 
 
@@ -248,80 +254,80 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     target, reference = (
         cut(image.read(ROOT / "examples" / f"{name}.png"), 192, 192) for name in ("target", "reference")
     )
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
-    assert codec.downscale_best(target, reference, None, net, EncodeOptions()).levels is not None
-    assert codec.downscale_best(target, noise, None, net, EncodeOptions()).levels is None
+    assert encoder.downscale_best(target, reference, None, net, EncodeOptions()).levels is not None
+    assert encoder.downscale_best(target, noise, None, net, EncodeOptions()).levels is None
 
-    helped, alone = (codec.encode(target, ref, net) for ref in (reference, None))
-    data = codec.encode(target, noise, net)
+    helped, alone = (encoder.encode(target, ref, net) for ref in (reference, None))
+    data = encoder.encode(target, noise, net)
     file = container.unpack(data)
     assert file.similarity_map == b""
     assert file.header.reference == noise.fingerprint()  # it is asked for all the same: one rule for the receiver
     assert file.lr == container.unpack(alone).lr
-    assert np.array_equal(codec.decode(data, noise, net).pixels, codec.decode(alone, None, net).pixels)
-    sent = codec.unpack_low_res(container.unpack(helped), net, None)
+    assert np.array_equal(encoder.decode(data, noise, net).pixels, encoder.decode(alone, None, net).pixels)
+    sent = encoder.unpack_low_res(container.unpack(helped), net, None)
     assert sent.levels is not None
     assert sent.levels.any()
 
 
 def test_a_reference_is_moved_only_where_that_helps() -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     assert (
         registration.estimate(target, reference) is not None
     )  # light and season mislead it: this reference lies in place
-    [lit] = codec.alignments(container.unpack(codec.encode(target, reference, net)))
+    [lit] = encoder.alignments(container.unpack(encoder.encode(target, reference, net)))
     assert lit is not None
     assert lit.tones is not None  # spread as the target is
     assert lit._replace(tones=None).does_nothing
     off = Image(np.roll(reference.pixels, (5, -3), axis=(0, 1)))
-    assert container.unpack(codec.encode(target, off, net)).alignment is not None
+    assert container.unpack(encoder.encode(target, off, net)).alignment is not None
 
 
 def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
     target, reference = (
         cut(image.read(ROOT / "examples" / f"{name}.png"), 240, 240) for name in ("target", "reference")
     )
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     sizes = {}
     for side in (120, 240, 450):
         resized = Image(cv2.resize(reference.pixels, (side, side), interpolation=cv2.INTER_AREA))
-        data = codec.encode(target, resized, net)
+        data = encoder.encode(target, resized, net)
         sizes[side] = len(data)
-        decoded = codec.decode(data, resized, net)
+        decoded = encoder.decode(data, resized, net)
         assert metrics.psnr(target.pixels, decoded.pixels) > 30
-        window = codec.decode(data, resized, net, window=Box(100, 50, 200, 151))
+        window = encoder.decode(data, resized, net, window=Box(100, 50, 200, 151))
         assert np.array_equal(window.pixels, decoded.pixels[100:200, 50:151])
     assert sizes[450] < 1.1 * sizes[240]
-    assert sizes[120] < 0.9 * len(codec.encode(target, None, net))
+    assert sizes[120] < 0.9 * len(encoder.encode(target, None, net))
 
 
 def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pair: Pair, net: RescaleNet) -> None:
     target, reference = pair[0], cut(pair[1], 8, 8)
-    low = codec.downscale_best(target, reference, None, net, EncodeOptions())
+    low = encoder.downscale_best(target, reference, None, net, EncodeOptions())
     assert low.levels is None
-    file = codec.pack_low_res(low, target, reference, net, EncodeOptions())
+    file = encoder.pack_low_res(low, target, reference, net, EncodeOptions())
     assert file.header.reference == reference.fingerprint()
-    assert codec.decode(container.pack(file), reference, net).height == target.height
+    assert encoder.decode(container.pack(file), reference, net).height == target.height
     wrong = container.pack(replace(file, similarity_map=None))  # says that the reference lies in place
     with pytest.raises(ContainerError, match="another size"):
-        codec.decode(wrong, reference, net)
+        encoder.decode(wrong, reference, net)
 
 
 def test_another_guide_than_the_encoders_is_noticed(scene: Pair, mapped: bytes, net: RescaleNet) -> None:
     file = container.unpack(mapped)
-    found = codec.unpack_alignment(file)
+    found = encoder.unpack_alignment(file)
     assert found is not None
-    forged = container.pack(replace(file, alignment=align.pack(found._replace(check=found.check ^ 1))))
-    codec.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
+    forged = container.pack(replace(file, alignment=warp.pack(found._replace(check=found.check ^ 1))))
+    encoder.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
     with pytest.raises(ReferenceMismatch, match="moved into place"):
-        codec.decode(forged, scene[1], net)
+        encoder.decode(forged, scene[1], net)
 
 
 @given(length=st.integers(1, 3000), count=st.integers(2, 5), side=st.integers(1, 128))
 def test_the_sample_is_the_whole_or_evenly_spaced_tiles(length: int, count: int, side: int) -> None:
-    chosen = codec._tiles(length, count, side)
+    chosen = encoder._tiles(length, count, side)
     assert len(chosen) == min(length, count * side)
     assert (chosen[0], chosen[-1]) == (0, length - 1)
     assert (np.diff(chosen) >= 1).all()
@@ -333,22 +339,22 @@ def test_the_sample_is_the_whole_or_evenly_spaced_tiles(length: int, count: int,
 
 def test_a_latent_of_zero_scale_is_the_default(pair: Pair, net: RescaleNet) -> None:
     target, reference = pair
-    data = codec.encode(target, reference, net)
-    default = codec.decode(data, reference, net)
-    assert np.array_equal(codec.decode(data, reference, net, z_scale=0.0, z_seed=5).pixels, default.pixels)
+    data = encoder.encode(target, reference, net)
+    default = encoder.decode(data, reference, net)
+    assert np.array_equal(encoder.decode(data, reference, net, z_scale=0.0, z_seed=5).pixels, default.pixels)
 
 
 def test_a_sampled_latent_differs_and_is_reproducible_by_its_seed(pair: Pair, net: RescaleNet) -> None:
     target, reference = pair
-    data = codec.encode(target, reference, net)
-    default = codec.decode(data, reference, net).pixels
+    data = encoder.encode(target, reference, net)
+    default = encoder.decode(data, reference, net).pixels
     state = torch.get_rng_state()
-    first, again, other = (codec.decode(data, reference, net, z_scale=0.1, z_seed=seed).pixels for seed in (1, 1, 2))
+    first, again, other = (encoder.decode(data, reference, net, z_scale=0.1, z_seed=seed).pixels for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, default)
-    stronger = codec.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
+    stronger = encoder.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
     assert metrics.psnr(stronger, default) < metrics.psnr(first, default)
 
 
@@ -369,33 +375,33 @@ def mapped(scene: Pair, net: RescaleNet) -> bytes:
     """The scene, coded with a moved reference and a map that varies."""
     target, reference = scene
     options = EncodeOptions()
-    low = rescaling.downscale(target, reference, net, options.quality)
+    low = tiled.downscale(target, reference, net, options.quality)
     assert low.levels is not None
-    still = align.still(target.height, target.width)
+    still = warp.still(target.height, target.width)
     alignment = still._replace(vectors=np.full((3, 4, 2), 7, np.int16))
     low = low._replace(
         levels=np.random.default_rng(1).integers(0, 4, low.levels.shape, dtype=np.uint8),
-        alignment=alignment._replace(check=align.checksum(align.move(reference, alignment))),
+        alignment=alignment._replace(check=warp.checksum(warp.move(reference, alignment))),
     )
-    return container.pack(codec.pack_low_res(low, target, reference, net, options))
+    return container.pack(encoder.pack_low_res(low, target, reference, net, options))
 
 
 def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: RescaleNet, mapped: bytes) -> None:
     target, reference = scene
-    whole, tiled = (rescaling.downscale(target, reference, net, 75, tile) for tile in (512, 64))
+    whole, tiled = (tiled.downscale(target, reference, net, 75, tile) for tile in (512, 64))
     assert whole.levels is not None
     assert abs(whole.lr - tiled.lr).max() < 0.05
     assert (whole.levels != tiled.levels).mean() < 0.002  # on the edge between two levels
-    decoded = [codec.decode(mapped, reference, net, tile=tile).pixels.astype(int) for tile in (512, 64)]
+    decoded = [encoder.decode(mapped, reference, net, tile=tile).pixels.astype(int) for tile in (512, 64)]
     assert abs(decoded[0] - decoded[1]).max() <= 1
     assert (decoded[0] != decoded[1]).mean() < 0.002
 
 
 def test_a_tile_is_what_the_net_makes_of_it_and_its_halo(scene: Pair, tiny_net: RescaleNet) -> None:
     target = scene[0]
-    tiled = rescaling.downscale(target, None, tiny_net, 75, 64)
-    corner = rescaling.downscale(cut(target, 48 + 48, 64 + 48), None, tiny_net, 75)  # the first core is 64 x 64 or less
-    assert np.array_equal(tiled.lr[:24, :24], corner.lr[:24, :24])
+    whole = tiled.downscale(target, None, tiny_net, 75, 64)
+    corner = tiled.downscale(cut(target, 48 + 48, 64 + 48), None, tiny_net, 75)  # the first core is 64 x 64 or less
+    assert np.array_equal(whole.lr[:24, :24], corner.lr[:24, :24])
 
 
 @settings(max_examples=12, deadline=None)
@@ -408,7 +414,7 @@ def test_a_window_has_exactly_the_pixels_of_the_whole(
     box = Box(top, left, data.draw(st.integers(top + 1, 150)), data.draw(st.integers(left + 1, 203)))
     z_scale = data.draw(st.sampled_from([0.0, 0.2]))
     whole, part = (
-        codec.decode(mapped, reference, net, tile=64, window=window, z_scale=z_scale) for window in (None, box)
+        encoder.decode(mapped, reference, net, tile=64, window=window, z_scale=z_scale) for window in (None, box)
     )
     assert np.array_equal(part.pixels, whole.pixels[box.slices])
 
@@ -416,12 +422,12 @@ def test_a_window_has_exactly_the_pixels_of_the_whole(
 @pytest.mark.parametrize("window", [Box(0, 0, 29, 38), Box(-1, 0, 5, 5), Box(29, 0, 30, 1), Box(3, 3, 3, 9)])
 def test_a_window_beyond_the_picture_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes, window: Box) -> None:
     with pytest.raises(UsageError, match="picture of 37x29"):
-        codec.decode(coded, pair[1], tiny_net, window=window)
+        encoder.decode(coded, pair[1], tiny_net, window=window)
 
 
 def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(UsageError, match="multiple of 16"):
-        codec.decode(coded, pair[1], tiny_net, tile=100)
+        encoder.decode(coded, pair[1], tiny_net, tile=100)
     with pytest.raises(UsageError, match="multiple of 16"):
         EncodeOptions(tile=0)
 
@@ -430,14 +436,14 @@ def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
     target, reference = (image.read(data_folder / row[column]) for column in ("target", "reference"))
-    net = weights.load(weights.shipped(2))
+    net = model.load(model.shipped(2))
     psnr = []
     for tile in (512, 128):
-        data = codec.encode(target, reference, net, EncodeOptions(tile=tile))
-        decoded = codec.decode(data, reference, net, tile=tile)
+        data = encoder.encode(target, reference, net, EncodeOptions(tile=tile))
+        decoded = encoder.decode(data, reference, net, tile=tile)
         psnr.append(metrics.psnr(target.pixels, decoded.pixels))
     assert abs(psnr[0] - psnr[1]) < 0.005
-    window = codec.decode(data, reference, net, tile=128, window=Box(100, 90, 150, 200))
+    window = encoder.decode(data, reference, net, tile=128, window=Box(100, 90, 150, 200))
     assert np.array_equal(window.pixels, decoded.pixels[100:150, 90:200])
 
 
@@ -451,61 +457,61 @@ def test_a_wrong_reference_is_refused(pair: Pair, tiny_net: RescaleNet, coded: b
     with pytest.raises(
         ReferenceMismatch, match=f"{reference.fingerprint().hex()}.*{Image(pixels).fingerprint().hex()}"
     ):
-        codec.decode(coded, Image(pixels), tiny_net)
+        encoder.decode(coded, Image(pixels), tiny_net)
     with pytest.raises(ReferenceMismatch):
-        codec.decode(coded, cut(reference, 28, 37), tiny_net)
+        encoder.decode(coded, cut(reference, 28, 37), tiny_net)
     with pytest.raises(ReferenceMismatch):
-        codec.decode(coded, target, tiny_net)
+        encoder.decode(coded, target, tiny_net)
 
 
 def test_a_missing_reference_is_named(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ReferenceMismatch, match=pair[1].fingerprint().hex()):
-        codec.decode(coded, None, tiny_net)
+        encoder.decode(coded, None, tiny_net)
 
 
 def test_a_superfluous_reference_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
-    data = codec.encode(target, None, tiny_net)
+    data = encoder.encode(target, None, tiny_net)
     with pytest.raises(ReferenceMismatch, match="without a reference"):
-        codec.decode(data, reference, tiny_net)
+        encoder.decode(data, reference, tiny_net)
 
 
 def test_other_weights_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     other = copy.deepcopy(tiny_net)
     other.fingerprint = bytes(range(6))
     with pytest.raises(WeightsError, match=f"{tiny_net.fingerprint.hex()}.*{bytes(range(6)).hex()}"):
-        codec.decode(coded, pair[1], other)
+        encoder.decode(coded, pair[1], other)
 
 
 @pytest.mark.parametrize("size", [(28, 37), (29, 36), (30, 37), (1, 1), (58, 74)])
 def test_a_reference_of_any_size_will_do(pair: Pair, net: RescaleNet, size: tuple[int, int]) -> None:
     reference = Image(cv2.resize(pair[1].pixels, size[::-1]))
-    decoded = codec.decode(codec.encode(pair[0], reference, net), reference, net)
+    decoded = encoder.decode(encoder.encode(pair[0], reference, net), reference, net)
     assert (decoded.height, decoded.width) == (29, 37)
 
 
 def test_a_header_whose_size_is_not_the_references_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="another size"):
-        codec.decode(with_header(coded, width=38), pair[1], tiny_net)
+        encoder.decode(with_header(coded, width=38), pair[1], tiny_net)
 
 
 def test_a_header_of_another_scale_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="scale 4.*scale 2"):
-        codec.decode(with_header(coded, scale=4), pair[1], tiny_net)
+        encoder.decode(with_header(coded, scale=4), pair[1], tiny_net)
 
 
 def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="codec 77"):
-        codec.decode(with_header(coded, codec=77), pair[1], tiny_net)
+        encoder.decode(with_header(coded, codec=77), pair[1], tiny_net)
 
 
 def test_a_low_res_payload_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
-    data = codec.encode(pair[0], None, tiny_net, EncodeOptions(subsampling="4:2:0"))
+    data = encoder.encode(pair[0], None, tiny_net, EncodeOptions(subsampling="4:2:0"))
     with pytest.raises(ContainerError, match="19x15 RGB.*20x15 RGB"):
-        codec.decode(with_header(data, width=39), None, tiny_net)
+        encoder.decode(with_header(data, width=39), None, tiny_net)
     file = container.unpack(data)
     with pytest.raises(ContainerError, match="JPEG"):
-        codec.decode(container.pack(replace(file, lr=file.lr[:-50])), None, tiny_net)
+        encoder.decode(container.pack(replace(file, lr=file.lr[:-50])), None, tiny_net)
 
 
 def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
@@ -515,7 +521,7 @@ def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, c
         with pytest.raises(
             ContainerError, match=r"^the low-res payload is no packed|^the packed low-res picture is damaged"
         ):
-            codec.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
+            encoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
 
 
 @pytest.mark.parametrize("quality", [30, 85, 100])
@@ -523,23 +529,23 @@ def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
     pair: Pair, tiny_net: RescaleNet, quality: int
 ) -> None:
     target, reference = pair
-    file = container.unpack(codec.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
+    file = container.unpack(encoder.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
     assert file.packed
-    low = codec.unpack_low_res(file, tiny_net, None)
+    low = encoder.unpack_low_res(file, tiny_net, None)
     size = low.lr.shape[:2]
-    plain = coefficients.write(packing.unpack(file.lr, *size, quality), *size, quality)
+    plain = coefficients.write(entropy.unpack(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)
     shown = Jpeg().decode(plain, *size)
     assert abs(shown.astype(int) - low.picture).max() <= 2
     # a file may hold the plain one: it decodes to nearly the same picture
     other = container.pack(replace(file, lr=plain, packed=False))
-    exact = rescaling.upscale(low, reference, file.header, tiny_net)
-    assert metrics.psnr(codec.decode(other, reference, tiny_net).pixels, exact.pixels) > 40
+    exact = tiled.upscale(low, reference, file.header, tiny_net)
+    assert metrics.psnr(encoder.decode(other, reference, tiny_net).pixels, exact.pixels) > 40
 
 
 @pytest.mark.parametrize(
     "similarity_map",
-    [b"abc", bytes(400), smap.encode(np.arange(900, dtype=np.uint8).reshape(30, 30) % 4, 4)],
+    [b"abc", bytes(400), similarity_map.encode(np.arange(900, dtype=np.uint8).reshape(30, 30) % 4, 4)],
     ids=["no words", "too long", "of another size"],
 )
 def test_a_map_that_does_not_fit_is_refused(
@@ -547,13 +553,13 @@ def test_a_map_that_does_not_fit_is_refused(
 ) -> None:
     data = container.pack(replace(container.unpack(coded), similarity_map=similarity_map))
     with pytest.raises(ContainerError, match="similarity map"):
-        codec.decode(data, pair[1], tiny_net)
+        encoder.decode(data, pair[1], tiny_net)
 
 
 def test_a_truncated_file_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     for size in range(0, len(coded), 7):
         with pytest.raises(ContainerError):
-            codec.decode(coded[:size], pair[1], tiny_net)
+            encoder.decode(coded[:size], pair[1], tiny_net)
 
 
 @pytest.mark.parametrize("quality", [-1, 0, 101])
@@ -569,8 +575,8 @@ def test_an_unknown_subsampling_is_refused() -> None:
 
 @pytest.mark.parametrize("quality", [1, 100])
 def test_the_ends_of_the_quality_scale_work(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
-    data = codec.encode(*pair, tiny_net, EncodeOptions(quality=quality))
-    assert codec.decode(data, pair[1], tiny_net).pixels.shape == pair[0].pixels.shape
+    data = encoder.encode(*pair, tiny_net, EncodeOptions(quality=quality))
+    assert encoder.decode(data, pair[1], tiny_net).pixels.shape == pair[0].pixels.shape
 
 
 # --- another device, the trained net ---------------------------------------------------------------------------------
@@ -583,11 +589,11 @@ def test_a_file_written_on_cuda_decodes_on_the_cpu(
 ) -> None:
     target, reference = pair
     given = reference if with_reference else None
-    on_cuda = weights.load(tiny_weights).to("cuda")
-    data = codec.encode(target, given, on_cuda)
-    there, here = codec.decode(data, given, on_cuda), codec.decode(data, given, tiny_net)
+    on_cuda = model.load(tiny_weights).to("cuda")
+    data = encoder.encode(target, given, on_cuda)
+    there, here = encoder.decode(data, given, on_cuda), encoder.decode(data, given, tiny_net)
     assert metrics.psnr(there.pixels, here.pixels) > 50
-    sampled = [codec.decode(data, given, net, z_scale=0.1, z_seed=3).pixels for net in (on_cuda, tiny_net)]
+    sampled = [encoder.decode(data, given, net, z_scale=0.1, z_seed=3).pixels for net in (on_cuda, tiny_net)]
     assert metrics.psnr(*sampled) > 50
 
 
@@ -606,8 +612,8 @@ def test_a_real_revisit_is_smaller_than_a_jpeg_of_its_quality(data_folder: Path)
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
     target, reference = (cut(image.read(data_folder / row[column]), 128, 128) for column in ("target", "reference"))
-    net = weights.load(weights.shipped(2))
-    data = codec.encode(target, reference, net)
-    psnr = metrics.psnr(target.pixels, codec.decode(data, reference, net).pixels)
+    net = model.load(model.shipped(2))
+    data = encoder.encode(target, reference, net)
+    psnr = metrics.psnr(target.pixels, encoder.decode(data, reference, net).pixels)
     assert psnr > 30
     assert len(data) < smallest_jpeg(target.pixels, psnr)

@@ -8,11 +8,13 @@ import PIL.features
 import PIL.Image
 import pytest
 
-from refscale_codec import codec, coders, container, metrics
-from refscale_codec.coders import Coded, Coder
-from refscale_codec.image import Image
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture.image import Image
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import coders, metrics
+from refscale_codec.study.coders import Coded, Coder
 
 HERE = coders.baselines()[0]
 NAMES = {coder.name: coder for coder in HERE}
@@ -189,12 +191,12 @@ def test_the_colours_of_video_come_back() -> None:
 def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_net: RescaleNet) -> None:
     target, reference = pair
     coded = coders.Refscale(tiny_net).code(target, reference, 70)
-    data = codec.encode(target, reference, tiny_net, codec.EncodeOptions(quality=70))
+    data = encoder.encode(target, reference, tiny_net, encoder.EncodeOptions(quality=70))
     parts = container.part_sizes(container.unpack(data))
     assert_sound(coded, target)
     assert (coded.bytes_total, coded.bytes_map, coded.bytes_header) == (len(data), parts.map, parts.header)
-    assert np.array_equal(coded.decoded, codec.decode(data, reference, tiny_net).pixels)
-    low = codec.unpack_low_res(container.unpack(data), tiny_net, None)
+    assert np.array_equal(coded.decoded, encoder.decode(data, reference, tiny_net).pixels)
+    low = encoder.unpack_low_res(container.unpack(data), tiny_net, None)
     assert coded.lr is not None
     assert np.array_equal(coded.lr, low.picture)
     assert (coded.similarity is None) == (low.levels is None)
@@ -204,7 +206,7 @@ def test_refscale_alone_uses_no_reference(pair: tuple[Image, Image], tiny_net: R
     target, reference = pair
     coder = coders.Refscale(tiny_net, "alone", "4:2:0")
     coded = coder.code(target, reference, 70)
-    data = codec.encode(target, None, tiny_net, codec.EncodeOptions(quality=70, subsampling="4:2:0"))
+    data = encoder.encode(target, None, tiny_net, encoder.EncodeOptions(quality=70, subsampling="4:2:0"))
     assert (coded.bytes_total, coded.bytes_map, coded.similarity) == (len(data), 0, None)
     assert (coder.name, coder.needs_reference) == ("refscale-x2-alone", False)
     assert coders.Refscale(tiny_net).name == "refscale-x2"

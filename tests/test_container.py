@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import container
-from refscale_codec.container import Container, Header, PartSizes, pack, part_sizes, unpack
 from refscale_codec.errors import ContainerError
+from refscale_codec.fileformat import container
+from refscale_codec.fileformat.container import Container, Header, PartSizes, pack, part_sizes, unpack
 
 ROOT = Path(__file__).parents[1]
 
@@ -698,6 +698,6 @@ def test_part_sizes_by_hand():
 
 
 def test_importing_container_loads_the_standard_library_only():
-    code = "import sys, refscale_codec.container; print(*({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
+    code = "import sys, refscale_codec.fileformat.container; print(*({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""

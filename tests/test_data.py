@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from refscale_codec import data
-from refscale_codec.data import Crops, Pair, read_manifest
 from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.training import data
+from refscale_codec.training.data import Crops, Pair, read_manifest
 
 CROP = 16
 

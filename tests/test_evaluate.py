@@ -13,12 +13,14 @@ import torch
 from conftest import Outcome
 
 import refscale_codec
-from refscale_codec import codec, container, evaluate, metrics
-from refscale_codec.data import Pair, read_manifest
-from refscale_codec.evaluate import Row, compare
-from refscale_codec.image import Image
-from refscale_codec.lrcodec.jpeg import Jpeg
+from refscale_codec.codec import encoder
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture.image import Image
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.study import evaluate, metrics
+from refscale_codec.study.evaluate import Row, compare
+from refscale_codec.training.data import Pair, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +68,9 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
     target, reference = Image(drawn(1)), Image(np.array(PIL.Image.open(str(pair.reference))))
 
     for coder, given in (("reference", reference), ("alone", None)):
-        data = codec.encode(target, given, net, codec.EncodeOptions(quality=40))
+        data = encoder.encode(target, given, net, encoder.EncodeOptions(quality=40))
         parts = container.part_sizes(container.unpack(data))
-        decoded = codec.decode(data, given, net).pixels
+        decoded = encoder.decode(data, given, net).pixels
         error = np.mean((decoded.astype(float) - target.pixels) ** 2)
         row = only(rows, coder, 40)
         assert (row.dataset, row.name) == ("waves", "a")
@@ -105,7 +107,7 @@ def test_a_reference_of_another_size_is_used_as_it_is(tmp_path: Path, net: Resca
     older = np.kron(drawn(1), np.ones((2, 2, 1), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), saved(tmp_path / "b.png", older))
     rows = evaluate.evaluate([pair], net, qualities=(50,), modes=("reference",))
-    data = codec.encode(Image(drawn(1)), Image(older), net, codec.EncodeOptions(quality=50))
+    data = encoder.encode(Image(drawn(1)), Image(older), net, encoder.EncodeOptions(quality=50))
     assert only(rows, "reference", 50).bytes_total == len(data)
     assert np.isfinite(evaluate.rounded_psnr([pair], net)["d"])
 
@@ -114,7 +116,7 @@ def test_a_reference_that_cannot_be_brought_onto_the_grid_is_left_out(tmp_path: 
     strip = saved(tmp_path / "b.png", np.zeros((1, 100_000, 3), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), strip)
     (row,) = (row for row in evaluate.evaluate([pair], net, qualities=(50,)) if row.coder == "reference")
-    alone = codec.decode(codec.encode(Image(drawn(1)), None, net, codec.EncodeOptions(quality=50)), None, net)
+    alone = encoder.decode(encoder.encode(Image(drawn(1)), None, net, encoder.EncodeOptions(quality=50)), None, net)
     assert row.psnr == metrics.psnr(drawn(1), alone.pixels)
     assert evaluate.rounded_psnr([pair], net) == evaluate.rounded_psnr([pair], net, mode="alone")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refscale_codec import files
+from refscale_codec.picture import files
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync"])

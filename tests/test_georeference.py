@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import codec, container, georeference, geotiff, image, metrics, registration, weights
+from refscale_codec import model
+from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, UsageError
-from refscale_codec.georeference import Grid
-from refscale_codec.image import Image
-from refscale_codec.metadata import Metadata
+from refscale_codec.fileformat import container
+from refscale_codec.picture import geotiff, image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+from refscale_codec.reference import georeference, registration
+from refscale_codec.reference.georeference import Grid
+from refscale_codec.study import metrics
 
 pytest.importorskip("rasterio", reason="rasterio is not installed: pip install 'refscale-codec[geo]'")
 
@@ -103,9 +108,9 @@ def test_a_georeferenced_reference_of_another_extent_and_grain_is_used() -> None
     part = placed(np.ascontiguousarray(target[100:292, 150:342]), UTM, 1, 0, 600_150, 0, -1, 4_199_900)
     coarser = cv2.resize(reference, (340, 340), interpolation=cv2.INTER_AREA)
     older = placed(coarser, UTM, 512 / 340, 0, 600_000, 0, -512 / 340, 4_200_000)
-    net = weights.load(weights.shipped(2))
-    data = codec.encode(part, older, net)
+    net = model.load(model.shipped(2))
+    data = encoder.encode(part, older, net)
     assert container.unpack(data).alignment is not None
-    assert len(data) < 0.95 * len(codec.encode(part, None, net))
-    assert metrics.psnr(codec.decode(data, older, net).pixels, part.pixels) > 30
+    assert len(data) < 0.95 * len(encoder.encode(part, None, net))
+    assert metrics.psnr(encoder.decode(data, older, net).pixels, part.pixels) > 30
     assert georeference.known(part, Image(part.pixels)) is None

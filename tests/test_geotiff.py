@@ -14,10 +14,10 @@ import pytest
 from conftest import Outcome
 from numpy.typing import NDArray
 
-from refscale_codec import bands, geotiff, image
 from refscale_codec.errors import ImageError
-from refscale_codec.image import Image
-from refscale_codec.metadata import Metadata
+from refscale_codec.picture import bands, geotiff, image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
 
 rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
 from rasterio.enums import ColorInterp  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refscale_codec.errors import UsageError
-from refscale_codec.lrcodec import gmm, latents, mixture
+from refscale_codec.lrcodec.gmm import codec, latents, mixture
 
 needs_compressai = pytest.mark.skipif(
     importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
@@ -17,10 +17,10 @@ QUALITY = 80
 
 
 @pytest.fixture(scope="module")
-def net() -> gmm.Gmm:
+def net() -> codec.Gmm:
     """Return a small net, a little trained, so that latents are not all zero and every part has a say."""
     torch.manual_seed(1)
-    small = gmm.Gmm(gmm.GmmConfig(channels=24, width=16, reference_channels=8))
+    small = codec.Gmm(codec.GmmConfig(channels=24, width=16, reference_channels=8))
     optimizer = torch.optim.Adam(small.parameters(), lr=2e-3)
     for _ in range(20):
         lr, reference = 0.5 + 0.2 * torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
@@ -44,8 +44,8 @@ def guide(height: int, width: int) -> torch.Tensor:
 
 @needs_compressai
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (16, 16), (70, 90)])
-def test_latents_come_back_and_make_a_picture_of_the_size(net: gmm.Gmm, height: int, width: int) -> None:
-    rows, columns = -(-height // gmm.STRIDE), -(-width // gmm.STRIDE)
+def test_latents_come_back_and_make_a_picture_of_the_size(net: codec.Gmm, height: int, width: int) -> None:
+    rows, columns = -(-height // codec.STRIDE), -(-width // codec.STRIDE)
     made = net.analyse(picture(height, width), QUALITY)
     model, reference = net.entropy_model(), guide(rows, columns)
     payload = latents.encode(made, reference, QUALITY, model)
@@ -56,7 +56,7 @@ def test_latents_come_back_and_make_a_picture_of_the_size(net: gmm.Gmm, height: 
 
 
 @needs_compressai
-def test_integers_cost_within_one_percent_of_what_training_counts(net: gmm.Gmm) -> None:
+def test_integers_cost_within_one_percent_of_what_training_counts(net: codec.Gmm) -> None:
     made = net.analyse(picture(320, 320), QUALITY)
     reference = guide(40, 40)
     payload = latents.encode(made, reference, QUALITY, net.entropy_model())
@@ -69,7 +69,7 @@ def test_integers_cost_within_one_percent_of_what_training_counts(net: gmm.Gmm) 
 
 
 @needs_compressai
-def test_training_knows_of_every_input(net: gmm.Gmm) -> None:
+def test_training_knows_of_every_input(net: codec.Gmm) -> None:
     lr, reference = picture(32, 32)[None], guide(4, 4)[None].float() / 128
 
     def bits(lr: torch.Tensor, reference: torch.Tensor, quality: float) -> float:
@@ -84,7 +84,7 @@ def test_training_knows_of_every_input(net: gmm.Gmm) -> None:
 
 
 @needs_compressai
-def test_gains_lie_on_the_line_between_their_knots(net: gmm.Gmm) -> None:
+def test_gains_lie_on_the_line_between_their_knots(net: codec.Gmm) -> None:
     percent = 2 * 2500 ** (torch.tensor([0, 0.5, 1, 8]) / 8)  # of the quantiser at 50
     quality = torch.where(percent > 100, 50 / percent, (200 - percent) / 200)
     found = torch.log(net.gains(quality))[:, :, 0, 0]
@@ -94,7 +94,7 @@ def test_gains_lie_on_the_line_between_their_knots(net: gmm.Gmm) -> None:
 
 @needs_compressai
 def test_fresh_it_is_the_dct() -> None:
-    fresh = gmm.Gmm(gmm.GmmConfig(channels=192, width=8, reference_channels=8))
+    fresh = codec.Gmm(codec.GmmConfig(channels=192, width=8, reference_channels=8))
     lr = picture(32, 40)[None]
     with torch.no_grad():
         x = torch.nn.functional.conv2d(lr, fresh.forward_dct, stride=8)
@@ -102,7 +102,7 @@ def test_fresh_it_is_the_dct() -> None:
 
 
 @needs_compressai
-def test_extreme_pictures_have_latents_in_range(net: gmm.Gmm) -> None:
+def test_extreme_pictures_have_latents_in_range(net: codec.Gmm) -> None:
     for lr in (torch.full((3, 16, 16), 1e6), torch.zeros(3, 16, 16)):
         made = net.analyse(lr, 100)
         assert abs(made.y).max() <= mixture.LARGEST
@@ -112,7 +112,7 @@ def test_extreme_pictures_have_latents_in_range(net: gmm.Gmm) -> None:
 
 
 @pytest.fixture(scope="module")
-def wide(net: gmm.Gmm) -> gmm.Gmm:
+def wide(net: codec.Gmm) -> codec.Gmm:
     """Return the net in double precision, with other kernels, since its last ones began as zeros."""
     other = copy.deepcopy(net).double()
     generator = torch.Generator().manual_seed(5)
@@ -123,11 +123,11 @@ def wide(net: gmm.Gmm) -> gmm.Gmm:
 
 
 @needs_compressai
-def test_tiles_make_what_the_whole_makes(wide: gmm.Gmm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_make_what_the_whole_makes(wide: codec.Gmm, monkeypatch: pytest.MonkeyPatch) -> None:
     lr = picture(110, 150).double()
     made = wide.analyse(lr, QUALITY)
     whole = wide.synthesise(made.y, 110, 150, QUALITY)
-    monkeypatch.setattr(gmm.tiles, "TILE", 32)  # type: ignore[attr-defined]
+    monkeypatch.setattr(codec.tiles, "TILE", 32)  # type: ignore[attr-defined]
     tiled = wide.analyse(lr, QUALITY)
     assert abs(made.y).max() > 10
     assert np.array_equal(tiled.y, made.y)
@@ -136,30 +136,30 @@ def test_tiles_make_what_the_whole_makes(wide: gmm.Gmm, monkeypatch: pytest.Monk
 
 
 @needs_compressai
-def test_the_halo_is_what_the_nets_look_at(wide: gmm.Gmm) -> None:
+def test_the_halo_is_what_the_nets_look_at(wide: codec.Gmm) -> None:
     lr = torch.rand(1, 3, 160, 160, dtype=torch.float64, requires_grad=True)
     latents_ = torch.rand(1, 26, 20, 20, dtype=torch.float64, requires_grad=True)
     made = wide.analysis(lr)[..., 10, 10], wide.synthesis(latents_)[..., 80:88, 80:88]
-    first, last = torch.tensor([80 - gmm._HALO] * 2), torch.tensor([87 + gmm._HALO] * 2)
+    first, last = torch.tensor([80 - codec._HALO] * 2), torch.tensor([87 + codec._HALO] * 2)
     seen = [x.abs().amax(dim=(0, 1)).nonzero() for x in torch.autograd.grad([x.sum() for x in made], [lr, latents_])]
     assert (seen[0].amin(0) >= first).all()
     assert (seen[0].amax(0) <= last).all()
-    assert torch.equal(gmm.STRIDE * seen[1].amin(0), first)
-    assert torch.equal(gmm.STRIDE * seen[1].amax(0) + gmm.STRIDE - 1, last)
+    assert torch.equal(codec.STRIDE * seen[1].amin(0), first)
+    assert torch.equal(codec.STRIDE * seen[1].amax(0) + codec.STRIDE - 1, last)
 
 
 def test_without_compressai_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(gmm.sys.modules, "compressai", raising=False)  # type: ignore[attr-defined]
+    monkeypatch.delitem(codec.sys.modules, "compressai", raising=False)  # type: ignore[attr-defined]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"refscale-codec\[gmm\]"):
-        gmm.Gmm(gmm.GmmConfig())
+        codec.Gmm(codec.GmmConfig())
 
 
 def test_a_gradient_passes_what_survives_rounding() -> None:
     y = torch.tensor([0.0, 0.05, 0.4, 3.3], requires_grad=True)
-    gmm.rounded(y).sum().backward()
+    codec.rounded(y).sum().backward()
     assert y.grad is not None
-    assert gmm.rounded(y).tolist() == [0, 0, 0, 3]
+    assert codec.rounded(y).tolist() == [0, 0, 0, 3]
     assert y.grad[0] == 0
     assert (y.grad[1:].diff() > 0).all()
     assert 0.99 < y.grad[3] < 1

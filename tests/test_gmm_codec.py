@@ -13,15 +13,21 @@ import safetensors.torch
 import torch
 from conftest import TINY, Outcome, sine_filled
 
-from refscale_codec import align, codec, container, lrcodec, metrics, prediction, rescaling, train, weights
-from refscale_codec import image as pictures
-from refscale_codec.codec import EncodeOptions
+from refscale_codec import lrcodec, model
+from refscale_codec.codec import encoder
+from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
-from refscale_codec.image import Image
-from refscale_codec.lrcodec import latents
-from refscale_codec.lrcodec.gmm import Gmm, GmmConfig
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.gmm import latents
+from refscale_codec.lrcodec.gmm.codec import Gmm, GmmConfig
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference import band_prediction, warp
+from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
-from refscale_codec.tiles import Box
+from refscale_codec.study import metrics
+from refscale_codec.training import loop
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
@@ -46,13 +52,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.step()
     net.low_res = small
     path = tmp_path_factory.mktemp("gmm") / "tiny-gmm.safetensors"
-    weights.store(net, path)
+    model.store(net, path)
     return path
 
 
 @pytest.fixture(scope="module")
 def net(path: Path) -> RescaleNet:
-    return weights.load(path)
+    return model.load(path)
 
 
 def learned(net: RescaleNet) -> Gmm:
@@ -61,9 +67,9 @@ def learned(net: RescaleNet) -> Gmm:
 
 
 def exact(net: RescaleNet) -> latents.EntropyModel:
-    model = learned(net).exact
-    assert model is not None
-    return model
+    found = learned(net).exact
+    assert found is not None
+    return found
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -83,7 +89,7 @@ def test_integers_are_read_and_never_made_again(path: Path, tmp_path: Path) -> N
     tensors, metadata = opened(path)
     tensors["exact.context.bias"] += 7
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
-    other = exact(weights.load(tmp_path / "other.safetensors"))
+    other = exact(model.load(tmp_path / "other.safetensors"))
     assert torch.equal(other.context.bias, tensors["exact.context.bias"].double())
 
 
@@ -110,7 +116,7 @@ def test_a_file_that_does_not_fit_itself_is_refused(path: Path, tmp_path: Path, 
         metadata["config"] = json.dumps(json.loads(metadata["config"]) | {"gmm": {"channels": 17}})
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", metadata)
     with pytest.raises(WeightsError, match="does not hold the weights"):
-        weights.load(tmp_path / "bad.safetensors")
+        model.load(tmp_path / "bad.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ def test_numbers_out_of_range_are_refused(
     tensors[f"exact.{name}"][place] = number
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", metadata)
     with pytest.raises(WeightsError, match=f"does not hold the weights of a refscale net: .*{said}"):
-        weights.load(tmp_path / "bad.safetensors")
+        model.load(tmp_path / "bad.safetensors")
 
 
 def test_a_net_fresh_from_training_cannot_code_yet() -> None:
@@ -151,15 +157,15 @@ def test_a_net_fresh_from_training_cannot_code_yet() -> None:
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_a_picture_is_what_its_latents_make(net: RescaleNet, pair: tuple[Image, Image], with_reference: bool) -> None:
     target, reference = pair[0], pair[1] if with_reference else None
-    data = codec.encode(target, reference, net, GOOD)
+    data = encoder.encode(target, reference, net, GOOD)
     file = container.unpack(data)
     assert (file.header.codec, file.packed) == (lrcodec.GMM, False)
-    decoded = codec.decode(data, reference, net)
-    moved = None if reference is None else align.move(reference, codec.unpack_alignment(file))
-    low = codec.unpack_low_res(file, net, moved)
+    decoded = encoder.decode(data, reference, net)
+    moved = None if reference is None else warp.move(reference, encoder.unpack_alignment(file))
+    low = encoder.unpack_low_res(file, net, moved)
     assert low.lr.shape == (15, 19, 3)
-    assert np.array_equal(rescaling.upscale(low, moved, file.header, net).pixels, decoded.pixels)
-    assert codec.encode(target, reference, net, GOOD) == data
+    assert np.array_equal(tiled.upscale(low, moved, file.header, net).pixels, decoded.pixels)
+    assert encoder.encode(target, reference, net, GOOD) == data
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (33, 64)])
@@ -167,8 +173,8 @@ def test_constant_and_extreme_pictures_come_back(net: RescaleNet, height: int, w
     for value in (0, 128, 255):
         flat = Image(np.full((height, width, 3), value, np.uint8))
         for quality in (1, 100):
-            data = codec.encode(flat, None, net, EncodeOptions(quality=quality))
-            assert codec.decode(data, None, net).pixels.shape == (height, width, 3)
+            data = encoder.encode(flat, None, net, EncodeOptions(quality=quality))
+            assert encoder.decode(data, None, net).pixels.shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 40])
@@ -193,83 +199,83 @@ def test_another_reference_or_model_is_an_error_and_no_picture(net: RescaleNet, 
     tensors, metadata = opened(path)
     tensors["exact.parameters.2.2.bias"] += 1 << 16
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
-    elsewhere = learned(weights.load(tmp_path / "other.safetensors"))
+    elsewhere = learned(model.load(tmp_path / "other.safetensors"))
     for codec_, guide in ((learned(net), other), (learned(net), None), (elsewhere, reference)):
         with pytest.raises(ContainerError):
             codec_.decode(payload, 48, 48, guide, 90)
 
 
 def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    file = container.unpack(codec.encode(*pair, net, GOOD))
-    moved = align.move(pair[1], codec.unpack_alignment(file))
+    file = container.unpack(encoder.encode(*pair, net, GOOD))
+    moved = warp.move(pair[1], encoder.unpack_alignment(file))
     rng = np.random.default_rng(4)
     for length in [*range(1, 12), len(file.lr) - 1, len(file.lr) + 1]:
         cut = file.lr[:length] + bytes(max(0, length - len(file.lr)))
         with pytest.raises(ContainerError):
-            codec.unpack_low_res(replace(file, lr=cut), net, moved)
+            encoder.unpack_low_res(replace(file, lr=cut), net, moved)
     for _ in range(60):
         flipped = bytearray(file.lr)
         flipped[int(rng.integers(len(flipped)))] ^= 1 << int(rng.integers(8))
         with pytest.raises(ContainerError):
-            codec.unpack_low_res(replace(file, lr=bytes(flipped)), net, moved)
+            encoder.unpack_low_res(replace(file, lr=bytes(flipped)), net, moved)
 
 
 def test_the_encoder_knows_what_is_received(net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    low = rescaling.downscale(*pair, net, GOOD.quality)
-    sent = codec.unpack_low_res(codec.pack_low_res(low, *pair, net, GOOD), net, pair[1])
-    assert np.array_equal(codec.as_received(low, net, GOOD).lr, sent.lr)
+    low = tiled.downscale(*pair, net, GOOD.quality)
+    sent = encoder.unpack_low_res(encoder.pack_low_res(low, *pair, net, GOOD), net, pair[1])
+    assert np.array_equal(encoder.as_received(low, net, GOOD).lr, sent.lr)
 
 
 def test_the_reference_is_moved_once_and_its_check_is_proved(
     net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, reference = pair
-    alignment = align.still(target.height, target.width)._replace(tones=(align.Tone(250, 3),) * 3)
-    moved = align.move(reference, alignment)
-    alignment = alignment._replace(check=align.checksum(moved))
-    low = rescaling.downscale(target, moved, net, 90)._replace(alignment=alignment)
-    file = codec.pack_low_res(low, target, reference, net, GOOD)
-    whole = codec.decode(container.pack(file), reference, net)
+    alignment = warp.still(target.height, target.width)._replace(tones=(warp.Tone(250, 3),) * 3)
+    moved = warp.move(reference, alignment)
+    alignment = alignment._replace(check=warp.checksum(moved))
+    low = tiled.downscale(target, moved, net, 90)._replace(alignment=alignment)
+    file = encoder.pack_low_res(low, target, reference, net, GOOD)
+    whole = encoder.decode(container.pack(file), reference, net)
     plain = replace(file, alignment=None, header=replace(file.header, reference=moved.fingerprint()))
-    assert np.array_equal(whole.pixels, codec.decode(container.pack(plain), moved, net).pixels)
-    unpack, unpacked = align.unpack, []
+    assert np.array_equal(whole.pixels, encoder.decode(container.pack(plain), moved, net).pixels)
+    unpack, unpacked = warp.unpack, []
 
-    def counted(payload: bytes, height: int, width: int) -> align.Alignment:
+    def counted(payload: bytes, height: int, width: int) -> warp.Alignment:
         unpacked.append(payload)
         return unpack(payload, height, width)
 
-    monkeypatch.setattr(align, "unpack", counted)
-    window = codec.decode(container.pack(file), reference, net, window=Box(3, 5, 20, 30))
+    monkeypatch.setattr(warp, "unpack", counted)
+    window = encoder.decode(container.pack(file), reference, net, window=Box(3, 5, 20, 30))
     assert np.array_equal(window.pixels, whole.pixels[3:20, 5:30])
     assert len(unpacked) == 1
-    forged = replace(file, alignment=align.pack(alignment._replace(check=alignment.check ^ 1)))
+    forged = replace(file, alignment=warp.pack(alignment._replace(check=alignment.check ^ 1)))
     with pytest.raises(ReferenceMismatch, match="moved into place"):
-        codec.decode(container.pack(forged), reference, net)
+        encoder.decode(container.pack(forged), reference, net)
 
 
 def test_codec_and_weights_must_belong_together(
     net: RescaleNet, tiny_net: RescaleNet, pair: tuple[Image, Image]
 ) -> None:
-    file = container.unpack(codec.encode(pair[0], None, net, GOOD))
+    file = container.unpack(encoder.encode(pair[0], None, net, GOOD))
     with pytest.raises(ContainerError, match="weights hold none"):
-        codec.unpack_low_res(file, tiny_net, None)
+        encoder.unpack_low_res(file, tiny_net, None)
     with pytest.raises(ContainerError, match="packed"):
-        codec.unpack_low_res(replace(file, packed=True), net, None)
+        encoder.unpack_low_res(replace(file, packed=True), net, None)
     with pytest.raises(UsageError, match="jpeg codec only"):
-        codec.encode(pair[0], None, net, EncodeOptions(subsampling="4:2:0"))
+        encoder.encode(pair[0], None, net, EncodeOptions(subsampling="4:2:0"))
 
 
 def test_a_reference_left_unused_is_not_needed_for_the_low_res_picture(
     net: RescaleNet, pair: tuple[Image, Image]
 ) -> None:
     target, reference = pair
-    low = rescaling.downscale(target, None, net, 90)
-    unused = codec.pack_low_res(low, target, reference, net, GOOD)
-    assert np.isfinite(codec.unpack_low_res(unused, net, None).lr).all()
-    used = codec.pack_low_res(rescaling.downscale(target, reference, net, 90), target, reference, net, GOOD)
+    low = tiled.downscale(target, None, net, 90)
+    unused = encoder.pack_low_res(low, target, reference, net, GOOD)
+    assert np.isfinite(encoder.unpack_low_res(unused, net, None).lr).all()
+    used = encoder.pack_low_res(tiled.downscale(target, reference, net, 90), target, reference, net, GOOD)
     assert used.similarity_map != b""
     with pytest.raises(ReferenceMismatch):
-        codec.unpack_low_res(used, net, None)
+        encoder.unpack_low_res(used, net, None)
 
 
 @pytest.mark.usefixtures("always_predicted")
@@ -277,36 +283,38 @@ def test_latents_do_not_hang_on_predicted_bands(
     net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, reference = (Image(np.dstack([x.pixels, x.pixels.mean(axis=2).astype(np.uint8)])) for x in pair)
-    data = codec.encode(target, reference, net, GOOD)
-    _, (_, further) = codec.disassemble(container.unpack(data))
+    data = encoder.encode(target, reference, net, GOOD)
+    _, (_, further) = encoder.disassemble(container.unpack(data))
     assert further.prediction is not None
-    low = codec.unpack_low_res(further, net, None)
+    low = encoder.unpack_low_res(further, net, None)
     assert low.guide is None
-    usual = codec.decode(data, reference, net).pixels.astype(int)
-    exact = prediction.predict
-    monkeypatch.setattr(prediction, "predict", lambda x, rows: exact(np.maximum(x, 1) - 1, rows))  # another machine's
-    other = codec.decode(data, reference, net).pixels
+    usual = encoder.decode(data, reference, net).pixels.astype(int)
+    exact = band_prediction.predict
+    monkeypatch.setattr(
+        band_prediction, "predict", lambda x, rows: exact(np.maximum(x, 1) - 1, rows)
+    )  # another machine's
+    other = encoder.decode(data, reference, net).pixels
     assert 0 < abs(other - usual).max() <= 3
 
 
 def test_the_low_res_reference_is_the_rounded_mean(net: RescaleNet) -> None:
     pixels = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
-    found = rescaling.low_res_reference(Image(pixels), net)
+    found = tiled.low_res_reference(Image(pixels), net)
     padded = np.pad(pixels.astype(float), ((0, 1), (0, 1), (0, 0)), "edge")
     assert np.array_equal(found, np.floor(padded.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)) + 0.5))
     tensor = torch.from_numpy(padded / 255).permute(2, 0, 1)[None].float()
-    told = train.low_res_reference(tensor, 2)[0].permute(1, 2, 0)
+    told = loop.low_res_reference(tensor, 2)[0].permute(1, 2, 0)
     assert np.array_equal(128 * told.numpy() + 128, found)
 
 
 def test_a_real_pair_comes_back(net: RescaleNet, data_folder: Path) -> None:
-    from refscale_codec.data import read_manifest
+    from refscale_codec.training.data import read_manifest
 
     pair = next(p for p in read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference)
     assert pair.reference is not None
     target, reference = (pictures.read(path) for path in (pair.target, pair.reference))
-    data = codec.encode(target, reference, net, GOOD)
-    decoded = codec.decode(data, reference, net)
+    data = encoder.encode(target, reference, net, GOOD)
+    decoded = encoder.decode(data, reference, net)
     assert decoded.pixels.shape == target.pixels.shape
     assert metrics.psnr(target.pixels, decoded.pixels) > 8
 
@@ -325,29 +333,29 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-RECIPE = train.TrainConfig(
+RECIPE = loop.TrainConfig(
     "pairs.csv", ("train",), replace(TINY, blocks=1), SMALL, steps=2, warmup=1, decay=0.1, batch=2, crop=32
 )
 
 
 def test_both_nets_learn_and_the_weights_code(place: Path, pair: tuple[Image, Image]) -> None:
-    path = train.train(RECIPE, place, place / "run")
-    net = weights.load(path)
-    data = codec.encode(*pair, net, GOOD)
-    assert codec.decode(data, pair[1], net).pixels.shape == pair[0].pixels.shape
-    train.train(replace(RECIPE, steps=1), place, place / "pieces")
-    again = train.train(RECIPE, place, place / "pieces")
+    path = loop.train(RECIPE, place, place / "run")
+    net = model.load(path)
+    data = encoder.encode(*pair, net, GOOD)
+    assert encoder.decode(data, pair[1], net).pixels.shape == pair[0].pixels.shape
+    loop.train(replace(RECIPE, steps=1), place, place / "pieces")
+    again = loop.train(RECIPE, place, place / "pieces")
     assert again.read_bytes() == path.read_bytes()
 
 
 def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
-    run = train._Run(replace(RECIPE, gmm_first=1), torch.device("cpu"))
-    pairs = train.read_manifest(place / "pairs.csv", ("train",))
-    crops = train.Crops(pairs, 32, 0.0, 0.0, 0.0)
+    run = loop._Run(replace(RECIPE, gmm_first=1), torch.device("cpu"))
+    pairs = loop.read_manifest(place / "pairs.csv", ("train",))
+    crops = loop.Crops(pairs, 32, 0.0, 0.0, 0.0)
     run.net.train()
     for step in range(2):
         before = {name: parameter.detach().clone() for name, parameter in run.net.named_parameters()}
-        loss, figures = train.loss_of(run.net, run.config, crops.batch(1, step, 2), step, torch.device("cpu"))
+        loss, figures = loop.loss_of(run.net, run.config, crops.batch(1, step, 2), step, torch.device("cpu"))
         assert torch.isfinite(loss)
         assert (figures["bpp_lr"] > 0).any()
         run.update(loss, run.config)
@@ -359,7 +367,7 @@ def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
 def test_recipes_name_the_codec(place: Path) -> None:
     config = place / "recipe.toml"
     config.write_text('manifest = "pairs.csv"\ncrop = 64\ngmm_first = 5\n[gmm]\nchannels = 16\n')
-    recipe = train.TrainConfig.read(config)
+    recipe = loop.TrainConfig.read(config)
     assert (recipe.gmm, recipe.gmm_first) == (GmmConfig(channels=16), 5)
     for text, reason in {
         "crop = 24\n[gmm]\n": "multiple of 8 low-res pixels, 16, not 24",
@@ -371,7 +379,7 @@ def test_recipes_name_the_codec(place: Path) -> None:
     }.items():
         config.write_text(f'manifest = "pairs.csv"\n{text}')
         with pytest.raises(UsageError, match=reason):
-            train.TrainConfig.read(config)
+            loop.TrainConfig.read(config)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -387,8 +395,8 @@ def test_the_command_line_codes_and_tells(
     assert refscale("encode", target, "--ref", reference, "-o", coded, *both, "--output-hash").code == 0
     assert json.loads(refscale("info", coded, "--json").text)["codec"] == "gmm"
     assert refscale("decode", coded, "--ref", reference, "-o", back, *both).code == 0
-    net = weights.load(path)
-    assert np.array_equal(pictures.read(back).pixels, codec.decode(coded.read_bytes(), pair[1], net).pixels)
+    net = model.load(path)
+    assert np.array_equal(pictures.read(back).pixels, encoder.decode(coded.read_bytes(), pair[1], net).pixels)
     assert "exactly the picture" in refscale("verify", coded, "--ref", reference, *both).err
     assert "give --ref" in refscale("verify", coded, *both).err
     outcome = refscale("extract-lr", coded, "-o", tmp_path / "lr.jpg")

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import container, formats, image
 from refscale_codec.errors import ImageError
-from refscale_codec.image import Image
-from refscale_codec.metadata import Metadata
+from refscale_codec.fileformat import container
+from refscale_codec.picture import formats, image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
 
 RGB = np.random.default_rng(7).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 GREY, ALPHA = RGB[..., 0], RGB[..., 1] * 2

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from refscale_codec.errors import ContainerError
-from refscale_codec.lrcodec import integers, latents, mixture
-from refscale_codec.lrcodec.integers import FRACTION, Layer
-from refscale_codec.lrcodec.latents import EntropyModel, Latents
-from refscale_codec.lrcodec.mixture import Mixture
+from refscale_codec.lrcodec.gmm import integers, latents, mixture
+from refscale_codec.lrcodec.gmm.integers import FRACTION, Layer
+from refscale_codec.lrcodec.gmm.latents import EntropyModel, Latents
+from refscale_codec.lrcodec.gmm.mixture import Mixture
 
 TABLES = mixture.make_tables()
 LOOKUP = mixture.Lookup.of(TABLES)

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import cli, lrcodec
+from refscale_codec import lrcodec
+from refscale_codec.cli import main
 from refscale_codec.errors import ContainerError
-from refscale_codec.lrcodec import coefficients
-from refscale_codec.lrcodec.coefficients import Floats, Levels
-from refscale_codec.lrcodec.jpeg import Jpeg
-from refscale_codec.rescaling import to_8_bits
+from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct.coefficients import Floats, Levels
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.rescale.tiled import to_8_bits
 
 SIZES = [(1, 1), (1, 2), (1, 17), (9, 1), (2, 3), (8, 8), (15, 31), (33, 17)]
 
@@ -60,7 +61,7 @@ def sampling_factors(payload: bytes) -> list[tuple[int, int]]:
 
 
 def test_ids_in_files_never_change() -> None:
-    assert {lrcodec.JPEG: "jpeg", lrcodec.GMM: "gmm"} == cli.CODEC_NAMES
+    assert {lrcodec.JPEG: "jpeg", lrcodec.GMM: "gmm"} == main.CODEC_NAMES
     assert (lrcodec.JPEG, lrcodec.GMM) == (1, 2)
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import metadata
 from refscale_codec.errors import ContainerError, ImageError
-from refscale_codec.metadata import Metadata, pack, unpack
+from refscale_codec.picture import metadata
+from refscale_codec.picture.metadata import Metadata, pack, unpack
 
 # Each part has a length of its own, so two swapped ones cannot pass.
 SMALL = Metadata(icc=b"I", exif=b"EX", xmp=b"XMP", geo=b"PLAC")

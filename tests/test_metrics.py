@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import metrics
 from refscale_codec.errors import UsageError
+from refscale_codec.study import metrics
 
 
 def flat(value: int | tuple[int, int, int], height: int = 4, width: int = 5) -> NDArray[np.uint8]:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import plot
 from refscale_codec.errors import UsageError
+from refscale_codec.study import plot
 
 LABELS = {
     "jpeg": "JPEG 4:4:4",

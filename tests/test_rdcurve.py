@@ -9,12 +9,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from refscale_codec import codec, coders, evaluate, rdcurve, weights
-from refscale_codec import image as pictures
-from refscale_codec.data import Pair
+from refscale_codec import model
+from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, UsageError
-from refscale_codec.evaluate import Row
-from refscale_codec.rdcurve import Setup
+from refscale_codec.picture import image as pictures
+from refscale_codec.study import coders, evaluate, rdcurve
+from refscale_codec.study.evaluate import Row
+from refscale_codec.study.rdcurve import Setup
+from refscale_codec.training.data import Pair
 
 
 def drawn(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
@@ -106,11 +108,11 @@ def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: S
     pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
     assert [pair.resampled for pair in pairs] == [False, True]
     rows = rdcurve.measure(pairs[1:], setup, place / "out")
-    data = codec.encode(
+    data = encoder.encode(
         pictures.read(place / "new" / "b.png"),
         pictures.read(place / "old" / "b.png"),
-        weights.load(setup.weights[0]),
-        codec.EncodeOptions(quality=60),
+        model.load(setup.weights[0]),
+        encoder.EncodeOptions(quality=60),
     )
     assert [row.bytes_total for row in rows if (row.coder, row.quality) == ("refscale-x2", 60)] == [len(data)]
     (scene,) = rdcurve.scenes(pairs[1:], rows, setup, 1.0, 1)

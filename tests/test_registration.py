@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from refscale_codec import align, data, image, registration
-from refscale_codec.align import Alignment, Transform
-from refscale_codec.image import Image
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import registration, warp
+from refscale_codec.reference.warp import Alignment, Transform
+from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
 INNER = np.s_[128:-128, 128:-128]
@@ -46,7 +48,7 @@ def test_a_shift_is_found_and_undone(target: Image, down: int, right: int) -> No
     assert found is not None
     assert (abs(where(found)[1:-1, 1:-1] - [down, right]) <= 0.25).mean() > 0.9
     inner = np.s_[64:-64, 64:-64]
-    assert away(align.move(reference, found), target, inner) < 0.2 * away(reference, target, inner)
+    assert away(warp.move(reference, found), target, inner) < 0.2 * away(reference, target, inner)
 
 
 def test_a_shift_is_found_under_other_light(target: Image) -> None:
@@ -63,7 +65,7 @@ def test_a_turn_and_a_scale_are_found_and_undone(target: Image, degrees: float, 
     found = registration.estimate(target, reference)
     assert found is not None
     assert found.transform.pairs == 2
-    assert away(align.move(reference, found), target) < 0.3 * away(reference, target)
+    assert away(warp.move(reference, found), target) < 0.3 * away(reference, target)
 
 
 def test_a_view_from_aside_is_found_and_undone(target: Image) -> None:
@@ -74,7 +76,7 @@ def test_a_view_from_aside_is_found_and_undone(target: Image) -> None:
     found = registration.estimate(target, reference)
     assert found is not None
     assert found.transform.pairs == 4
-    assert away(align.move(reference, found), target) < 0.3 * away(reference, target)
+    assert away(warp.move(reference, found), target) < 0.3 * away(reference, target)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid(
     found = registration.estimate(target, reference)
     assert found is not None
     assert found.factor == factor
-    moved = align.move(reference, found)
+    moved = warp.move(reference, found)
     assert (moved.height, moved.width) == (512, 512)
     blurred = Image(cv2.resize(cv2.resize(target.pixels, (256, 256), interpolation=cv2.INTER_AREA), (512, 512)))
     assert away(moved, target) < 1.1 * away(blurred, target)
@@ -100,7 +102,7 @@ def test_a_part_of_a_larger_and_finer_reference_is_found(target: Image) -> None:
     assert found is not None
     blank = Image(np.full_like(part.pixels, part.pixels.mean(axis=(0, 1)).astype(np.uint8)))
     whole = np.s_[:, :]
-    assert away(align.move(target, found), part, whole) < 0.3 * away(blank, part, whole)
+    assert away(warp.move(target, found), part, whole) < 0.3 * away(blank, part, whole)
 
 
 def test_a_known_place_is_where_the_search_starts(target: Image) -> None:
@@ -109,11 +111,11 @@ def test_a_known_place_is_where_the_search_starts(target: Image) -> None:
     found = registration.estimate(part, target, known)
     assert found is not None
     assert found.transform == Transform(6400, 9600)
-    assert np.array_equal(align.move(target, found).pixels, part.pixels)
+    assert np.array_equal(warp.move(target, found).pixels, part.pixels)
     small = Image(np.ascontiguousarray(target.pixels[100:110, 150:164]))
     tiny = registration.estimate(small, target, known)
     assert tiny is not None
-    assert np.array_equal(align.move(target, tiny).pixels, small.pixels)
+    assert np.array_equal(warp.move(target, tiny).pixels, small.pixels)
 
 
 def test_a_large_picture_is_sought_on_a_reduced_one(target: Image) -> None:
@@ -148,7 +150,7 @@ def test_flat_and_odd_pictures_are_no_problem(height: int, width: int) -> None:
     assert registration.estimate(flat, flat) is None
     for pair in ((flat, noise), (noise, flat), (noise, noise), (noise, other), (flat, other), (other, flat)):
         found = registration.estimate(*pair)
-        assert found is None or found.vectors.shape == (*align.grid(pair[0].height, pair[0].width), 2)
+        assert found is None or found.vectors.shape == (*warp.grid(pair[0].height, pair[0].width), 2)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (700, 2)])
@@ -156,7 +158,7 @@ def test_tiny_references_are_stretched(target: Image, height: int, width: int) -
     reference = Image(np.full((height, width, 3), 7, np.uint8))
     found = registration.estimate(target, reference)
     assert found is not None
-    assert (align.move(reference, found).pixels == 7).all()
+    assert (warp.move(reference, found).pixels == 7).all()
 
 
 # --- light -----------------------------------------------------------------------------------------------------------
@@ -166,8 +168,8 @@ def test_tiny_references_are_stretched(target: Image, height: int, width: int) -
 def test_another_light_is_found_and_undone(target: Image, gain: float, offset: float) -> None:
     other = Image(np.clip(np.rint(gain * target.pixels + offset), 0, 255).astype(np.uint8))
     found = registration.tones(target, other)[0]
-    assert all(abs(tone.gain / align.GAIN - 1 / gain) < 0.02 for tone in found)
-    relit = align.move(other, align.still(512, 512)._replace(tones=found))
+    assert all(abs(tone.gain / warp.GAIN - 1 / gain) < 0.02 for tone in found)
+    relit = warp.move(other, warp.still(512, 512)._replace(tones=found))
     unclipped = (other.pixels > 0) & (other.pixels < 255)
     assert abs(relit.pixels.astype(int) - target.pixels)[unclipped].max() <= 4
 
@@ -175,23 +177,23 @@ def test_another_light_is_found_and_undone(target: Image, gain: float, offset: f
 def test_each_band_has_its_own_light(target: Image) -> None:
     other = Image((target.pixels * np.array([0.5, 0.8, 1.0])).astype(np.uint8))
     found = registration.tones(target, other)[0]
-    assert np.allclose([tone.gain / align.GAIN for tone in found], [2, 1.25, 1], atol=0.02)
+    assert np.allclose([tone.gain / warp.GAIN for tone in found], [2, 1.25, 1], atol=0.02)
 
 
 def test_what_changed_hardly_counts_as_light(target: Image) -> None:
     other = Image((target.pixels * 0.8).astype(np.uint8))
     other.pixels[:170] = np.random.default_rng(1).integers(0, 256, (170, 512, 3))
     found = registration.tones(target, other)[0]
-    assert np.allclose([tone.gain / align.GAIN for tone in found], 1.25, atol=0.05)
+    assert np.allclose([tone.gain / warp.GAIN for tone in found], 1.25, atol=0.05)
 
 
 def test_tones_by_spread_spread_more_about_the_same_middle(target: Image) -> None:
     mixed = Image(target.pixels // 2 + target.pixels[::-1] // 2)  # half of it is another picture
-    fitted, spread = (align.still(512, 512)._replace(tones=tones) for tones in registration.tones(target, mixed))
-    spreads = [align.move(mixed, lit).pixels.std(axis=(0, 1)) for lit in (fitted, spread)]
+    fitted, spread = (warp.still(512, 512)._replace(tones=tones) for tones in registration.tones(target, mixed))
+    spreads = [warp.move(mixed, lit).pixels.std(axis=(0, 1)) for lit in (fitted, spread)]
     assert (spreads[0] < 0.95 * spreads[1]).all()
     assert (spreads[1] < 1.05 * target.pixels.std(axis=(0, 1))).all()
-    middles = [align.move(mixed, lit).pixels.mean(axis=(0, 1)) for lit in (fitted, spread)]
+    middles = [warp.move(mixed, lit).pixels.mean(axis=(0, 1)) for lit in (fitted, spread)]
     assert np.allclose(*middles, atol=6)
 
 
@@ -222,6 +224,6 @@ def test_a_real_pair_is_aligned(data_folder: Path) -> None:
     for pair in pairs:
         assert pair.reference is not None
         target, reference = image.read(pair.target), image.read(pair.reference)
-        moved = align.move(reference, registration.estimate(target, reference))
+        moved = warp.move(reference, registration.estimate(target, reference))
         errors = [np.square(x.pixels.astype(float) - target.pixels).mean() for x in (reference, moved)]
         assert errors[1] < 0.97 * errors[0]

@@ -17,9 +17,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from refscale_codec import report
 from refscale_codec.errors import UsageError
-from refscale_codec.report import Scene
+from refscale_codec.study import report
+from refscale_codec.study.report import Scene
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

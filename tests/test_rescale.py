@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import rescaling, weights
-from refscale_codec.container import Header
+from refscale_codec import model
 from refscale_codec.errors import WeightsError
-from refscale_codec.image import Image
-from refscale_codec.rescale import blocks
+from refscale_codec.fileformat.container import Header
+from refscale_codec.picture.image import Image
+from refscale_codec.rescale import blocks, tiled
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 CONDITION = 5  # channels of the condition that single blocks are tested with
@@ -163,14 +163,14 @@ def test_haar_coefficients_of_a_block_by_hand() -> None:
 def test_any_picture_size_goes_down_and_up(pair: tuple[Image, Image], scale: int, height: int, width: int) -> None:
     target, reference = (Image(picture.pixels[:height, :width]) for picture in pair)
     net = tiny(scale=scale)
-    low = rescaling.downscale(target, reference, net, 75)
+    low = tiled.downscale(target, reference, net, 75)
     rows, columns = -(-height // scale), -(-width // scale)
     assert (low.lr.shape, low.lr.dtype) == ((rows, columns, 3), np.float32)
     assert (low.picture.shape, low.picture.dtype) == ((rows, columns, 3), np.uint8)
     assert low.levels is not None
     assert low.levels.shape == net.config.map_size(rows, columns)
     header = Header(width, height, scale, 1, 75, bytes(6), bytes(6))
-    assert rescaling.upscale(low, reference, header, net).pixels.shape == (height, width, 3)
+    assert tiled.upscale(low, reference, header, net).pixels.shape == (height, width, 3)
 
 
 # --- the similarity map and the condition ----------------------------------------------------------------------------
@@ -330,8 +330,8 @@ def test_config_refuses_what_no_net_can_be_built_for(field: str, value: object) 
 def test_a_stored_net_is_the_same_net(tmp_path: Path, flow: str) -> None:
     path = tmp_path / "net.safetensors"
     net = sine_filled(RescaleNet(replace(TINY, flow=flow, scale=4, map_divisor=4)))
-    weights.store(net, path)
-    loaded = weights.load(path)
+    model.store(net, path)
+    loaded = model.load(path)
     assert loaded.config == net.config
     assert loaded.state_dict().keys() == net.state_dict().keys()
     for name, value in loaded.state_dict().items():
@@ -349,11 +349,11 @@ def test_a_stored_net_is_in_half_precision_with_its_config_beside_it(tiny_weight
 
 def test_fingerprint_is_of_the_file(tiny_weights: Path, tiny_net: RescaleNet) -> None:
     expected = hashlib.sha256(tiny_weights.read_bytes()).digest()[:6]
-    assert weights.fingerprint(tiny_weights) == tiny_net.fingerprint == expected
+    assert model.fingerprint(tiny_weights) == tiny_net.fingerprint == expected
 
 
 def test_storing_twice_gives_the_same_file(tmp_path: Path, tiny_weights: Path, tiny_net: RescaleNet) -> None:
-    weights.store(tiny_net, tmp_path / "again.safetensors")
+    model.store(tiny_net, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == tiny_weights.read_bytes()
 
 
@@ -374,7 +374,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
     path = tmp_path / "photo.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=re.escape(str(path))):
-        weights.load(path)
+        model.load(path)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_a_safetensors_file_of_another_kind_is_refused(tmp_path: Path, metadata:
     path = tmp_path / "other.safetensors"
     weights_file(path, metadata)
     with pytest.raises(WeightsError, match=re.escape(str(path))):
-        weights.load(path)
+        model.load(path)
 
 
 @pytest.mark.parametrize("change", [{"width": 9}, {"ref_width": 7}, {"blocks": 3}, {"scale": 4}, {"flow": "paper"}])
@@ -406,7 +406,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(
     path = tmp_path / "misfit.safetensors"
     weights_file(path, config_with(**change), tiny_net.state_dict())
     with pytest.raises(WeightsError, match=re.escape(str(path))):
-        weights.load(path)
+        model.load(path)
 
 
 def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, tiny_net: RescaleNet) -> None:
@@ -415,7 +415,7 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, tiny_net: Rescal
     tensors.popitem()
     weights_file(path, config_with(), tensors)
     with pytest.raises(WeightsError, match=re.escape(str(path))):
-        weights.load(path)
+        model.load(path)
 
 
 def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_net: RescaleNet) -> None:
@@ -423,11 +423,11 @@ def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_net: 
     tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
     weights_file(path, config_with(blocks=1_000_000_000), tensors)
     with pytest.raises(WeightsError, match="1000000000 blocks"):
-        weights.load(path)
+        model.load(path)
     next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = torch.nan
     weights_file(path, config_with(), tensors)
     with pytest.raises(WeightsError, match="not finite"):
-        weights.load(path)
+        model.load(path)
 
 
 def test_truncated_weights_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
@@ -436,29 +436,29 @@ def test_truncated_weights_are_refused(tmp_path: Path, tiny_weights: Path) -> No
     for size in (7, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
         with pytest.raises(WeightsError, match=re.escape(str(path))):
-            weights.load(path)
+            model.load(path)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     path = tmp_path / "none.safetensors"
-    for read in (weights.load, weights.fingerprint):
+    for read in (model.load, model.fingerprint):
         with pytest.raises(WeightsError, match=re.escape(str(path))):
             read(path)
     with pytest.raises(WeightsError, match=re.escape(str(tmp_path))):
-        weights.load(tmp_path)  # a folder
+        model.load(tmp_path)  # a folder
 
 
 def test_weights_that_come_with_the_package_are_found_by_their_fingerprint() -> None:
-    path = weights.shipped(2)
-    assert weights.shipped_as(weights.fingerprint(path)).read_bytes() == path.read_bytes()
-    assert weights.load(path).config.scale == 2
+    path = model.shipped(2)
+    assert model.shipped_as(model.fingerprint(path)).read_bytes() == path.read_bytes()
+    assert model.load(path).config.scale == 2
 
 
 def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
     with pytest.raises(WeightsError, match="010203040506"):
-        weights.shipped_as(bytes(range(1, 7)))
+        model.shipped_as(bytes(range(1, 7)))
     with pytest.raises(WeightsError, match="scale 3"):
-        weights.shipped(3)
+        model.shipped(3)
 
 
 def test_an_unstored_net_has_no_fingerprint() -> None:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import tiles
 from refscale_codec.errors import UsageError
-from refscale_codec.tiles import STEP, Box
+from refscale_codec.picture import tiles
+from refscale_codec.picture.tiles import STEP, Box
 
 sides = st.integers(1, 400)
 multiples = st.integers(2, 20).map(lambda count: STEP * count)

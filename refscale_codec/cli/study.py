@@ -1,0 +1,207 @@
+"""The commands that train and measure; see `cli`."""
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refscale_codec.cli import terminal
+from refscale_codec.cli.terminal import DeviceOption, QuietOption, WeightsOption
+from refscale_codec.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The recipe; see weights/README.md.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Checkpoint, weights and log.")],
+    minutes: Annotated[float, typer.Option(min=0, help="Stop after so long; run again to go on.")] = float("inf"),
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Train a net, or go on where the folder's checkpoint stopped."""
+    with terminal.progress(quiet) as step:
+        step("starting")
+        from refscale_codec.training import loop as training
+
+        recipe = training.TrainConfig.read(config)
+        where = terminal.device_named(device)
+
+        def report(line: dict[str, float]) -> None:
+            terminal.tell(json.dumps(line))
+            step(
+                f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp_lr']} + {line['bpp_map']} bpp"
+            )
+
+        path = training.train(recipe, config.parent, output, minutes=minutes, device=where, report=report)
+    terminal.say(quiet, f"weights in {path}")
+
+
+def evaluate_command(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="PAIRS.csv", help="Columns target and reference; split, dataset.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
+    scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
+    weights: WeightsOption = None,
+    modes: Annotated[str, typer.Option(help="Any of reference,alone,unrelated.")] = "reference,alone,unrelated",
+    qualities: Annotated[str, typer.Option(help="Qualities to code at.")] = "5,15,30,50,70,83,92,97",
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Results as JSON.")] = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Measure bits and quality on pairs: BD-rate against JPEG, with the reference, without, with an unrelated one."""
+    if weights is not None and scale is not None:
+        raise UsageError("--scale would have no effect: it follows from --weights")
+    with terminal.progress(quiet) as step:
+        step("starting")
+        from refscale_codec import model as weights_files
+        from refscale_codec.study import evaluate
+        from refscale_codec.training.data import read_manifest
+
+        if output not in (None, "-") and not Path(str(output)).parent.is_dir():
+            raise UsageError(f"cannot write {output}: there is no folder {Path(str(output)).parent}")
+        chosen = _choices(modes, evaluate.MODES)
+        wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
+        if not all(1 <= quality <= 100 for quality in wanted):
+            raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
+        pairs = read_manifest(manifest, None if split is None else (split,))
+        net = terminal.load_net(weights or weights_files.shipped(scale or 2), device)
+        done = iter(range(1, len(pairs) + 1))
+        rows = evaluate.evaluate(
+            pairs,
+            net,
+            qualities=wanted,
+            modes=chosen,  # type: ignore[arg-type]
+            report=lambda pair: step(f"{next(done)} of {len(pairs)}: {pair.dataset} {pair.name}"),
+        )
+        rounded = evaluate.rounded_psnr(pairs, net)
+        comparisons = [c for mode in chosen for c in evaluate.compare(rows, mode, "jpeg")]
+        comparisons += evaluate.compare(rows, "reference", "unrelated") + evaluate.compare(rows, "unrelated", "alone")
+        if output is not None:
+            result = evaluate.as_json(rows, comparisons, rounded, net, _command())
+            terminal.write(output, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("dataset", "coder", "against", "BD-rate %", "pictures", "left out")
+    for c in comparisons:
+        table.add_row(c.dataset, c.coder, c.anchor, f"{c.percent:+.1f}", str(c.pictures), str(c.left_out))
+    Console(stderr=output == "-").print(table)
+    per_dataset = ", ".join(f"{dataset} {psnr:.2f}" for dataset, psnr in rounded.items())
+    terminal.say(
+        quiet, f"mean PSNR in dB with the low-res picture rounded to 8 bits and not coded further: {per_dataset}"
+    )
+    terminal.say(quiet, f"mean cost of the similarity map: {evaluate.map_bpp(rows):.4f} bits per pixel")
+    for note in sorted({f"{c.dataset} {c.coder}: {note}" for c in comparisons for note in c.notes}):
+        terminal.say(quiet, note)
+
+
+def _choices(text: str, known: tuple[str, ...]) -> list[str]:
+    chosen = text.split(",")
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise UsageError(f"unknown {', '.join(unknown)}; there are: {', '.join(known)}")
+    return chosen
+
+
+def rd_curve(
+    source: Annotated[
+        Path, typer.Argument(metavar="PAIRS", help="CSV with columns target,reference; a folder of targets; or one.")
+    ],
+    reference: Annotated[
+        Path | None, typer.Argument(metavar="[REFERENCES]", help="Folder of references, same names; or one.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Results, plots and report; a run resumes in it.")
+    ] = Path("report"),
+    split: Annotated[str | None, typer.Option(help="Only rows of this split of the CSV.")] = None,
+    names: Annotated[
+        str | None, typer.Option("--coders", help="Names, separated by commas; by default all that work here.")
+    ] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="Weights instead of those that ship; may be repeated.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Bits per pixel of the pictures in the report.")] = 0.5,
+    most: Annotated[int, typer.Option("--pictures", min=0, help="How many pairs the report shows.")] = 6,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes, a thread each; 0 is one a core.")] = 0,
+    device: DeviceOption = "cpu",
+    quiet: QuietOption = False,
+) -> None:
+    """Compare coders on your own pairs: curves, BD-rates against JPEG, and a report to look at."""
+    with terminal.progress(quiet) as step:
+        step("starting")
+        from refscale_codec import model as weights_files
+        from refscale_codec.cli import allocator
+        from refscale_codec.study import rdcurve
+
+        chosen = tuple(weights or [weights_files.shipped(scale) for scale in (2, 4)])
+        wanted = None if names is None else tuple(names.split(","))
+        setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
+        setup.coders()  # so that a wrong name is told at once
+        pairs = rdcurve.check(rdcurve.find_pairs(source, reference, split))
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {output}: {error.strerror}") from None
+        allocator.keep_freed_memory()
+        begun = time.monotonic()
+        first: list[int] = []
+
+        def report(done: int, of: int) -> None:
+            first.append(done)
+            made = done - first[0]
+            left = f", {_duration((time.monotonic() - begun) * (of - done) / made)} left" if made else ""
+            step(f"{done} of {of} files coded and decoded{left}")
+
+        rows = rdcurve.measure(pairs, setup, output, jobs=jobs or os.cpu_count() or 1, report=report)
+        step("drawing")
+        found = rdcurve.results(rows, setup, _command())
+        written = rdcurve.write(found, rdcurve.scenes(pairs, rows, setup, rate, most), output)
+    from rich.console import Console
+
+    low, high = rdcurve.RANGE
+    terminal.tell(f"BD-rate in % over {low} to {high} bits per pixel; * has notes, see summary.csv")
+    Console().print(_bd_table(found["comparisons"]))
+    resampled = sum(pair.resampled for pair in pairs)
+    others = ", ".join(c["name"] for c in found["coders"] if c["needs_reference"] and "refscale" not in c["name"])
+    if resampled and others:
+        terminal.say(
+            quiet,
+            f"{resampled} of {len(pairs)} references have another size than their picture; refscale takes them as they "
+            f"are, resampled (bicubic) for: {others}",
+        )
+    for name, line in found["missing"].items():
+        terminal.say(quiet, f"left out: {name} ({line})")
+    terminal.say(quiet, f"written: {', '.join(str(path) for path in written)}")
+
+
+def _bd_table(comparisons: list[dict[str, Any]]) -> "Table":
+    """Return coders by datasets: BD-rate in percent, - where there is none."""
+    from rich.table import Table
+
+    datasets = list(dict.fromkeys(c["dataset"] for c in comparisons))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for c in comparisons:
+        text = "-" if c["percent"] is None else f"{c['percent']:+.1f}"
+        cells.setdefault((c["coder"], c["anchor"]), {})[c["dataset"]] = text + ("*" if c["notes"] else "")
+    table = Table("coder", "against", *datasets, box=None)
+    for (coder, anchor), by_dataset in cells.items():
+        table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _command() -> str:
+    """Return the command line as it was given, but without folders."""
+    return " ".join(["refscale", *(re.sub(r"[^=]*/", "", word) for word in sys.argv[1:])])

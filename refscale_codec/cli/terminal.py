@@ -1,0 +1,276 @@
+"""What the commands share: options, reading and writing, devices, and progress on stderr.
+
+Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
+"""
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refscale_codec.cli import allocator
+from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
+from refscale_codec.fileformat import container
+from refscale_codec.picture import tiles
+
+if TYPE_CHECKING:
+    from refscale_codec.picture.image import Image
+    from refscale_codec.rescale.net import RescaleNet
+
+PATIENCE = 2.0  # seconds without a word before progress is shown
+
+RefOption = Annotated[
+    str | None, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, of any size; - is stdin.")
+]
+OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.", readable=False
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+TileOption = Annotated[
+    int | None,
+    typer.Option("--tile", help="Code in tiles of at most so many pixels a side, 512 by default; a multiple of 16."),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option("--max-memory", metavar="SIZE", help="Choose the tile to stay below, such as 1.5G or 800M."),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="png, webp or tiff; by default what the suffix says, png on stdout.")
+]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A file that encode wrote; - is stdin.")]
+
+
+def tile_side(tile: int | None, memory: str | None, height: int, width: int, depth: int) -> int:
+    """Return the side of tiles that --tile or --max-memory ask for; UsageError for both.
+
+    `depth` is the bytes of a pixel, see `tiles.largest_within`.
+    """
+    if memory is None:
+        return tiles.TILE if tile is None else tile
+    if tile is not None:
+        raise UsageError("--tile would have no effect: it follows from --max-memory")
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG])(?:i?B)?", memory, re.IGNORECASE)
+    if size is None:
+        raise UsageError(f"--max-memory must be a number with K, M or G, such as 1.5G, not {memory!r}")
+    allowed = int(float(size[1]) * 1024 ** (1 + "KMG".index(size[2].upper())))
+    return tiles.largest_within(allowed, height, width, depth)
+
+
+def window_of(text: str) -> tiles.Box:
+    """Return the box that x,y,w,h stand for; UsageError if they are no window."""
+    numbers = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
+    left, top, width, height = map(int, numbers.groups()) if numbers else (0, 0, 0, 0)
+    if not width or not height:
+        raise UsageError(f"--window must be x,y,w,h in pixels, such as 1024,0,512,512, not {text!r}")
+    return tiles.Box(top, left, top + height, left + width)
+
+
+def range_of(text: str) -> tuple[int, int]:
+    """Return the lowest and the highest value that low,high stand for; UsageError if they are no range."""
+    numbers = re.fullmatch(r"(-?\d+),(-?\d+)", text.replace(" ", ""))
+    if not numbers:
+        raise UsageError(f"--range must be low,high, such as 0,10000, not {text!r}")
+    return int(numbers[1]), int(numbers[2])
+
+
+def device_named(name: str) -> str:
+    """Return what torch is to be told; UsageError for a device that is not there."""
+    import torch
+
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    if name == "auto":
+        return available[-1]
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device must be auto, cpu, cuda or mps, not {name}")
+    if name not in available:
+        raise UsageError(
+            f"--device {name}: this machine or this build of torch has none; there is: {', '.join(available)}"
+        )
+    return name
+
+
+def load_net(path: Path, device: str) -> "RescaleNet":
+    """Read weights onto a device."""
+    from refscale_codec import model
+
+    allocator.keep_freed_memory()
+    return model.load(path).to(device_named(device))
+
+
+def wanted_weights(header: container.Header) -> Path:
+    """Return the shipped weights that a file asks for."""
+    from refscale_codec import model
+
+    return model.shipped_as(header.weights)
+
+
+def name_of(path: str) -> str:
+    """Return what to call an input in messages."""
+    return "stdin" if path == "-" else path
+
+
+def read(path: str) -> bytes:
+    """Return the bytes of a file or of stdin."""
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ContainerError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_picture(path: str, *, need_place: bool = False) -> "Image":
+    """Return the picture in a file or on stdin; of a reference, the place serves the encoder but need not be there."""
+    from refscale_codec.picture import image
+
+    if path == "-":
+        return image.from_bytes(sys.stdin.buffer.read(), "stdin", need_place=need_place)
+    return image.read(Path(path), need_place=need_place)
+
+
+def unpacked(data: bytes, name: str) -> container.Container:
+    """Take a container apart; errors begin with its name."""
+    with naming(name):
+        return container.unpack(data)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the file's name before the message of any error raised inside."""
+    try:
+        yield
+    except RefscaleError as error:
+        if not str(error).startswith(name):
+            raise type(error)(f"{name}: {error}") from None
+        raise
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole or not at all, or to stdout."""
+    if path == "-":
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # who reads has enough
+            raise
+        except OSError as error:
+            raise ImageError(f"cannot write to stdout: {error.strerror}") from None
+        return
+    from refscale_codec.picture.files import write_atomically
+
+    try:
+        write_atomically(Path(path), data)
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def picture_format(output: str, named: str | None) -> str:
+    """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout."""
+    from refscale_codec.picture import formats
+
+    if named is not None:
+        return formats.named(named)
+    return "png" if output == "-" else formats.of_path(Path(output))
+
+
+def require_streams(output: str | None, *inputs: str | Path | None) -> None:
+    """Refuse to read stdin twice, to fill a terminal with binary data, to overwrite an input, and to work in vain.
+
+    `output` is None for a command that writes no file.
+    """
+    if inputs.count("-") > 1:
+        raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
+    if output == "-":
+        if sys.stdout.isatty():
+            raise UsageError("binary data is not written to a terminal: name a file with -o, or pipe or redirect")
+        return
+    for path in inputs:
+        with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
+            if output is not None and path not in (None, "-") and Path(str(path)).samefile(output):
+                raise UsageError(f"{output} is also an input; it would be overwritten")
+    if output is not None:
+        _require_place(Path(output))
+
+
+def _require_place(output: Path) -> None:
+    """Refuse an output that cannot be written, before there is any: ImageError."""
+    place = os.path.realpath(output)
+    folder = os.path.dirname(place)
+    if os.path.isdir(place):
+        raise ImageError(f"cannot write {output}: it is a folder")
+    if not os.path.isdir(folder):
+        raise ImageError(f"cannot write {output}: there is no folder {output.parent}")
+    special = os.path.exists(place) and not os.path.isfile(place)  # a device or a pipe
+    if not special and not os.access(folder, os.W_OK):
+        raise ImageError(f"cannot write {output}: the folder {output.parent} takes no files from you")
+
+
+def tell(text: str) -> None:
+    """Print a result, a line on stdout."""
+    write("-", f"{text}\n".encode())
+
+
+def say(quiet: bool, text: str) -> None:
+    """Print a line for people."""
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that sets what is said to be going on; shown on stderr after `PATIENCE` seconds, if at all."""
+    if quiet:
+        yield lambda text: None
+        return
+    turning: list[tuple[Any, Any]] = []  # the spinner and what keeps it turning, once there is something to show
+    said = ["starting"]
+    lock = threading.Lock()
+
+    def show() -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        with lock:
+            if not finished.is_set():
+                spinner = Spinner("dots", said[0])
+                shared_terminal = sys.stdout.isatty()  # else what goes to stdout must go there untouched
+                console = Console(stderr=True)
+                display = Live(spinner, console=console, transient=True, redirect_stdout=shared_terminal)
+                turning.append((spinner, display))
+                display.start()
+
+    def step(text: str) -> None:
+        with lock:
+            said[0] = text
+            if turning:
+                turning[0][0].update(text=text)
+
+    finished = threading.Event()
+    timer = threading.Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield step
+    finally:
+        timer.cancel()
+        with lock:
+            finished.set()
+            if turning:
+                turning[0][1].stop()

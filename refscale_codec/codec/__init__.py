@@ -1,0 +1,1 @@
+"""The pipeline: picture and reference to a file, and back."""

@@ -1,0 +1,237 @@
+"""Encode to a size or to a PSNR: `codec.encode` with a search around it.
+
+Alignment and the use of the reference are found once; what is repeated is net, low-res codec and, for a PSNR, decoding.
+ln(bytes) and PSNR are almost straight over the logarithm of JPEG's quantiser step, so the secant through the two best
+tries soon leads to the quality next above the target. One step of quality is more than the bytes may be off, so what
+is too much is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
+
+Only the packed 4:4:4 JPEG has a dead zone. With a subsampled one, and with the learned codec, the search ends at the
+best whole quality.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal, NamedTuple
+
+from refscale_codec.codec import encoder
+from refscale_codec.codec.encoder import EncodeOptions
+from refscale_codec.errors import TargetError
+from refscale_codec.fileformat import container
+from refscale_codec.picture import bands
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference import band_prediction, georeference, warp
+from refscale_codec.rescale import tiled
+from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.tiled import LowRes
+
+TRIES = 6
+"""Most times that the low-res picture is coded."""
+CLOSE = 0.02
+"""A file smaller than the target by no more than this share of it ends the search."""
+CLOSE_DB = 0.1
+"""A PSNR above the target by no more than this, in dB, ends the search."""
+
+_ROUNDING = 0.5  # the dead zone of plain rounding
+_TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a usual picture
+_ABSCISSA = [-math.log(5000 / max(q, 0.5) if q < 50 else max(200 - 2 * q, 1)) for q in range(101)]  # by quality: rises
+_WIDEST = 1.5  # dead zone in which all levels of 1 vanish
+_NEAR = 0.06  # on the abscissa: what the dead zone takes back even where it is more than one step
+_SLOPES = {"bytes": 1.0, "psnr": 3.5}  # of the value over the abscissa, about
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked for: a whole file of at most so many bytes, or a PSNR of at least so many dB, see `bands.psnr`."""
+
+    measure: Literal["bytes", "psnr"]
+    value: float
+
+
+class Reached(NamedTuple):
+    """The best file found, and what it is like."""
+
+    data: bytes
+    quality: int
+    psnr: float | None  # dB, of what the file decodes to; None for a target in bytes
+    tries: int
+
+
+class _Try(NamedTuple):
+    quality: int
+    dead_zone: float
+    value: float  # ln(bytes) or dB
+    file: container.Container
+
+
+def encode(
+    image: Image,
+    reference: Image | None,
+    net: RescaleNet,
+    target: Target,
+    options: EncodeOptions | None = None,
+    *,
+    step: Callable[[str], None] = lambda text: None,
+) -> Reached:
+    """Return the largest file found that is not above a target's bytes, or the one that reaches its PSNR by the least.
+
+    The search ends within 2 % of the bytes or 0.1 dB of the PSNR, and after `TRIES` files.
+
+    Args:
+        image: the picture.
+        reference: as for `codec.encode`.
+        net: likewise.
+        target: what to reach.
+        options: likewise; quality and dead zone are the search's.
+        step: told what each try gave.
+
+    Raises:
+        TargetError: no quality gives it.
+    """
+    start = _start(target, image.height * image.width)
+    options = replace(options or EncodeOptions(), quality=start)
+    described = bands.describe(image, options.value_range)
+    triples = list(encoder.triples(image, reference, described))
+    known = georeference.known(image, reference)
+    chosen: list[LowRes] = []
+    first = None
+    for triple, older in triples:
+        chosen.append(encoder.prepare(triple, older, net, options, known, first=first))
+        if described.depth > 3 and first is None:
+            file = encoder.pack_low_res(chosen[0], triple, older, net, options)
+            first = encoder.rebuilt(file, older, None, net, options.tile, described.triple_type)
+    guides = [
+        None if older is None or low.levels is None or low.prediction is not None else warp.move(older, low.alignment)
+        for (_, older), low in zip(triples, chosen, strict=True)
+    ]
+    decodes = target.measure == "psnr" or any(low.prediction is not None for low in chosen)
+
+    @cache
+    def low_at(index: int, quality: int) -> LowRes:
+        low = chosen[index]
+        if quality == start:
+            return low
+        found = tiled.downscale(triples[index][0], guides[index], net, quality, options.tile)
+        return found._replace(alignment=low.alignment)
+
+    def predicted(index: int, quality: int, first: Image) -> LowRes:  # from what that very file's first bands decode to
+        rows = band_prediction.fit(first.pixels, triples[index][0].pixels)
+        guide = Image(band_prediction.predict(first.pixels, rows))
+        return tiled.downscale(triples[index][0], guide, net, quality, options.tile, rows)
+
+    def tried(quality: int, dead_zone: float) -> _Try:
+        tuned = replace(options, quality=quality, dead_zone=dead_zone)
+        files: list[container.Container] = []
+        parts: list[Image] = []
+        for index, (triple, older) in enumerate(triples):
+            again = chosen[index].prediction is not None
+            low = predicted(index, quality, parts[0]) if again else low_at(index, quality)
+            files.append(encoder.pack_low_res(low, triple, older, net, tuned))
+            if target.measure == "psnr" or decodes and not parts:
+                first = parts[0] if parts else None
+                parts.append(encoder.rebuilt(files[-1], older, first, net, options.tile, described.triple_type))
+        file = encoder.assemble(files, image, reference, described)
+        if options.output_hash:
+            file = replace(file, output_hash=bytes(container.FINGERPRINT_SIZE))  # its place counts
+        if target.measure == "bytes":
+            size = len(container.pack(file))
+            step(f"quality {quality}: {size} bytes")
+            return _Try(quality, dead_zone, math.log(size), file)
+        window = Box(0, 0, image.height, image.width)
+        psnr = bands.psnr(image, bands.join((part.pixels for part in parts), described, window), described)
+        step(f"quality {quality}: {psnr:.2f} dB")
+        return _Try(quality, dead_zone, psnr, file)
+
+    finer = net.low_res is None and options.subsampling == "4:4:4"
+    best, tries = _search(tried, target, start, finer)
+    file = encoder.with_output_hash(best.file, reference, net) if options.output_hash else best.file
+    psnr = best.value if target.measure == "psnr" else None
+    return Reached(container.pack(file), best.quality, psnr, tries)
+
+
+def _start(target: Target, pixels: int) -> int:
+    """Return the quality at which a usual picture would be near the target."""
+    quality, bpp, psnr = _TYPICAL
+    if target.measure == "bytes":
+        at = _ABSCISSA[quality] + math.log(8 * max(target.value, 1) / (bpp * pixels)) / _SLOPES["bytes"]
+    else:
+        at = _ABSCISSA[quality] + (target.value - psnr) / _SLOPES["psnr"]
+    return min(max(_quality_at(at), 5), 97)
+
+
+def _quality_at(at: float) -> int:
+    """Return the lowest quality whose abscissa is not below this one, or 100."""
+    return next((quality for quality in range(1, 101) if _ABSCISSA[quality] >= at), 100)
+
+
+def _search(tried: Callable[[int, float], _Try], target: Target, start: int, finer: bool) -> tuple[_Try, int]:
+    """Return the best try and how many there were; see `encode` for what is raised."""
+    in_bytes = target.measure == "bytes"
+    wanted = math.log(max(target.value, 1)) if in_bytes else target.value
+    low, high = (wanted + math.log(1 - CLOSE), wanted) if in_bytes else (wanted, wanted + CLOSE_DB)
+    tries: list[_Try] = []
+    setting: tuple[int, float] | None = start, _ROUNDING
+    while setting is not None and len(tries) < TRIES:
+        tries.append(tried(*setting))
+        if low <= tries[-1].value <= high:
+            return tries[-1], len(tries)
+        fit = [one.value for one in tries if (one.value <= high if in_bytes else one.value >= low)]
+        aim, slope = (low + high) / 2, _SLOPES[target.measure]
+        setting = _next(tries, aim, slope, finer)
+        if setting is not None and not fit and len(tries) == TRIES - 2:  # better a bit off than missed
+            setting = _next(tries, aim - 0.2 * slope if in_bytes else aim + 0.2 * slope, slope, False)
+        elif setting is not None and not fit and len(tries) == TRIES - 1:
+            setting = 1 if in_bytes else 100, _ROUNDING
+    for one in tries:
+        if one.quality == 1 and not any(other.value < low for other in tries):
+            raise TargetError(_out_of_reach(one, target))
+        if one.quality == 100 and not any(other.value > high for other in tries):
+            raise TargetError(_out_of_reach(one, target))
+    best = max(fit) if in_bytes else min(fit)
+    return next(one for one in tries if one.value == best), len(tries)
+
+
+def _next(tries: list[_Try], aim: float, slope: float, finer: bool) -> tuple[int, float] | None:
+    """Return the quality and the dead zone to try next; None if nothing is left."""
+    whole = [one for one in tries if one.dead_zone == _ROUNDING]
+    lowest = max((one.quality for one in whole if one.value < aim), default=0)
+    highest = min((one.quality for one in whole if one.value > aim), default=101)
+    if finer and 1 < highest <= 100:
+        step = _ABSCISSA[highest] - _ABSCISSA[highest - 1]
+        points = [(-one.dead_zone, one.value) for one in tries if one.quality == highest]
+        if highest - 1 == lowest or points[0][1] - slope * max(step, _NEAR) < aim:
+            over, under = ([p for p in points if (p[1] > aim) is side] for side in (True, False))
+            if under:
+                points = [min(over, key=lambda p: p[1]), max(under, key=lambda p: p[1])]
+            wider = math.exp(2.5 * step) - 1  # by so much, relatively, does a zone about what the step does
+            zone = -_crossing(points, aim, slope * step / (_ROUNDING * wider), 5)
+            if zone <= _WIDEST:
+                return highest, max(zone, _ROUNDING + 1e-3)
+    quality = _quality_at(_crossing([(_ABSCISSA[one.quality], one.value) for one in whole], aim, slope, 2))
+    quality = min(max(quality, lowest + 1), highest - 1, 100)
+    return (quality, _ROUNDING) if lowest < quality < highest else None
+
+
+def _crossing(points: list[tuple[float, float]], aim: float, slope: float, trust: float) -> float:
+    """Return where the line through the two points (x, value) nearest the aim meets it.
+
+    `slope` is about that of the line, within a factor of `trust`; it is taken for a single point. Where several points
+    lie on one side of the aim only, the way from the nearest is made longer, to get to the other side soon.
+    """
+    (x, value), *others = sorted(points, key=lambda point: abs(point[1] - aim))
+    if others and others[0][0] != x:
+        found = (others[0][1] - value) / (others[0][0] - x)
+        slope = min(max(found, slope / trust), slope * trust)
+    one_sided = len({point[1] > aim for point in points}) == 1
+    return x + (aim - value) / slope * (0.7 + 0.3 * len(points) if one_sided else 1)
+
+
+def _out_of_reach(one: _Try, target: Target) -> str:
+    """Say what the lowest or the highest quality gives."""
+    if target.measure == "bytes":
+        wanted, given = f"{target.value:.0f} bytes", f"{math.exp(one.value):.0f} bytes"
+    else:
+        wanted, given = f"{target.value:.2f} dB", f"{one.value:.2f} dB"
+    return f"{wanted} cannot be reached: quality {one.quality} gives {given}"

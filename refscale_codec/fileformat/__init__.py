@@ -1,0 +1,1 @@
+"""The `.rsc` file: header and sections."""

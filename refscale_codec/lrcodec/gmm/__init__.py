@@ -1,0 +1,1 @@
+"""The learned low-res codec: latents under Gaussian mixtures, coded in integers."""

@@ -1,0 +1,330 @@
+"""Latents of the GMM codec <-> bytes: lossless, and alike on every machine.
+
+    z ──hyper──┐
+    ref ───────┼─> fixed sums ──┐
+    quality ───┘                ├─ parameters ──> mixture of each latent ──> range coder
+    y, upper and left ─context──┤
+    y, groups before ───────────┘
+
+The hyper-latents z come first, each channel under its own frequencies. The latents y follow in waves: a latent needs
+those up to two rows above and two columns to the left (a 5x5 mask), so all positions with the same x + 3 y can be coded
+at once. At a position the channels come in groups, low frequencies first, and a group knows those before it. All
+networks are integer ones (`integers`).
+
+After Minnen et al. (arXiv 1809.02736; groups: Minnen and Singh, arXiv 2007.08739) and Cheng et al. (arXiv 2001.01568),
+the order aside.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import constriction
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refscale_codec.errors import ContainerError
+from refscale_codec.lrcodec.gmm import mixture
+from refscale_codec.lrcodec.gmm.integers import CLAMP, Dense, Layer
+from refscale_codec.lrcodec.gmm.mixture import Integers, Lookup, Mixture, Part, Tables
+
+TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
+"""Rows and columns, from a latent, of those that its context sees."""
+
+STRIDE = 8  # low-res pixels a side that share a latent
+HYPER = 2  # latents a side that share a hyper-latent
+Z_LARGEST = 15  # magnitude of a hyper-latent
+_ONE = 1 << 16  # frequencies add up to that
+_TOGETHER = 256  # positions whose mixtures the encoder computes at once
+_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyModel:
+    """Everything integer in a weights file, for n channels of y and m of z."""
+
+    hyper: list[Layer]  # z [m, h/2, w/2] -> [a, h, w]
+    reference: list[Layer]  # low-res reference [3, 8h, 8w], 7 binary places, -> [r, h, w]
+    context: Layer  # n channels of 12 neighbours, companded, 1x1 -> [c]
+    slope: Layer  # of each channel alone, 12 neighbours, [n, 12, 1, 1] -> what is added to the means, in steps
+    parameters: list[list[Layer]]  # by groups, 1x1: a + r + 2 for the quality + c + latents of the position that came
+    # before, companded -> 9 for each latent of the group: scales, means, logits; components outermost
+    frequency: Integers  # of z, [m, 2 Z_LARGEST + 1], each row adds up to 2^16
+    quality: Integers  # [2, 101] as what the qualities 0..100 are told, `FRACTION` places
+    compand: Integers  # [LARGEST + 1] magnitudes companded, `FRACTION` places
+    tables: Tables
+
+    @property
+    def channels(self) -> int:
+        """The number n of channels."""
+        return len(self.slope.weight)
+
+    @property
+    def groups(self) -> list[slice]:
+        """The channels of each group."""
+        ends = np.cumsum([0, *(len(layers[-1].bias) // (3 * mixture.COMPONENTS) for layers in self.parameters)])
+        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all integers by name, for a weights file; strides and the like follow from the architecture."""
+        found = {name: torch.from_numpy(table).to(torch.int32) for name, table in self._tables().items()}
+        for name, layer in self._layers().items():
+            found[f"{name}.weight"] = layer.weight.to(torch.int16)
+            found[f"{name}.bias"] = layer.bias.to(torch.int64)
+            found[f"{name}.shift"] = layer.shift.to(torch.int16)
+        return found
+
+    def _tables(self) -> dict[str, Integers]:
+        own = {"frequency": self.frequency, "quality": self.quality, "compand": self.compand}
+        return own | self.tables._asdict()
+
+    def _layers(self) -> dict[str, Layer]:
+        lists = {"hyper": self.hyper, "reference": self.reference}
+        lists |= {f"parameters.{g}": layers for g, layers in enumerate(self.parameters)}
+        named = {f"{name}.{i}": layer for name, layers in lists.items() for i, layer in enumerate(layers)}
+        return named | {"context": self.context, "slope": self.slope}
+
+    def filled(self, given: dict[str, Tensor]) -> "EntropyModel":
+        """Return a model of the same architecture with the integers of a weights file.
+
+        Raises:
+            ValueError: an array is missing, superfluous, of another shape or kind, or with numbers out of range.
+        """
+        own = self.tensors()
+        if given.keys() != own.keys():
+            raise ValueError(f"arrays differ: {', '.join(sorted(given.keys() ^ own.keys()))[:80]}")
+        for name, tensor in own.items():
+            if (tensor.shape, tensor.dtype) != (given[name].shape, given[name].dtype):
+                raise ValueError(f"{name} is {given[name].dtype} of shape {tuple(given[name].shape)}")
+        if (given["frequency"] < 1).any() or (given["frequency"].sum(dim=1) != _ONE).any():
+            raise ValueError("frequencies do not add up")
+        layers = {
+            name: layer._replace(
+                weight=given[f"{name}.weight"].double(),
+                bias=given[f"{name}.bias"].double(),
+                shift=given[f"{name}.shift"].double(),
+            )
+            for name, layer in self._layers().items()
+        }
+        for name, layer in layers.items():
+            try:
+                layer.require_exact()
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        arrays = {name: given[name].numpy().astype(np.int64) for name in self._tables()}
+        tables = Tables(**{name: arrays.pop(name) for name in Tables._fields})
+        tables.require_sound()
+        for name in ("quality", "compand"):
+            if arrays[name].min() < 0 or arrays[name].max() > CLAMP:
+                raise ValueError(f"{name} is out of range")
+        return EntropyModel(
+            hyper=[layers[f"hyper.{i}"] for i in range(len(self.hyper))],
+            reference=[layers[f"reference.{i}"] for i in range(len(self.reference))],
+            context=layers["context"],
+            slope=layers["slope"],
+            parameters=[
+                [layers[f"parameters.{g}.{i}"] for i in range(len(group))] for g, group in enumerate(self.parameters)
+            ],
+            tables=tables,
+            **arrays,
+        )
+
+    @cached_property
+    def matrices(self) -> "Matrices":
+        """The networks of a wave as it takes them."""
+        channels, taps = self.channels, len(TAPS)
+        weight = self.context.weight.reshape(-1, channels, taps).transpose(1, 2).reshape(-1, taps * channels, 1, 1)
+        slope, slope_bias = self.slope.divided()
+        firsts = [Dense.of(first) for first, *_ in self.parameters]
+        shared = len(firsts[0].weight)  # inputs: the first group has no others
+        return Matrices(
+            context=Dense.of(self.context._replace(weight=weight)),
+            slope=slope[..., 0, 0].T.numpy(),
+            slope_bias=slope_bias.numpy(),
+            shared=torch.cat([first.weight[:shared] for first in firsts], dim=1),
+            shared_bias=torch.cat([first.bias for first in firsts]),
+            parameters=[
+                [first._replace(weight=first.weight[shared:]), *map(Dense.of, others)]
+                for first, (_, *others) in zip(firsts, self.parameters, strict=True)
+            ],
+            compand=np.concatenate([-self.compand[:0:-1], self.compand]).astype(np.float64),
+            lookup=Lookup.of(self.tables),
+        )
+
+
+class Matrices(NamedTuple):
+    """The networks of a wave, all divided (`Layer.divided`), and its tables. A row of what they take is a position."""
+
+    context: Dense  # its inputs by neighbours, then channels
+    slope: NDArray[np.float64]  # [12, n]
+    slope_bias: NDArray[np.float64]  # [n]
+    shared: Tensor  # [a + r + 2 + c, _] first layers of all groups side by side, for the inputs that all have
+    shared_bias: Tensor
+    parameters: list[list[Dense]]  # by groups; the first layer for its other inputs, the latents of groups before
+    compand: NDArray[np.float64]  # of latents from -LARGEST on
+    lookup: Lookup
+
+
+class Latents(NamedTuple):
+    """What a low-res picture has become."""
+
+    y: Integers  # [n, h, w] within mixture.LARGEST
+    z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
+
+
+def features(
+    model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
+) -> NDArray[np.float64]:
+    """Return what mixtures depend on apart from y, [height, width, a + r + 2].
+
+    Args:
+        model: the integer networks.
+        z: hyper-latents.
+        reference: [3, 8 height, 8 width] integers within -128..127, zeros for none.
+        quality: 1..100.
+        height: of y.
+        width: of y.
+    """
+    hyper = torch.from_numpy(z.astype(np.float64))[None]
+    for layer in model.hyper:
+        hyper = layer(hyper)
+    reference = reference[None]
+    for layer in model.reference:
+        reference = layer(reference)
+    told = torch.from_numpy(model.quality[:, quality].astype(np.float64))
+    planes = told[:, None, None].expand(-1, height, width)
+    known = torch.cat([hyper[0, :, :height, :width], reference[0], planes])
+    return known.permute(1, 2, 0).contiguous().numpy()
+
+
+class _Wave(NamedTuple):
+    """Positions that are coded at once, and what the positions before them say of their mixtures."""
+
+    places: Integers  # [p] in the field
+    sums: list[Tensor]  # [p, _] of the first layer of each group, so far
+    slope: NDArray[np.float64]  # [p, n]
+
+
+class _Field:
+    """The latents that are known, with two rows above and two columns on either side. A row is a position."""
+
+    def __init__(self, model: EntropyModel, y: Integers, known: NDArray[np.float64]) -> None:
+        """Hold y [n, h, w], and what `features` returns."""
+        self.groups, self.matrices, self.known = model.groups, model.matrices, known
+        padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))
+        self.width = padded.shape[2]
+        self.taps = np.array([dy * self.width + dx for dy, dx in TAPS])
+        self.raw = padded.reshape(len(y), -1).T.astype(np.float64, order="C")  # [places, n]
+        self.companded = self.matrices.compand.take(self.raw.astype(np.int64) + mixture.LARGEST)
+
+    def wave(self, ys: Integers, xs: Integers) -> _Wave:
+        """Return a wave of positions whose neighbours are known."""
+        own = self.matrices
+        places = (ys + 2) * self.width + xs + 2
+        around = places[:, None] + self.taps
+        context = own.context(torch.from_numpy(self.companded.take(around, axis=0).reshape(len(places), -1)))
+        inputs = torch.cat([torch.from_numpy(self.known[ys, xs]), context], dim=1)
+        sums = torch.addmm(own.shared_bias, inputs, own.shared)
+        slope = np.floor((self.raw.take(around, axis=0) * own.slope).sum(axis=1) + own.slope_bias)
+        widths = [len(first.bias) for first, *_ in own.parameters]
+        return _Wave(places, list(torch.split(sums, widths, dim=1)), slope.clip(-CLAMP, CLAMP))
+
+    def mixture(self, wave: _Wave, group: int) -> Mixture:
+        """Return the mixtures of a group's latents, position by position; the groups before must be in the field."""
+        channels = self.groups[group]
+        first, *others = self.matrices.parameters[group]
+        before = torch.from_numpy(self.companded[wave.places, : channels.start])
+        hidden = first(before, wave.sums[group])
+        for layer in others:
+            hidden = layer(hidden)
+        kinds = hidden.numpy().reshape(len(hidden), 3, mixture.COMPONENTS, -1)
+        kinds[:, 1] += wave.slope[:, None, channels]
+        scale, mean, logit = kinds.transpose(1, 2, 0, 3).astype(np.int64).reshape(3, mixture.COMPONENTS, -1)
+        reach = mixture.STEPS * mixture.LARGEST
+        return Mixture(scale.clip(0, mixture.SCALES - 1), mean.clip(-reach, reach), logit)
+
+    def parts(self, wave: _Wave, group: int) -> list[Part]:
+        """Return how these latents are coded."""
+        return mixture.parts(self.mixture(wave, group), self.matrices.lookup)
+
+    def fill(self, wave: _Wave, group: int, values: Integers) -> None:
+        """Take a group's latents in, position by position."""
+        found = values.reshape(len(wave.places), -1)
+        self.raw[wave.places, self.groups[group]] = found
+        self.companded[wave.places, self.groups[group]] = self.matrices.compand.take(found + mixture.LARGEST)
+
+
+def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
+    """Yield rows and columns of the positions that can be coded at once, in their order."""
+    time = np.arange(width) + 3 * np.arange(height)[:, None]
+    order = np.argsort(time, axis=None, kind="stable")
+    ends = np.flatnonzero(np.diff(time.ravel()[order])) + 1
+    for positions in np.split(order, ends):
+        yield tuple(np.divmod(positions, width))  # type: ignore[misc]
+
+
+def _some(waves: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Integers, Integers]]]:
+    """Yield a few hundred positions at a time, whole waves: faster than one by one, and little to keep."""
+    some: list[tuple[Integers, Integers]] = []
+    for wave in waves:
+        some.append(wave)
+        if sum(len(ys) for ys, _ in some) >= _TOGETHER:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+@torch.inference_mode()
+def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
+    """Return the latents as bytes; for the arguments see `fixed_sums`."""
+    y, z = latents
+    coder = constriction.stream.queue.RangeEncoder()
+    rows = np.repeat(np.arange(len(z)), z[0].size)
+    coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
+
+    field = _Field(model, y, features(model, z, reference, quality, *y.shape[1:]))
+    for waves in _some(_waves(*y.shape[1:])):
+        ys, xs = (np.concatenate(places) for places in zip(*waves, strict=True))
+        together = field.wave(ys, xs)
+        groups = [
+            (mixture.coded(y[channels, ys, xs].T.ravel(), field.parts(together, group)), channels.stop - channels.start)
+            for group, channels in enumerate(model.groups)
+        ]
+        ends = np.cumsum([0, *(len(positions) for positions, _ in waves)])
+        for first, last in zip(ends[:-1], ends[1:], strict=True):
+            for laid_out, n in groups:
+                mixture.encode(coder, laid_out, first * n, last * n)
+    return bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+@torch.inference_mode()
+def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: int, model: EntropyModel) -> Latents:
+    """Return the latents, y of [height, width], that `encode` was given.
+
+    Raises:
+        ContainerError: the payload holds no such latents.
+    """
+    if len(payload) < 4 or len(payload) % 4:
+        raise ContainerError("the low-res payload holds no latents")
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
+    try:
+        rows = np.repeat(np.arange(size[0]), size[1] * size[2])
+        symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
+        z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
+        known = features(model, z, reference, quality, height, width)
+        field = _Field(model, np.zeros((model.channels, height, width), np.int64), known)
+        for ys, xs in _waves(height, width):
+            wave = field.wave(ys, xs)
+            for group in range(len(model.groups)):
+                field.fill(wave, group, mixture.decode(coder, field.parts(wave, group)))
+        if not coder.maybe_exhausted():
+            raise ContainerError("the low-res payload is damaged: it has bytes to spare")
+    except (AssertionError, ValueError):
+        raise ContainerError("the low-res payload is damaged: it does not decode") from None
+    y = field.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
+    return Latents(y.astype(np.int64), z)

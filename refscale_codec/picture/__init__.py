@@ -1,0 +1,1 @@
+"""Pictures: pixels in memory, files, bands and tiles."""

@@ -1,0 +1,320 @@
+"""Pictures of any bands <-> triples of bands, which is all that the net codes; and the BANDS payload of a `.rsc` file.
+
+A triple is an 8-bit or 16-bit picture of three bands over the full scale of its type. Bands come three by three; what
+is left over fills a triple of its own by repetition, and comes back as the mean of its copies. Samples of 16 bits are
+stretched, band by band, from the range of their values. The reference goes the same way, by the target's ranges. All
+of it is integer arithmetic, so that both sides feed their nets alike.
+
+Not coded by the net, but kept exactly: alpha, and which samples are nodata. Under these, and where a picture is fully
+transparent, the net sees means of what lies around, which cost next to nothing.
+
+An 8-bit RGB picture is its own and only triple, and its file says nothing of bands.
+"""
+
+import io
+import logging
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError, ImageError, UsageError
+from refscale_codec.picture import tiles
+from refscale_codec.picture.formats import kind_of
+from refscale_codec.picture.image import MAX_SAMPLES, Image
+from refscale_codec.picture.tiles import Box
+
+Mask = NDArray[np.bool_]
+
+FULL = 0xFFFF
+"""What the highest value of a 16-bit band is stretched to; the lowest goes to 0."""
+
+_log = logging.getLogger(__name__)
+_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("u1"), 1: np.dtype("u2"), 2: np.dtype("i2")}  # by their ids in the file
+_ALPHA, _NODATA, _ABSENT = 1, 2, 4  # flags
+_HEAD = struct.Struct("<BBB")  # type, bands, flags
+_PLANE_SIDE = 4096  # pixels; planes are stored in parts of at most this side, and WebP has no more than 16,383
+
+
+class Bands(NamedTuple):
+    """What a file has to say of a picture's bands."""
+
+    dtype: np.dtype[Any]
+    """Of the samples: uint8, uint16 or int16."""
+    depth: int
+    """Of bands, without alpha."""
+    ranges: tuple[tuple[int, int], ...] = ()
+    """The value that is coded as 0 and the one that is coded as `FULL`, for each band; empty for 8 bits."""
+    nodata: int | None = None
+    """The value that stands for no data."""
+    alpha: NDArray[Any] | None = None
+    """[h, w]."""
+    absent: Mask | None = None
+    """[h, w, bands]: which samples are nodata; None for not one."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is 8-bit RGB and nothing else."""
+        return self.dtype == np.uint8 and self.depth == 3 and self.nodata is None and self.alpha is None
+
+    @property
+    def triple_type(self) -> np.dtype[Any]:
+        """The samples' type in triples: uint8 or uint16."""
+        return np.dtype(np.uint8 if self.dtype == np.uint8 else np.uint16)
+
+    def triples(self) -> list[list[int]]:
+        """Return which bands are in each triple; the last band fills what is left of the last one."""
+        last = self.depth - 1
+        return [[first, min(first + 1, last), min(first + 2, last)] for first in range(0, self.depth, 3)]
+
+
+def describe(image: Image, declared: tuple[int, int] | None = None) -> Bands:
+    """Return what a file has to say of a picture's bands.
+
+    Args:
+        image: the picture.
+        declared: lowest and highest value in all bands; what lies beyond is clipped, and told through `logging`. None
+            takes for each band those of its own samples, without nodata and transparent ones.
+
+    Raises:
+        UsageError: a range for an 8-bit picture, or one that its type does not hold.
+    """
+    dtype = image.pixels.dtype
+    if declared is not None:
+        if dtype == np.uint8:
+            raise UsageError("a range of values would have no effect: it is for 16-bit pictures")
+        limits = np.iinfo(dtype)
+        if not limits.min <= declared[0] < declared[1] <= limits.max:
+            raise UsageError(
+                f"the range of values must rise within {limits.min}..{limits.max}, not {declared[0]},{declared[1]}"
+            )
+        _tell_what_is_clipped(image, *declared)
+    ranges = () if dtype == np.uint8 else tuple(declared or _measured(image, band) for band in range(image.bands))
+    absent = None if image.nodata is None else image.pixels == image.nodata
+    return Bands(dtype, image.bands, ranges, image.nodata, image.alpha, absent if np.any(absent) else None)
+
+
+def _tell_what_is_clipped(image: Image, low: int, high: int) -> None:
+    for band in range(image.bands):
+        plane = image.pixels[..., band]
+        beyond = (plane < low) | (plane > high)
+        if image.nodata is not None:
+            beyond &= plane != image.nodata
+        if share := float(beyond.mean()):
+            _log.warning("%.3g %% of band %d lie beyond the range %d..%d: clipped", 100 * share, band + 1, low, high)
+
+
+def _measured(image: Image, band: int) -> tuple[int, int]:
+    """Return the lowest and the highest value that counts, twice the highest of the type if none does."""
+    plane = image.pixels[..., band]
+    valid = np.ones(plane.shape, bool) if image.nodata is None else plane != image.nodata
+    if image.alpha is not None:
+        valid &= image.alpha != 0
+    limits = np.iinfo(plane.dtype)
+    low = int(plane.min(initial=limits.max, where=valid))
+    return low, max(low, int(plane.max(initial=limits.min, where=valid)))
+
+
+def split(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Image]:
+    """Yield the triples of a picture, or of a reference.
+
+    Args:
+        image: the picture, or its reference.
+        bands: of the picture, in both cases.
+        reference: whether it is the reference: its alpha is ignored, and its nodata value is the picture's.
+
+    Raises:
+        ImageError: the reference has other bands than the picture, or samples of another type.
+    """
+    if (image.pixels.dtype, image.bands) != (bands.dtype, bands.depth):
+        raise ImageError(
+            f"the reference is {image.kind} and the picture {kind_of(bands.dtype, bands.depth)}: bring both to the same"
+        )
+    if bands.plain:
+        yield image
+        return
+    transparent = None if reference or image.alpha is None else image.alpha == 0
+    for chosen in bands.triples():
+        cut = image.pixels[..., chosen]
+        hidden = None if bands.nodata is None else cut == bands.nodata
+        if transparent is not None:
+            hidden = transparent[..., None] | (np.zeros(cut.shape, bool) if hidden is None else hidden)
+        if bands.ranges:
+            cut = np.dstack([_stretched(cut[..., i], *bands.ranges[band]) for i, band in enumerate(chosen)])
+        yield Image(cut if hidden is None else _filled(cut, hidden))
+
+
+def join(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:
+    """Return the window of a picture whose triples in it these are, without metadata; about the inverse of `split`."""
+    if bands.plain:
+        (pixels,) = parts
+        return Image(pixels)
+    pixels = np.empty((window.height, window.width, bands.depth), bands.dtype)
+    for part, chosen in zip(parts, bands.triples(), strict=True):
+        for band in set(chosen):
+            copies = [part[..., i] for i, other in enumerate(chosen) if other == band]
+            sums = copies[0] if len(copies) == 1 else np.sum(copies, axis=0, dtype=np.uint32)
+            mean = np.asarray((2 * sums + len(copies)) // (2 * len(copies)) if len(copies) > 1 else sums)
+            pixels[..., band] = _unstretched(mean, bands.dtype, *bands.ranges[band]) if bands.ranges else mean
+    if bands.nodata is not None:
+        beside = bands.nodata + (1 if bands.nodata < np.iinfo(bands.dtype).max else -1)
+        pixels[pixels == bands.nodata] = beside
+        if bands.absent is not None:
+            pixels[bands.absent[window.slices]] = bands.nodata
+    alpha = None if bands.alpha is None else bands.alpha[window.slices].copy()
+    return Image(pixels, alpha=alpha, nodata=bands.nodata)
+
+
+def psnr(image: Image, decoded: Image, bands: Bands) -> float:
+    """Return the peak signal-to-noise ratio over all samples that count, in dB; infinity where these are equal.
+
+    The peak is the width of a band's range, or 255. Nodata and fully transparent pixels do not count.
+    """
+    total, count = 0.0, 0
+    for band in range(bands.depth):
+        low, high = bands.ranges[band] if bands.ranges else (0, 255)
+        counts = np.ones(image.pixels.shape[:2], bool) if bands.absent is None else ~bands.absent[..., band]
+        if bands.alpha is not None:
+            counts &= bands.alpha != 0
+        error = image.pixels[..., band].astype(np.int32) - decoded.pixels[..., band]
+        total += int(np.sum(np.square(error, dtype=np.int64), where=counts)) / max(high - low, 1) ** 2
+        count += int(counts.sum())
+    return 10 * math.log10(count / total) if total else math.inf
+
+
+def _stretched(plane: NDArray[Any], low: int, high: int) -> NDArray[np.uint16]:
+    """Return a plane of 16-bit samples with low at 0 and high at `FULL`, rounded; what lies beyond is clipped."""
+    values = np.arange(1 << 16, dtype=np.uint16).view(plane.dtype).astype(np.int64)
+    table = (2 * FULL * (values.clip(low, high) - low) + (high - low)) // max(2 * (high - low), 1)
+    return np.asarray(table.astype(np.uint16)[plane.view(np.uint16)])
+
+
+def _unstretched(plane: NDArray[Any], dtype: np.dtype[Any], low: int, high: int) -> NDArray[Any]:
+    """Return the nearest values; the inverse of `_stretched` within the range."""
+    table = low + (2 * (high - low) * np.arange(1 << 16, dtype=np.int64) + FULL) // (2 * FULL)
+    return np.asarray(table.astype(dtype)[plane])
+
+
+def _filled(pixels: NDArray[Any], hidden: Mask) -> NDArray[Any]:
+    """Return pixels [h, w, 3] with each hidden sample replaced by the mean of the smallest square that knows one.
+
+    Squares have sides of 2, 4, 8, ... and lie on a grid; a mean is of the four squares within, rounded. Where nothing
+    is known at all, samples are 0.
+    """
+    height, width, depth = pixels.shape
+    if not hidden.any() or height == width == 1:
+        return np.where(hidden, pixels.dtype.type(0), pixels)
+    rows, columns = -(-height // 2), -(-width // 2)
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
+    shape = (rows, 2, columns, 2, depth)
+    known = np.pad(~hidden, padding).reshape(shape)
+    count = known.sum(axis=(1, 3), dtype=np.uint32)
+    sums = np.pad(pixels, padding).reshape(shape).sum(axis=(1, 3), dtype=np.uint32, where=known)
+    means = ((2 * sums + count) // np.maximum(2 * count, 1)).astype(pixels.dtype)
+    means = _filled(means, count == 0).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(hidden, means, pixels)
+
+
+def pack(bands: Bands) -> bytes | None:
+    """Return the payload; None for 8-bit RGB."""
+    if bands.plain:
+        return None
+    flags = {_ALPHA: bands.alpha is not None, _NODATA: bands.nodata is not None, _ABSENT: bands.absent is not None}
+    type_id = next(key for key, dtype in _TYPES.items() if dtype == bands.dtype)
+    numbers = [number for pair in bands.ranges for number in pair]
+    if bands.nodata is not None:
+        numbers.append(bands.nodata)
+    parts = [
+        _HEAD.pack(type_id, bands.depth, sum(flag for flag, there in flags.items() if there)),
+        np.array(numbers, bands.dtype).astype(bands.dtype.newbyteorder("<")).tobytes(),
+    ]
+    if bands.alpha is not None:
+        parts += _packed(bands.alpha.view(bands.triple_type))
+    if bands.absent is not None:
+        parts += _packed(_unlike(bands.absent))
+    return b"".join(parts)
+
+
+def unpack(payload: bytes | None, height: int, width: int) -> Bands:
+    """Return what a payload says of the bands of a picture of this size; None stands for 8-bit RGB.
+
+    Raises:
+        ContainerError: it is not such a payload.
+    """
+    if payload is None:
+        return Bands(_TYPES[0], 3)
+    if len(payload) < _HEAD.size:
+        raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {_HEAD.size}")
+    type_id, count, flags = _HEAD.unpack_from(payload)
+    if type_id not in _TYPES or not count or flags >= 2 * _ABSENT or flags & _ABSENT and not flags & _NODATA:
+        raise ContainerError(f"malformed: BANDS begins with {payload[: _HEAD.size].hex(' ')}")
+    dtype = _TYPES[type_id]
+    in_ranges = 0 if dtype == np.uint8 else 2 * count
+    at = _HEAD.size + (in_ranges + bool(flags & _NODATA)) * dtype.itemsize
+    if len(payload) < at:
+        raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {at}")
+    if height * width * count > MAX_SAMPLES:
+        raise ContainerError(f"over the size limit: {count} bands of {width}x{height}, expected {MAX_SAMPLES} samples")
+    numbers = np.frombuffer(payload[_HEAD.size : at], dtype.newbyteorder("<")).tolist()
+    ranges = tuple(zip(numbers[:in_ranges:2], numbers[1:in_ranges:2], strict=True))
+    if any(low > high for low, high in ranges):
+        raise ContainerError("malformed: BANDS has a range whose lowest value is above the highest")
+    bands = Bands(dtype, count, ranges, numbers[-1] if flags & _NODATA else None)
+    planes = payload[at:]
+    if flags & _ALPHA:
+        alpha, planes = _unpacked(planes, height, width, bands.triple_type)
+        bands = bands._replace(alpha=alpha.view(dtype))
+    if flags & _ABSENT:
+        stacked, planes = _unpacked(planes, count * height, width, np.dtype(np.uint8))
+        different = stacked.reshape(count, height, width).transpose(1, 2, 0) != 0
+        bands = bands._replace(absent=np.logical_xor.accumulate(different, axis=2))
+    if planes:
+        raise ContainerError(f"malformed: BANDS has {len(planes)} bytes after its end")
+    if bands.plain:
+        raise ContainerError("malformed: BANDS of an 8-bit RGB picture, which has none")
+    return bands
+
+
+def _unlike(absent: Mask) -> NDArray[np.uint8]:
+    """Return where the first band is absent, and where each other differs from the one before, [bands * h, w]."""
+    different = absent.copy()
+    different[..., 1:] ^= absent[..., :-1]
+    return np.concatenate(list(different.transpose(2, 0, 1))).astype(np.uint8)
+
+
+def _packed(plane: NDArray[Any]) -> Iterator[bytes]:
+    """Yield a plane [h, w] of 8 or 16 bits as lossless WebP files; green and blue are the high bytes, red the low."""
+    for core, _ in tiles.grid(plane.shape[0], plane.shape[1], _PLANE_SIDE, 0):
+        part = plane[core.slices]
+        high = part >> (8 * part.itemsize - 8)
+        colours = np.dstack([part & 0xFF, high, high]).astype(np.uint8)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(colours).save(buffer, "WEBP", lossless=True)
+        yield buffer.getvalue()
+
+
+def _unpacked(data: bytes, height: int, width: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], bytes]:
+    """Return a plane, and the bytes after it.
+
+    Raises:
+        ContainerError: that is not what the bytes begin with.
+    """
+    plane = np.empty((height, width), dtype)
+    for core, _ in tiles.grid(height, width, _PLANE_SIDE, 0):
+        length = 8 + int.from_bytes(data[4:8], "little")
+        part, data = data[:length], data[length:]
+        try:
+            if part[12:16] != b"VP8L":
+                raise ValueError("not a lossless WebP file")
+            picture = PIL.Image.open(io.BytesIO(part), formats=("WEBP",))
+            if picture.size != (core.width, core.height):
+                raise ValueError(f"{picture.size} in place of {core.width, core.height} pixels")
+            low, high = np.array(picture.convert("RGB"))[..., :2].transpose(2, 0, 1).astype(dtype)
+        except Exception as error:  # hostile bytes
+            raise ContainerError(f"malformed: BANDS holds a damaged plane: {error}") from None
+        plane[core.slices] = low if dtype == np.uint8 else low | high << 8
+    return plane, data

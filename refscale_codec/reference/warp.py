@@ -1,0 +1,368 @@
+"""Where the reference lies on the target, and in what light: found by the encoder (`registration`), applied by both.
+
+The reference may have any size. If it is finer than the target, it is averaged first, by a whole factor. A transform
+(shift, similarity, affine or homography) takes the whole picture along. For what that leaves, each block of the picture
+has a vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. What the reference does not
+show gets its mean colour. At last each band gets a gain and an offset. All of this is integer arithmetic, so both sides
+get the same pixels, in tiles as in the whole, and a checksum in the file proves it. It is coded as one stream: vectors
+one after the other under adaptive statistics, each predicted from its neighbours.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError
+from refscale_codec.picture import tiles
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+
+Vectors = NDArray[np.int16]  # [rows, columns, 2] of blocks: down and right, in quarters of a pixel
+Integers = NDArray[np.int64]
+
+BLOCK = 64  # side in pixels
+LIMIT = 64  # largest magnitude of a vector's component
+STEPS = 64  # of a transform's shift, in a pixel
+GAIN = 256  # a gain of 1
+MAX_FACTOR = 64
+FADE = 32  # quarters of a pixel beyond the reference's last, in which it fades to its mean
+_LOOKS = 256  # rows and columns at most that the mean is taken over
+_MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
+_AT_ONCE = 1 << 19  # pixels that are moved at once, about, for memory
+
+_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+_START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
+_INCREMENT = 24
+_CHECK = struct.Struct("<I")
+_MAX_BITS = 36  # of a number, its sign included
+_CHUNK = 16  # bits of a number that are coded at once
+
+
+class Transform(NamedTuple):
+    """Takes (y, x) to (y + yy y + yx x + down, x + xy y + xx x + right) / (1 + tilt_y y + tilt_x x), in pixels.
+
+    The numbers are integers: down and right in 1/`STEPS` pixel, the next four in units of 2^-bits, the last two in
+    units of 2^-(2 bits - 6), where `bits` follow from the picture's size: a step of any number moves no pixel of the
+    picture by more than about 1/64 pixel.
+    """
+
+    down: int = 0
+    right: int = 0
+    yy: int = 0
+    yx: int = 0
+    xy: int = 0
+    xx: int = 0
+    tilt_y: int = 0
+    tilt_x: int = 0
+
+    @staticmethod
+    def bits(height: int, width: int) -> int:
+        """Return the binary digits after the point of the factors, for a picture of this size: 6 to 26."""
+        return 6 + (max(height, width) - 1).bit_length()
+
+    @classmethod
+    def nearest(cls, matrix: NDArray[np.float64], height: int, width: int) -> "Transform | None":
+        """Return the transform nearest to a 3x3 matrix that takes (x, y, 1); None for one that is out of range."""
+        bits = cls.bits(height, width)
+        if not np.isfinite(matrix).all() or abs(matrix[2, 2]) < 1e-9:
+            return None
+        (xx, xy, right), (yx, yy, down), (tilt_x, tilt_y, _) = (matrix / matrix[2, 2]).tolist()
+        units = STEPS, STEPS, *(1 << bits,) * 4, *(1 << 2 * bits - 6,) * 2
+        numbers = down, right, yy - 1, yx, xy, xx - 1, tilt_y, tilt_x
+        found = cls(*(round(number * unit) for number, unit in zip(numbers, units, strict=True)))
+        return found if found.in_range(height, width) else None
+
+    def matrix(self, height: int, width: int) -> NDArray[np.float64]:
+        """Return it as a 3x3 matrix that takes (x, y, 1), for a picture of this size."""
+        one = 1 << self.bits(height, width)
+        down, right = self.down / STEPS, self.right / STEPS
+        tilt = one * one / STEPS
+        return np.array(
+            [
+                [1 + self.xx / one, self.xy / one, right],
+                [self.yx / one, 1 + self.yy / one, down],
+                [self.tilt_x / tilt, self.tilt_y / tilt, 1],
+            ]
+        )
+
+    def in_range(self, height: int, width: int) -> bool:
+        """Return whether no sum that `placed` makes leaves 63 bits."""
+        one = 1 << self.bits(height, width)
+        limits = _MAX_SHIFT, _MAX_SHIFT, *(_MAX_STRETCH * one,) * 4, *(_MAX_TILT * one,) * 2
+        return all(abs(number) <= limit for number, limit in zip(self, limits, strict=True))
+
+    def placed(self, y: Integers, x: Integers, bits: int) -> tuple[Integers, Integers]:
+        """Return where places lie, all in quarters of a pixel; places are below 2^22 + `LIMIT`.
+
+        A factor is at most 2^32, so products stay below 2^55, and shifts below 2^52.
+        """
+        one = 1 << bits
+        to_y = (one + self.yy) * y + self.yx * x + (self.down << bits - 4)
+        to_x = (one + self.xx) * x + self.xy * y + (self.right << bits - 4)
+        if not self.tilt_y and not self.tilt_x:
+            return (to_y + one // 2) >> bits, (to_x + one // 2) >> bits
+        depth = np.maximum(one + ((self.tilt_y * y + self.tilt_x * x) >> bits - 4), one >> 4)
+        return (to_y + depth // 2) // depth, (to_x + depth // 2) // depth
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of numbers tell it: none, the shift, a similarity, an affine transform, or all."""
+        told = [self[:0], self[:2], (*self[:4], -self.yx, self.yy), self[:6], self[:8]]
+        return next(count for count, numbers in enumerate(told) if self == Transform(*numbers))
+
+
+IDENTITY = Transform()
+
+
+class Tone(NamedTuple):
+    """What takes a band of the reference to the target's light: gain / `GAIN` times the sample, plus the offset."""
+
+    gain: int = GAIN
+    offset: int = 0  # levels
+
+
+class Alignment(NamedTuple):
+    """A pixel of the target lies, in the reference, where the transform takes it from where its vector leads."""
+
+    height: int  # of the target, in pixels
+    width: int
+    factor: int  # the reference is averaged over squares of so many pixels a side, before all else; 1..`MAX_FACTOR`
+    transform: Transform  # from the target to the averaged reference
+    vectors: Vectors
+    tones: tuple[Tone, ...] | None = None  # of each band; None leaves them as they are
+    check: int = 0  # `checksum` of the moved reference
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether it leaves a reference of the target's size as it is."""
+        still = self.factor == 1 and self.transform == IDENTITY and not self.vectors.any()
+        return still and self.tones is None
+
+
+def grid(height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of blocks."""
+    return -(-height // BLOCK), -(-width // BLOCK)
+
+
+def still(height: int, width: int) -> Alignment:
+    """Return the alignment of a reference that lies in place."""
+    return Alignment(height, width, 1, IDENTITY, np.zeros((*grid(height, width), 2), np.int16))
+
+
+def move(reference: Image, alignment: Alignment | None, box: Box | None = None) -> Image:
+    """Return the reference as seen from the target, of the target's size; no alignment leaves it as it is.
+
+    With a box, only the part in it is made, as far as the target reaches: the same pixels as in the whole.
+    """
+    size = (reference.height, reference.width) if alignment is None else alignment[:2]
+    whole = Box(0, 0, *size)
+    part = (box or whole).overlap(whole)
+    if part is None:
+        raise ValueError(f"{box} lies beyond the picture")
+    if alignment is None:
+        return reference if part == whole else Image(reference.pixels[part.slices])
+    moved = np.empty((part.height, part.width, *reference.pixels.shape[2:]), reference.pixels.dtype)
+    rows = max(1, _AT_ONCE // part.width)
+    for top in range(part.top, part.bottom, rows):
+        strip = Box(top, part.left, min(top + rows, part.bottom), part.right)
+        moved[strip.within(part).slices] = _moved(reference.pixels, alignment, strip)
+    return Image(moved)
+
+
+def _moved(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integers:
+    """Return a part of the moved reference [h, w, bands]."""
+    ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
+    field = _field(alignment.vectors, ys, xs)
+    y, x = alignment.transform.placed(
+        4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1], Transform.bits(*alignment[:2])
+    )
+    (row, down), (column, right) = np.divmod(y, 4), np.divmod(x, 4)
+    last_row, last_column = (-(-side // alignment.factor) - 1 for side in pixels.shape[:2])
+    rows, columns = np.clip(row, 0, last_row), np.clip(column, 0, last_column)
+    below, beside = np.clip(row + 1, 0, last_row), np.clip(column + 1, 0, last_column)
+    needed = Box(int(rows.min()), int(columns.min()), int(below.max()) + 1, int(beside.max()) + 1)
+    cells = averaged(pixels, alignment.factor, needed)
+    total = np.zeros((*row.shape, pixels.shape[2]), np.int64)  # in sixteenths
+    for from_row, weight_y in ((rows, 4 - down), (below, down)):
+        for from_column, weight_x in ((columns, 4 - right), (beside, right)):
+            total += (weight_y * weight_x)[..., None] * cells[from_row - needed.top, from_column - needed.left]
+    beyond = np.maximum(np.maximum(-y, y - 4 * last_row), np.maximum(-x, x - 4 * last_column))
+    if (beyond > 0).any():
+        near = np.clip(FADE - beyond, 0, FADE)[..., None]
+        total = (near * total + 16 * (FADE - near) * _mean(pixels) + FADE // 2) // FADE
+    if alignment.tones is None:
+        return (total + 8) >> 4
+    gains, offsets = np.array(alignment.tones, np.int64).T
+    toned: Integers = (gains * total + 16 * GAIN * offsets + 8 * GAIN) // (16 * GAIN)
+    return np.clip(toned, 0, np.iinfo(pixels.dtype).max)
+
+
+def _mean(pixels: NDArray[np.uint8]) -> Integers:
+    """Return the mean of each band, rounded down, over every n-th row and column."""
+    step = -(-max(pixels.shape[:2]) // _LOOKS)
+    looks = pixels[::step, ::step].reshape(-1, pixels.shape[2])
+    return np.asarray(looks.sum(axis=0, dtype=np.int64) // len(looks))
+
+
+def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.uint8]:
+    """Return a part of a picture whose sides are divided by a whole factor: rounded means of squares of pixels.
+
+    Beyond the picture its last row and column are repeated.
+    """
+    if factor == 1:
+        return pixels[part.slices]
+    height, width = pixels.shape[:2]
+    fine = Box(*(factor * side for side in part))
+    cut = pixels[fine.slices]
+    if fine.bottom > height or fine.right > width:
+        cut = np.pad(cut, ((0, max(0, fine.bottom - height)), (0, max(0, fine.right - width)), (0, 0)), "edge")
+    sums = cut.reshape(part.height, factor, part.width, factor, -1).sum(axis=(1, 3), dtype=np.int64)
+    return np.asarray((2 * sums + factor**2) // (2 * factor**2), pixels.dtype)
+
+
+def _field(vectors: Vectors, ys: Integers, xs: Integers) -> Integers:
+    """Return vectors [y, x, 2] for pixels, interpolated between the centres of blocks, and rounded half up."""
+
+    def along(axis: Integers, blocks: int) -> tuple[Integers, ...]:
+        first, part = np.divmod(2 * axis + 1 - BLOCK, 2 * BLOCK)
+        return np.clip(first, 0, blocks - 1), np.clip(first + 1, 0, blocks - 1), part
+
+    (top, bottom, down), (left, right, across) = along(ys, vectors.shape[0]), along(xs, vectors.shape[1])
+    v, side = vectors.astype(np.int64), 2 * BLOCK
+    rows = (side - down)[:, None, None] * v[top] + down[:, None, None] * v[bottom]
+    cells = (side - across)[:, None] * rows[:, left] + across[:, None] * rows[:, right]
+    return np.asarray((2 * cells + side * side) // (2 * side * side))
+
+
+def checksum(guide: Image, place: Box | None = None) -> int:
+    """Return the sum, modulo 2^32, of the CRC-32s of the squares of `tiles.STEP` pixels a side in a moved reference.
+
+    Each is taken over row and column of its first pixel (u32) and its samples. So the sums of parts add up to that of
+    the whole, if the parts' edges lie on multiples of `tiles.STEP`.
+
+    Args:
+        guide: the moved reference, or a part.
+        place: where the part lies in the whole.
+    """
+    total, side = 0, tiles.STEP
+    top, left = (0, 0) if place is None else place[:2]
+    for y in range(0, guide.height, side):
+        for x in range(0, guide.width, side):
+            square = guide.pixels[y : y + side, x : x + side]
+            square = np.ascontiguousarray(square, square.dtype.newbyteorder("<"))
+            total += zlib.crc32(square.data, zlib.crc32(struct.pack("<II", top + y, left + x)))
+    return total & 0xFFFFFFFF
+
+
+class Statistics:
+    """How often each difference from the prediction came, by how much the neighbours differ."""
+
+    def __init__(self) -> None:
+        """Start with what is usual."""
+        self.counts = np.array([_START] * 3, np.int64)
+
+    def expected(self, vectors: Vectors, row: int, column: int, part: int) -> tuple[int, int]:
+        """Return the median of the left, upper and upper right neighbour, and the context."""
+        plane = vectors[..., part]
+        up = plane[row - 1] if row else np.zeros_like(plane[0])
+        around = [
+            int(plane[row, column - 1]) if column else int(up[column]),
+            int(up[column]),
+            int(up[min(column + 1, len(up) - 1)]),
+        ]
+        apart = max(around) - min(around)
+        return sorted(around)[1], 0 if apart == 0 else 1 if apart <= 3 else 2
+
+    def probabilities(self, context: int) -> NDArray[np.float64]:
+        """Return that of each difference, from -2 `LIMIT` to 2 `LIMIT`."""
+        return np.asarray(self.counts[context] / self.counts[context].sum())
+
+    def update(self, context: int, symbol: int) -> None:
+        """Take note of a difference, counted from the lowest."""
+        self.counts[context, symbol] += _INCREMENT
+
+
+Code = Callable[..., int]  # codes a symbol under a model and its parameters, and returns it; decoding, only returns it
+
+
+def pack(alignment: Alignment) -> bytes:
+    """Return an alignment as bytes; what picture it is for is known from elsewhere."""
+    coder = constriction.stream.queue.RangeEncoder()
+
+    def code(symbol: int, model: object, *parameters: NDArray[np.float64]) -> int:
+        coder.encode(np.array([symbol], np.int32) if parameters else symbol, model, *parameters)
+        return symbol
+
+    _walk(alignment, 0 if alignment.tones is None else len(alignment.tones), code)
+    return _CHECK.pack(alignment.check) + bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment:
+    """Return the alignment onto a picture of this size, of a reference of so many bands.
+
+    Raises:
+        ContainerError: the payload holds none.
+    """
+    if len(payload) <= _CHECK.size or len(payload) % 4:
+        raise ContainerError(f"the alignment of {len(payload)} bytes is malformed")
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=_CHECK.size).astype(np.uint32))
+
+    def code(_: int, model: object, *parameters: NDArray[np.float64]) -> int:
+        return int(coder.decode(model, *parameters)[0] if parameters else coder.decode(model))
+
+    try:
+        found = _walk(still(height, width), bands, code)
+    except (AssertionError, ValueError):
+        raise ContainerError("the alignment is damaged: it does not decode") from None
+    found = found._replace(check=_CHECK.unpack_from(payload)[0])
+    if abs(found.vectors).max() > LIMIT or not found.transform.in_range(height, width) or pack(found) != payload:
+        raise ContainerError("the alignment is damaged: nothing is coded like that")
+    return found
+
+
+def _walk(told: Alignment, bands: int, code: Code) -> Alignment:
+    """Code an alignment, or decode it: one walk for both ways. What `told` says matters to a `code` that encodes."""
+    factor = 1 + code(told.factor - 1, _uniform(MAX_FACTOR))
+    pairs = code(told.transform.pairs, _uniform(5))
+    numbers = [_number(number, code) for number in told.transform[: 2 * pairs]]
+    if pairs == 2:  # a similarity
+        numbers += [-numbers[3], numbers[2]]
+    tones = None
+    if code(int(told.tones is not None), _uniform(2)):
+        numbers_of = told.tones or (Tone(),) * bands
+        tones = tuple(Tone(GAIN + _number(gain - GAIN, code), _number(offset, code)) for gain, offset in numbers_of)
+    vectors = told.vectors
+    if code(int(vectors.any()), _uniform(2)):
+        vectors = _walk_vectors(vectors, code)
+    return Alignment(told.height, told.width, factor, Transform(*numbers), vectors, tones)
+
+
+def _number(value: int, code: Code) -> int:
+    """Code a signed number: how many bits it has when folded, then those below the first."""
+    folded = 2 * value + 1 if value >= 0 else -2 * value
+    length = code(folded.bit_length() - 1, _uniform(_MAX_BITS))
+    found = 1
+    for left in range(length, 0, -_CHUNK):
+        bits = min(_CHUNK, left)
+        found = found << bits | code(folded >> left - bits & (1 << bits) - 1, _uniform(1 << bits))
+    return found // 2 if found % 2 else -(found // 2)
+
+
+def _walk_vectors(told: Vectors, code: Code) -> Vectors:
+    vectors, statistics = np.zeros_like(told), Statistics()
+    for row, column, part in np.ndindex(vectors.shape):
+        middle, context = statistics.expected(vectors, row, column, part)
+        symbol = int(told[row, column, part]) - middle + 2 * LIMIT
+        symbol = code(symbol, _CATEGORICAL, statistics.probabilities(context)[None])
+        statistics.update(context, symbol)
+        vectors[row, column, part] = middle + symbol - 2 * LIMIT
+    return vectors
+
+
+def _uniform(size: int) -> object:
+    return constriction.stream.model.Uniform(size)

@@ -1,0 +1,1 @@
+"""Measuring: metrics, coders to compare with, curves and reports."""

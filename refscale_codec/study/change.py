@@ -1,0 +1,87 @@
+"""Where a picture differs from an older one: the similarity behind the net's map, as a heat map.
+
+The similarity map in a file has few levels and is trained to save bits, not to show changes: the nets that ship call
+nearly everything similar. The cosine underneath (RefScale, Eq. 3) does tell changes from light and season. Its angle
+has no unit of its own, so the picture gives one: the angle between it and itself turned by 180 degrees, where nothing
+lies on its like.
+
+Deliberately absent: a decision what is a change. `CHANGED` only serves to state a share.
+"""
+
+from collections.abc import Iterable
+from functools import cache, reduce
+from itertools import chain, repeat
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ImageError
+from refscale_codec.picture import bands, geotiff
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+from refscale_codec.reference import georeference, registration, warp
+from refscale_codec.rescale import tiled
+from refscale_codec.rescale.net import RescaleNet
+
+CHANGED = 0.5
+"""A change above this counts where one figure is wanted."""
+
+_UNLIKE = 0.95  # quantile of the angles to the turned picture that makes a change of 1
+_SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from showing rounding
+
+
+def change(
+    image: Image, reference: Image, net: RescaleNet, alignments: Iterable[warp.Alignment | None] = ()
+) -> NDArray[np.float32]:
+    """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
+
+    0 is alike; 1 is as unlike as different places of the picture, or more. The reference is moved into place first. Of
+    more than three bands, those three that changed most count.
+
+    Args:
+        image: the newer picture, or what a file decodes to.
+        reference: the older picture, of any size and of the same bands.
+        net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
+        alignments: where the reference lies for each triple of bands, see `codec.alignments`; what is not told is
+            estimated.
+
+    Raises:
+        ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
+    """
+    described = bands.describe(image)
+    where = cache(lambda: georeference.known(image, reference))  # asked for only where something is to be estimated
+    older = bands.split(reference, described, reference=True)
+    found = (
+        _change(new, old, net, alignment or registration.estimate(new, old, where()))
+        for new, old, alignment in zip(
+            bands.split(image, described), older, chain(alignments, repeat(None)), strict=False
+        )
+    )
+    return np.asarray(reduce(np.maximum, found))
+
+
+def _change(image: Image, reference: Image, net: RescaleNet, alignment: warp.Alignment | None) -> NDArray[np.float32]:
+    """Return how much a triple changed."""
+    if alignment is None and (reference.height, reference.width) != (image.height, image.width):
+        raise ImageError(
+            f"the reference of {reference.width}x{reference.height} pixels cannot be brought onto the grid of the "
+            f"picture, {image.width}x{image.height}"
+        )
+    moved = warp.move(reference, alignment)
+    turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
+    angle, unlike = (np.arccos(tiled.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
+    cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)
+    side = net.config.scale * net.config.map_divisor  # of a cell, in pixels
+    size = cells.shape[1] * side, cells.shape[0] * side
+    return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_LINEAR)[: image.height, : image.width])
+
+
+def heat_map(values: NDArray[np.float32], image: Image) -> Image:
+    """Return values in [0, 1], [h, w], as a picture: black is 0, pale yellow 1 (inferno, perceptually uniform).
+
+    It lies where the given picture lies.
+    """
+    levels = np.rint(255 * values).astype(np.uint8)
+    colours = np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
+    return Image(colours, Metadata(geo=geotiff.place(image.metadata.geo)))

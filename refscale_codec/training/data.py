@@ -1,0 +1,192 @@
+"""Training crops: real revisit pairs, and pairs that a revisit simulator makes out of one picture.
+
+Every sample is a function of (seed, step, position in the batch) alone, so a resumed run sees what an uninterrupted one
+would have seen. A manifest is a CSV with the columns split, dataset, target, reference (paths beside it; an empty
+reference means a single picture).
+"""
+
+import csv
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ImageError, UsageError, reason
+from refscale_codec.picture import image
+from refscale_codec.reference import registration, warp
+
+Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
+Floats = NDArray[np.float32]  # [h, w, 3] in [0, 1]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of a manifest."""
+
+    dataset: str
+    name: str
+    target: Path
+    reference: Path | None
+
+
+def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pair]:
+    """Return the pairs of a manifest; `splits` None takes all rows.
+
+    Only the columns target and reference are needed; without a column split every row counts.
+
+    Raises:
+        UsageError: missing file, missing column, or no row of these splits.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"cannot read the manifest {path}: {reason(error)}") from None
+    if not rows or not {"target", "reference"} <= rows[0].keys():
+        raise UsageError(f"{path} needs the columns 'target' and 'reference' and at least one row")
+    if any(not row["target"] or row["reference"] is None for row in rows):
+        raise UsageError(f"{path} has a row without a target, or one that is too short")
+    pairs = [
+        Pair(
+            dataset=row.get("dataset") or "pictures",
+            name=row.get("name") or Path(row["target"]).stem,
+            target=path.parent / row["target"],
+            reference=path.parent / row["reference"] if row["reference"] else None,
+        )
+        for row in rows
+        if splits is None or "split" not in row or row["split"] in splits
+    ]
+    if not pairs:
+        raise UsageError(f"{path} has no row of the split {' or '.join(splits or ())}")
+    return pairs
+
+
+def simulate_revisit(picture: Floats, rng: Generator) -> Floats:
+    """Return `picture` as an older visit might have seen it.
+
+    In this order: things that came or went (patches of the picture copied elsewhere), sub-pixel to few-pixel shift and
+    small rotation, season and illumination (per-channel gamma, gain, offset; a smooth field of brightness), cloud or
+    shadow, sensor blur and noise. Each with its own chance and strength.
+    """
+    height, width = picture.shape[:2]
+    old = picture.copy()
+    for _ in range(rng.poisson(1.5)):
+        side = int(rng.integers(6, max(7, min(height, width) // 4)))
+        y, v = rng.integers(0, height - side + 1, 2)
+        x, u = rng.integers(0, width - side + 1, 2)
+        old[y : y + side, x : x + side] = picture[v : v + side, u : u + side]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 0.3)), 1.0)
+    turn[:, 2] = turn[:, 2] + rng.laplace(0, 0.6, 2)
+    old = np.array(cv2.warpAffine(old, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT))
+    gain, gamma, offset = np.exp(rng.normal(0, 0.12, 3)), np.exp(rng.normal(0, 0.15, 3)), rng.normal(0, 0.04, 3)
+    old = _float32(gain * np.clip(old, 0, 1) ** gamma + offset)
+    field = _float32(cv2.resize(rng.normal(0, 1, (4, 4, 1)), (width, height), interpolation=cv2.INTER_CUBIC)[..., None])
+    old = _float32(old * (1 + rng.exponential(0.05) * field))
+    if rng.random() < 0.15:
+        cover = np.clip(field * 2 - 1, 0, 1) * rng.uniform(0.4, 1)
+        old = _float32(old * (1 - cover) + cover * (0.9 if rng.random() < 0.7 else 0.05))
+    if rng.random() < 0.5:
+        old = _float32(cv2.GaussianBlur(old, (0, 0), float(rng.uniform(0.3, 1.0))))
+    return np.clip(_float32(old + rng.normal(0, rng.exponential(0.012), old.shape)), 0, 1)
+
+
+def _float32(x: Any) -> Floats:
+    return np.asarray(x, np.float32)
+
+
+def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
+    """Return dataset, target and the reference moved into place, of both directions of a pair."""
+    visits = [image.read_rgb(path) for path in (pair.target, pair.reference) if path is not None]
+    if visits[0].pixels.shape != visits[-1].pixels.shape:
+        raise ImageError(f"{pair.target} and {pair.reference} differ in size")
+    if len(visits) == 1:
+        return [(pair.dataset, visits[0].pixels, None)]
+    return [
+        (pair.dataset, target.pixels, warp.move(other, registration.estimate(target, other)).pixels)
+        for target, other in (visits, visits[::-1])
+    ]
+
+
+class Crops:
+    """Draws batches of (target, reference) crops from pictures held in memory as 8-bit RGB.
+
+    Datasets are drawn in proportion to the square root of their area, pictures inside one by area. Both directions of a
+    pair are used, the older picture moved into place as the codec does it, and the same flip or quarter turn for both.
+    """
+
+    def __init__(self, pairs: list[Pair], crop: int, simulated: float, unrelated: float, changed: float) -> None:
+        """Load all pictures.
+
+        Args:
+            pairs: what to draw from.
+            crop: side in pixels; smaller pictures are left out.
+            simulated: share of real pairs whose reference is replaced by a simulated one (singles always are).
+            unrelated: share of samples whose reference is a crop of an unrelated picture.
+            changed: share of the other samples in whose reference some rectangles show an unrelated picture.
+
+        Raises:
+            ImageError: no picture is large enough, or one cannot be read.
+        """
+        self.crop, self.simulated, self.unrelated, self.changed = crop, simulated, unrelated, changed
+        self.pictures: list[tuple[Pixels, Pixels | None]] = []
+        areas: dict[str, list[float]] = defaultdict(list)
+        places: dict[str, list[int]] = defaultdict(list)
+        with ThreadPoolExecutor() as pool:
+            visits = [both for read in pool.map(_visits, pairs) for both in read]
+        for dataset, target, reference in visits:
+            if min(target.shape[:2]) >= crop:
+                places[dataset].append(len(self.pictures))
+                areas[dataset].append(target.shape[0] * target.shape[1])
+                self.pictures.append((target, reference))
+        if not self.pictures:
+            raise ImageError(f"no training picture is at least {crop} pixels on both sides")
+        weight = np.zeros(len(self.pictures))
+        for dataset, inside in areas.items():
+            weight[places[dataset]] = np.asarray(inside) / np.sqrt(np.sum(inside))
+        self.weight = weight / weight.sum()
+
+    def sample(self, rng: Generator) -> tuple[Pixels, Pixels]:
+        """Return one (target, reference), each [crop, crop, 3]."""
+        target, reference = self._pick(rng)
+        y, x = (int(rng.integers(0, side - self.crop + 1)) for side in target.shape[:2])
+        window = np.s_[y : y + self.crop, x : x + self.crop]
+        if rng.random() < self.unrelated:
+            target, reference = target[window], self._unrelated(rng)
+        elif reference is None or rng.random() < self.simulated:
+            target = target[window]
+            simulated = simulate_revisit(_float32(target) / np.float32(255), rng)
+            reference = np.rint(simulated * 255).astype(np.uint8)
+        else:
+            target, reference = target[window], reference[window]
+        if rng.random() < self.changed:
+            reference = self._changed(reference, rng)
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        target, reference = np.rot90(target, turns), np.rot90(reference, turns)
+        return (target[:, ::-1], reference[:, ::-1]) if flip else (target, reference)
+
+    def _pick(self, rng: Generator) -> tuple[Pixels, Pixels | None]:
+        return self.pictures[int(rng.choice(len(self.pictures), p=self.weight))]
+
+    def _unrelated(self, rng: Generator) -> Pixels:
+        other, _ = self._pick(rng)
+        y, x = (int(rng.integers(0, side - self.crop + 1)) for side in other.shape[:2])
+        return other[y : y + self.crop, x : x + self.crop]
+
+    def _changed(self, reference: Pixels, rng: Generator) -> Pixels:
+        changed, other = reference.copy(), self._unrelated(rng)
+        for _ in range(int(rng.integers(1, 4))):
+            (y, x), (height, width) = rng.integers(0, self.crop, 2), rng.integers(self.crop // 8, self.crop // 2, 2)
+            changed[y : y + height, x : x + width] = other[y : y + height, x : x + width]
+        return changed
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[Pixels, Pixels]:
+        """Return the (targets, references) of one training step, each [size, crop, crop, 3]."""
+        samples = [self.sample(np.random.default_rng([seed, step, place])) for place in range(size)]
+        targets, references = zip(*samples, strict=True)
+        return np.stack(targets), np.stack(references)

@@ -1,0 +1,152 @@
+"""What training minimises: bits and squared error of a whole file, each on a log scale.
+
+BD-rate compares curves in log rate against log error, picture by picture, so each crop's loss is
+
+    ln(bits of low-res picture and map) + weight * ln(squared error) + guidance
+
+with a `weight` (`error_weight`) near the usual steepness of a rate-distortion curve. With that steepness alone nothing
+would tell where on its curve a crop shall lie, and nets drift along it for hundreds of steps; so the weight leans
+towards what holds each quality to its own exchange of error for bits.
+
+Bits of the low-res picture are estimated from its DCT coefficients (`packed_bits`), closely and with the right slope:
+`benchmarks/packing.py` compares. Bits of the map are those of the real coder, whose gradient is that of the Laplace
+likelihood of each level given its left and upper neighbours, scaled by the crop's own mean deviation (`map_bits`).
+
+Guidance is RefScale's Eq. 5 (bicubic where dissimilar, blurred where similar), weakly: it keeps the low-res picture a
+picture.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LUMA, YCBCR
+
+BITS_A_UNIT, BITS_A_BLOCK = 2.24, 1.27  # by least squares on low-res pictures of qualities 15 to 95
+BIT_WORTH = 0.006  # squared error of a bit per pixel at quality 50, but for the factor in `error_weight`
+DEAD = 1 / 32  # the square, in quantiser steps, of a coefficient half of whose gradient passes the quantiser
+
+
+def error_weight(error: Tensor, bpp: Tensor, quality: Tensor, slope: float) -> Tensor:
+    """Return the weight [b] of ln(error) beside ln(bpp), without a gradient.
+
+    It is the geometric mean of `slope`, how steep rate-distortion curves usually are, and of error / (worth * bpp),
+    how steep the curve is where a crop's error plus `worth` times its bits is least; within a factor of 3 of `slope`.
+    The worth of a bit goes with the square of the quantiser steps, as at high rates, and less so where they are coarse.
+
+    Args:
+        error: [b] mean squared error of samples in [0, 1].
+        bpp: [b] bits per high-res pixel.
+        quality: [b] in 1..100.
+        slope: d ln(bits) / -d ln(squared error).
+    """
+    steps = step_percent(quality) / 100
+    worth = BIT_WORTH * steps.square() / (1 + steps / 2)
+    return torch.sqrt(slope * error / (worth * bpp)).clamp(slope / 3, slope * 3).detach()
+
+
+def step_percent(quality: Tensor) -> Tensor:
+    """Return quantiser steps at qualities in 1..100 in percent of those at 50, as libjpeg scales them."""
+    return torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
+
+
+def jpeg_tables(quality: Tensor) -> Tensor:
+    """Return the low-res JPEG's quantiser steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
+    base = torch.tensor([LUMA, CHROMA, CHROMA], dtype=torch.float32, device=quality.device)
+    return ((base * step_percent(quality)[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
+
+
+def packed_bits(lr: Tensor, quality: Tensor) -> Tensor:
+    """Estimate the bits [b] that `lr` [b, 3, h, w] takes when it is packed at `quality` [b] in 1..100.
+
+    A coefficient of v quantiser steps counts log2(1 + 4 v^2) / 2: nothing where it will be rounded away, one unit more
+    for each doubling where it is large. Of DC, v is the difference from the blocks at the left and above, so that it
+    costs nothing to be dark or bright. A unit is `BITS_A_UNIT`, and each block adds `BITS_A_BLOCK`.
+    """
+    steps = jpeg_steps(lr, quality)
+    dc = steps[..., 0, 0]
+    padded = functional.pad(dc, (1, 0, 1, 0), mode="replicate")
+    apart = dc - (padded[..., 1:, :-1] + padded[..., :-1, 1:]) / 2
+    steps = torch.cat([apart[..., None], steps.flatten(4)[..., 1:]], dim=-1)
+    units = torch.log2(1 + 4 * steps.square()).sum(dim=(1, 2, 3, 4)) / 2
+    return BITS_A_UNIT * units + BITS_A_BLOCK * dc[0, 0].numel()
+
+
+def surviving(lr: Tensor, quality: Tensor) -> Tensor:
+    """Return a picture like `lr` whose gradient passes only what a JPEG of `quality` [b] in 1..100 lets through.
+
+    Each AC coefficient of v quantiser steps keeps the share v^2 / (v^2 + `DEAD`): almost nothing where it is rounded
+    away, almost all where it is large. DC, which is never rounded away, keeps all. The share decides how strongly the
+    error pulls against the bits: where less passes than a change of the picture really does to the error, the net goes
+    too faint (`dead-wider` in benchmarks/ablations.py). The sides of `lr` [b, 3, h, w] must be multiples of 8.
+    """
+    steps = jpeg_steps(lr, quality)
+    share = (steps.square() / (steps.square() + DEAD)).detach()
+    share[..., 0, 0] = 1
+    return of_jpeg_steps(steps * share, quality)
+
+
+def jpeg_steps(lr: Tensor, quality: Tensor) -> Tensor:
+    """Return the DCT coefficients in quantiser steps, [b, 3, h/8, w/8, 8, 8], without partial blocks at the sides."""
+    height, width = lr.shape[-2] // 8 * 8, lr.shape[-1] // 8 * 8
+    matrix, dct = (torch.tensor(x, dtype=torch.float32, device=lr.device) for x in (YCBCR, DCT))
+    ycbcr = torch.einsum("ij,bjhw->bihw", matrix, lr[..., :height, :width].float() * 255)
+    blocks = ycbcr.reshape(len(lr), 3, height // 8, 8, width // 8, 8).transpose(-3, -2)
+    return dct @ blocks @ dct.T / jpeg_tables(quality)[:, :, None, None]
+
+
+def of_jpeg_steps(steps: Tensor, quality: Tensor) -> Tensor:
+    """Return the picture [b, 3, h, w] of DCT coefficients as `jpeg_steps` gives them."""
+    b, _, rows, columns = steps.shape[:4]
+    matrix, dct = (torch.tensor(x, dtype=torch.float32, device=steps.device) for x in (YCBCR, DCT))
+    blocks = dct.T @ (steps * jpeg_tables(quality)[:, :, None, None]) @ dct
+    ycbcr = blocks.transpose(-3, -2).reshape(b, 3, 8 * rows, 8 * columns)
+    return torch.einsum("ij,bjhw->bihw", matrix.inverse(), ycbcr) / 255
+
+
+def with_gradient_of(value: Tensor, estimate: Tensor) -> Tensor:
+    """Return `value`, whose gradient is that of `estimate` scaled to the same size."""
+    ratio = (value / estimate.clamp(min=1e-6)).detach()
+    return value.detach() + ratio * (estimate - estimate.detach())
+
+
+def map_bits(levels: Tensor, exact: Tensor) -> Tensor:
+    """Return an estimate [b] of the bits that a map costs, each level predicted from its left and upper neighbours.
+
+    Args:
+        levels: the map as used, [b, 1, h, w], with uniform noise in place of rounding.
+        exact: the same before the noise; it makes the prediction and its spread, so that an even map costs nothing.
+    """
+    left = functional.pad(exact, (1, 0, 0, 0))[..., :-1]
+    upper = functional.pad(exact, (0, 0, 1, 0))[..., :-1, :]
+    predicted = (left + upper) / 2
+    spread = (exact - predicted)[..., 1:, 1:].abs().mean(dim=(1, 2, 3), keepdim=True) + 0.02
+    away = levels - predicted
+
+    def cumulative(x: Tensor) -> Tensor:
+        tail = 0.5 * torch.exp(-x.abs() / spread)
+        return torch.where(x < 0, tail, 1 - tail)
+
+    likelihood = cumulative(away + 0.5) - cumulative(away - 0.5)
+    return -torch.log2(likelihood[..., 1:, 1:].clamp(min=1e-6)).sum(dim=(1, 2, 3))
+
+
+def guidance(lr: Tensor, hr: Tensor, similarity: Tensor | None) -> Tensor:
+    """Return Eq. 5 per crop [b] as a mean over pixels: towards bicubic, or towards blurred where similar.
+
+    Args:
+        lr: [b, 3, h/s, w/s].
+        hr: [b, 3, h, w].
+        similarity: [b, 1, any size] in [0, 1]; None for no reference.
+    """
+    size = lr.shape[-2:]
+    bicubic = functional.interpolate(hr, size=size, mode="bicubic", antialias=True, align_corners=False)
+    if similarity is None:
+        return (bicubic - lr).square().mean(dim=(1, 2, 3))
+    tap = torch.exp(-torch.arange(-3, 4, device=lr.device).float().square() / 2)  # sigma: 1 low-res pixel
+    tap = (tap / tap.sum()).expand(3, 1, 1, 7)
+    blurred = functional.conv2d(functional.pad(bicubic, (3, 3, 3, 3), mode="reflect"), tap, groups=3)
+    blurred = functional.conv2d(blurred, tap.transpose(-1, -2), groups=3)
+    weight = functional.interpolate(similarity.float(), size=size, mode="bilinear", align_corners=False)
+    error = ((bicubic - lr) * (1 - weight)).square() + ((blurred - lr) * weight).square()
+    return error.mean(dim=(1, 2, 3))

@@ -1,0 +1,247 @@
+"""Packed levels: what comes back is what was packed, and a bad payload is one named error."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refscale_codec import model
+from refscale_codec.errors import ContainerError
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct.coefficients import Floats, Levels
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.picture import image
+from refscale_codec.rescale import tiled
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = ["noise", "extremes", "waves", "outside", "flat", "black"]
+
+
+def picture(kind: str, height: int, width: int) -> Floats:
+    rng = np.random.default_rng(height * 1000 + width)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([np.sin(x / 3 + y / 7), np.cos(x / 5 - y / 4), np.sin((x + y) / 6)], axis=-1)
+    made = {
+        "noise": rng.uniform(0, 255, (height, width, 3)),
+        "extremes": rng.integers(0, 2, (height, width, 3)) * 255,
+        "waves": 127 + 120 * waves,
+        "outside": 127 + 400 * waves,
+        "flat": np.full((height, width, 3), 77.3),
+        "black": np.zeros((height, width, 3)),
+    }
+    return made[kind].astype(np.float32)
+
+
+def levels_of(kind: str, height: int, width: int, quality: int) -> Levels:
+    return coefficients.quantise(picture(kind, height, width), quality)
+
+
+def assert_comes_back(levels: Levels, quality: int) -> None:
+    rows, columns = levels.shape[:2]
+    payload = entropy.pack(levels, quality)
+    found = entropy.unpack(payload, 8 * rows - 7, 8 * columns, quality)
+    assert found.dtype == np.int16
+    assert np.array_equal(found, levels)
+
+
+@given(kind=st.sampled_from(KINDS), height=st.integers(1, 41), width=st.integers(1, 41), quality=st.integers(1, 100))
+@settings(max_examples=60, deadline=None)
+def test_the_levels_of_a_picture_come_back(kind: str, height: int, width: int, quality: int) -> None:
+    assert_comes_back(levels_of(kind, height, width, quality), quality)
+
+
+sizes = {"rows": st.integers(1, 6), "columns": st.integers(1, 6), "quality": st.integers(1, 100)}
+
+
+@given(seed=st.integers(0, 2**32 - 1), **sizes)
+@settings(max_examples=40, deadline=None)
+def test_any_levels_come_back(seed: int, rows: int, columns: int, quality: int) -> None:
+    rng = np.random.default_rng(seed)
+    spread = 2 ** rng.uniform(-3, 11, 64)
+    levels = np.rint(rng.normal(0, spread, (rows, columns, 3, 64))).clip(-1023, 1023).astype(np.int16)
+    assert_comes_back(levels, quality)
+
+
+@given(seed=st.integers(0, 2**32 - 1), **sizes)
+@settings(max_examples=40, deadline=None)
+def test_levels_at_the_bounds_come_back(seed: int, rows: int, columns: int, quality: int) -> None:
+    rng = np.random.default_rng(seed)
+    levels = rng.choice([-1023, 0, 1023], size=(rows, columns, 3, 64), p=rng.dirichlet([1, 1, 1]))
+    assert_comes_back(levels.astype(np.int16), quality)
+
+
+@pytest.mark.parametrize("fill", [0, 1, -1, 1023, -1023])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 2), (2, 1), (1, 9), (5, 3)])
+def test_levels_that_are_all_the_same_come_back(rows: int, columns: int, fill: int) -> None:
+    assert_comes_back(np.full((rows, columns, 3, 64), fill, np.int16), 50)
+
+
+@given(
+    block=st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 2), st.integers(0, 63)),
+    level=st.integers(-1023, 1023),
+    quality=st.integers(1, 100),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_single_level_comes_back(block: tuple[int, int, int, int], level: int, quality: int) -> None:
+    levels = np.zeros((2, 3, 3, 64), np.int16)
+    levels[block] = level
+    assert_comes_back(levels, quality)
+
+
+def test_a_grey_picture_takes_a_few_bytes() -> None:
+    assert len(entropy.pack(np.zeros((1, 1, 3, 64), np.int16), 50)) <= 12
+    assert len(entropy.pack(np.zeros((40, 40, 3, 64), np.int16), 50)) < 300
+
+
+def made_up_levels() -> Levels:
+    """Levels [3, 2, 3, 64] out of integers alone, so that no DCT's rounding is in the golden bytes."""
+    place = np.arange(3 * 2 * 3 * 64).reshape(3, 2, 3, 64)
+    k = np.arange(64)
+    levels = (place * 7919 % 41 - 20) // (1 + k * k // 2)
+    levels[1, 1, 0, 3] = -300
+    return levels.astype(np.int16)
+
+
+GOLDEN = (
+    "013f3f3f80fbc77efdaf73aec51e333de60eedd96b9d4f93d7a57f568787605c0b4e0decc2d48ac81860675d308eea9a4ccd"
+    "6b1a0f322e970b0c1f192aa3b451dbe9a2fb74c5616f1ad0f0620f493503cc7a8f06b2abbf9e170af6c52089085df3b22cb2"
+    "348e21484d65189e7b4d5338225952e9414d9aa3f8ed0b5323fea41646faf03044fed83207aab6c5cc89db5c839e5b2bce86"
+    "ff8f29fecc89cd4284d4c3350be7ed30271f4accc17acf8ff51697c216600de19131107a79a4da7092771b19fddea11f140a"
+    "40c99dae8dc408ba4a64f35ac7368704a5129bcaefaa73cac03b8724c25e1f5ff4f773d0336f5bbd203d23dec2aef5fb0b78"
+    "3b6c99867987b5f211c6f667ee2036b48f2bc9de23e30dcb5c23ff9fba2f5005bca82155fc7cc542105036c48bc2ed62b253"
+    "1a674aa9c76e4aa1a005c52d43bba1a54d7369c68d8dd22ef8c313dab411ffe764e2c3f1b9a81af8c7044302deb28d37de0a"
+    "5f34"
+)
+
+
+def test_golden_bytes_both_ways() -> None:
+    assert entropy.pack(made_up_levels(), 70).hex() == GOLDEN
+    assert np.array_equal(entropy.unpack(bytes.fromhex(GOLDEN), 20, 13, 70), made_up_levels())
+
+
+def test_the_model_is_the_one_that_the_format_names() -> None:
+    digest = hashlib.sha256((ROOT / "refscale_codec" / "lrcodec" / "tables.npz").read_bytes()).hexdigest()
+    assert digest in (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+
+
+def test_sums_stay_exact_in_doubles() -> None:
+    model = entropy.shipped()
+    largest = coefficients.LARGEST * 255 * 2  # a difference of two amplitudes
+    for key in model.mean:
+        assert abs(model.mean[key]).sum() * largest < 2**52
+        assert model.spread[key].min(initial=0) >= 0
+        assert model.spread[key].sum() * largest < 2**52
+    assert (model.frequency.sum(axis=-1) == 65536).all()
+    assert model.frequency.min() > 0
+
+
+@given(seed=st.integers(0, 2**32 - 1), **sizes, k=st.integers(1, 63), component=st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_sums_are_the_same_in_single_and_in_double_precision(
+    seed: int, rows: int, columns: int, quality: int, k: int, component: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    steps = coefficients.steps(quality)
+    widest = 1 << int(rng.integers(1, 11))
+    levels = rng.integers(-widest + 1, widest, (rows, columns, 3, 64))
+    amplitudes = (levels * steps).astype(np.float32).transpose(2, 3, 0, 1)
+    known = entropy.Known(amplitudes[:, 0].astype(np.float64))
+    for phase, (row, column) in enumerate(entropy.PHASES[: 1 + 3 * min(rows - 1, columns - 1, 1)]):
+        for other in range(3):
+            known.put(other, k, phase, amplitudes[other, k, row::2, column::2])
+        group = entropy.ac_group(known, steps, component, k, phase)
+        mean, spread = (weights[group.key] for weights in entropy.shipped()[:2])
+        single = entropy.context(group, mean, spread)
+        double = entropy.context(group._replace(largest=2.0**53), mean, spread)
+        assert all(piece.max(initial=0) <= group.largest for piece in group.sizes)
+        assert all(np.array_equal(a, b) for a, b in zip(single, double, strict=True))
+
+
+# --- bad payloads ----------------------------------------------------------------------------------------------------
+
+
+def levels_or_error(payload: bytes, height: int, width: int, quality: int) -> Levels | None:
+    try:
+        found = entropy.unpack(payload, height, width, quality)
+    except ContainerError as error:
+        assert str(error)
+        return None
+    assert (found.shape, found.dtype) == ((*coefficients.grid(height, width), 3, 64), np.int16)
+    highest = np.array(list(payload[1:4]))
+    assert not found[..., np.arange(64) > highest[:, None]].any()
+    return found
+
+
+@given(data=st.data(), quality=st.sampled_from([30, 90]))
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_payload_is_an_error_or_other_levels(data: st.DataObject, quality: int) -> None:
+    packed = entropy.pack(levels_of("waves", 40, 24, quality), quality)
+    broken = bytearray(packed)
+    for _ in range(data.draw(st.integers(1, 4))):
+        broken[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(broken[: data.draw(st.integers(0, len(packed)))])
+    for payload in (bytes(broken), cut, cut + b"\0\0\0\0"):
+        levels_or_error(payload, 40, 24, quality)
+
+
+def test_a_cut_payload_never_gives_the_levels() -> None:
+    levels = levels_of("waves", 40, 24, 60)
+    packed = entropy.pack(levels, 60)
+    refused = 0
+    for size in range(len(packed)):
+        found = levels_or_error(packed[:size], 40, 24, 60)
+        assert found is None or not np.array_equal(found, levels)
+        assert found is None or size % 4 == 0
+        refused += found is None
+    assert refused > 0.9 * len(packed)
+
+
+def test_words_to_spare_are_refused() -> None:
+    packed = entropy.pack(levels_of("waves", 40, 24, 80), 80)
+    for words in (b"\1\2\3\4\5\6\7\10", bytes(8), bytes(400)):
+        with pytest.raises(ContainerError, match="to spare"):
+            entropy.unpack(packed + words, 40, 24, 80)
+    for size in (1, 2, 3, 5):
+        with pytest.raises(ContainerError, match="no packed picture"):
+            entropy.unpack(packed + bytes(size), 40, 24, 80)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (0, 0, 1, 0),
+        (1, 1, 1, 0),
+        (0, 0, 1, 5),
+        (1, 0, 2, 63),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("level", [1024, -1024, 1500])
+def test_a_level_out_of_range_is_refused(place: tuple[int, int, int, int], level: int) -> None:
+    levels = np.zeros((2, 2, 3, 64), np.int16)
+    levels[place] = level
+    with pytest.raises(ContainerError, match="out of range"):
+        entropy.unpack(entropy.pack(levels, 50), 16, 16, 50)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\1", b"\1\0\0\0", b"\2\0\0\0\0\0\0\0", b"\1\100\0\0\0\0\0\0", b"\1\0\0\0\0\0\0", b"\xff\xd8\xff\xe0"],
+)
+def test_what_is_no_packed_picture_is_refused(payload: bytes) -> None:
+    with pytest.raises(
+        ContainerError, match=r"^the low-res payload is no packed|^the packed low-res picture is damaged"
+    ):
+        entropy.unpack(payload, 9, 9, 50)
+
+
+def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
+    target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    net = model.load(model.shipped(2))
+    low = tiled.downscale(target, reference, net, 85)
+    for quality in (30, 85):
+        packed = entropy.pack(coefficients.quantise(low.lr, quality), quality)
+        assert len(packed) < 0.85 * len(Jpeg().encode(low.picture, quality))

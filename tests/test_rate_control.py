@@ -1,0 +1,124 @@
+"""Targets: never above in bytes, never below in dB, few tries, and an error where no quality gives it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refscale_codec import model
+from refscale_codec.codec import encoder, rate_control
+from refscale_codec.codec.rate_control import Target
+from refscale_codec.errors import TargetError, UsageError
+from refscale_codec.fileformat import container
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.rescale import tiled
+from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import metrics
+from refscale_codec.training import data
+
+
+def coder(level: float, slope: float, zone_slope: float, tried: list[tuple[int, float]]):
+    """Return what codes a made-up picture: its values are nearly straight over the abscissa, and fall with the zone."""
+
+    def one(quality: int, dead_zone: float) -> rate_control._Try:
+        tried.append((quality, dead_zone))
+        value = level + slope * rate_control._ABSCISSA[quality] + 0.1 * math.sin(quality / 7)
+        return rate_control._Try(quality, dead_zone, value - zone_slope * (dead_zone - 0.5), None)  # type: ignore[arg-type]
+
+    return one
+
+
+@settings(deadline=None)
+@given(
+    wanted=st.floats(2000, 1e6),
+    level=st.floats(11, 14),
+    slope=st.floats(0.8, 1.6),
+    zone_slope=st.floats(0.4, 2.5),
+    start=st.integers(5, 97),
+    finer=st.booleans(),
+)
+def test_a_size_is_not_exceeded(
+    wanted: float, level: float, slope: float, zone_slope: float, start: int, finer: bool
+) -> None:
+    tried: list[tuple[int, float]] = []
+    one = coder(level, slope, zone_slope, tried)
+    target = Target("bytes", wanted)
+    try:
+        best, count = rate_control._search(one, target, start, finer)
+    except TargetError:
+        assert one(1, 0.5).value > math.log(wanted) or one(100, 0.5).value < math.log(wanted) + math.log(0.98)
+        return
+    assert best.value <= math.log(wanted)
+    assert count == len(tried) <= rate_control.TRIES
+    assert finer or all(zone == 0.5 for _, zone in tried)
+
+
+@settings(deadline=None)
+@given(wanted=st.floats(22, 45), level=st.floats(42, 52), slope=st.floats(2.5, 5), start=st.integers(5, 97))
+def test_a_psnr_is_reached(wanted: float, level: float, slope: float, start: int) -> None:
+    tried: list[tuple[int, float]] = []
+    one = coder(level, slope, 3.0, tried)
+    try:
+        best, count = rate_control._search(one, Target("psnr", wanted), start, True)
+    except TargetError:
+        assert one(100, 0.5).value < wanted or one(1, 0.5).value > wanted
+        return
+    assert best.value >= wanted
+    assert count == len(tried) <= rate_control.TRIES
+
+
+def test_a_wider_dead_zone_only_zeroes_what_is_small(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
+    low = tiled.downscale(pair[0], None, tiny_net, 80)
+    plain = encoder._levels(low.lr, encoder.EncodeOptions(80))
+    wide = encoder._levels(low.lr, encoder.EncodeOptions(80, dead_zone=1.2))
+    changed = plain != wide
+    assert changed.any()
+    assert not wide[changed].any()
+    assert (abs(plain[changed]) == 1).all()
+    assert not changed[..., 0].any()
+    with pytest.raises(UsageError, match="dead_zone"):
+        encoder.EncodeOptions(dead_zone=0.4)
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_a_file_of_a_size_decodes_and_holds_the_hash(
+    tiny_net: RescaleNet, pair: tuple[Image, Image], with_reference: bool
+) -> None:
+    picture, reference = pair[0], pair[1] if with_reference else None
+    options = encoder.EncodeOptions(output_hash=True)
+    reached = rate_control.encode(picture, reference, tiny_net, Target("bytes", 350), options)
+    assert 0.9 * 350 <= len(reached.data) <= 350  # the curves of an untrained net are rough
+    assert reached.tries <= rate_control.TRIES
+    content = container.unpack(reached.data)
+    assert content.header.quality == reached.quality
+    assert content.output_hash == encoder.decode(reached.data, reference, tiny_net).fingerprint()
+
+
+def test_a_psnr_is_that_of_what_the_file_decodes_to(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
+    reached = rate_control.encode(*pair, tiny_net, Target("psnr", 20.0))
+    assert reached.psnr == metrics.psnr(pair[0].pixels, encoder.decode(reached.data, pair[1], tiny_net).pixels)
+    assert reached.psnr >= 20.0
+
+
+@pytest.mark.parametrize("target", [Target("bytes", 40), Target("bytes", 10**6), Target("psnr", 90)], ids=str)
+def test_what_no_quality_gives_is_an_error(tiny_net: RescaleNet, pair: tuple[Image, Image], target: Target) -> None:
+    with pytest.raises(TargetError, match=r"cannot be reached: quality (1|100) gives"):
+        rate_control.encode(*pair, tiny_net, target)
+
+
+def test_subsampled_pictures_get_whole_qualities(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
+    reached = rate_control.encode(*pair, tiny_net, Target("bytes", 500), encoder.EncodeOptions(subsampling="4:2:0"))
+    assert len(reached.data) <= 500
+
+
+def test_a_real_picture_comes_within_two_percent(data_folder: Path) -> None:
+    pair = next(p for p in data.read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference is not None)
+    assert pair.reference is not None
+    cut = [Image(np.ascontiguousarray(image.read(p).pixels[:96, :96])) for p in (pair.target, pair.reference)]
+    net = model.load(model.shipped(2))
+    reached = rate_control.encode(*cut, net, Target("bytes", 1500))
+    assert 0.98 * 1500 <= len(reached.data) <= 1500

@@ -1,0 +1,485 @@
+"""The training loop: it learns, it goes on exactly where it stopped, and it says what is wrong with a recipe."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor
+
+from refscale_codec import model
+from refscale_codec.errors import ImageError, UsageError, WeightsError
+from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.training import loop as training
+from refscale_codec.training import losses
+from refscale_codec.training.loop import TrainConfig, learning_rate, through_jpeg
+
+TINY = RescaleConfig(blocks=1, width=8, ref_width=8)
+CHECKPOINT_LIMIT = 16 * 2**20  # bytes of one file
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return a folder with two small pairs, a single picture and their manifest."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:40, :40] / 40
+    for name in ("a", "b", "c"):
+        waves = [np.sin(rng.uniform(3, 12) * x + rng.uniform(3, 12) * y + rng.uniform(0, 6)) for _ in range(3)]
+        new = 128 + 70 * np.stack(waves, axis=-1) + rng.normal(0, 8, (40, 40, 3))
+        old = 0.9 * new + rng.normal(0, 4, new.shape)
+        for kind, pixels in (("new", new), ("old", old)):
+            PIL.Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(tmp_path / f"{name}_{kind}.png")
+    (tmp_path / "pairs.csv").write_text(
+        "split,dataset,target,reference\n"
+        "train,waves,a_new.png,a_old.png\ntrain,waves,b_new.png,b_old.png\nsingle,more,c_new.png,\n"
+    )
+    return tmp_path
+
+
+def recipe(**changes: Any) -> TrainConfig:
+    tiny: dict[str, Any] = {"manifest": "pairs.csv", "net": TINY, "steps": 4, "warmup": 2, "batch": 2, "crop": 32}
+    return TrainConfig(**(tiny | changes))
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    (checkpoint,) = folder.glob("checkpoint-*.pt")
+    (optimizer,) = folder.glob("optimizer-*.pt")
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    return state | {"optimizer": torch.load(optimizer, weights_only=True)}
+
+
+def batch_of(place: Path, config: TrainConfig, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    pairs = training.read_manifest(place / config.manifest, config.splits)
+    crops = training.Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
+    return crops.batch(config.seed, step, config.batch)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_and_keeps_it_finite(place: Path) -> None:
+    config = recipe(
+        steps=12, warmup=1, decay=0.0, learning_rate=2e-3, quality=(60, 60), alone=0.0, rounded=0.0, unrelated=0.0
+    )
+    batch, device = batch_of(place, config), torch.device("cpu")
+    run = training._Run(config, device)
+    run.net.train()
+    found = []
+    for _ in range(config.steps):  # the same batch and noise each time, so that the losses can be compared
+        torch.manual_seed(1)
+        loss, figures = training.loss_of(run.net, config, batch, 0, device)
+        assert all(torch.isfinite(values).all() and values.shape == (2,) for values in figures.values())
+        found.append(float(figures["loss"].mean()))
+        run.update(loss, config)
+    assert np.isfinite(found).all()
+    assert np.mean(found[-3:]) < np.mean(found[:3])
+    assert run.step == config.steps
+    assert run.skipped == 0
+
+
+@pytest.mark.parametrize("net", [TINY, replace(TINY, scale=4), replace(TINY, flow="paper")])
+def test_every_kind_of_net_trains_and_its_weights_load(place: Path, net: RescaleConfig) -> None:
+    path = training.train(recipe(net=net, steps=2), place, place / "run")
+    assert path == place / "run" / "weights.safetensors"
+    loaded = model.load(path)
+    assert loaded.config == net
+    assert all(torch.isfinite(value).all() for value in loaded.state_dict().values())
+    torch.manual_seed(1)
+    assert not same(loaded.state_dict(), RescaleNet(net).state_dict())
+    assert sorted(path.name for path in (place / "run").iterdir()) == [
+        "checkpoint-2.pt",
+        "config.json",
+        "optimizer-2.pt",
+        "weights.safetensors",
+    ]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = recipe(simulated=0.3, unrelated=0.3, changed=0.5, alone=0.3, rounded=0.3)
+    whole = training.train(config, place, place / "whole")
+
+    clock = SimpleNamespace(now=0.0)
+    real = training.loss_of
+
+    def a_minute_each(*arguments: Any) -> Any:
+        clock.now += 60
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(training, "loss_of", a_minute_each)
+    parts = training.train(config, place, place / "parts", minutes=2)
+    assert state_of(place / "parts")["counters"][0] == 2
+    assert parts.read_bytes() != whole.read_bytes()
+    torch.manual_seed(99)  # whatever else went on in between
+    assert training.train(config, place, place / "parts", minutes=2) == parts
+
+    assert parts.read_bytes() == whole.read_bytes()
+    one, other = state_of(place / "whole"), state_of(place / "parts")
+    assert one["counters"][:2] == other["counters"][:2] == (4, 0)
+    assert same(one["net"], other["net"])
+    assert same(one["average"], other["average"])
+    for number, moments in one["optimizer"]["state"].items():
+        assert same(moments, other["optimizer"]["state"][number])
+
+
+def test_more_steps_go_on_in_the_same_folder(place: Path) -> None:
+    config = recipe(decay=0.0)  # without a decay at the end, the schedule does not depend on the length
+    whole = training.train(config, place, place / "whole")
+    training.train(replace(config, steps=2), place, place / "parts")
+    assert training.train(config, place, place / "parts").read_bytes() == whole.read_bytes()
+    assert json.loads((place / "parts" / "config.json").read_text())["steps"] == 4
+
+
+def test_a_finished_run_is_not_changed(place: Path) -> None:
+    path = training.train(recipe(steps=2), place, place / "run")
+    before = path.read_bytes()
+    assert training.train(recipe(steps=2), place, place / "run").read_bytes() == before
+    assert state_of(place / "run")["counters"][0] == 2
+
+
+def test_no_minutes_means_no_step(place: Path) -> None:
+    path = training.train(recipe(), place, place / "run", minutes=0)
+    assert state_of(place / "run")["counters"][0] == 0
+    assert model.load(path).config == TINY
+
+
+def test_another_seed_gives_other_weights(place: Path) -> None:
+    one = training.train(recipe(steps=1), place, place / "one").read_bytes()
+    assert training.train(recipe(steps=1), place, place / "again").read_bytes() == one
+    assert training.train(recipe(steps=1, seed=2), place, place / "two").read_bytes() != one
+
+
+def test_another_recipe_in_the_folder_is_refused(place: Path) -> None:
+    path = training.train(recipe(steps=1), place, place / "run")
+    before = path.read_bytes()
+    for other in (recipe(seed=2), recipe(net=replace(TINY, blocks=2)), recipe(quality=(5, 97))):
+        with pytest.raises(UsageError, match="another recipe") as caught:
+            training.train(other, place, place / "run")
+        assert str(place / "run") in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_recipe_that_failed_at_once_does_not_claim_the_folder(place: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the manifest"):
+        training.train(recipe(steps=1, manifest="pears.csv"), place, place / "run")
+    training.train(recipe(steps=1), place, place / "run")
+
+
+def test_missing_pictures_and_too_small_ones_are_named(place: Path) -> None:
+    with pytest.raises(ImageError, match="at least 48 pixels"):
+        training.train(recipe(crop=48), place, place / "run")
+    (place / "b_old.png").unlink()
+    with pytest.raises(ImageError, match="b_old.png"):
+        training.train(recipe(), place, place / "other")
+
+
+def test_the_log_has_a_line_every_fifty_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cheap(
+        net: RescaleNet, config: TrainConfig, batch: Any, step: int, device: torch.device
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = sum(parameter.square().sum() for parameter in net.parameters())
+        assert isinstance(loss, Tensor)
+        return loss, {"psnr": torch.full((2,), float(step)), "bpp_lr": torch.tensor([0.25, 0.75])}
+
+    monkeypatch.setattr(training, "loss_of", cheap)
+    reported: list[dict[str, float]] = []
+    training.train(recipe(steps=101), place, place / "run", report=reported.append)
+    lines = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines == reported
+    assert [(line["step"], line["psnr"], line["bpp_lr"], line["skipped"]) for line in lines] == [
+        (50, 24.5, 0.5, 0),  # the mean of 0 to 49
+        (100, 74.5, 0.5, 0),
+    ]
+
+
+# --- steps that must not count ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    place: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    real = losses.guidance
+
+    def broken_once(lr: Tensor, hr: Tensor, similarity: Tensor | None) -> Tensor:
+        calls.append(1)
+        return real(lr, hr, similarity) * (bad if len(calls) == 2 else 1)
+
+    calls: list[int] = []
+    monkeypatch.setattr(losses, "guidance", broken_once)
+    path = training.train(recipe(), place, place / "run")
+    state = state_of(place / "run")
+    assert state["counters"][:2] == (4, 1)
+    assert all(torch.isfinite(value).all() for value in model.load(path).state_dict().values())
+    assert {int(moments["step"]) for moments in state["optimizer"]["state"].values()} == {3}
+
+
+def test_a_skipped_step_leaves_parameters_and_average_alone() -> None:
+    config = recipe()
+    run = training._Run(config, torch.device("cpu"))
+    before = {name: value.clone() for name, value in run.net.state_dict().items()}
+    parameters = list(run.net.parameters())
+    run.update(parameters[0].sum() * math.nan, config)
+    assert (run.step, run.skipped) == (1, 1)
+    # a finite loss whose gradient is not: the square root at zero
+    run.update((parameters[0] * 0).sum().sqrt(), config)
+    assert (run.step, run.skipped) == (2, 2)
+    assert same(run.net.state_dict(), before)
+    assert same(run.average, before)
+
+
+def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = recipe(clip=0.5)
+    run = training._Run(config, torch.device("cpu"))
+    norms = []
+    real = run.optimizer.step
+
+    def recorded() -> None:
+        norms.append(float(torch.stack([p.grad.norm() for p in run.net.parameters() if p.grad is not None]).norm()))
+        real()
+
+    monkeypatch.setattr(run.optimizer, "step", recorded)
+    first = next(run.net.parameters())
+    run.update(1000 * first.square().sum(), config)
+    run.update(1e-3 * first.sum() / math.sqrt(first.numel()), config)
+    assert norms == pytest.approx([0.5, 1e-3], rel=1e-3)
+
+
+def test_the_average_follows_the_parameters_by_hand() -> None:
+    config = recipe(average=0.5)
+    run = training._Run(config, torch.device("cpu"))
+    name, parameter = next(iter(run.net.named_parameters()))
+    start = parameter.detach().clone()
+    run.update(parameter.sum(), config)
+    # at step 0 the old average keeps (1 + 0) / (10 + 0) = 0.1, as that is below 0.5
+    assert torch.allclose(run.average[name], 0.1 * start + 0.9 * parameter.detach(), atol=1e-7)
+    run.step, middle = 100, run.average[name].clone()
+    run.update(parameter.sum(), replace(config, steps=1000))
+    assert torch.allclose(run.average[name], 0.5 * middle + 0.5 * parameter.detach(), atol=1e-7)
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_default_checkpoint_stays_under_the_limit(tmp_path: Path, scale: int) -> None:
+    config = TrainConfig("pairs.csv", net=RescaleConfig(scale=scale))
+    run = training._Run(config, torch.device("cpu"))
+    sum(parameter.sum() for parameter in run.net.parameters()).backward()  # type: ignore[union-attr]
+    run.optimizer.step()  # makes Adam's two moments
+    run.save(tmp_path)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes.keys() == {"checkpoint-0.pt", "optimizer-0.pt", "weights.safetensors"}
+    assert all(size < CHECKPOINT_LIMIT for size in sizes.values())
+
+
+def test_the_weights_are_the_average(place: Path) -> None:
+    path = training.train(recipe(steps=2), place, place / "run")
+    average = state_of(place / "run")["average"]
+    assert same(model.load(path).state_dict(), {name: value.half().float() for name, value in average.items()})
+
+
+def test_start_from_takes_over_parameters_of_equal_name_and_shape(place: Path) -> None:
+    torch.manual_seed(5)
+    given = RescaleNet(replace(TINY, map_levels=8))
+    with torch.no_grad():
+        for parameter in given.parameters():
+            parameter.copy_(torch.randn_like(parameter).half().float())
+    model.store(given, place / "given.safetensors")
+
+    # no step taken: what is written is what was taken over
+    config = recipe(start_from="given.safetensors")
+    path = training.train(config, place, place / "same", minutes=0)
+    assert same(model.load(path).state_dict(), given.state_dict())
+    assert same(state_of(place / "same")["net"], given.state_dict())
+
+    wider = replace(config, net=replace(TINY, blocks=2, width=12))
+    found = model.load(training.train(wider, place, place / "wider", minutes=0)).state_dict()
+    taken = {name for name, value in given.state_dict().items() if torch.equal(found[name], value)}
+    assert taken == {name for name, value in given.state_dict().items() if found[name].shape == value.shape}
+    assert any(name.startswith("refnet.") for name in taken)
+    assert len(taken) < len(found)
+
+    with pytest.raises(WeightsError, match="none.safetensors"):
+        training.train(replace(config, start_from="none.safetensors"), place, place / "none", minutes=0)
+
+
+# --- schedule --------------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_by_hand() -> None:
+    config = recipe(steps=1000, warmup=10, decay=0.2, learning_rate=1e-3)
+    expected = {
+        0: 1e-4,  # 1 of 10
+        4: 5e-4,
+        9: 1e-3,
+        10: 1e-3,
+        800: 1e-3,  # the last 200 fall: (1000 - step) / 200
+        900: 5e-4,
+        990: 5e-5,
+        999: 5e-6,
+        1000: 0,
+        1001: 0,
+    }
+    for step, rate in expected.items():
+        assert learning_rate(config, step) == pytest.approx(rate), step
+
+
+def test_rise_and_fall_of_a_short_run_multiply() -> None:
+    config = recipe(steps=4, warmup=4, decay=1.0, learning_rate=1.0)
+    assert [learning_rate(config, step) for step in range(4)] == pytest.approx(
+        [1 / 4 * 4 / 4, 2 / 4 * 3 / 4, 3 / 4 * 2 / 4, 4 / 4 * 1 / 4]
+    )
+    constant = recipe(steps=4, warmup=1, decay=0.0, learning_rate=1.0)
+    assert [learning_rate(constant, step) for step in range(4)] == [1, 1, 1, 1]
+
+
+# --- through JPEG ----------------------------------------------------------------------------------------------------
+
+
+def rough(height: int = 16, width: int = 24) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return 0.5 + 0.2 * torch.randn(2, 3, height, width, generator=generator).clamp(-2, 2)
+
+
+def levels_of(lr: Tensor, quality: int) -> coefficients.Levels:
+    return coefficients.quantise(255 * lr.permute(1, 2, 0).numpy(), quality)
+
+
+def restored(lr: Tensor, quality: int) -> Tensor:
+    height, width = lr.shape[-2:]
+    return torch.from_numpy(coefficients.restore(levels_of(lr, quality), height, width, quality)).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("contrast", [0.4, 4], ids=["in range", "beyond"])
+def test_the_pixels_after_jpeg_are_those_that_a_decoder_restores(contrast: float) -> None:
+    lr = 0.5 + contrast * (rough() - 0.5)
+    lr_hat = through_jpeg(lr, torch.tensor([30.0, 90.0]))
+    for number, quality in enumerate((30, 90)):
+        assert torch.allclose(lr_hat[number], restored(lr[number], quality), atol=1e-5)
+    if contrast == 4:
+        assert lr_hat.min() < -0.5
+        assert lr_hat.max() > 1.5
+
+
+def test_what_comes_out_of_a_real_jpeg_passes_another_of_its_quality() -> None:
+    lr = 255 * (0.5 + 0.4 * (rough()[0] - 0.5))  # in range before and after
+    payload = Jpeg().encode(lr.round().to(torch.uint8).permute(1, 2, 0).numpy(), 50)
+    decoded = torch.from_numpy(Jpeg().decode(payload, 16, 24)).permute(2, 0, 1)[None] / 255
+    lr_hat = through_jpeg(decoded, torch.tensor([50.0]))
+    assert (lr_hat - decoded).abs().max() < 2 / 255
+
+
+def test_the_mixed_precision_of_training_stops_at_jpeg(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = recipe(rounded=0.0)
+    calls: list[tuple[Tensor, ...]] = []
+
+    def watched(lr: Tensor, quality: Tensor) -> Tensor:
+        calls.append((lr.detach(), quality, through_jpeg(lr, quality).detach()))
+        return through_jpeg(lr, quality)
+
+    monkeypatch.setattr(training, "through_jpeg", watched)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        training.loss_of(RescaleNet(TINY), config, batch_of(place, config), 0, torch.device("cpu"))
+    ((lr, quality, lr_hat),) = calls
+    for number, q in enumerate(quality.tolist()):
+        assert torch.allclose(lr_hat[number], restored(lr[number], int(q)), atol=1e-4)
+
+
+def test_quality_above_100_is_rounding_only() -> None:
+    lr = rough()
+    lr_hat = through_jpeg(lr, torch.tensor([101.0, 50.0]))
+    assert torch.allclose(lr_hat[0], (lr[0].clamp(0, 1) * 255).round() / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("rounded", [0.0, 1.0])
+def test_only_rounded_low_res_pictures_have_no_bits(place: Path, rounded: float) -> None:
+    config = recipe(rounded=rounded)
+    _, figures = training.loss_of(RescaleNet(TINY), config, batch_of(place, config), 0, torch.device("cpu"))
+    assert ((figures["bpp_lr"] == 0) == bool(rounded)).all()
+
+
+def test_the_gradient_passes_jpeg_as_far_as_detail_survives_and_is_the_same_outside_the_range() -> None:
+    lr = rough(8, 8)[:1].clamp(0, 1).repeat(3, 1, 1, 1)
+    lr[:, 0, 0, :6] = torch.tensor([-0.7, -0.051, -0.04, 1.04, 1.051, 1.6])
+    lr.requires_grad_()
+    quality = torch.tensor([5.0, 95.0, 101.0])
+    upstream = torch.randn(lr[:1].shape, generator=torch.Generator().manual_seed(4)).repeat(3, 1, 1, 1)
+    lr_hat = through_jpeg(lr, quality)
+    (gradient,) = torch.autograd.grad(lr_hat, lr, upstream)
+
+    again = lr.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(losses.surviving(again, quality.clamp(max=100)), again, upstream)
+    expected[2] = upstream[2]  # the identity where it is only rounded
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    assert torch.equal(gradient[2], expected[2])
+    assert gradient[0].norm() < gradient[1].norm()
+    assert (gradient[1, 0, 0, [0, 5]] != 0).all()
+    assert lr_hat[1].min() < -0.6
+    assert lr_hat[1].max() > 1.5
+    assert 0 <= lr_hat[2].min() <= lr_hat[2].max() <= 1
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
+    text = 'manifest = "p.csv"\nsplits = ["train"]\nsteps = 10\nquality = [20, 30]\n[net]\nscale = 4\nwidth = 16\n'
+    assert TrainConfig.read(written(tmp_path, text)) == TrainConfig(
+        "p.csv", splits=("train",), steps=10, quality=(20, 30), net=RescaleConfig(scale=4, width=16)
+    )
+    assert TrainConfig.read(written(tmp_path, 'manifest = "p.csv"\n')) == TrainConfig("p.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('manifest = "p.csv"\nstepz = 10\n', "unknown field stepz in a TrainConfig"),
+        ('manifest = "p.csv"\nzeal = 1\nardour = 1\n', "unknown field ardour, zeal in a TrainConfig"),
+        ('manifest = "p.csv"\n[net]\nlevels = 4\n', "unknown field levels in a RescaleConfig"),
+        ("steps = 10\n", "manifest"),
+        ('manifest = "p.csv"\n[net]\nscale = 3\n', "scale must be 2 or 4, not 3"),
+        ('manifest = "p.csv"\n[net]\nwidth = "wide"\n', "recipe.toml"),
+        ('manifest = "p.csv\n', "cannot read the training config"),
+        ("manifest = 1 = 2\n", "cannot read the training config"),
+    ],
+)
+def test_a_bad_recipe_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UsageError, match=named) as caught:
+        TrainConfig.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "none.toml", tmp_path, binary):
+        with pytest.raises(UsageError, match="cannot read the training config") as caught:
+            TrainConfig.read(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["net = 3", 'steps = "many"', "quality = [5]"])
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UsageError, match=line.split()[0]):
+        TrainConfig.read(written(tmp_path, f'manifest = "p.csv"\n{line}\n'))
