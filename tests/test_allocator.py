@@ -10,7 +10,7 @@ RESIDENT = """
 import sys
 from pathlib import Path
 import numpy as np
-from refscale_codec import allocator
+from refscale_codec.cli import allocator
 
 if sys.argv[1] == "keep":
     allocator.keep_freed_memory()

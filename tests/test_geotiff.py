@@ -303,7 +303,7 @@ def geotiff_file_of_pillow(pixels: NDArray[np.generic]) -> bytes:
 def test_rasterio_is_imported_only_where_it_is_needed() -> None:
     loaded = "rasterio" in sys.modules
     assert loaded
-    code = "import sys, refscale_codec.image, refscale_codec.codec; sys.exit('rasterio' in sys.modules)"
+    code = "import sys, refscale_codec.picture.image, refscale_codec.codec.encoder; sys.exit('rasterio' in sys.modules)"
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -102,7 +102,7 @@ def test_svg_names_no_date_and_no_version() -> None:
 
 def test_neither_torch_nor_global_figures_are_loaded() -> None:
     program = (
-        "import sys; from refscale_codec import plot; print('matplotlib' in sys.modules);"
+        "import sys; from refscale_codec.study import plot; print('matplotlib' in sys.modules);"
         "plot.render({'coders': [], 'rows': [], 'comparisons': []}, 'svg', log=True);"
         "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
