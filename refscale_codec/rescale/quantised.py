@@ -1,0 +1,177 @@
+"""Layers of integers: trained with the quantiser in the loop, run exactly afterwards.
+
+Activations are integers of 8 bits, weights integers of 8 bits times a power of two per output channel, biases multiples
+of that power. A convolution's sum stays below 2^24 units (`IntegerConv` refuses weights that could pass it), so that
+float32 accumulates it without rounding in any order: on any machine, with any number of threads. Between layers values
+are rounded to bfloat16, to nearest even, which is what a bfloat16 convolution with float32 accumulation does by itself.
+
+So the same integers may be carried in bfloat16, where that is fast (AMX, AVX-512), or in float32 or float64 and rounded
+to bfloat16 after each operation (`carried`): the bits are equal. Every operation is one of IEEE 754's on single
+elements, or such a convolution; there is no exp, tanh or division by what was computed.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LIMIT = 127
+"""Bound on the magnitude of a signed activation and of a weight, in units."""
+HIGHEST = 255
+"""Highest value of an activation after a rectifier, in units: bfloat16 holds all integers up to 256."""
+EXACT_SUM = 1 << 24
+"""Up to here float32 holds all integers."""
+BIAS_UNIT = 128
+"""A bias parameter of 1 is so many units of activation: it learns at the pace of the weights."""
+BIAS_BITS = 22
+"""Biases have at most so many bits: where weights are tiny, their power of two is that of the bias."""
+
+
+class _Quantise(torch.autograd.Function):
+    """Round to integers and clip; the gradient passes inside of the range."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        y = x.clamp(low, high).round_()
+        ctx.save_for_backward(y)
+        ctx.range = (low, high)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], y, *ctx.range), None, None
+
+
+def rectified(x: Tensor) -> Tensor:
+    """Return `x` as integers in 0..255: the activation of these nets."""
+    return _quantised(x, 0, HIGHEST)
+
+
+def signed(x: Tensor) -> Tensor:
+    """Return `x` as integers in -127..127."""
+    return _quantised(x, -LIMIT, LIMIT)
+
+
+def _quantised(x: Tensor, low: float, high: float) -> Tensor:
+    result: Tensor = _Quantise.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return result
+
+
+def straight_through(value: Tensor, x: Tensor) -> Tensor:
+    """Return `value` with the gradient of `x`."""
+    return x + (value - x).detach()
+
+
+def carried(x: Tensor) -> Tensor:
+    """Return `x` rounded to what bfloat16 holds, in its own type."""
+    return x if x.dtype == torch.bfloat16 else x.bfloat16().to(x.dtype)
+
+
+def integers(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights and biases as integers, and their powers of two.
+
+    Args:
+        weight: [out, in, 3, 3].
+        bias: [out], in `BIAS_UNIT` units of activation.
+
+    Returns:
+        The weights in -127..127, the biases, both in float32, and the exponents e [out]: what they stand for is
+        integer x 2^e. A bias times 2^e is a number of bfloat16.
+    """
+    highest = weight.abs().amax(dim=(1, 2, 3)).clamp(min=2.0**-20)
+    offset = (BIAS_UNIT * bias).bfloat16().float()
+    least = torch.ceil(torch.log2(offset.abs() + 2.0**-40)) - BIAS_BITS
+    exponent = torch.maximum(torch.ceil(torch.log2(highest / LIMIT)), least)
+    step = torch.exp2(exponent)
+    whole = (weight / step[:, None, None, None]).round().clamp(-LIMIT, LIMIT)
+    return whole, (offset / step).round(), exponent
+
+
+class QuantisedConv(nn.Module):
+    """A 3x3 convolution of integer activations in training: float parameters, used as `integers` makes them."""
+
+    def __init__(self, channels_in: int, channels_out: int, gain: float = 1.0) -> None:
+        """Build it with torch's usual initial weights, times `gain`."""
+        super().__init__()
+        start = nn.Conv2d(channels_in, channels_out, 3, padding=1).weight.detach()
+        self.weight = nn.Parameter(gain * start)
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b, channels_in, h, w] to [b, channels_out, h, w], rounded to bfloat16; the gradient is the float's."""
+        with torch.no_grad():
+            whole, offset, exponent = integers(self.weight, self.bias)
+            step = torch.exp2(exponent)
+            weight, bias = whole * step[:, None, None, None], offset * step
+        weight = straight_through(weight, self.weight).to(x.dtype)
+        bias = straight_through(bias, BIAS_UNIT * self.bias).to(x.dtype)
+        return carried(functional.conv2d(x, weight, bias, padding=1))
+
+    def exact(self) -> "IntegerConv":
+        """Return the layer that does the same from integers alone."""
+        layer = IntegerConv(self.weight.shape[1], self.weight.shape[0])
+        whole, offset, exponent = integers(self.weight.detach(), self.bias.detach())
+        layer.load_state_dict(
+            {"weight": whole.to(torch.int8), "bias": offset.int(), "exponent": exponent.to(torch.int8)}
+        )
+        return layer
+
+
+class IntegerConv(nn.Module):
+    """A 3x3 convolution of integer activations for inference: its state is integers."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        """Build it with zeros, to be filled by `load_state_dict`."""
+        super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.exponent: Tensor
+        self.register_buffer("weight", torch.zeros(channels_out, channels_in, 3, 3, dtype=torch.int8))
+        self.register_buffer("bias", torch.zeros(channels_out, dtype=torch.int32))
+        self.register_buffer("exponent", torch.zeros(channels_out, dtype=torch.int8))
+        self._ready: tuple[Tensor, Tensor] | None = None
+
+    def largest_sum(self) -> int:
+        """Return a bound on any partial sum in units, whatever the activations are."""
+        sums = self.weight.long().abs().sum(dim=(1, 2, 3)) * HIGHEST + self.bias.long().abs()
+        return int(sums.max())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map integers [b, channels_in, h, w] to [b, channels_out, h, w], rounded to bfloat16, in the type of `x`.
+
+        Raises:
+            ValueError: a sum might not be exact.
+        """
+        if self._ready is None or self._ready[0].dtype != x.dtype or self._ready[0].device != x.device:
+            if self.largest_sum() > EXACT_SUM:
+                raise ValueError("the weights of an integer convolution are so large that sums are not exact")
+            step = torch.tensor([2.0**e for e in self.exponent.tolist()], device=x.device)
+            weight = (self.weight.to(x.device).float() * step[:, None, None, None]).to(x.dtype)
+            bias = (self.bias.to(x.device).float() * step).to(x.dtype)
+            self._ready = weight.contiguous(memory_format=torch.channels_last), bias
+        return carried(functional.conv2d(x, *self._ready, padding=1))
+
+
+class QuantisedBlock(nn.Module):
+    """Residual block on a state in bfloat16: two convolutions of 8-bit integers beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        """Build for `width` channels."""
+        super().__init__()
+        self.first: nn.Module = QuantisedConv(width, width, 1.7)
+        self.second: nn.Module = QuantisedConv(width, width, 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus the residual, rounded to bfloat16: [b, width, h, w]."""
+        return carried(x + self.second(rectified(self.first(signed(x)))))
+
+
+def make_exact(net: nn.Module) -> None:
+    """Replace every `QuantisedConv` inside of `net` by its `IntegerConv`."""
+    for name, child in net.named_children():
+        if isinstance(child, QuantisedConv):
+            setattr(net, name, child.exact())
+        else:
+            make_exact(child)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refscale_codec.rescale import quantised
+from refscale_codec.rescale.quantised import HIGHEST, IntegerConv, QuantisedBlock, QuantisedConv, make_exact
+
+CARRIERS = (torch.bfloat16, torch.float32, torch.float64)
+
+
+def activations(*shape: int, seed: int = 0, low: int = 0) -> torch.Tensor:
+    return torch.randint(low, HIGHEST + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def by_integers(layer: IntegerConv, x: torch.Tensor) -> torch.Tensor:
+    """The layer's sums in 64-bit integers, scaled and rounded to bfloat16."""
+    windows = torch.nn.functional.unfold(x.double(), 3, padding=1).long()  # [b, in * 9, h * w]
+    sums = torch.einsum("oi,bix->box", layer.weight.long().flatten(1), windows) + layer.bias.long()[:, None]
+    scaled = sums.double() * torch.tensor([2.0**e for e in layer.exponent.tolist()], dtype=torch.float64)[:, None]
+    return scaled.float().bfloat16().float().unflatten(-1, x.shape[-2:])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([3, 32, 64, 96]), st.sampled_from([1, 32, 64]), st.floats(0.01, 30))
+def test_convolution_equals_its_integers_in_every_carrier(seed, channels_in, channels_out, gain):
+    torch.manual_seed(seed)
+    layer = QuantisedConv(channels_in, channels_out, gain)
+    torch.nn.init.normal_(layer.bias)
+    x = activations(2, channels_in, 9, 11, seed=seed)
+    exact = layer.exact()
+    wanted = by_integers(exact, x)
+    for carrier in CARRIERS:
+        assert torch.equal(exact(x.to(carrier)).float(), wanted)
+        assert torch.equal(layer(x.to(carrier)).float(), wanted)  # what is trained is what is used
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # by torch, of its own flags
+@pytest.mark.parametrize("threads", [1, 2])
+def test_block_is_the_same_without_onednn_and_with_more_threads(threads):
+    torch.manual_seed(3)
+    block = QuantisedBlock(32)
+    make_exact(block)
+    x = (activations(1, 32, 40, 40, low=-HIGHEST) / 4).bfloat16()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        wanted = block(x.float())
+        assert torch.equal(block(x).float(), wanted)
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert torch.equal(block(x.float()), wanted)
+    finally:
+        torch.set_num_threads(before)
+    assert not torch.equal(wanted, x.float())
+
+
+def test_all_at_their_highest_is_exact_or_refused():
+    layer = IntegerConv(64, 32)
+    layer.weight.fill_(127)
+    with pytest.raises(ValueError, match="not exact"):
+        layer(activations(1, 64, 4, 4))
+    layer.weight.fill_(114)
+    assert layer.largest_sum() <= quantised.EXACT_SUM
+    x = torch.full((1, 64, 8, 8), float(HIGHEST))
+    for carrier in CARRIERS:
+        assert torch.equal(layer(x.to(carrier)).float(), by_integers(layer, x))
+
+
+def test_integers_are_near_what_they_stand_for():
+    layer = QuantisedConv(64, 64)
+    whole, _, exponent = quantised.integers(layer.weight.detach(), layer.bias.detach())
+    step = torch.exp2(exponent)[:, None, None, None]
+    assert whole.abs().max() <= 127 and whole.abs().amax(dim=(1, 2, 3)).min() >= 63
+    assert ((whole * step - layer.weight).abs() <= step / 2).all()
+
+
+def test_gradient_passes_inside_of_the_range_only():
+    x = torch.tensor([-3.0, 0.4, 7.6, 254.7, 400.0], requires_grad=True)
+    y = quantised.rectified(x)
+    y.sum().backward()
+    assert y.tolist() == [0, 0, 8, 255, 255]
+    assert x.grad is not None and x.grad.tolist() == [0, 0, 1, 0, 0]

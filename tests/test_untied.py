@@ -1,0 +1,160 @@
+import pytest
+import torch
+
+from refscale_codec.errors import WeightsError
+from refscale_codec.rescale.untied import MAP_FULL, Untied, UntiedConfig, load, spread, store
+
+CONFIG = UntiedConfig(down_width=8, down_blocks=1, up_width=32, up_blocks=2)
+QUALITY = torch.tensor([40, 75])
+
+
+def net(seed: int = 1) -> Untied:
+    """Return a net whose last layers are not zero."""
+    torch.manual_seed(seed)
+    made = Untied(CONFIG)
+    for layer in (made.down.output, made.up.output):
+        torch.nn.init.normal_(layer.weight, std=0.02)
+    torch.nn.init.normal_(made.up.phase, std=0.05)
+    return made.to(memory_format=torch.channels_last)
+
+
+def pictures(height: int = 48, width: int = 64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two smooth pictures [2, 3, height, width] in whole levels."""
+    noise = torch.rand(2, 2, 3, height, width, generator=torch.Generator().manual_seed(seed)).flatten(0, 1)
+    smooth = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
+    return tuple((255 * (3 * smooth - 1).clamp(0, 1)).round().unflatten(0, (2, 2)))  # type: ignore[return-value]
+
+
+def half_off(height: int = 24, width: int = 32) -> torch.Tensor:
+    levels = torch.full((2, 1, height // 4, width // 4), 3)
+    levels[..., : width // 8] = torch.tensor([0, 1])[:, None, None, None]
+    return spread(levels, 4, height, width)
+
+
+def test_starts_as_mean_and_repetition():
+    fresh, (hr, ref) = Untied(CONFIG), pictures()
+    lr = fresh.downscale(hr / 255, ref / 255, half_off(), QUALITY)
+    assert torch.allclose(255 * lr, torch.nn.functional.avg_pool2d(hr, 2), atol=1e-3)
+    back = fresh.upscale(255 * lr, ref, half_off(), QUALITY, torch.float32)
+    assert torch.allclose(back, torch.nn.functional.interpolate(255 * lr, scale_factor=2), atol=1 / 32 + 1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # by torch, of its own flags
+@pytest.mark.parametrize("referenced", [True, False])
+def test_pixels_are_equal_in_every_carrier_and_setting(referenced):
+    made, (lr, _), (_, ref) = net(), pictures(24, 32), pictures(48, 64, seed=1)
+    given = (ref, half_off()) if referenced else (None, None)
+    trained = made.upscale(lr, *given, QUALITY, torch.bfloat16)
+    wanted = made.make_exact().upscale(lr, *given, QUALITY, torch.float32)
+    assert torch.equal(trained, wanted)
+    assert torch.equal(wanted * 16, (wanted * 16).round()) and wanted.std() > 10
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for carrier in (torch.bfloat16, torch.float32, torch.float64):
+                assert torch.equal(made.upscale(lr, *given, QUALITY, carrier), wanted)
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert torch.equal(made.upscale(lr, *given, QUALITY, torch.float32), wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_tile_equals_the_whole_inside_of_its_halo():
+    made, (lr, _), (_, ref) = net().make_exact(), pictures(64, 64), pictures(128, 128, seed=1)
+    s_map = torch.full((2, 1, 64, 64), 3 * MAP_FULL)
+    whole = made.upscale(lr, ref, s_map, QUALITY, torch.bfloat16)
+    part, reach = (
+        made.upscale(lr[..., 8:56, 8:56], ref[..., 16:112, 16:112], s_map[..., 8:56, 8:56], QUALITY, torch.float32),
+        made.reach,
+    )
+    assert 0 < reach < 16
+    inner = slice(2 * reach, 96 - 2 * reach)
+    assert torch.equal(part[..., inner, inner], whole[..., 16:112, 16:112][..., inner, inner])
+    outer = slice(2 * reach - 2, 96 - 2 * reach + 2)
+    assert not torch.equal(part[..., outer, outer], whole[..., 16:112, 16:112][..., outer, outer])
+
+
+@torch.no_grad()
+def test_reference_is_unseen_where_the_map_is_off():
+    made, (lr, _), (ref, other) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
+    off = torch.zeros(2, 1, 24, 32, dtype=torch.int64)
+    one, two = (made.upscale(lr, x, off, QUALITY, torch.bfloat16) for x in (ref, other))
+    assert torch.equal(one, two)
+    assert torch.equal(one, made.upscale(lr, None, None, QUALITY, torch.bfloat16))
+    on = torch.full_like(off, 3 * MAP_FULL)
+    assert not torch.equal(one, made.upscale(lr, ref, on, QUALITY, torch.bfloat16))
+
+
+@torch.no_grad()
+def test_sixteen_bits_and_quality_tell():
+    made, (lr, _), (ref, _) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
+    on = torch.full((2, 1, 24, 32), 3 * MAP_FULL)
+    usual = made.upscale(lr, ref, on, QUALITY, torch.float32)
+    assert torch.equal(made.upscale(lr + 0.01, ref, on, QUALITY, torch.float32), usual)  # below the grid
+    assert not torch.equal(made.upscale(lr + 0.25, ref, on, QUALITY, torch.float32), usual)
+    assert not torch.equal(made.upscale(lr, ref, on, QUALITY + 10, torch.float32), usual)
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 4])
+def test_spread_is_bilinear_interpolation(divisor):
+    levels = torch.randint(0, 4, (2, 1, 5, 7), generator=torch.Generator().manual_seed(divisor))
+    wanted = torch.nn.functional.interpolate(
+        levels.double(), scale_factor=divisor, mode="bilinear", align_corners=False
+    )
+    whole = spread(levels, divisor, 5 * divisor, 7 * divisor)
+    assert torch.equal(whole.double(), MAP_FULL * wanted)
+    assert torch.equal(spread(levels, divisor, 5 * divisor - 1, 7 * divisor), whole[..., :-1, :])
+
+
+def test_every_parameter_learns():
+    made, (hr, ref) = net(), pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        lr = made.downscale(hr / 255, ref / 255, half_off(), QUALITY)
+        back = made.upscale(255 * lr, ref, half_off(), QUALITY, torch.bfloat16)
+    (back - hr).square().mean().backward()
+    silent = [name for name, x in made.named_parameters() if x.grad is None or not x.grad.abs().sum() > 0]
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scale": 4}, {"map_divisor": 3}, {"map_levels": 1}, {"up_blocks": 0}, {"up_width": 1.5}]
+)
+def test_config_refuses(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[-1]):
+        UntiedConfig(**wrong)
+
+
+@torch.no_grad()
+def test_what_is_stored_makes_the_same_pixels(tmp_path):
+    made, (lr, _), (ref, _) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
+    store(made, tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors")
+    assert again.config == made.config
+    wanted = made.upscale(lr, ref, half_off(), QUALITY, torch.bfloat16)
+    assert torch.equal(again.upscale(lr, ref, half_off(), QUALITY, torch.float32), wanted)
+    hr = ref / 255
+    near = again.downscale(hr, hr, half_off(), QUALITY) - made.downscale(hr, hr, half_off(), QUALITY)
+    assert near.abs().max() < 1e-3  # half precision
+
+
+def test_load_refuses_other_files(tmp_path):
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(WeightsError, match="cannot read"):
+        load(path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match="does not hold"):
+        load(path)
+    store(net().make_exact(), path)
+    data = path.read_bytes()
+    for changed in (
+        data.replace(b"untied", b"united"),
+        data[:-1],
+        data.replace(b'up_blocks\\": 2', b'up_blocks\\": 3'),
+    ):
+        assert changed != data
+        path.write_bytes(changed)
+        with pytest.raises(WeightsError, match="does not hold"):
+            load(path)
