@@ -43,6 +43,7 @@ from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.training import data, loop, losses
+from refscale_codec.training.recipe import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
@@ -51,7 +52,7 @@ JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92)
 SEEDS = (1, 2)
 
 NET = RescaleConfig(blocks=4, width=32, ref_width=16, map_divisor=4)
-BASE = loop.TrainConfig("", net=NET, steps=500, warmup=30, decay=0.6, learning_rate=1e-3, crop=64, quality=(15, 95))
+BASE = TrainConfig("", net=NET, steps=500, warmup=30, decay=0.6, learning_rate=1e-3, crop=64, quality=(15, 95))
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def quality_not_told() -> Iterator[None]:
 @contextmanager
 def eight_bits() -> Iterator[None]:
     """Round and clip the low-res picture to 8 bits before and after its JPEG, in training and afterwards."""
-    through, quantise, restore = loop.through_jpeg, coefficients.quantise, coefficients.restore
+    through, quantise, restore = losses.through_jpeg, coefficients.quantise, coefficients.restore
 
     def rounded(x: Tensor) -> Tensor:
         return x + ((x.clamp(0, 1) * 255).round() / 255 - x).detach()
@@ -174,12 +175,12 @@ def sub_net(kind: type[nn.Module]) -> Callable[[], Any]:
     return changing
 
 
-def shaped(blocks: int, width: int) -> loop.TrainConfig:
+def shaped(blocks: int, width: int) -> TrainConfig:
     """Return the base with other sizes of the flow."""
     return replace(BASE, net=replace(NET, blocks=blocks, width=width))
 
 
-Variant = tuple[str, loop.TrainConfig, Callable[[], Any]]
+Variant = tuple[str, TrainConfig, Callable[[], Any]]
 VARIANTS: dict[str, Variant] = {
     "base": ("haar flow, map at a quarter with 4 levels, through the JPEG, rate in the loss, z = 0", BASE, nothing),
     "flow-paper": ("the paper's flow", replace(BASE, net=replace(NET, flow="paper")), nothing),
@@ -240,7 +241,7 @@ class Judge:
         return float(np.nanmean(found)), float(np.mean(maps))
 
 
-def seconds_per_step(config: loop.TrainConfig) -> float:
+def seconds_per_step(config: TrainConfig) -> float:
     """Return the processor time of a training step on noise."""
     run = loop._Run(config, torch.device("cpu"))
     run.net.train()

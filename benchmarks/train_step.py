@@ -27,7 +27,8 @@ from unittest.mock import patch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from refscale_codec.training import data, loop
+from refscale_codec.training import data, loop, losses
+from refscale_codec.training.recipe import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {  # bf16, channels last, compiled
@@ -72,19 +73,19 @@ def timed(seconds: dict[str, list[float]], device: torch.device) -> Iterator[Non
         return call
 
     with (
-        patch.object(loop, "through_jpeg", watched("jpeg", loop.through_jpeg)),
+        patch.object(loop, "through_jpeg", watched("jpeg", losses.through_jpeg)),
         patch.object(loop, "coded_map_bits", watched("map", loop.coded_map_bits)),
         patch.object(torch.Tensor, "backward", watched("backward", torch.Tensor.backward)),
     ):
         yield
 
 
-def measure(config: loop.TrainConfig, crops: data.Crops, device: torch.device, variant: str) -> dict[str, Any]:
+def measure(config: TrainConfig, crops: data.Crops, device: torch.device, variant: str) -> dict[str, Any]:
     """Return medians of the seconds of each part, operations and steps per second."""
     bf16, channels_last, compiled = VARIANTS[variant]
     run = loop._Run(config, device)
     if not channels_last:
-        run.net = run.net.to(memory_format=torch.contiguous_format)
+        run.net = run.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if compiled:
         for name in ("descend", "rebuild"):
             setattr(run.net, name, torch.compile(getattr(run.net, name)))
@@ -109,7 +110,7 @@ def measure(config: loop.TrainConfig, crops: data.Crops, device: torch.device, v
     return {name: median(values) for name, values in seconds.items()}
 
 
-def operations(config: loop.TrainConfig, crops: data.Crops, device: torch.device) -> int:
+def operations(config: TrainConfig, crops: data.Crops, device: torch.device) -> int:
     """Return the floating-point operations of a step."""
     run = loop._Run(config, device)
     run.net.train()
@@ -128,7 +129,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    config = replace(loop.TrainConfig.read(ROOT / "weights" / "recipe-x2.toml"), manifest=str(args.manifest))
+    config = replace(TrainConfig.read(ROOT / "weights" / "recipe-x2.toml"), manifest=str(args.manifest))
     pairs = data.read_manifest(args.manifest, ("train",))[::8]
     crops = data.Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
     limits = {"float32": ceiling(device, torch.float32), "bf16": ceiling(device, torch.bfloat16)}

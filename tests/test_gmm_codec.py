@@ -28,6 +28,7 @@ from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.training import loop
+from refscale_codec.training.recipe import TrainConfig
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
@@ -333,7 +334,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-RECIPE = loop.TrainConfig(
+RECIPE = TrainConfig(
     "pairs.csv", ("train",), replace(TINY, blocks=1), SMALL, steps=2, warmup=1, decay=0.1, batch=2, crop=32
 )
 
@@ -367,7 +368,7 @@ def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
 def test_recipes_name_the_codec(place: Path) -> None:
     config = place / "recipe.toml"
     config.write_text('manifest = "pairs.csv"\ncrop = 64\ngmm_first = 5\n[gmm]\nchannels = 16\n')
-    recipe = loop.TrainConfig.read(config)
+    recipe = TrainConfig.read(config)
     assert (recipe.gmm, recipe.gmm_first) == (GmmConfig(channels=16), 5)
     for text, reason in {
         "crop = 24\n[gmm]\n": "multiple of 8 low-res pixels, 16, not 24",
@@ -379,7 +380,7 @@ def test_recipes_name_the_codec(place: Path) -> None:
     }.items():
         config.write_text(f'manifest = "pairs.csv"\n{text}')
         with pytest.raises(UsageError, match=reason):
-            loop.TrainConfig.read(config)
+            TrainConfig.read(config)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

@@ -17,10 +17,15 @@ from refscale_codec import model
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.lrcodec.gmm.codec import GmmConfig
+from refscale_codec.rescale import untied
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.training import loop as training
 from refscale_codec.training import losses
-from refscale_codec.training.loop import TrainConfig, learning_rate, through_jpeg
+from refscale_codec.training.losses import through_jpeg
+from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate
+from refscale_codec.training.untied import maps
 
 TINY = RescaleConfig(blocks=1, width=8, ref_width=8)
 CHECKPOINT_LIMIT = 16 * 2**20  # bytes of one file
@@ -483,3 +488,72 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=line.split()[0]):
         TrainConfig.read(written(tmp_path, f'manifest = "p.csv"\n{line}\n'))
+
+
+# --- untied nets ------------------------------------------------------------------------------------------------------
+
+SMALL = UntiedConfig(down_width=8, down_blocks=1, up_width=16, up_blocks=2)
+
+
+def untied_recipe(**changes: Any) -> TrainConfig:
+    return recipe(**({"untied": SMALL, "muon": 1e-3} | changes))
+
+
+def test_untied_nets_learn(place: Path) -> None:
+    config = untied_recipe(
+        steps=12, warmup=1, decay=0.0, learning_rate=2e-3, quality=(60, 60), alone=0.0, rounded=0.0, unrelated=0.0
+    )
+    pairs = training.read_manifest(place / config.manifest, config.splits)
+    batch = training.Crops(pairs, 32, 0, 0, 0).marked_batch(1, 0, 4)
+    run = training._Run(config, torch.device("cpu"))
+    losses_seen = []
+    for _ in range(12):
+        loss, figures = training.loss_of(run.net, config, batch, 0, torch.device("cpu"))
+        run.update(loss, config)
+        losses_seen.append(float(figures["loss"].mean()))
+    assert run.skipped == 0 and losses_seen[-1] < losses_seen[0] - 0.05
+
+
+def test_a_resumed_run_of_untied_nets_equals_an_uninterrupted_one(place: Path) -> None:
+    config = untied_recipe(decay=0.0)
+    whole = training.train(config, place, place / "whole")
+    training.train(replace(config, steps=2), place, place / "parts")
+    parts = training.train(config, place, place / "parts")
+    assert parts.read_bytes() == whole.read_bytes()
+    one, other = state_of(place / "whole"), state_of(place / "parts")
+    assert same(one["net"], other["net"])
+    for number, moments in one["optimizer"]["muon"]["state"].items():
+        assert same(moments, other["optimizer"]["muon"]["state"][number])
+    assert untied.load(parts).config == SMALL
+
+
+def test_maps_are_off_where_told_weakened_and_alone() -> None:
+    elsewhere = np.zeros((400, 32, 32), bool)
+    elsewhere[:, :16, 8:16] = True
+    rng = np.random.default_rng(1)
+
+    def drawn(**changes: float) -> np.ndarray:
+        config = untied_recipe(**({"told": 0.0, "weakened": 0.0, "alone": 0.0} | changes))
+        return maps(elsewhere, config, 8, 3, rng)[:, 0]
+
+    assert (drawn() == 3).all()
+    told = drawn(told=0.5)
+    wanted = np.full((4, 4), 3)
+    wanted[:2, 1] = 0
+    off = (told == wanted).all(axis=(1, 2))
+    assert 150 < off.sum() < 250 and (told[~off] == 3).all()
+    assert 50 < (drawn(alone=0.25) == 0).all(axis=(1, 2)).sum() < 150
+    weakened = drawn(weakened=1.0)
+    assert (weakened < 3).any(axis=(1, 2)).all() and set(np.unique(weakened)) == {0, 1, 2, 3}
+
+
+def test_crops_grow_late() -> None:
+    config = untied_recipe(steps=10, crop=32, late_crop=48, late=0.4)
+    assert [crop_at(config, step) for step in range(10)] == [32] * 6 + [48] * 4
+    assert crop_at(replace(config, late_crop=0), 9) == 32
+
+
+@pytest.mark.parametrize("wrong", [{"late_crop": 20}, {"untied": None}, {"gmm": GmmConfig()}])
+def test_untied_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="late_crop|untied"):
+        untied_recipe(**wrong)

@@ -29,8 +29,9 @@ def train(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec.training import loop as training
+        from refscale_codec.training.recipe import TrainConfig
 
-        recipe = training.TrainConfig.read(config)
+        recipe = TrainConfig.read(config)
         where = terminal.device_named(device)
 
         def report(line: dict[str, float]) -> None:

@@ -23,6 +23,7 @@ from refscale_codec.reference import registration, warp
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
 Floats = NDArray[np.float32]  # [h, w, 3] in [0, 1]
+Mask = NDArray[np.bool_]  # [h, w]
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,15 @@ class Crops:
             weight[places[dataset]] = np.asarray(inside) / np.sqrt(np.sum(inside))
         self.weight = weight / weight.sum()
 
-    def sample(self, rng: Generator) -> tuple[Pixels, Pixels]:
-        """Return one (target, reference), each [crop, crop, 3]."""
+    def sample(self, rng: Generator) -> tuple[Pixels, Pixels, Mask]:
+        """Return one target and reference, each [crop, crop, 3], and where that one was made to show another place."""
         target, reference = self._pick(rng)
         y, x = (int(rng.integers(0, side - self.crop + 1)) for side in target.shape[:2])
         window = np.s_[y : y + self.crop, x : x + self.crop]
+        elsewhere = np.zeros((self.crop, self.crop), bool)
         if rng.random() < self.unrelated:
             target, reference = target[window], self._unrelated(rng)
+            elsewhere[:] = True
         elif reference is None or rng.random() < self.simulated:
             target = target[window]
             simulated = simulate_revisit(_float32(target) / np.float32(255), rng)
@@ -165,10 +168,11 @@ class Crops:
         else:
             target, reference = target[window], reference[window]
         if rng.random() < self.changed:
-            reference = self._changed(reference, rng)
+            reference = self._changed(reference, elsewhere, rng)
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
         target, reference = np.rot90(target, turns), np.rot90(reference, turns)
-        return (target[:, ::-1], reference[:, ::-1]) if flip else (target, reference)
+        elsewhere = np.rot90(elsewhere, turns)
+        return (target[:, ::-1], reference[:, ::-1], elsewhere[:, ::-1]) if flip else (target, reference, elsewhere)
 
     def _pick(self, rng: Generator) -> tuple[Pixels, Pixels | None]:
         return self.pictures[int(rng.choice(len(self.pictures), p=self.weight))]
@@ -178,15 +182,20 @@ class Crops:
         y, x = (int(rng.integers(0, side - self.crop + 1)) for side in other.shape[:2])
         return other[y : y + self.crop, x : x + self.crop]
 
-    def _changed(self, reference: Pixels, rng: Generator) -> Pixels:
+    def _changed(self, reference: Pixels, elsewhere: Mask, rng: Generator) -> Pixels:
         changed, other = reference.copy(), self._unrelated(rng)
         for _ in range(int(rng.integers(1, 4))):
             (y, x), (height, width) = rng.integers(0, self.crop, 2), rng.integers(self.crop // 8, self.crop // 2, 2)
             changed[y : y + height, x : x + width] = other[y : y + height, x : x + width]
+            elsewhere[y : y + height, x : x + width] = True
         return changed
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Pixels, Pixels]:
         """Return the (targets, references) of one training step, each [size, crop, crop, 3]."""
+        return self.marked_batch(seed, step, size)[:2]
+
+    def marked_batch(self, seed: int, step: int, size: int) -> tuple[Pixels, Pixels, Mask]:
+        """Return the same and, [size, crop, crop], where a reference was made to show another place."""
         samples = [self.sample(np.random.default_rng([seed, step, place])) for place in range(size)]
-        targets, references = zip(*samples, strict=True)
-        return np.stack(targets), np.stack(references)
+        targets, references, elsewhere = zip(*samples, strict=True)
+        return np.stack(targets), np.stack(references), np.stack(elsewhere)

@@ -12,148 +12,30 @@ one. `run/weights.safetensors` holds the moving average of the parameters, ready
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec import model
-from refscale_codec.errors import UsageError, reason
-from refscale_codec.lrcodec.dct import coefficients
-from refscale_codec.lrcodec.gmm.codec import Coded, Gmm, GmmConfig
-from refscale_codec.lrcodec.gmm.latents import STRIDE
+from refscale_codec.errors import UsageError
+from refscale_codec.lrcodec.gmm.codec import Coded, Gmm
 from refscale_codec.rescale import similarity_map
-from refscale_codec.rescale.net import RescaleConfig, RescaleNet
-from refscale_codec.training import losses
-from refscale_codec.training.data import Crops, read_manifest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-GREY = 128 / 255  # what a JPEG codes as 0
-HEADER_BPP = 0.009  # bits per high-res pixel of the container and of vectors on a 256x256 picture; not trainable
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A recipe; every field but `manifest` has a default.
-
-    `[net]` in the TOML file is a `RescaleConfig`, `[gmm]` a `GmmConfig`; without it the low-res codec is JPEG.
-    """
-
-    manifest: str  # CSV of pairs, relative to the config file
-    splits: tuple[str, ...] = ("train", "single")
-    net: RescaleConfig = RescaleConfig()
-    gmm: GmmConfig | None = None
-    gmm_first: int = 0  # steps at the beginning in which only the learned low-res codec learns
-    start_from: str = (
-        ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
-    )
-    seed: int = 1
-    steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
-    warmup: int = 100  # steps
-    decay: float = 0.4  # share of the steps, at the end
-    learning_rate: float = 6e-4  # of Adam
-    batch: int = 8
-    crop: int = 128  # side in pixels
-    clip: float = 1.0  # bound on the gradient's norm
-    average: float = 0.999  # decay of the moving average of parameters
-    simulated: float = 0.12  # share of real pairs given a simulated reference
-    unrelated: float = 0.12  # share of samples given an unrelated reference
-    changed: float = 0.2  # share of the other samples whose reference shows an unrelated place in some rectangles
-    alone: float = 0.12  # share of samples coded without a reference
-    rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
-    quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
-    slope: float = 1.45  # about the weight of ln(squared error) beside ln(bits): how steep refscale's own curves are
-    guidance: float = 1.0  # weight of Eq. 5
-
-    def __post_init__(self) -> None:
-        """Reject values of the wrong type and those that no run can have."""
-        for field in fields(self):
-            value, default = getattr(self, field.name), field.default
-            if field.name == "gmm":
-                continue  # checks itself
-            kind = str if field.name == "manifest" else type(default)
-            allowed = (int, float) if kind is float else kind
-            if not isinstance(value, allowed) or isinstance(value, bool):
-                raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
-        if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
-            raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
-        unit = STRIDE * self.net.scale
-        if self.crop < 1 or self.crop % unit:
-            raise ValueError(f"crop must be a multiple of {STRIDE} low-res pixels, {unit}, not {self.crop}")
-        if self.gmm is None and self.gmm_first:
-            raise ValueError("gmm_first would have no effect without [gmm]")
-        if min(self.batch, self.warmup, self.steps) < 1:
-            raise ValueError("batch, warmup and steps must be at least 1")
-
-    @classmethod
-    def read(cls, path: Path) -> "TrainConfig":
-        """Read a TOML file.
-
-        Raises:
-            UsageError: the file is missing or no TOML, or names a field that does not exist.
-        """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
-        try:
-            nets: dict[str, Any] = {}
-            for name, kind in (("net", RescaleConfig), ("gmm", GmmConfig)):
-                if name in table:
-                    given = table.pop(name)
-                    if not isinstance(given, dict):
-                        raise ValueError(f"{name} must be a table, not {given!r}")
-                    nets[name] = kind(**_known(given, kind, path))
-            values: dict[str, Any] = _known(table, cls, path)
-            values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-            return cls(**nets, **values)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{path}: {error}") from None
-
-
-def _known(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
-    unknown = table.keys() - {field.name for field in fields(kind)}
-    if unknown:
-        raise UsageError(f"{path}: unknown field {', '.join(sorted(unknown))} in a {kind.__name__}")
-    return table
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
-    rise = min(1.0, (step + 1) / config.warmup)
-    fall = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
-    return config.learning_rate * rise * max(fall, 0.0)
-
-
-def through_jpeg(lr: Tensor, quality: Tensor) -> Tensor:
-    """Quantise low-res pictures as the codec does.
-
-    Args:
-        lr: [b, 3, h, w], about [0, 1]; sides multiples of 8.
-        quality: [b], 1..100 for the JPEG's quantiser at that quality, above 100 for rounding to 8 bits only.
-
-    Returns:
-        What the coefficients restore, neither rounded nor clipped, with the gradient of `losses.surviving`; above 100
-        the rounded picture, clipped, with that of the identity.
-    """
-    exact, asked = lr.detach(), quality.clamp(max=100)
-    steps = losses.jpeg_steps(exact - GREY, asked).round().clamp(-coefficients.LARGEST, coefficients.LARGEST)
-    coded = (quality <= 100)[:, None, None, None]
-    lr_hat = torch.where(coded, losses.of_jpeg_steps(steps, asked) + GREY, (exact.clamp(0, 1) * 255).round() / 255)
-    near = torch.where(coded, losses.surviving(lr, asked), lr)
-    return near + (lr_hat - near).detach()
+from refscale_codec.rescale import untied as untied_net
+from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.untied import Untied
+from refscale_codec.training import losses, untied
+from refscale_codec.training.data import Crops, Mask, Pixels, read_manifest
+from refscale_codec.training.losses import HEADER_BPP, through_jpeg
+from refscale_codec.training.muon import Muon
+from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate
 
 
 def through_gmm(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
@@ -184,11 +66,17 @@ def coded_map_bits(exact: Tensor, config: TrainConfig) -> Tensor:
 
 
 def loss_of(
-    net: RescaleNet, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray], step: int, device: torch.device
+    net: RescaleNet | Untied, config: TrainConfig, batch: tuple[Any, ...], step: int, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run one batch down, through JPEG and up; return the mean loss and per-crop figures [b] for the log."""
+    """Run a `Crops.marked_batch` down, through the low-res codec and up; the flow does without the marks.
+
+    Returns:
+        The mean loss and, for the log, figures of each crop [b].
+    """
+    if isinstance(net, Untied):
+        return untied.loss_of(net, config, batch, step, device)
     rng = np.random.default_rng([config.seed, step])
-    hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() / 255 for x in batch)  # [b, 3, h, w]
+    hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() / 255 for x in batch[:2])  # [b, 3, h, w]
     size = len(hr)
     quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
     rounded = torch.from_numpy(rng.random(size) < config.rounded).to(device)
@@ -239,14 +127,26 @@ class _Run:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.net = self._fresh().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.net.low_res is not None:  # torch 2.13 crashes in its strided 1x1 convolutions with channels last
-            self.net.low_res.to(memory_format=torch.contiguous_format)
+        self.net = self._fresh()
+        self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(self.net, RescaleNet) and self.net.low_res is not None:
+            # torch 2.13 crashes in its strided 1x1 convolutions with channels last
+            self.net.low_res.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        hidden = self._hidden() if config.muon else []
+        others = [x for x in self.net.parameters() if not any(x is kernel for kernel in hidden)]
+        self.optimizer = torch.optim.Adam(others, lr=config.learning_rate, betas=(0.9, 0.99))
+        self.muon = Muon(hidden, config.muon) if hidden else None
         self.step, self.skipped, self.seconds = 0, 0, 0.0
 
-    def _fresh(self) -> RescaleNet:
+    def _hidden(self) -> list[nn.Parameter]:
+        """Return the kernels of the convolutions between others."""
+        inside = [(name, x) for name, x in self.net.named_parameters() if "blocks." in name or "inject." in name]
+        return [x for name, x in inside if name.endswith("weight")]
+
+    def _fresh(self) -> RescaleNet | Untied:
+        if self.config.untied is not None:
+            return Untied(self.config.untied)
         net = RescaleNet(self.config.net)
         net.low_res = None if self.config.gmm is None else Gmm(self.config.gmm)
         return net
@@ -262,7 +162,10 @@ class _Run:
         """Write the checkpoint and the averaged weights, each renamed into place when complete."""
         counters = (self.step, self.skipped, self.seconds)
         nets = {"net": self.net.state_dict(), "average": self.average, "counters": counters}
-        for name, state in (("optimizer", self.optimizer.state_dict()), ("checkpoint", nets)):
+        optimizer = self.optimizer.state_dict()
+        if self.muon is not None:
+            optimizer["muon"] = self.muon.state_dict()
+        for name, state in (("optimizer", optimizer), ("checkpoint", nets)):
             file = f"{name}-{self.step}.pt"
             torch.save(state, folder / f"{file}.part")
             (folder / f"{file}.part").replace(folder / file)
@@ -271,7 +174,10 @@ class _Run:
                 path.unlink()
         averaged = self._fresh()
         averaged.load_state_dict(self.average)
-        model.store(averaged, folder / "weights.safetensors")
+        if isinstance(averaged, Untied):
+            untied_net.store(averaged.make_exact(), folder / "weights.safetensors")
+        else:
+            model.store(averaged, folder / "weights.safetensors")
 
     def load(self, path: Path, device: torch.device) -> None:
         """Continue from a checkpoint, with the optimizer's state in a file of its own beside it."""
@@ -279,14 +185,20 @@ class _Run:
         optimizer = path.with_name(path.name.replace("checkpoint", "optimizer"))
         self.net.load_state_dict(state["net"])
         self.average = state["average"]
-        self.optimizer.load_state_dict(torch.load(optimizer, map_location=device, weights_only=True))
+        moments = torch.load(optimizer, map_location=device, weights_only=True)
+        if self.muon is not None:
+            self.muon.load_state_dict(moments.pop("muon"))
+        self.optimizer.load_state_dict(moments)
         self.step, self.skipped, self.seconds = state["counters"]
 
     def update(self, loss: Tensor, config: TrainConfig) -> None:
         """Take one optimiser step, unless loss or gradient is not finite: then count it as skipped."""
+        rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+            group["lr"] = rate
+        for group in [] if self.muon is None else self.muon.param_groups:
+            group["lr"] = rate * config.muon / config.learning_rate
+        self.net.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.step < config.gmm_first:
             for name, parameter in self.net.named_parameters():
@@ -295,6 +207,8 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), config.clip)
         if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
             self.optimizer.step()
+            if self.muon is not None:
+                self.muon.step()
             keep = min(config.average, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
                 for name, value in self.net.state_dict().items():
@@ -345,14 +259,19 @@ def train(
     elif config.start_from:
         run.start_from(config_folder / config.start_from)
     pairs = read_manifest(config_folder / config.manifest, config.splits)
-    crops = Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
+    sides = sorted({config.crop, config.late_crop or config.crop})
+    crops = {side: Crops(pairs, side, config.simulated, config.unrelated, config.changed) for side in sides}
+
+    def draw(step: int) -> tuple[Pixels, Pixels, Mask]:
+        return crops[crop_at(config, step)].marked_batch(config.seed, step, config.batch)
+
     before.write_text(json.dumps(recipe, indent=1))
     recent: dict[str, list[Tensor]] = {}
     run.net.train()
     with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(crops.batch, config.seed, run.step, config.batch)
+        upcoming = ahead.submit(draw, run.step)
         while run.step < config.steps and time.monotonic() - started < 60 * minutes:
-            batch, upcoming = upcoming.result(), ahead.submit(crops.batch, config.seed, run.step + 1, config.batch)
+            batch, upcoming = upcoming.result(), ahead.submit(draw, run.step + 1)
             begun = time.monotonic()
             torch.manual_seed(config.seed * 1_000_003 + run.step)
             with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LUMA, YCBCR
+from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LARGEST, LUMA, YCBCR
 
 BITS_A_UNIT, BITS_A_BLOCK = 2.24, 1.27  # by least squares on low-res pictures of qualities 15 to 95
 BIT_WORTH = 0.006  # squared error of a bit per pixel at quality 50, but for the factor in `error_weight`
+GREY = 128 / 255  # what a JPEG codes as 0
+HEADER_BPP = 0.009  # bits per high-res pixel of the container and of vectors on a 256x256 picture; not trainable
 DEAD = 1 / 32  # the square, in quantiser steps, of a coefficient half of whose gradient passes the quantiser
 
 
@@ -70,6 +72,25 @@ def packed_bits(lr: Tensor, quality: Tensor) -> Tensor:
     steps = torch.cat([apart[..., None], steps.flatten(4)[..., 1:]], dim=-1)
     units = torch.log2(1 + 4 * steps.square()).sum(dim=(1, 2, 3, 4)) / 2
     return BITS_A_UNIT * units + BITS_A_BLOCK * dc[0, 0].numel()
+
+
+def through_jpeg(lr: Tensor, quality: Tensor) -> Tensor:
+    """Quantise low-res pictures as the codec does.
+
+    Args:
+        lr: [b, 3, h, w], about [0, 1]; sides multiples of 8.
+        quality: [b], 1..100 for the JPEG's quantiser at that quality, above 100 for rounding to 8 bits only.
+
+    Returns:
+        What the coefficients restore, neither rounded nor clipped, with the gradient of `surviving`; above 100
+        the rounded picture, clipped, with that of the identity.
+    """
+    exact, asked = lr.detach(), quality.clamp(max=100)
+    steps = jpeg_steps(exact - GREY, asked).round().clamp(-LARGEST, LARGEST)
+    coded = (quality <= 100)[:, None, None, None]
+    lr_hat = torch.where(coded, of_jpeg_steps(steps, asked) + GREY, (exact.clamp(0, 1) * 255).round() / 255)
+    near = torch.where(coded, surviving(lr, asked), lr)
+    return near + (lr_hat - near).detach()
 
 
 def surviving(lr: Tensor, quality: Tensor) -> Tensor:

@@ -1,0 +1,127 @@
+"""What a training run is told: the fields of a recipe, read from TOML."""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from refscale_codec.errors import UsageError, reason
+from refscale_codec.lrcodec.gmm.codec import GmmConfig
+from refscale_codec.lrcodec.gmm.latents import STRIDE
+from refscale_codec.rescale.net import RescaleConfig
+from refscale_codec.rescale.untied import UntiedConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A recipe; every field but `manifest` has a default.
+
+    `[net]` in the TOML file is a `RescaleConfig`, `[untied]` in its place an `UntiedConfig`; `[gmm]` is a `GmmConfig`,
+    without it the low-res codec is JPEG.
+    """
+
+    manifest: str  # CSV of pairs, relative to the config file
+    splits: tuple[str, ...] = ("train", "single")
+    net: RescaleConfig = RescaleConfig()
+    untied: UntiedConfig | None = None  # trains this family in place of `net`; with JPEG only
+    gmm: GmmConfig | None = None
+    gmm_first: int = 0  # steps at the beginning in which only the learned low-res codec learns
+    start_from: str = (
+        ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
+    )
+    seed: int = 1
+    steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
+    warmup: int = 100  # steps
+    decay: float = 0.4  # share of the steps, at the end
+    learning_rate: float = 6e-4  # of Adam
+    muon: float = 0.0  # learning rate of Muon for hidden convolutions of an untied net; 0 for Adam
+    batch: int = 8
+    crop: int = 128  # side in pixels
+    late_crop: int = 0  # side of crops in the last steps; 0 for no change
+    late: float = 0.4  # share of the steps in which crops are of that size
+    clip: float = 1.0  # bound on the gradient's norm
+    average: float = 0.999  # decay of the moving average of parameters
+    simulated: float = 0.12  # share of real pairs given a simulated reference
+    unrelated: float = 0.12  # share of samples given an unrelated reference
+    changed: float = 0.2  # share of the other samples whose reference shows an unrelated place in some rectangles
+    alone: float = 0.12  # share of samples coded without a reference
+    told: float = 0.5  # untied: share of samples whose map is 0 where the reference was made to show something else
+    weakened: float = 0.15  # untied: share of samples with lower levels in random rectangles of the map
+    rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
+    quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
+    slope: float = 1.45  # about the weight of ln(squared error) beside ln(bits): how steep refscale's own curves are
+    guidance: float = 1.0  # weight of Eq. 5
+
+    def __post_init__(self) -> None:
+        """Reject values of the wrong type and those that no run can have."""
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            if field.name in ("gmm", "untied"):
+                continue  # check themselves
+            kind = str if field.name == "manifest" else type(default)
+            allowed = (int, float) if kind is float else kind
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
+        if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
+            raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
+        unit = STRIDE * (self.untied or self.net).scale
+        for name in ("crop", "late_crop"):
+            if (side := getattr(self, name)) % unit or side < unit * (name == "crop"):
+                raise ValueError(f"{name} must be a multiple of {STRIDE} low-res pixels, {unit}, not {side}")
+        if self.untied is None and self.muon:
+            raise ValueError("muon would have no effect without [untied]")
+        if self.untied is not None and self.gmm is not None:
+            raise ValueError("[untied] cannot be trained with [gmm] yet")
+        if self.gmm is None and self.gmm_first:
+            raise ValueError("gmm_first would have no effect without [gmm]")
+        if min(self.batch, self.warmup, self.steps) < 1:
+            raise ValueError("batch, warmup and steps must be at least 1")
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainConfig":
+        """Read a TOML file.
+
+        Raises:
+            UsageError: the file is missing or no TOML, or names a field that does not exist.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
+        try:
+            nets: dict[str, Any] = {}
+            for name, kind in (("net", RescaleConfig), ("untied", UntiedConfig), ("gmm", GmmConfig)):
+                if name in table:
+                    given = table.pop(name)
+                    if not isinstance(given, dict):
+                        raise ValueError(f"{name} must be a table, not {given!r}")
+                    nets[name] = kind(**_known(given, kind, path))
+            values: dict[str, Any] = _known(table, cls, path)
+            values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            return cls(**nets, **values)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{path}: {error}") from None
+
+
+def crop_at(config: TrainConfig, step: int) -> int:
+    """Return the side of the crops of a step, counted from 0."""
+    return config.late_crop if config.late_crop and step >= (1 - config.late) * config.steps else config.crop
+
+
+def _known(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
+    unknown = table.keys() - {field.name for field in fields(kind)}
+    if unknown:
+        raise UsageError(f"{path}: unknown field {', '.join(sorted(unknown))} in a {kind.__name__}")
+    return table
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return Adam's learning rate at a step, counted from 0."""
+    rise = min(1.0, (step + 1) / config.warmup)
+    fall = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
+    return config.learning_rate * rise * max(fall, 0.0)

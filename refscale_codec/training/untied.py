@@ -1,0 +1,80 @@
+"""A step of training an untied rescaler with the low-res JPEG's quantiser, and the maps that it sees.
+
+The map is not learned: the encoder decides it, and training shows the nets what an encoder may decide. It is highest
+but for samples without a reference, for cells where the reference was made to show another place, in a share of the
+samples, and for random rectangles in others.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refscale_codec.rescale.untied import Untied, spread
+from refscale_codec.training import losses
+from refscale_codec.training.data import Mask, Pixels
+from refscale_codec.training.recipe import TrainConfig
+
+
+def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw similarity maps.
+
+    Args:
+        elsewhere: [b, h, w], where references show another place.
+        config: its `told` is the share of samples whose map is 0 there, `weakened` the share with random rectangles of
+            less than `highest`, `alone` the share whose map is 0 everywhere.
+        cell: side of a cell in pixels of the picture.
+        highest: level.
+        rng: where from.
+
+    Returns:
+        Levels [b, 1, h / cell, w / cell].
+    """
+    size, rows, columns = len(elsewhere), elsewhere.shape[1] // cell, elsewhere.shape[2] // cell
+    mostly = elsewhere.reshape(size, rows, cell, columns, cell).mean(axis=(2, 4)) > 0.5
+    levels = np.where(mostly & (rng.random(size) < config.told)[:, None, None], 0, highest)
+    for place in np.flatnonzero(rng.random(size) < config.weakened):
+        for _ in range(int(rng.integers(1, 4))):
+            (y, x), (height, width) = rng.integers(0, (rows, columns)), rng.integers(1, (rows + 1, columns + 1))
+            levels[place, y : y + height, x : x + width] = rng.integers(highest) if rng.random() < 0.5 else 0
+    levels[rng.random(size) < config.alone] = 0
+    return levels[:, None]
+
+
+def loss_of(
+    net: Untied, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run a `Crops.marked_batch` down, through the JPEG's quantiser and up.
+
+    Returns:
+        The mean loss and, for the log, figures of each crop [b].
+    """
+    rng = np.random.default_rng([config.seed, step])
+    hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() for x in batch[:2])  # [b, 3, h, w]
+    size, height, width = len(hr), hr.shape[-2] // 2, hr.shape[-1] // 2
+    quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
+    rounded = torch.from_numpy(rng.random(size) < config.rounded).to(device)
+    told = torch.where(rounded, 100, quality)
+    divisor, highest = net.config.map_divisor, net.config.map_levels - 1
+    levels = torch.from_numpy(maps(batch[2], config, 2 * divisor, highest, rng)).to(device)
+    s_map = spread(levels, divisor, height, width)
+
+    lr = net.downscale(hr / 255, ref / 255, s_map, told)
+    with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
+        lr_hat = losses.through_jpeg(lr, torch.where(rounded, 101, quality))
+        bits = losses.packed_bits(lr, quality) * ~rounded
+    hr_hat = net.upscale(255 * lr_hat, ref, s_map, told, torch.bfloat16)
+
+    error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
+    rate = bits / (4 * height * width) + losses.HEADER_BPP
+    bounded = error + 4e-6  # rounding limits it anyway
+    weight = losses.error_weight(bounded, rate, told, config.slope)
+    guide = losses.guidance(lr, hr / 255, levels / highest)
+    beside = torch.log(rate) + config.guidance * guide
+    figures = {
+        "loss": beside + config.slope * torch.log(bounded),  # with one weight for all, so that crops compare
+        "psnr": -10 * torch.log10(error),
+        "bpp": rate,
+        "guidance": guide,
+    }
+    return (beside + weight * torch.log(bounded)).mean(), {name: value.detach() for name, value in figures.items()}
