@@ -386,6 +386,15 @@ def test_a_damaged_file_is_refused_by_every_reader(
         assert contents(place) == before, part
 
 
+@pytest.mark.parametrize("name", ["d", "damaged", "damaged: the header"])
+def test_a_file_whose_name_begins_the_message_is_named_all_the_same(
+    refscale: Callable[..., Outcome], place: Path, name: str
+) -> None:
+    data = (place / "mapped.rsc").read_bytes()
+    (place / name).write_bytes(data[:9] + bytes([data[9] ^ 0x10]) + data[10:])
+    assert refscale("info", name).err.startswith(f"error: {name}: damaged: the header, bytes 0 to ")
+
+
 @pytest.mark.parametrize("reader", READERS, ids=" ".join)
 def test_a_truncated_or_longer_file_is_refused_by_every_reader(
     refscale: Callable[..., Outcome], place: Path, reader: tuple[str, ...]

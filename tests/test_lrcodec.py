@@ -5,6 +5,7 @@ The coefficients are held to the formulas of T.81 and to libjpeg, by way of Pill
 
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
@@ -137,12 +138,32 @@ def test_standard_tables_are_pillows_own(quality: int) -> None:
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
-def test_noise_of_the_best_quality_fits_the_buffer(monkeypatch: pytest.MonkeyPatch, subsampling: str) -> None:
+def test_noise_of_the_best_quality_fits_the_buffer(subsampling: str) -> None:
     # Pillow writes a JPEG with fitted tables in one go, and its own guess of the buffer is too small for this one.
-    monkeypatch.setattr(PIL.ImageFile, "MAXBLOCK", 65536)  # its default, which an earlier test may have raised
+    assert PIL.ImageFile.MAXBLOCK == 65536
     lr = noise(300, 300)
     decoded = Jpeg(subsampling).decode(Jpeg(subsampling).encode(lr, 100), 300, 300)
     assert mean_error(decoded, lr) < (2 if subsampling == "4:4:4" else 80)
+
+
+def test_pillow_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, during = PIL.ImageFile.MAXBLOCK, []
+    save = PIL.Image.Image.save
+
+    def watched(*arguments: object, **options: object) -> None:
+        during.append(PIL.ImageFile.MAXBLOCK)
+        save(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PIL.Image.Image, "save", watched)
+    lr = noise(300, 300)
+    with ThreadPoolExecutor(4) as pool:
+        payloads = list(pool.map(lambda quality: Jpeg().encode(lr, quality), [100, 99] * 4))
+    assert payloads == [Jpeg().encode(lr, quality) for quality in [100, 99] * 4]
+    assert set(during) == {2 * lr.size}
+    assert before == PIL.ImageFile.MAXBLOCK
+    with pytest.raises(TypeError):
+        Jpeg("4:1:7").encode(lr, 100)
+    assert before == PIL.ImageFile.MAXBLOCK
 
 
 # --- coefficients ----------------------------------------------------------------------------------------------------

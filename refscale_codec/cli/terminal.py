@@ -152,13 +152,11 @@ def unpacked(data: bytes, name: str) -> container.Container:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put the file's name before the message of any error raised inside."""
+    """Put the file's name before the message of any error raised inside, where nothing knows the name."""
     try:
         yield
     except RefscaleError as error:
-        if not str(error).startswith(name):
-            raise type(error)(f"{name}: {error}") from None
-        raise
+        raise type(error)(f"{name}: {error}") from None
 
 
 def write(path: str, data: bytes) -> None:

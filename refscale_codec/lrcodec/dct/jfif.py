@@ -1,7 +1,10 @@
 """Low-res codec 1: JPEG by Pillow. The payload is a complete ordinary JPEG that any viewer opens."""
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +18,25 @@ from refscale_codec.lrcodec.dct import coefficients
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
+_buffer_lock = threading.Lock()
+
+
+@contextmanager
+def _buffer_of(size: int) -> Iterator[None]:
+    """Have Pillow write into buffers of at least `size` bytes while the block lasts.
+
+    Fitted Huffman tables need the whole file in one buffer, and what Pillow takes is too small for noise. Its minimum
+    is a variable of the whole process and there is no argument for it, so one thread at a time raises it, and puts it
+    back.
+    """
+    with _buffer_lock:
+        before = PIL.ImageFile.MAXBLOCK
+        PIL.ImageFile.MAXBLOCK = max(before, size)
+        try:
+            yield
+        finally:
+            PIL.ImageFile.MAXBLOCK = before
+
 
 @dataclass(frozen=True)
 class Jpeg:
@@ -25,12 +47,11 @@ class Jpeg:
 
     def encode(self, lr: NDArray[np.uint8], quality: int) -> bytes:
         """Return `lr` [h, w, 3] RGB as a JPEG of quality 1..100."""
-        # Fitted tables need the whole file in one buffer, and Pillow's guess is too small for noise: raise its minimum.
-        PIL.ImageFile.MAXBLOCK = max(PIL.ImageFile.MAXBLOCK, 2 * lr.size)
         buffer = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(lr))
         tables: dict[str, Any] = {"quality": quality} if self.standard else {"qtables": coefficients.tables(quality)}
-        picture.save(buffer, "JPEG", **tables, subsampling=self.subsampling, optimize=True)
+        with _buffer_of(2 * lr.size):
+            picture.save(buffer, "JPEG", **tables, subsampling=self.subsampling, optimize=True)
         return buffer.getvalue()
 
     def decode(self, payload: bytes, height: int, width: int) -> NDArray[np.uint8]:
