@@ -77,6 +77,11 @@ YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0
 DCT = np.cos(np.pi / 8 * (np.arange(8) + 0.5) * np.arange(8)[:, None]) / 2
 DCT[0] /= np.sqrt(2)
 """The orthonormal DCT of 8 samples, [8, 8]: rows are frequencies."""
+GRID_BITS = 4  # a restored picture is in multiples of 2^-GRID_BITS
+_DCT_BITS, _INNER_BITS, _RGB_BITS = 15, 6, 16  # after the point: of the transform, of Y, Cb and Cr, of the way to RGB
+_IDCT = np.rint(2**_DCT_BITS * DCT.T)
+_TO_RGB = np.rint(2**_RGB_BITS * np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]]))
+"""Y, Cb and Cr to RGB (JFIF)."""
 
 _AT_ONCE = 16  # rows of blocks that are restored at once, for memory
 
@@ -121,18 +126,27 @@ def _quantised(lr: Floats, quality: int) -> Levels:
 
 
 def restore(levels: Levels, height: int, width: int, quality: int) -> Floats:
-    """Return the picture [height, width, 3] on about 0..255 that levels of a quality of 1..100 stand for."""
+    """Return the picture [height, width, 3] on about 0..255 that levels of a quality of 1..100 stand for.
+
+    The transform is one of integers (`_IDCT`, `_TO_RGB`), so that the picture, in multiples of 1/16, is the same
+    everywhere: float64 holds every sum exactly, in whatever order it is added up.
+    """
     rows, columns = levels.shape[:2]
     lr = np.empty((height, width, 3), np.float32)
-    dct, to_rgb = DCT.astype(np.float32), np.linalg.inv(np.array(YCBCR)).T.astype(np.float32)
     for top in range(0, rows, _AT_ONCE):
         part = levels[top : top + _AT_ONCE]
-        amplitudes = (part * steps(quality).astype(np.float32))[..., np.argsort(ZIGZAG)]
-        blocks = dct.T @ amplitudes.reshape(-1, columns, 3, 8, 8) @ dct
-        ycbcr = blocks.transpose(0, 3, 1, 4, 2).reshape(-1, 8 * columns, 3)
+        amplitudes = (part * steps(quality))[..., np.argsort(ZIGZAG)].astype(np.float64)
+        blocks = _IDCT @ amplitudes.reshape(-1, columns, 3, 8, 8) @ _IDCT.T
+        ycbcr = _shifted(blocks, 2 * _DCT_BITS - _INNER_BITS).transpose(0, 3, 1, 4, 2).reshape(-1, 8 * columns, 3)
         at = slice(8 * top, min(8 * top + len(ycbcr), height))
-        lr[at] = ycbcr[: at.stop - at.start, :width] @ to_rgb + 128
+        rgb = _shifted(ycbcr[: at.stop - at.start, :width] @ _TO_RGB, _INNER_BITS + _RGB_BITS - GRID_BITS)
+        lr[at] = rgb / 2**GRID_BITS + 128
     return lr
+
+
+def _shifted(x: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """Return whole numbers divided by 2^bits, rounded half up."""
+    return np.asarray(np.floor(x * 2.0**-bits + 0.5))
 
 
 def _headers(height: int, width: int, quality: int) -> bytes:
