@@ -5,6 +5,7 @@ import math
 import types
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -246,6 +247,39 @@ def test_ssim_of_flat_pictures_is_that_of_their_means() -> None:
     luminance = (2 * a * b + c1) / (a**2 + b**2 + c1)
     assert metrics.ssim(flat(a, 176, 176), flat(b, 176, 176)) == pytest.approx(luminance, abs=1e-4)
     assert metrics.ms_ssim(flat(a, 176, 176), flat(b, 176, 176)) == pytest.approx(luminance**0.1333, abs=1e-4)
+
+
+def by_the_papers(a: NDArray[np.uint8], b: NDArray[np.uint8], scales: int) -> float:
+    """SSIM (Wang et al. 2004, Eq. 13) or, of five scales, MS-SSIM (Wang et al. 2003, Eq. 7), in float64 by OpenCV."""
+    weights = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333] if scales == 5 else [1.0]
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    value = np.ones(3)
+    for scale, weight in enumerate(weights):
+        inside = np.s_[5:-5, 5:-5]  # the windows of 11 pixels a side that lie within the picture
+
+        def mean(z: NDArray[np.float64], inside: tuple[slice, slice] = inside) -> NDArray[np.float64]:
+            return cv2.GaussianBlur(z, (11, 11), 1.5)[inside]
+
+        mx, my = mean(x), mean(y)
+        structure = (2 * (mean(x * y) - mx * my) + c2) / (mean(x * x) - mx**2 + mean(y * y) - my**2 + c2)
+        if scale == len(weights) - 1:
+            structure = structure * (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+        value *= structure.mean(axis=(0, 1)).clip(0) ** weight
+        even = np.s_[: len(x) // 2 * 2, : x.shape[1] // 2 * 2]
+        x, y = (z[even].reshape(len(z) // 2, 2, z.shape[1] // 2, 2, 3).mean(axis=(1, 3)) for z in (x, y))
+    return float(value.mean())
+
+
+@pytest.mark.parametrize(("height", "width"), [(176, 192), (240, 208)])
+@pytest.mark.parametrize("sigma", [3, 20, 80])
+def test_ssim_is_that_of_the_papers(sigma: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(sigma)
+    rough = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    picture = cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC)
+    other = (0.9 * picture + rng.normal(5, sigma, picture.shape)).clip(0, 255).astype(np.uint8)
+    assert metrics.ssim(picture, other) == pytest.approx(by_the_papers(picture, other, 1), abs=1e-4)
+    assert metrics.ms_ssim(picture, other) == pytest.approx(by_the_papers(picture, other, 5), abs=1e-4)
 
 
 def test_ssim_falls_with_noise_and_is_one_for_equal_pictures() -> None:

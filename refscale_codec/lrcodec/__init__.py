@@ -1,7 +1,7 @@
 """Codecs of the low-res picture, named in files by their number here.
 
-`jpeg` is JPEG by Pillow; `coefficients` and `packing` are JPEG's coefficients without a JPEG around them, which is what
-files hold. `gmm` is the learned codec, with `latents`, `mixture` and `integers` below it.
+`dct` is JPEG's transform: its coefficients under an entropy coding of our own, which is what files hold, or in a JPEG
+by Pillow. `gmm` is the learned codec.
 """
 
 JPEG = 1

@@ -1,1 +1,1 @@
-"""The conditional invertible network: `blocks`, `refnet`, `net` and its `weights` file."""
+"""The conditional invertible network: `blocks`, `refnet`, `net`, and `tiled`, which runs it."""

@@ -5,7 +5,10 @@ One definition each, the same everywhere in the project:
 - PSNR over all RGB values of the 8-bit pictures, no border cropped; `psnr_y` on BT.601 full-range luma beside it.
 - Bits per pixel of the *high-res* picture, from the size of the whole file.
 - Spatial information as in ITU-T P.910 (the standard deviation of the Sobel magnitude of luma), with luma in [0, 1].
-- SSIM and MS-SSIM (Wang et al. 2004, 2003), mean of the RGB channels, out of the `pytorch-msssim` package.
+- SSIM and MS-SSIM (Wang et al. 2004, 2003), mean of the RGB channels, out of the `pytorch-msssim` package: over the
+  windows that lie within the picture, as the papers have it. Torchmetrics pads the picture and counts windows across
+  its border, which moves both in the third decimal, and scikit-image has no MS-SSIM. The package is one small module
+  that no longer changes, so the tests hold it to the papers' formulas.
 - BD-rate and BD-PSNR (Bjontegaard, VCEG-M33) with Akima interpolation out of the `bjontegaard` package.
 
 Deliberately absent: averaging over pictures. Metrics are per picture; who reports a mean says of what.

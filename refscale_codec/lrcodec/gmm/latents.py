@@ -280,7 +280,7 @@ def _some(waves: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Int
 
 @torch.inference_mode()
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
-    """Return the latents as bytes; for the arguments see `fixed_sums`."""
+    """Return the latents as bytes; for the other arguments see `features`."""
     y, z = latents
     coder = constriction.stream.queue.RangeEncoder()
     rows = np.repeat(np.arange(len(z)), z[0].size)

@@ -1,0 +1,48 @@
+"""What packaging, citation and the documents beside the code say agrees with the code."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "weights").glob("*.md")])
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_package_and_citation_name_the_same_authors_licence_and_place(pyproject: dict[str, Any]) -> None:
+    project, citation = pyproject["project"], (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"license: {project['license']}\n" in citation
+    assert [author["name"] for author in project["authors"]] == re.findall(r"^  - name: (.*)$", citation, re.MULTILINE)
+    assert f"repository-code: {project['urls']['Homepage']}\n" in citation
+    assert project["description"] in citation
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_documents_link_to_is_there(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith("https://"):
+            assert (document.parent / target).exists(), target
+
+
+def test_what_goes_into_a_source_distribution_is_there(pyproject: dict[str, Any]) -> None:
+    for name in pyproject["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
+        assert (ROOT / name).exists(), name
+
+
+def test_both_ends_of_constrictions_range_are_tested(pyproject: dict[str, Any]) -> None:
+    (wanted,) = (each for each in pyproject["project"]["dependencies"] if each.startswith("constriction"))
+    assert re.fullmatch(r"constriction>=[\d.]+,<[\d.]+", wanted), ".ci/run reads the oldest version out of this form"
+    assert '"constriction==$oldest"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
