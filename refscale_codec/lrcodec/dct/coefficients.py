@@ -78,7 +78,11 @@ DCT = np.cos(np.pi / 8 * (np.arange(8) + 0.5) * np.arange(8)[:, None]) / 2
 DCT[0] /= np.sqrt(2)
 """The orthonormal DCT of 8 samples, [8, 8]: rows are frequencies."""
 GRID_BITS = 4  # a restored picture is in multiples of 2^-GRID_BITS
-_DCT_BITS, _INNER_BITS, _RGB_BITS = 15, 6, 16  # after the point: of the transform, of Y, Cb and Cr, of the way to RGB
+_DCT_BITS, _INNER_BITS, _RGB_BITS = (
+    20,
+    10,
+    18,
+)  # after the point: of the transform, between its parts, of the way to RGB
 _IDCT = np.rint(2**_DCT_BITS * DCT.T)
 _TO_RGB = np.rint(2**_RGB_BITS * np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]]))
 """Y, Cb and Cr to RGB (JFIF)."""
@@ -136,8 +140,9 @@ def restore(levels: Levels, height: int, width: int, quality: int) -> Floats:
     for top in range(0, rows, _AT_ONCE):
         part = levels[top : top + _AT_ONCE]
         amplitudes = (part * steps(quality))[..., np.argsort(ZIGZAG)].astype(np.float64)
-        blocks = _IDCT @ amplitudes.reshape(-1, columns, 3, 8, 8) @ _IDCT.T
-        ycbcr = _shifted(blocks, 2 * _DCT_BITS - _INNER_BITS).transpose(0, 3, 1, 4, 2).reshape(-1, 8 * columns, 3)
+        half_way = _shifted(_IDCT @ amplitudes.reshape(-1, columns, 3, 8, 8), _DCT_BITS - _INNER_BITS)
+        blocks = _shifted(half_way @ _IDCT.T, _DCT_BITS)  # [rows, columns, 3, 8, 8]
+        ycbcr = blocks.transpose(0, 3, 1, 4, 2).reshape(-1, 8 * columns, 3)
         at = slice(8 * top, min(8 * top + len(ycbcr), height))
         rgb = _shifted(ycbcr[: at.stop - at.start, :width] @ _TO_RGB, _INNER_BITS + _RGB_BITS - GRID_BITS)
         lr[at] = rgb / 2**GRID_BITS + 128
