@@ -42,13 +42,14 @@ from refscale_codec.rescale import blocks, refnet, tiled
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import metrics
+from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
 from refscale_codec.training.recipe import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
 QUALITIES = (15, 40, 65, 82, 91, 97)  # the last one beyond 1 bit per pixel: a curve that ends early flatters a variant
-JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92)
+JPEG_QUALITIES = JPEG_DENSE[:-2]  # without those far beyond 1 bit per pixel
 SEEDS = (1, 2)
 
 NET = RescaleConfig(blocks=4, width=32, ref_width=16, map_divisor=4)

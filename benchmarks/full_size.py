@@ -25,6 +25,7 @@ import numpy as np
 import tables
 import torch
 from ablations import JPEG_QUALITIES, Judge, point
+from ablations import QUALITIES as HALF_SIZE  # after the rescaler
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,7 +43,6 @@ from refscale_codec.training import data, loop, losses
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "full-size"
 QUALITIES = (3, 10, 25, 50, 75, 90)  # at full size
-HALF_SIZE = (15, 40, 65, 82, 91, 97)  # after the rescaler
 TIMED = 75, 82  # one quality each, of like bits
 BATCH, CROP, RATE, WARMUP, DECAY, AVERAGE = 8, 64, 4e-4, 50, 0.5, 0.998
 TRAINED = (1, 80)  # qualities

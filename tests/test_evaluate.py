@@ -100,7 +100,7 @@ def test_every_coder_has_a_row_for_every_quality(pairs: list[Pair], net: Rescale
     assert {row.coder for row in rows if row.name == "c"} == {"jpeg", "alone"}  # there is no reference to use
     for name in "abc":
         jpeg = [row.quality for row in rows if (row.name, row.coder) == (name, "jpeg")]
-        assert jpeg == list(evaluate.JPEG_QUALITIES)
+        assert jpeg == list(evaluate.JPEG_DENSE)
 
 
 def test_a_reference_of_another_size_is_used_as_it_is(tmp_path: Path, net: RescaleNet) -> None:
@@ -172,7 +172,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[str, str], Imag
         return row_of(pair.name, mode, quality, 1.0, 30.0)
 
     monkeypatch.setattr(evaluate, "_row", record)
-    monkeypatch.setattr(evaluate, "JPEG_QUALITIES", ())
+    monkeypatch.setattr(evaluate, "JPEG_DENSE", ())
     yield found
 
 

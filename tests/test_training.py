@@ -1,7 +1,9 @@
 """The training loop: it learns, it goes on exactly where it stopped, and it says what is wrong with a recipe."""
 
 import json
+import logging
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,7 +298,10 @@ def test_the_weights_are_the_average(place: Path) -> None:
     assert same(model.load(path).state_dict(), {name: value.half().float() for name, value in average.items()})
 
 
-def test_start_from_takes_over_parameters_of_equal_name_and_shape(place: Path) -> None:
+def test_start_from_takes_over_parameters_of_equal_name_and_shape(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, training.__name__)
     torch.manual_seed(5)
     given = RescaleNet(replace(TINY, map_levels=8))
     with torch.no_grad():
@@ -317,8 +322,24 @@ def test_start_from_takes_over_parameters_of_equal_name_and_shape(place: Path) -
     assert any(name.startswith("refnet.") for name in taken)
     assert len(taken) < len(found)
 
+    taken_over, left = caplog.messages
+    assert re.search(r"given.safetensors: took (\d+) tensors of \1; left none$", taken_over)
+    assert f"took {len(taken)} tensors of {len(found)}; left " in left
+    named = re.search(r"(\d+) of another shape \((\S+), ", left)
+    assert named is not None
+    assert int(named[1]) == sum(value.shape != found[name].shape for name, value in given.state_dict().items())
+    assert given.state_dict()[named[2]].shape != found[named[2]].shape
+
     with pytest.raises(WeightsError, match="none.safetensors"):
         training.train(replace(config, start_from="none.safetensors"), place, place / "none", minutes=0)
+
+
+def test_start_from_weights_of_which_nothing_fits_is_refused(place: Path) -> None:
+    model.store(RescaleNet(TINY), place / "given.safetensors")
+    config = untied_recipe(start_from="given.safetensors")
+    with pytest.raises(WeightsError, match=r"nothing in .*given.safetensors fits"):
+        training.train(config, place, place / "run", minutes=0)
+    assert list((place / "run").iterdir()) == []
 
 
 # --- schedule --------------------------------------------------------------------------------------------------------

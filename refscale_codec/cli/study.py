@@ -13,6 +13,7 @@ import typer
 from refscale_codec.cli import terminal
 from refscale_codec.cli.terminal import DeviceOption, QuietOption, WeightsOption
 from refscale_codec.errors import UsageError
+from refscale_codec.study.qualities import DOWNSCALED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +53,7 @@ def evaluate_command(
     scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
     weights: WeightsOption = None,
     modes: Annotated[str, typer.Option(help="Any of reference,alone,unrelated.")] = "reference,alone,unrelated",
-    qualities: Annotated[str, typer.Option(help="Qualities to code at.")] = "5,15,30,50,70,83,92,97",
+    qualities: Annotated[str, typer.Option(help="Qualities to code at.")] = ",".join(map(str, DOWNSCALED)),
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Results as JSON.")] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,

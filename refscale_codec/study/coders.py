@@ -39,6 +39,7 @@ from refscale_codec.lrcodec.dct.jfif import Jpeg, Subsampling
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import warp
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study import qualities
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
 Planes = list[NDArray[Any]]  # Y, Cb, Cr as integers, [h, w] each; Cb and Cr [h/2, w/2] in 4:2:0
@@ -252,10 +253,10 @@ class Refscale:
         return Coded(decoded.pixels, len(data), parts.map, header, seconds, low.picture, low.levels)
 
 
-JPEG = JpegCoder("jpeg", "JPEG 4:4:4", (3, 10, 25, 45, 65, 80, 90, 95))
+JPEG = JpegCoder("jpeg", "JPEG 4:4:4", qualities.JPEG)
 BASELINES: tuple[JpegCoder | PillowCoder | VideoCoder, ...] = (
     JPEG,
-    JpegCoder("jpeg-420", "JPEG 4:2:0", (3, 10, 25, 45, 65, 80, 90, 95), "4:2:0"),
+    JpegCoder("jpeg-420", "JPEG 4:2:0", qualities.JPEG, "4:2:0"),
     PillowCoder(
         "jpeg2000",
         "JPEG 2000",
@@ -264,7 +265,7 @@ BASELINES: tuple[JpegCoder | PillowCoder | VideoCoder, ...] = (
         {"quality_mode": "dB", "irreversible": True, "no_jp2": True},
         feature="jpg_2000",
     ),
-    PillowCoder("webp", "WebP 4:2:0", (1, 10, 25, 45, 65, 80, 90, 95), "WEBP", {"method": 6}, feature="webp"),
+    PillowCoder("webp", "WebP 4:2:0", qualities.WEBP, "WEBP", {"method": 6}, feature="webp"),
     PillowCoder(
         "avif",
         "AVIF 4:4:4",
@@ -276,7 +277,7 @@ BASELINES: tuple[JpegCoder | PillowCoder | VideoCoder, ...] = (
     PillowCoder(
         "jxl",
         "JPEG XL",
-        (1, 10, 25, 45, 65, 80, 90, 95),
+        qualities.WEBP,
         "JXL",
         {"effort": 7, "num_threads": 1},
         feature=None,
@@ -299,8 +300,8 @@ BASELINES: tuple[JpegCoder | PillowCoder | VideoCoder, ...] = (
         "libsvtav1",
         True,
     ),
-    JpegCoder("bicubic-x2", "bicubic ×2 + JPEG 4:4:4", (5, 15, 30, 50, 70, 83, 92, 97), scale=2),
-    JpegCoder("bicubic-x4", "bicubic ×4 + JPEG 4:4:4", (5, 15, 30, 50, 70, 83, 92, 97), scale=4),
+    JpegCoder("bicubic-x2", "bicubic ×2 + JPEG 4:4:4", qualities.DOWNSCALED, scale=2),
+    JpegCoder("bicubic-x4", "bicubic ×4 + JPEG 4:4:4", qualities.DOWNSCALED, scale=4),
 )
 
 

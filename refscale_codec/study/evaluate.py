@@ -30,12 +30,11 @@ from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import coders, metrics
 from refscale_codec.study.coders import Coded
+from refscale_codec.study.qualities import DOWNSCALED, JPEG_DENSE
 from refscale_codec.training.data import Pair
 
 Mode = Literal["reference", "alone", "unrelated"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-QUALITIES = (5, 15, 30, 50, 70, 83, 92, 97)
-JPEG_QUALITIES = (3, 6, 10, 15, 22, 30, 40, 50, 60, 70, 80, 87, 92, 95, 97)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def evaluate(
     pairs: list[Pair],
     net: RescaleNet,
     *,
-    qualities: Iterable[int] = QUALITIES,
+    qualities: Iterable[int] = DOWNSCALED,
     modes: Iterable[Mode] = MODES,
     report: Callable[[Pair], None] = lambda pair: None,
 ) -> list[Row]:
@@ -92,7 +91,7 @@ def evaluate(
     for place, pair in enumerate(pairs):
         target = pictures.read_rgb(pair.target)
         references = _references(pairs, place, target)
-        rows += [_jpeg_row(pair, target, quality) for quality in JPEG_QUALITIES]
+        rows += [_jpeg_row(pair, target, quality) for quality in JPEG_DENSE]
         for mode in modes:
             if mode in references:
                 rows += [_row(pair, mode, target, references[mode], net, quality) for quality in qualities]

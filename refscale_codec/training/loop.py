@@ -11,9 +11,10 @@ one. `run/weights.safetensors` holds the moving average of the parameters, ready
 """
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec import model
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, WeightsError
 from refscale_codec.lrcodec.gmm.codec import Coded, Gmm
 from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale import untied as untied_net
@@ -36,6 +37,9 @@ from refscale_codec.training.data import Crops, Mask, Pixels, read_manifest
 from refscale_codec.training.losses import HEADER_BPP, through_jpeg
 from refscale_codec.training.muon import Muon
 from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate
+
+_log = logging.getLogger(__name__)
+_NAMED = 4  # tensors that a message names
 
 
 def through_gmm(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
@@ -152,10 +156,24 @@ class _Run:
         return net
 
     def start_from(self, path: Path) -> None:
-        """Take over the parameters of equal name and shape from other weights."""
+        """Take over what has equal name and shape in other weights; tell through `logging` what has not.
+
+        Raises:
+            WeightsError: not weights of any net here, or no parameter fits.
+        """
         given, own = model.load(path).state_dict(), self.net.state_dict()
-        own.update({name: value for name, value in given.items() if name in own and own[name].shape == value.shape})
-        self.net.load_state_dict(own)
+        fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+        if fitting.keys().isdisjoint(name for name, _ in self.net.named_parameters()):
+            raise WeightsError(f"nothing in {path} fits the net of the recipe: no parameter has equal name and shape")
+        self.net.load_state_dict(own | fitting)
+        left = {
+            "of another shape": own.keys() & given.keys() - fitting.keys(),
+            "new in the recipe's net": own.keys() - given.keys(),
+            "only in the file": given.keys() - own.keys(),
+        }
+        told = [f"{len(names)} {why} ({_abridged(names)})" for why, names in left.items() if names]
+        level = logging.WARNING if told else logging.INFO
+        _log.log(level, "%s: took %d tensors of %d; left %s", path, len(fitting), len(own), "; ".join(told) or "none")
         self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
     def save(self, folder: Path) -> None:
@@ -243,6 +261,7 @@ def train(
 
     Raises:
         UsageError: `folder` belongs to another recipe.
+        WeightsError: nothing in the weights that `start_from` names fits.
     """
     started = saved = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -292,6 +311,11 @@ def train(
                 saved = time.monotonic()
     run.save(folder)
     return folder / "weights.safetensors"
+
+
+def _abridged(names: Collection[str]) -> str:
+    """Return the first few of the names of tensors."""
+    return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def _step_of(checkpoint: Path) -> int:

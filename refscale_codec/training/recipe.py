@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from refscale_codec.codec.encoder import SLOPE
 from refscale_codec.errors import UsageError, reason
 from refscale_codec.lrcodec.gmm.codec import GmmConfig
 from refscale_codec.lrcodec.gmm.latents import STRIDE
@@ -54,7 +55,7 @@ class TrainConfig:
     weakened: float = 0.15  # untied: share of samples with lower levels in random rectangles of the map
     rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
     quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
-    slope: float = 1.45  # about the weight of ln(squared error) beside ln(bits): how steep refscale's own curves are
+    slope: float = SLOPE  # about the weight of ln(squared error) beside ln(bits), as the encoder weighs them
     guidance: float = 1.0  # weight of Eq. 5
 
     def __post_init__(self) -> None:
