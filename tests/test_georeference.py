@@ -66,6 +66,17 @@ def test_a_tilt_is_seen_where_it_is_more_than_a_small_part_of_a_pixel() -> None:
     assert 0.05 < residual < 20
 
 
+@settings(deadline=None, max_examples=30)
+@given(tilt=st.floats(-1e-5, 1e-5), far=st.sampled_from([0, 1e4, -1e6]), size=st.sampled_from([2, 700, 10_000]))
+def test_a_homography_is_found_from_its_points_however_far_they_lie(tilt: float, far: float, size: int) -> None:
+    expected = np.array([[0.9, 0.2, far], [-0.3, 1.1, -far], [tilt, -tilt / 2, 1]])
+    here = np.stack([*map(np.ravel, np.meshgrid(*[np.linspace(-0.5, size - 0.5, 9)] * 2)), np.ones(81)])
+    there = expected @ here
+    there /= there[2]
+    found = georeference._homography(here, there)
+    assert georeference._misses(found, here, there).max() < 2e-3
+
+
 def test_what_cannot_be_is_told() -> None:
     target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
     with pytest.raises(ImageError, match="nonsense"):

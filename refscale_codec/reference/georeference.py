@@ -7,6 +7,7 @@ take up some of it.
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,20 +105,17 @@ def _affine(here: Matrix, there: Matrix) -> Matrix:
 
 
 def _homography(here: Matrix, there: Matrix) -> Matrix:
-    """Return the homography nearest to points [(x, y, 1), n], of which all coordinates are brought to order one."""
-    (from_, a), (to, b) = (_normalised(points) for points in (here, there))
-    zeros = np.zeros_like(a)
-    equations = np.concatenate([np.concatenate([a, zeros, -b[0] * a]), np.concatenate([zeros, a, -b[1] * a])], axis=1)
-    numbers = np.linalg.svd(equations.T)[2][-1].reshape(3, 3)
-    matrix = np.linalg.inv(to) @ numbers @ from_
+    """Return the homography nearest to points [(x, y, 1), n]; an affine transform if OpenCV finds none.
+
+    OpenCV takes points in single precision, so those that may lie far away are counted from their mean.
+    """
+    centred = np.eye(3)
+    centred[:2, 2] = -there[:2].mean(axis=1)
+    found, _ = cv2.findHomography(here[:2].T, (centred @ there)[:2].T)
+    if found is None:
+        return _affine(here, there)
+    matrix = np.linalg.inv(centred) @ found
     return np.asarray(matrix / matrix[2, 2])
-
-
-def _normalised(points: Matrix) -> tuple[Matrix, Matrix]:
-    """Return what brings points to a mean of zero and a deviation of one, and the points so brought."""
-    mean, deviation = points.mean(axis=1), points.std(axis=1).max() or 1.0
-    matrix = np.array([[1, 0, -mean[0]], [0, 1, -mean[1]], [0, 0, deviation]]) / deviation
-    return matrix, matrix @ points
 
 
 def _misses(matrix: Matrix, here: Matrix, there: Matrix) -> Matrix:
