@@ -272,7 +272,7 @@ def test_samples_of_16_bits_are_moved_alike() -> None:
     deep = SimpleNamespace(pixels=rng.integers(0, 65536, (50, 60, 3), dtype=np.uint16), height=50, width=60)
     tones = (Tone(300, 700), Tone(200, -30_000), Tone(256, 0))
     alignment = warp.still(40, 70)._replace(transform=Transform(-130, 77, tilt_x=300), tones=tones, factor=2)
-    moved = warp._moved(deep.pixels, alignment, Box(0, 0, 40, 70))
+    moved = warp._warped(deep.pixels, alignment, Box(0, 0, 40, 70))
     for y, x in [(0, 0), (39, 69), (20, 5)]:
         assert moved[y, x].tolist() == by_hand(deep.pixels, alignment, y, x)
 

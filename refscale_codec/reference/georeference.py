@@ -1,8 +1,8 @@
 """Where the pixels of one georeferenced picture lie in another, as a matrix that `registration` can start from.
 
 Coordinates go from one reference system to the other by PROJ, through rasterio, which only this needs: it is imported
-when it is called. What the matrix cannot follow (a map projection's curvature) is told as a residual; vectors of blocks
-take up some of it.
+when it is called. What the matrix cannot follow (a map projection's curvature) is returned as a residual; block motion
+vectors make up for some of it.
 """
 
 from typing import NamedTuple

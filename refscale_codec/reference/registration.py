@@ -1,10 +1,10 @@
-"""Finds where the reference lies on the target: the encoder's half of `align`.
+"""Registration: finds the alignment (`warp.Alignment`) that brings the reference onto the target; the encoder only.
 
-All is sought on locally normalised luma, so that light and season matter little. A reference of another size is first
-taken to show the same extent, unless its place is known (`georeference`). From there on: a shift by phase correlation;
-similarity, affine transform and homography by matched SIFT features; and for the blocks of the best of these, and of
-what was taken at first, vectors by dense optical flow. What an alignment costs in bits counts against how alike it
-makes the blocks.
+Everything is estimated on locally normalised luma, so that illumination and season matter little. A reference of
+another size is at first assumed to show the same extent, unless georeferences give its position (`georeference`). From
+this prior on: a shift by phase correlation; similarity, affine transform and homography by RANSAC over matched SIFT
+features; and for the best of these, and for the prior, block motion vectors by dense optical flow (DIS). The criterion
+is the sum of the blocks' normalised cross-correlations, less a price for the bits that coding the alignment takes.
 """
 
 import math
@@ -23,33 +23,33 @@ from refscale_codec.reference.warp import BLOCK, LIMIT, Alignment, Tone, Transfo
 Matrix = NDArray[np.float64]  # [3, 3], takes (x, y, 1) of a pixel's centre; the centre of the first is (0, 0)
 Luma = NDArray[np.float32]  # [h, w]
 
-_SMALLEST = 32  # a picture with a shorter side is not aligned
+_SMALLEST = 32  # a picture with a shorter side is not registered
 _LONGEST = 32_766  # nor one with a longer side, which OpenCV does not warp
-_REDUCED = 1024  # transforms are sought on pictures with sides reduced to this many pixels
+_REDUCED = 1024  # global motion is estimated on pictures with sides reduced to this many pixels
 _FINER = 1.5  # a reference that is finer than the target by more is averaged first
-_FLOW_TILE, _FLOW_HALO = 2048, 128  # pixels; far more than a vector's 16
-_BIT = 0.004  # by so much the correlation of a block must rise for each bit that its vector costs
-_FEATURES = 8  # matched ones, at least
-_SQUARE = 4  # pixels a side that tones are fitted to the means of
-_POINTS, _FITS = 100_000, 20  # squares that a tone is fitted to, about, and how often
-_GAINS = 1 / 8, 8.0  # of tones
-_APART = 1 / 16  # other tones are worth a trial if a gain differs by more, as a share
+_FLOW_TILE, _FLOW_HALO = 2048, 128  # pixels; the halo is far more than the longest motion vector, 16
+_BIT = 0.004  # the correlation of a block must rise by this for each bit that its motion vector costs
+_FEATURES = 8  # least number of matched features
+_SQUARE = 4  # side in pixels of the squares whose means radiometric gain and offset are fitted to
+_POINTS, _FITS = 100_000, 20  # squares in a fit, about, and iterations of reweighted least squares
+_GAINS = 1 / 8, 8.0  # lowest and highest radiometric gain
+_APART = 1 / 16  # relative difference in gain above which the second candidate is worth a trial
 
 
-def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Alignment | None:
-    """Return where in the reference a picture is found.
+def estimate(image: Image, reference: Image, prior: Matrix | None = None) -> Alignment | None:
+    """Return the alignment of a reference onto a picture, without radiometric gains.
 
     Args:
         image: the target.
         reference: of any size.
-        known: where the target's pixels lie in the reference, if that is known, at least about; by default both show
-            the same extent.
+        prior: the matrix that takes the target's pixels to the reference's, if that is known at least roughly; by
+            default both show the same extent.
 
     Returns:
-        None if nothing moved, or if the reference cannot be brought onto the target's grid.
+        None if nothing moved, or if the reference cannot be warped onto the target's grid.
     """
     size = image.height, image.width
-    base = scaling(reference.width / image.width, reference.height / image.height) if known is None else known
+    base = scaling(reference.width / image.width, reference.height / image.height) if prior is None else prior
     first = _placed(base, size)
     if first is None:
         return None
@@ -58,43 +58,46 @@ def estimate(image: Image, reference: Image, known: Matrix | None = None) -> Ali
         return None if first.does_nothing else first
     lumas = [_luma(picture) for picture in (image, reference)]
     target = _normalised(lumas[0])
-    best, found = -math.inf, first
+    highest, best = -math.inf, first
     for alignment in _candidates(lumas, target, base, first):
-        vectors, likeness = _best_vectors(target, _seen(lumas[1], alignment))
+        vectors, correlation = _best_vectors(target, _warped(lumas[1], alignment))
         alignment = alignment._replace(vectors=vectors)
-        likeness -= _price(alignment)
-        if likeness > best:
-            best, found = likeness, alignment
-    return None if found.does_nothing else found
+        correlation -= _price(alignment)
+        if correlation > highest:
+            highest, best = correlation, alignment
+    return None if best.does_nothing else best
 
 
-def tones(image: Image, guide: Image) -> list[tuple[Tone, ...]]:
-    """Return what may take each band of a reference that lies in place to the picture's light; nothing if it does.
+def tones(image: Image, warped: Image) -> list[tuple[Tone, ...]]:
+    """Return candidates for radiometric gain and offset of each band of a warped reference; none if nothing differs.
 
-    Lines are fitted to means of squares of pixels, so that what changed counts little: each counts the less the farther
-    it lies from the line. Squares with samples at the end of the range, which may be cut off, do not count at all.
-    Such lines are the flatter the less alike the pictures are, so others, which spread samples about as much as the
-    picture does, are returned, too, if they differ.
+    Lines are fitted to means of squares of pixels by iteratively reweighted least squares (Cauchy weights), so that
+    changed places count little. Squares near the ends of the range, which may be clipped, are left out. Regression
+    lines flatten where the pictures correlate weakly, so a second candidate, whose gain preserves the spread of the
+    samples more, is returned if it differs enough.
+
+    Args:
+        image: the target.
+        warped: the reference on the target's grid.
     """
     cells = Box(0, 0, *(-(-side // _SQUARE) for side in image.pixels.shape[:2]))
-    wanted, given = (warp.averaged(picture.pixels, _SQUARE, cells) for picture in (image, guide))
+    wanted, given = (warp.averaged(picture.pixels, _SQUARE, cells) for picture in (image, warped))
     top = np.iinfo(given.dtype).max
-    found = [
+    lines = [
         _lines(x[inside][::every].astype(np.float64), y[inside][::every].astype(np.float64))
         for x, y in zip(np.moveaxis(given, -1, 0), np.moveaxis(wanted, -1, 0), strict=True)
         for inside in [(x > 0) & (x < 0.97 * top)]
         for every in [1 + np.count_nonzero(inside) // _POINTS]
     ]
-    fitted, spread = zip(*found, strict=True)
-    differ = any(abs(a.gain - b.gain) > _APART * a.gain for a, b in found)
+    fitted, spread = zip(*lines, strict=True)
+    differ = any(abs(a.gain - b.gain) > _APART * a.gain for a, b in lines)
     return [of for of in (fitted, spread)[: 1 + differ] if any(tone != Tone() for tone in of)]
 
 
 def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Tone, Tone]:
-    """Return the line through points that lies near most of them, and one halfway from its slope to that of spreads.
+    """Return a robust regression line of y over x, and one through the same centroid that preserves the spread more.
 
-    The first is by least squares with weights from the last fit. The other has the same middle. The slope of spreads
-    is how much farther the points lie apart in y than in x, and halfway is the geometric mean.
+    Its slope is the geometric mean of the first and of the ratio of the median absolute deviations of y and x.
     """
     if x.size < 2 or np.ptp(x) == 0:
         return Tone(), Tone()
@@ -114,12 +117,12 @@ def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Tone, Tone]:
 
 
 def scaling(x: float, y: float) -> Matrix:
-    """Return the matrix that takes a picture's pixels to those of the same picture, so many times as wide and high."""
+    """Return the matrix that takes a picture's pixels to those of the same picture, `x` times as wide, `y` as high."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def _placed(matrix: Matrix, size: tuple[int, int]) -> Alignment | None:
-    """Return the alignment for a matrix onto the reference; None for a wild one."""
+    """Return the alignment for a matrix onto the reference; None for a degenerate or extreme one."""
     if not np.isfinite(matrix).all():
         return None
     height, width = size
@@ -138,35 +141,34 @@ def _placed(matrix: Matrix, size: tuple[int, int]) -> Alignment | None:
 
 
 def _price(alignment: Alignment) -> float:
-    """Return by how much blocks must become more alike for the bits that an alignment takes."""
+    """Return by how much the sum of correlations must rise to pay for the bits of an alignment."""
     return 0.0 if alignment.does_nothing else 8 * _BIT * len(warp.pack(alignment))
 
 
 def _candidates(lumas: list[NDArray[np.uint8]], target: Luma, base: Matrix, first: Alignment) -> list[Alignment]:
-    """Return the first, and the one that makes blocks most alike for its price if that is another."""
-    likeness = -math.inf
-    best = first
+    """Return the first, and the one of highest correlation less its price if that is another."""
+    highest, best = -math.inf, first
     for alignment in (first, *_proposed(lumas, target, base)):
-        alike = _likeness(target, _seen(lumas[1], alignment)) - _price(alignment)
-        if alike > likeness:
-            likeness, best = alike, alignment
+        correlation = _correlation(target, _warped(lumas[1], alignment)) - _price(alignment)
+        if correlation > highest:
+            highest, best = correlation, alignment
     return [first] if best is first else [first, best]
 
 
-def _seen(luma: NDArray[np.uint8], alignment: Alignment) -> Luma:
-    """Return the reference's luma as an alignment's transform moves it, about, and normalised."""
+def _warped(luma: NDArray[np.uint8], alignment: Alignment) -> Luma:
+    """Return the reference's luma warped by an alignment's global motion, in floating point, and normalised."""
     height, width, factor = alignment[:3]
     cells = Box(0, 0, *(-(-side // factor) for side in luma.shape))
-    moved: NDArray[np.uint8] = warp.averaged(luma[..., None], factor, cells)[..., 0]
-    if alignment.transform == warp.IDENTITY and moved.shape == (height, width):
-        return _normalised(moved)
+    coarse: NDArray[np.uint8] = warp.averaged(luma[..., None], factor, cells)[..., 0]
+    if alignment.transform == warp.IDENTITY and coarse.shape == (height, width):
+        return _normalised(coarse)
     matrix, flags = alignment.transform.matrix(height, width), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(moved, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    warped = cv2.warpPerspective(coarse, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return _normalised(np.asarray(warped, np.uint8))
 
 
-def _likeness(a: Luma, b: Luma) -> float:
-    """Return the sum of the correlations of all blocks."""
+def _correlation(a: Luma, b: Luma) -> float:
+    """Return the sum of the normalised cross-correlations of all blocks."""
     products = [_blocks(x * y).sum(axis=(1, 3)) for x, y in ((a, b), (a, a), (b, b))]
     return float((products[0] / np.sqrt(products[1] * products[2] + 1e-6)).sum())
 
@@ -181,7 +183,7 @@ def _blocks(plane: NDArray[np.float32], mode: str = "constant") -> NDArray[np.fl
 
 
 def _proposed(lumas: list[NDArray[np.uint8]], target: Luma, base: Matrix) -> Iterator[Alignment]:
-    """Yield alignments by phase correlation, from the base on, and by matched features, from nothing."""
+    """Yield alignments by phase correlation, starting from the base, and by matched features, without a start."""
     size = target.shape[0], target.shape[1]
     factors = [-(-max(luma.shape) // _REDUCED) for luma in lumas]
     small = [_normalised(_reduced(luma, factor)) for luma, factor in zip(lumas, factors, strict=True)]
@@ -190,8 +192,8 @@ def _proposed(lumas: list[NDArray[np.uint8]], target: Luma, base: Matrix) -> Ite
     to_small = [scaling(1 / factor, 1 / factor) for factor in factors]
     start = to_small[1] @ base @ np.linalg.inv(to_small[0])
     shape, flags = small[0].shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpPerspective(small[1], start, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    (right, down), _ = cv2.phaseCorrelate(small[0], moved, cv2.createHanningWindow(shape, cv2.CV_32F))
+    warped = cv2.warpPerspective(small[1], start, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    (right, down), _ = cv2.phaseCorrelate(small[0], warped, cv2.createHanningWindow(shape, cv2.CV_32F))
     shifted = start @ np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
     for matrix in (shifted, *_by_features(*small)):
         alignment = _placed(np.linalg.inv(to_small[1]) @ matrix @ to_small[0], size)
@@ -199,10 +201,10 @@ def _proposed(lumas: list[NDArray[np.uint8]], target: Luma, base: Matrix) -> Ite
             yield alignment
 
 
-def _by_features(target: Luma, before: Luma) -> Iterator[Matrix]:
+def _by_features(target: Luma, reference: Luma) -> Iterator[Matrix]:
     """Yield a similarity, an affine transform and a homography by matched SIFT features."""
     sift = cv2.SIFT.create(2000, contrastThreshold=0.01)
-    (places, features), (others, wanted) = (sift.detectAndCompute(_shades(x), None) for x in (target, before))
+    (places, features), (others, wanted) = (sift.detectAndCompute(_shades(x), None) for x in (target, reference))
     if min(len(places), len(others)) < _FEATURES:
         return
     pairs = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(features, wanted)
@@ -216,46 +218,47 @@ def _by_features(target: Luma, before: Luma) -> Iterator[Matrix]:
             yield np.concatenate([matrix, [[0, 0, 1]]])[:3]
 
 
-def _best_vectors(target: Luma, before: Luma) -> tuple[Vectors, float]:
-    """Return the vectors of blocks, and the sum of the correlations that they give.
+def _best_vectors(target: Luma, warped: Luma) -> tuple[Vectors, float]:
+    """Return block motion vectors, and the sum of the blocks' correlations under them.
 
-    Each block takes the best of a few vectors: that of the optical flow there, those of its neighbours, the usual one,
-    none, and the one that costs least; what a vector costs in bits counts against the likeness that it brings.
+    Each block takes the best of a few candidates: the median optical flow of the block and of its neighbours, the
+    median of all blocks, the prediction (which costs least), and zero. Best is the correlation less a price for the
+    bits.
     """
-    found = _flow(target, before)
-    usual = np.median(found.reshape(-1, 2), axis=0).astype(np.int16)
-    vectors, statistics, likeness = np.zeros_like(found), warp.Statistics(), 0.0
-    for row, column in np.ndindex(found.shape[:2]):
+    flow = _flow(target, warped)
+    median = np.median(flow.reshape(-1, 2), axis=0).astype(np.int16)
+    vectors, statistics, total = np.zeros_like(flow), warp.Statistics(), 0.0
+    for row, column in np.ndindex(flow.shape[:2]):
         expected = [statistics.expected(vectors, row, column, part) for part in (0, 1)]
-        beside = found[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].reshape(-1, 2)
-        proposed = np.unique([*beside, usual, [middle for middle, _ in expected], [0, 0]], axis=0)
+        beside = flow[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].reshape(-1, 2)
+        candidates = np.unique([*beside, median, [middle for middle, _ in expected], [0, 0]], axis=0)
         costs = sum(
-            -np.log2(statistics.probabilities(context)[proposed[:, part] - middle + 2 * LIMIT])
+            -np.log2(statistics.probabilities(context)[candidates[:, part] - middle + 2 * LIMIT])
             for part, (middle, context) in enumerate(expected)
         )
-        alike = np.array([_alike(target, before, row, column, vector) for vector in proposed])
-        best = np.argmax(alike - _BIT * costs)
-        vectors[row, column] = proposed[best]
-        likeness += float(alike[best])
+        correlations = np.array([_correlation_at(target, warped, row, column, vector) for vector in candidates])
+        best = np.argmax(correlations - _BIT * costs)
+        vectors[row, column] = candidates[best]
+        total += float(correlations[best])
         for part, (middle, context) in enumerate(expected):
             statistics.update(context, int(vectors[row, column, part]) - middle + 2 * LIMIT)
-    return vectors, likeness
+    return vectors, total
 
 
-def _flow(target: Luma, before: Luma) -> Vectors:
-    """Return the vectors of blocks by optical flow, which takes many times the picture's memory: by tiles."""
+def _flow(target: Luma, warped: Luma) -> Vectors:
+    """Return block motion vectors by optical flow, in tiles, because it takes many times the picture's memory."""
     height, width = target.shape
-    found = np.empty((*warp.grid(height, width), 2), np.int16)
-    for core, seen in tiles.grid(height, width, _FLOW_TILE, _FLOW_HALO, BLOCK):
-        flow = np.zeros((seen.height, seen.width, 2), np.float32)  # right, down
-        here, there = (_shades(luma[seen.slices]) for luma in (target, before))
+    vectors = np.empty((*warp.grid(height, width), 2), np.int16)
+    for tile, padded in tiles.grid(height, width, _FLOW_TILE, _FLOW_HALO, BLOCK):
+        flow = np.zeros((padded.height, padded.width, 2), np.float32)  # right, down
+        here, there = (_shades(luma[padded.slices]) for luma in (target, warped))
         cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(here, there, flow)
-        found[core.reduced(BLOCK).slices] = _by_block(flow[core.within(seen).slices])
-    return found
+        vectors[tile.reduced(BLOCK).slices] = _by_block(flow[tile.within(padded).slices])
+    return vectors
 
 
 def _by_block(flow: NDArray[np.float32]) -> Vectors:
-    """Return the median of a flow [h, w, (right, down)] in each block."""
+    """Return the median of a flow [h, w, (right, down)] in each block, as motion vectors."""
     middle = np.median(_blocks(flow, "edge"), axis=(1, 3))
     return np.rint(4 * middle[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
 
@@ -273,7 +276,7 @@ def _reduced(luma: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
 
 
 def _normalised(luma: NDArray[np.uint8] | NDArray[np.float32]) -> Luma:
-    """Return luma [h, w] without its local mean and contrast."""
+    """Return luma [h, w] less its local mean, over its local standard deviation, slightly blurred."""
     detail = luma.astype(np.float32)
     detail -= cv2.GaussianBlur(detail, (0, 0), 6)
     contrast = cv2.GaussianBlur(detail * detail, (0, 0), 12)
@@ -284,11 +287,12 @@ def _normalised(luma: NDArray[np.uint8] | NDArray[np.float32]) -> Luma:
 
 
 def _shades(luma: Luma) -> NDArray[np.uint8]:
+    """Return normalised luma in 8 bits, as features and optical flow need it."""
     return np.clip(128 + 40 * luma, 0, 255).astype(np.uint8)
 
 
-def _alike(a: NDArray[np.float32], b: NDArray[np.float32], row: int, column: int, vector: Vectors) -> float:
-    """Return the correlation of a block of one picture with where a vector leads in the other."""
+def _correlation_at(a: Luma, b: Luma, row: int, column: int, vector: Vectors) -> float:
+    """Return the normalised cross-correlation of a block of `a` with the block of `b` that a motion vector leads to."""
     top, left = row * BLOCK, column * BLOCK
     block = a[top : top + BLOCK, left : left + BLOCK]
     shift = np.array([[1, 0, left + vector[1] / 4], [0, 1, top + vector[0] / 4]], np.float32)

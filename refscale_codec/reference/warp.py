@@ -1,11 +1,11 @@
-"""Where the reference lies on the target, and in what light: found by the encoder (`registration`), applied by both.
+"""The warp of the reference onto the target's grid: estimated by the encoder (`registration`), applied by both sides.
 
-The reference may have any size. If it is finer than the target, it is averaged first, by a whole factor. A transform
-(shift, similarity, affine or homography) takes the whole picture along. For what that leaves, each block of the picture
-has a vector, in quarters of a pixel; between the blocks' centres vectors are interpolated. What the reference does not
-show gets its mean colour. At last each band gets a gain and an offset. All of this is integer arithmetic, so both sides
-get the same pixels, in tiles as in the whole, and a checksum in the file proves it. It is coded as one stream: vectors
-one after the other under adaptive statistics, each predicted from its neighbours.
+The reference may have any size. A finer one is averaged first, by a whole factor. Then comes global motion (shift,
+similarity, affine transform or homography), and on top of it block motion vectors in quarters of a pixel, interpolated
+between the blocks' centres. Beyond its border the reference fades to its mean colour. Last, each band gets a
+radiometric gain and offset. All of it is integer arithmetic, so that encoder and decoder get the same pixels, tile by
+tile as in the whole; a checksum in the file lets the decoder verify that. An `Alignment` holds the parameters and is
+coded as one stream, with the motion vectors under adaptive statistics, each predicted from its neighbours.
 """
 
 import struct
@@ -22,18 +22,18 @@ from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 
-Vectors = NDArray[np.int16]  # [rows, columns, 2] of blocks: down and right, in quarters of a pixel
+Vectors = NDArray[np.int16]  # block motion vectors [rows, columns, 2]: down and right, in quarters of a pixel
 Integers = NDArray[np.int64]
 
 BLOCK = 64  # side in pixels
-LIMIT = 64  # largest magnitude of a vector's component
-STEPS = 64  # of a transform's shift, in a pixel
-GAIN = 256  # a gain of 1
+LIMIT = 64  # largest magnitude of a motion vector's component, in quarters of a pixel
+STEPS = 64  # in a pixel, of a transform's shift
+GAIN = 256  # a radiometric gain of 1
 MAX_FACTOR = 64
 FADE = 32  # quarters of a pixel beyond the reference's last, in which it fades to its mean
 _LOOKS = 256  # rows and columns at most that the mean is taken over
 _MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
-_AT_ONCE = 1 << 19  # pixels that are moved at once, about, for memory
+_AT_ONCE = 1 << 19  # pixels that are warped at once, about, to bound memory
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
@@ -44,7 +44,9 @@ _CHUNK = 16  # bits of a number that are coded at once
 
 
 class Transform(NamedTuple):
-    """Takes (y, x) to (y + yy y + yx x + down, x + xy y + xx x + right) / (1 + tilt_y y + tilt_x x), in pixels.
+    """Global motion of (y, x), in pixels.
+
+    To (y + yy y + yx x + down, x + xy y + xx x + right) / (1 + tilt_y y + tilt_x x).
 
     The numbers are integers: down and right in 1/`STEPS` pixel, the next four in units of 2^-bits, the last two in
     units of 2^-(2 bits - 6), where `bits` follow from the picture's size: a step of any number moves no pixel of the
@@ -62,7 +64,7 @@ class Transform(NamedTuple):
 
     @staticmethod
     def bits(height: int, width: int) -> int:
-        """Return the binary digits after the point of the factors, for a picture of this size: 6 to 26."""
+        """Return the fractional bits of the factors, for a picture of this size: 6 to 26."""
         return 6 + (max(height, width) - 1).bit_length()
 
     @classmethod
@@ -74,8 +76,8 @@ class Transform(NamedTuple):
         (xx, xy, right), (yx, yy, down), (tilt_x, tilt_y, _) = (matrix / matrix[2, 2]).tolist()
         units = STEPS, STEPS, *(1 << bits,) * 4, *(1 << 2 * bits - 6,) * 2
         numbers = down, right, yy - 1, yx, xy, xx - 1, tilt_y, tilt_x
-        found = cls(*(round(number * unit) for number, unit in zip(numbers, units, strict=True)))
-        return found if found.in_range(height, width) else None
+        transform = cls(*(round(number * unit) for number, unit in zip(numbers, units, strict=True)))
+        return transform if transform.in_range(height, width) else None
 
     def matrix(self, height: int, width: int) -> NDArray[np.float64]:
         """Return it as a 3x3 matrix that takes (x, y, 1), for a picture of this size."""
@@ -111,35 +113,35 @@ class Transform(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """How many pairs of numbers tell it: none, the shift, a similarity, an affine transform, or all."""
-        told = [self[:0], self[:2], (*self[:4], -self.yx, self.yy), self[:6], self[:8]]
-        return next(count for count, numbers in enumerate(told) if self == Transform(*numbers))
+        """Pairs of numbers that determine it: 0, 1 (shift), 2 (similarity), 3 (affine transform) or 4 (homography)."""
+        models = [self[:0], self[:2], (*self[:4], -self.yx, self.yy), self[:6], self[:8]]
+        return next(count for count, numbers in enumerate(models) if self == Transform(*numbers))
 
 
 IDENTITY = Transform()
 
 
 class Tone(NamedTuple):
-    """What takes a band of the reference to the target's light: gain / `GAIN` times the sample, plus the offset."""
+    """Radiometric gain and offset of a band of the reference: gain / `GAIN` times the sample, plus the offset."""
 
     gain: int = GAIN
     offset: int = 0  # levels
 
 
 class Alignment(NamedTuple):
-    """A pixel of the target lies, in the reference, where the transform takes it from where its vector leads."""
+    """A warp: a pixel of the target is displaced by its motion vector, then taken to the reference by the transform."""
 
     height: int  # of the target, in pixels
     width: int
-    factor: int  # the reference is averaged over squares of so many pixels a side, before all else; 1..`MAX_FACTOR`
-    transform: Transform  # from the target to the averaged reference
+    factor: int  # side in pixels of the squares that the reference is averaged over first; 1..`MAX_FACTOR`
+    transform: Transform  # global motion, from the target to the averaged reference
     vectors: Vectors
-    tones: tuple[Tone, ...] | None = None  # of each band; None leaves them as they are
-    check: int = 0  # `checksum` of the moved reference
+    tones: tuple[Tone, ...] | None = None  # of each band; None leaves samples as they are
+    check: int = 0  # `checksum` of the warped reference
 
     @property
     def does_nothing(self) -> bool:
-        """Whether it leaves a reference of the target's size as it is."""
+        """Whether it is the identity for a reference of the target's size."""
         still = self.factor == 1 and self.transform == IDENTITY and not self.vectors.any()
         return still and self.tones is None
 
@@ -150,14 +152,20 @@ def grid(height: int, width: int) -> tuple[int, int]:
 
 
 def still(height: int, width: int) -> Alignment:
-    """Return the alignment of a reference that lies in place."""
+    """Return the alignment of a reference that lies in place, for a picture of this size."""
     return Alignment(height, width, 1, IDENTITY, np.zeros((*grid(height, width), 2), np.int16))
 
 
 def move(reference: Image, alignment: Alignment | None, box: Box | None = None) -> Image:
-    """Return the reference as seen from the target, of the target's size; no alignment leaves it as it is.
+    """Return the reference warped onto the target's grid; no alignment leaves it as it is.
 
-    With a box, only the part in it is made, as far as the target reaches: the same pixels as in the whole.
+    Args:
+        reference: of 8 or 16 bits and any size.
+        alignment: with `tones` for each band of the reference, or none.
+        box: warps only this part of the target's grid, cut to the picture; pixels equal those of the whole.
+
+    Raises:
+        ValueError: the box does not overlap the picture.
     """
     size = (reference.height, reference.width) if alignment is None else alignment[:2]
     whole = Box(0, 0, *size)
@@ -166,16 +174,16 @@ def move(reference: Image, alignment: Alignment | None, box: Box | None = None) 
         raise ValueError(f"{box} lies beyond the picture")
     if alignment is None:
         return reference if part == whole else Image(reference.pixels[part.slices])
-    moved = np.empty((part.height, part.width, *reference.pixels.shape[2:]), reference.pixels.dtype)
+    warped = np.empty((part.height, part.width, *reference.pixels.shape[2:]), reference.pixels.dtype)
     rows = max(1, _AT_ONCE // part.width)
     for top in range(part.top, part.bottom, rows):
         strip = Box(top, part.left, min(top + rows, part.bottom), part.right)
-        moved[strip.within(part).slices] = _moved(reference.pixels, alignment, strip)
-    return Image(moved)
+        warped[strip.within(part).slices] = _warped(reference.pixels, alignment, strip)
+    return Image(warped)
 
 
-def _moved(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integers:
-    """Return a part of the moved reference [h, w, bands]."""
+def _warped(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integers:
+    """Return a part of the warped reference [h, w, bands]."""
     ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
     field = _field(alignment.vectors, ys, xs)
     y, x = alignment.transform.placed(
@@ -187,7 +195,7 @@ def _moved(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Intege
     below, beside = np.clip(row + 1, 0, last_row), np.clip(column + 1, 0, last_column)
     needed = Box(int(rows.min()), int(columns.min()), int(below.max()) + 1, int(beside.max()) + 1)
     cells = averaged(pixels, alignment.factor, needed)
-    total = np.zeros((*row.shape, pixels.shape[2]), np.int64)  # in sixteenths
+    total = np.zeros((*row.shape, pixels.shape[2]), np.int64)  # bilinear interpolation, in sixteenths
     for from_row, weight_y in ((rows, 4 - down), (below, down)):
         for from_column, weight_x in ((columns, 4 - right), (beside, right)):
             total += (weight_y * weight_x)[..., None] * cells[from_row - needed.top, from_column - needed.left]
@@ -205,8 +213,8 @@ def _moved(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Intege
 def _mean(pixels: NDArray[np.uint8]) -> Integers:
     """Return the mean of each band, rounded down, over every n-th row and column."""
     step = -(-max(pixels.shape[:2]) // _LOOKS)
-    looks = pixels[::step, ::step].reshape(-1, pixels.shape[2])
-    return np.asarray(looks.sum(axis=0, dtype=np.int64) // len(looks))
+    samples = pixels[::step, ::step].reshape(-1, pixels.shape[2])
+    return np.asarray(samples.sum(axis=0, dtype=np.int64) // len(samples))
 
 
 def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.uint8]:
@@ -226,7 +234,7 @@ def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.ui
 
 
 def _field(vectors: Vectors, ys: Integers, xs: Integers) -> Integers:
-    """Return vectors [y, x, 2] for pixels, interpolated between the centres of blocks, and rounded half up."""
+    """Return motion vectors [y, x, 2] of pixels, interpolated bilinearly between centres of blocks, rounded half up."""
 
     def along(axis: Integers, blocks: int) -> tuple[Integers, ...]:
         first, part = np.divmod(2 * axis + 1 - BLOCK, 2 * BLOCK)
@@ -239,31 +247,34 @@ def _field(vectors: Vectors, ys: Integers, xs: Integers) -> Integers:
     return np.asarray((2 * cells + side * side) // (2 * side * side))
 
 
-def checksum(guide: Image, place: Box | None = None) -> int:
-    """Return the sum, modulo 2^32, of the CRC-32s of the squares of `tiles.STEP` pixels a side in a moved reference.
+def checksum(warped: Image, place: Box | None = None) -> int:
+    """Return the sum, modulo 2^32, of the CRC-32s of the squares of `tiles.STEP` pixels a side in a warped reference.
 
     Each is taken over row and column of its first pixel (u32) and its samples. So the sums of parts add up to that of
     the whole, if the parts' edges lie on multiples of `tiles.STEP`.
 
     Args:
-        guide: the moved reference, or a part.
+        warped: the warped reference, or a part.
         place: where the part lies in the whole.
     """
     total, side = 0, tiles.STEP
     top, left = (0, 0) if place is None else place[:2]
-    for y in range(0, guide.height, side):
-        for x in range(0, guide.width, side):
-            square = guide.pixels[y : y + side, x : x + side]
+    for y in range(0, warped.height, side):
+        for x in range(0, warped.width, side):
+            square = warped.pixels[y : y + side, x : x + side]
             square = np.ascontiguousarray(square, square.dtype.newbyteorder("<"))
             total += zlib.crc32(square.data, zlib.crc32(struct.pack("<II", top + y, left + x)))
     return total & 0xFFFFFFFF
 
 
 class Statistics:
-    """How often each difference from the prediction came, by how much the neighbours differ."""
+    """Adaptive counts of the differences of motion vectors from their prediction, in three contexts.
+
+    The context is how much the neighbours differ: not at all, by up to 3 quarters of a pixel, or by more.
+    """
 
     def __init__(self) -> None:
-        """Start with what is usual."""
+        """Start with counts that fall off geometrically from zero."""
         self.counts = np.array([_START] * 3, np.int64)
 
     def expected(self, vectors: Vectors, row: int, column: int, part: int) -> tuple[int, int]:
@@ -279,11 +290,11 @@ class Statistics:
         return sorted(around)[1], 0 if apart == 0 else 1 if apart <= 3 else 2
 
     def probabilities(self, context: int) -> NDArray[np.float64]:
-        """Return that of each difference, from -2 `LIMIT` to 2 `LIMIT`."""
+        """Return the probability of each difference, from -2 `LIMIT` to 2 `LIMIT`."""
         return np.asarray(self.counts[context] / self.counts[context].sum())
 
     def update(self, context: int, symbol: int) -> None:
-        """Take note of a difference, counted from the lowest."""
+        """Count a difference, given as its index from -2 `LIMIT` on."""
         self.counts[context, symbol] += _INCREMENT
 
 
@@ -291,14 +302,14 @@ Code = Callable[..., int]  # codes a symbol under a model and its parameters, an
 
 
 def pack(alignment: Alignment) -> bytes:
-    """Return an alignment as bytes; what picture it is for is known from elsewhere."""
+    """Return an alignment as bytes, without the picture's size, which the file's header holds."""
     coder = constriction.stream.queue.RangeEncoder()
 
     def code(symbol: int, model: object, *parameters: NDArray[np.float64]) -> int:
         coder.encode(np.array([symbol], np.int32) if parameters else symbol, model, *parameters)
         return symbol
 
-    _walk(alignment, 0 if alignment.tones is None else len(alignment.tones), code)
+    _code(alignment, 0 if alignment.tones is None else len(alignment.tones), code)
     return _CHECK.pack(alignment.check) + bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -316,48 +327,59 @@ def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment
         return int(coder.decode(model, *parameters)[0] if parameters else coder.decode(model))
 
     try:
-        found = _walk(still(height, width), bands, code)
+        alignment = _code(still(height, width), bands, code)
     except (AssertionError, ValueError):
         raise ContainerError("the alignment is damaged: it does not decode") from None
-    found = found._replace(check=_CHECK.unpack_from(payload)[0])
-    if abs(found.vectors).max() > LIMIT or not found.transform.in_range(height, width) or pack(found) != payload:
+    alignment = alignment._replace(check=_CHECK.unpack_from(payload)[0])
+    in_range = abs(alignment.vectors).max() <= LIMIT and alignment.transform.in_range(height, width)
+    if not in_range or pack(alignment) != payload:
         raise ContainerError("the alignment is damaged: nothing is coded like that")
-    return found
+    return alignment
 
 
-def _walk(told: Alignment, bands: int, code: Code) -> Alignment:
-    """Code an alignment, or decode it: one walk for both ways. What `told` says matters to a `code` that encodes."""
-    factor = 1 + code(told.factor - 1, _uniform(MAX_FACTOR))
-    pairs = code(told.transform.pairs, _uniform(5))
-    numbers = [_number(number, code) for number in told.transform[: 2 * pairs]]
+def _code(known: Alignment, bands: int, code: Code) -> Alignment:
+    """Encode or decode an alignment, with the same steps for both.
+
+    Args:
+        known: what is to be encoded; a decoder gives any alignment of the target's size.
+        bands: of the reference.
+        code: encodes a symbol, or ignores it and decodes one.
+
+    Returns:
+        The alignment without its checksum.
+    """
+    factor = 1 + code(known.factor - 1, _uniform(MAX_FACTOR))
+    pairs = code(known.transform.pairs, _uniform(5))
+    numbers = [_number(number, code) for number in known.transform[: 2 * pairs]]
     if pairs == 2:  # a similarity
         numbers += [-numbers[3], numbers[2]]
     tones = None
-    if code(int(told.tones is not None), _uniform(2)):
-        numbers_of = told.tones or (Tone(),) * bands
+    if code(int(known.tones is not None), _uniform(2)):
+        numbers_of = known.tones or (Tone(),) * bands
         tones = tuple(Tone(GAIN + _number(gain - GAIN, code), _number(offset, code)) for gain, offset in numbers_of)
-    vectors = told.vectors
+    vectors = known.vectors
     if code(int(vectors.any()), _uniform(2)):
-        vectors = _walk_vectors(vectors, code)
-    return Alignment(told.height, told.width, factor, Transform(*numbers), vectors, tones)
+        vectors = _code_vectors(vectors, code)
+    return Alignment(known.height, known.width, factor, Transform(*numbers), vectors, tones)
 
 
 def _number(value: int, code: Code) -> int:
-    """Code a signed number: how many bits it has when folded, then those below the first."""
+    """Code a signed number: folded to an unsigned one, its bit length, then the bits below the leading one."""
     folded = 2 * value + 1 if value >= 0 else -2 * value
     length = code(folded.bit_length() - 1, _uniform(_MAX_BITS))
-    found = 1
+    read = 1
     for left in range(length, 0, -_CHUNK):
         bits = min(_CHUNK, left)
-        found = found << bits | code(folded >> left - bits & (1 << bits) - 1, _uniform(1 << bits))
-    return found // 2 if found % 2 else -(found // 2)
+        read = read << bits | code(folded >> left - bits & (1 << bits) - 1, _uniform(1 << bits))
+    return read // 2 if read % 2 else -(read // 2)
 
 
-def _walk_vectors(told: Vectors, code: Code) -> Vectors:
-    vectors, statistics = np.zeros_like(told), Statistics()
+def _code_vectors(known: Vectors, code: Code) -> Vectors:
+    """Encode or decode motion vectors, block by block, see `_code`."""
+    vectors, statistics = np.zeros_like(known), Statistics()
     for row, column, part in np.ndindex(vectors.shape):
         middle, context = statistics.expected(vectors, row, column, part)
-        symbol = int(told[row, column, part]) - middle + 2 * LIMIT
+        symbol = int(known[row, column, part]) - middle + 2 * LIMIT
         symbol = code(symbol, _CATEGORICAL, statistics.probabilities(context)[None])
         statistics.update(context, symbol)
         vectors[row, column, part] = middle + symbol - 2 * LIMIT
