@@ -1,7 +1,45 @@
 """refscale: a codec for places photographed again and again.
 
-Importing the package is cheap and does not import torch; import the module you need, for example
-`from refscale_codec.codec import encoder`.
+    import refscale_codec as refscale
+
+    data = refscale.encode(new, reference=old, quality=75)
+    hat = refscale.decode(data, reference=old)
+
+`docs/API.md` has the whole of it. Importing the package is cheap: numpy is loaded with the first name that needs it,
+and torch with the first picture that is coded.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from refscale_codec.errors import RefscaleError as RefscaleError
+
+if TYPE_CHECKING:
+    from refscale_codec.api import Scene as Scene
+    from refscale_codec.api import decode as decode
+    from refscale_codec.api import encode as encode
+    from refscale_codec.api import fingerprint as fingerprint
+    from refscale_codec.api import load_model as load_model
+    from refscale_codec.api import open as open
+    from refscale_codec.picture.image import Image as Image
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    **dict.fromkeys(("Scene", "decode", "encode", "fingerprint", "load_model", "open"), "refscale_codec.api"),
+    "Image": "refscale_codec.picture.image",
+}
+
+__all__ = ["Image", "RefscaleError", "Scene", "decode", "encode", "fingerprint", "load_model", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return what there is, loaded or not."""
+    return sorted({*globals(), *__all__})

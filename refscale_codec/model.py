@@ -6,7 +6,9 @@ beside the parameters they were made from.
 
 import hashlib
 import json
+import threading
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors
@@ -14,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from refscale_codec.errors import WeightsError
+from refscale_codec.errors import UsageError, WeightsError, reason
 from refscale_codec.lrcodec.gmm.codec import Gmm, GmmConfig
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
@@ -22,6 +24,10 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 SHIPPED = Path(__file__).parent / "_weights"  # inside an installed wheel
 SOURCE = Path(__file__).parent.parent / "weights"  # beside the package in a source checkout
 
+KEPT = 8
+"""Most models that stay in memory."""
+
+_loading = threading.Lock()
 _LOW_RES, _EXACT = "low_res.", "exact."  # where the names of the low-res codec's parameters and integers begin
 
 
@@ -50,7 +56,29 @@ def shipped_as(wanted: bytes) -> Path:
     for path in sorted(folder.glob("*.safetensors")):
         if fingerprint(path) == wanted:
             return path
-    raise WeightsError(f"no weights with the fingerprint {wanted.hex()} come with this installation; give --weights")
+    raise WeightsError(f"no weights with the fingerprint {wanted.hex()} come with this installation")
+
+
+def device_named(name: str, option: str = "device") -> str:
+    """Return what torch is to be told for `auto`, `cpu`, `cuda` or `mps`; `auto` is the fastest that is there.
+
+    Raises:
+        UsageError: there is none such here; `option` is what its message calls the name.
+    """
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    if name == "auto":
+        return available[-1]
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"{option} must be auto, cpu, cuda or mps, not {name}")
+    if name not in available:
+        raise UsageError(
+            f"{option} {name}: this machine or this build of torch has none; there is: {', '.join(available)}"
+        )
+    return name
 
 
 def fingerprint(path: Path) -> bytes:
@@ -121,6 +149,24 @@ def load(path: Path) -> RescaleNet:
         raise WeightsError(f"{path} does not hold the weights of a refscale net: {reason}") from None
     net.fingerprint = own_fingerprint
     return net.eval().requires_grad_(False)
+
+
+def kept(path: Path, device: str) -> RescaleNet:
+    """Return what `load` reads, on a device: the same object again as long as the file does not change.
+
+    The `KEPT` that were last asked for stay in memory. Threads that ask at once get one object.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read weights {path}: {reason(error)}") from None
+    with _loading:
+        return _kept_as(path.resolve(), (status.st_mtime_ns, status.st_size), device)
+
+
+@lru_cache(KEPT)
+def _kept_as(path: Path, version: tuple[int, int], device: str) -> RescaleNet:
+    return load(path).to(device)
 
 
 def _loaded(gmm: Gmm, parameters: dict[str, Tensor], exact: dict[str, Tensor]) -> Gmm:

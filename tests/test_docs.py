@@ -1,5 +1,6 @@
 """What the documents say is tried: the README's commands and snippet run as they stand there."""
 
+import inspect
 import json
 import re
 import runpy
@@ -8,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from typer.main import get_command
 
+import refscale_codec as refscale
 from refscale_codec.cli.main import app
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +54,22 @@ def test_the_snippet_runs(checkout: Path) -> None:
     (snippet,) = blocks("python")
     subprocess.run([sys.executable, "-c", snippet], cwd=checkout, check=True)
     assert (checkout / "hr_hat.png").stat().st_size > 0
+
+
+def test_the_api_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, example in (("new.png", "target.png"), ("old.png", "reference.png")):
+        PIL.Image.open(ROOT / "examples" / example).crop((200, 200, 264, 248)).save(name)
+    page = (ROOT / "docs" / "API.md").read_text(encoding="utf-8")
+    exec("\n".join(blocks("python", page)), {"__name__": "api_page"})
+    assert capsys.readouterr().out.splitlines() == [
+        "(48, 64, 3) uint8 None 75",
+        "None None {}",
+        "ImageError: the picture is an array of float64; uint8, uint16 and int16 are coded: scale and convert it",
+    ]
+    arguments = re.findall(r"^\| (`[a-z_`, ]+`) \|", page, flags=re.MULTILINE)
+    named = {name for cell in arguments for name in re.findall(r"`([a-z_]+)`", cell)}
+    assert named == set(inspect.signature(refscale.encode).parameters) - {"picture", "reference"}
 
 
 def test_every_command_is_named() -> None:

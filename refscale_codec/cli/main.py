@@ -121,6 +121,7 @@ def encode(
     terminal.require_streams(output, picture, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
+        from refscale_codec import api
         from refscale_codec import model as weights_files
         from refscale_codec.codec import encoder, rate_control
         from refscale_codec.study import metrics
@@ -139,13 +140,7 @@ def encode(
         options = encoder.EncodeOptions(quality or 75, subsampling, output_hash, side, between)  # type: ignore[arg-type]
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("coding")
-        target = None
-        if target_psnr is not None:
-            target = rate_control.Target("psnr", target_psnr)
-        elif target_bytes is not None or target_bpp is not None:
-            target = rate_control.Target(
-                "bytes", target_bytes or math.floor((target_bpp or 0) * image.height * image.width / 8)
-            )
+        target = api.target_of(image, target_bytes, target_bpp, target_psnr)
         reached = None if target is None else rate_control.encode(image, reference, net, target, options, step=step)
         data = encoder.encode(image, reference, net, options) if reached is None else reached.data
         terminal.write(output, data)

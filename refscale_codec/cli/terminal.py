@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refscale_codec.cli import allocator
-from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError
+from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError, WeightsError
 from refscale_codec.fileformat import container
-from refscale_codec.picture import tiles
+from refscale_codec.picture import files, tiles
 
 if TYPE_CHECKING:
     from refscale_codec.picture.image import Image
@@ -87,22 +87,9 @@ def range_of(text: str) -> tuple[int, int]:
 
 def device_named(name: str) -> str:
     """Return what torch is to be told; UsageError for a device that is not there."""
-    import torch
+    from refscale_codec import model
 
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if name == "auto":
-        return available[-1]
-    if name not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device must be auto, cpu, cuda or mps, not {name}")
-    if name not in available:
-        raise UsageError(
-            f"--device {name}: this machine or this build of torch has none; there is: {', '.join(available)}"
-        )
-    return name
+    return model.device_named(name, "--device")
 
 
 def load_net(path: Path, device: str) -> "RescaleNet":
@@ -117,7 +104,10 @@ def wanted_weights(header: container.Header) -> Path:
     """Return the shipped weights that a file asks for."""
     from refscale_codec import model
 
-    return model.shipped_as(header.weights)
+    try:
+        return model.shipped_as(header.weights)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; give --weights") from None
 
 
 def name_of(path: str) -> str:
@@ -129,10 +119,7 @@ def read(path: str) -> bytes:
     """Return the bytes of a file or of stdin."""
     if path == "-":
         return sys.stdin.buffer.read()
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ContainerError(f"cannot read {path}: {error.strerror}") from None
+    return files.read(Path(path), ContainerError)
 
 
 def read_picture(path: str, *, need_place: bool = False) -> "Image":
@@ -170,10 +157,8 @@ def write(path: str, data: bytes) -> None:
         except OSError as error:
             raise ImageError(f"cannot write to stdout: {error.strerror}") from None
         return
-    from refscale_codec.picture.files import write_atomically
-
     try:
-        write_atomically(Path(path), data)
+        files.write_atomically(Path(path), data)
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error.strerror}") from None
 

@@ -1,10 +1,20 @@
-"""Files that are at every moment either the old one or the whole new one. Standard library only."""
+"""Reading files whole, and writing them so that they are at every moment the old one or the whole new one."""
 
 import errno
 import os
 import secrets
 import stat
 from pathlib import Path
+
+from refscale_codec.errors import RefscaleError, reason
+
+
+def read(path: Path, wrong: type[RefscaleError]) -> bytes:
+    """Return the bytes of a file; an error of the given type says why there are none."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise wrong(f"cannot read {path}: {reason(error)}") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -221,14 +221,31 @@ def place(geo: bytes) -> bytes:
     return _dumped({key: value for key, value in _loaded(geo).items() if key in _OF_PLACE})
 
 
-def grid(geo: bytes) -> tuple[str, tuple[float, ...]] | None:
-    """Return the coordinate reference system, and a, b, c, d, e, f of the transform; None if not both are said."""
-    said = _loaded(geo)
+def transform(geo: bytes) -> tuple[float, float, float, float, float, float] | None:
+    """Return a, b, c, d, e, f of the transform; None if it is not said."""
     with suppress(KeyError, TypeError, ValueError, OverflowError):
-        a, b, c, d, e, f = (float(number) for number in said["transform"])
-        if isinstance(said["crs"], str) and all(map(math.isfinite, (a, b, c, d, e, f))):
-            return said["crs"], (a, b, c, d, e, f)
+        a, b, c, d, e, f = (float(number) for number in _loaded(geo)["transform"])
+        if all(map(math.isfinite, (a, b, c, d, e, f))):
+            return a, b, c, d, e, f
     return None
+
+
+def crs(geo: bytes) -> str | None:
+    """Return the coordinate reference system, as `EPSG:code` or WKT; None if it is not said."""
+    said = _loaded(geo).get("crs")
+    return said if isinstance(said, str) else None
+
+
+def tags(geo: bytes) -> dict[str, str]:
+    """Return the tags of the whole picture."""
+    said = _loaded(geo).get("tags")
+    return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+
+
+def grid(geo: bytes) -> tuple[str, tuple[float, ...]] | None:
+    """Return the coordinate reference system and the transform; None if not both are said."""
+    system, numbers = crs(geo), transform(geo)
+    return None if system is None or numbers is None else (system, numbers)
 
 
 def _loaded(geo: bytes) -> dict[str, Any]:

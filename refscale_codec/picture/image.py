@@ -33,6 +33,9 @@ from refscale_codec.picture.metadata import Metadata
 MAX_PIXELS = 400_000_000
 """Largest picture that is read, in pixels; the container has the same limit."""
 
+MAX_SIDE = 1 << 20
+"""Longest side of a picture that is read, in pixels; the container has the same limit."""
+
 MAX_BANDS = 255
 """Most bands, without alpha."""
 
@@ -165,6 +168,8 @@ def from_bytes(data: bytes, name: str, *, need_place: bool = True) -> Image:
         ) from error
     except Exception as error:  # a decoder fed with hostile bytes raises nearly anything
         raise ImageError(f"{name} is damaged or truncated: {reason(error)}") from error
+    if read.longest > MAX_SIDE:
+        raise ImageError(f"{name} has a side of {read.longest:,} pixels; at most {MAX_SIDE:,} are read: cut it up")
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         _log.warning("%s: %s", name, message)
     return read

@@ -1,0 +1,388 @@
+"""The API: pictures as arrays, paths or `Image`s in, bytes and arrays out; see `docs/API.md`.
+
+Axes are rows, columns, bands: an array is [h, w], or [h, w, bands]. Everything may be called from several threads at
+once. What codes imports torch when it is called, so that looking into a file and taking a fingerprint start fast.
+"""
+
+import math
+import operator
+import os
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError, UsageError
+from refscale_codec.fileformat import container
+from refscale_codec.picture import arrays, bands, files, geotiff, metadata
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import TILE, Box
+
+if TYPE_CHECKING:
+    from refscale_codec.codec.rate_control import Target
+    from refscale_codec.rescale.net import RescaleNet
+
+FilePath = str | os.PathLike[str]
+Picture = NDArray[Any] | str | os.PathLike[str] | Image
+"""An array [h, w] or [h, w, bands] of uint8, uint16 or int16; the path of a PNG, JPEG, WebP or TIFF file; or an
+`Image`, which has alpha, nodata and metadata beside the pixels."""
+
+CODECS = ("jpeg", "gmm")
+"""Names of the low-res codecs that weights ship for."""
+
+
+def encode(
+    picture: Picture,
+    reference: Picture | None = None,
+    *,
+    quality: int | None = None,
+    target_bytes: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    model: "RescaleNet | FilePath | None" = None,
+    scale: int | None = None,
+    codec: str | None = None,
+    device: str | None = None,
+    value_range: tuple[int, int] | None = None,
+    output_hash: bool = False,
+    strip: bool = False,
+    tile: int = TILE,
+) -> bytes:
+    """Return a picture as the bytes of a `.rsc` file.
+
+    Args:
+        picture: What to code, of any size and up to 255 bands.
+        reference: An older picture of the same place with the same bands, of any size; None codes without one.
+        quality: 1..100, higher is better and bigger; 75 unless a target is given instead.
+        target_bytes: The largest size of the file.
+        target_bpp: Likewise, in bits per pixel.
+        target_psnr: The least PSNR of what comes out, in dB.
+        model: Weights, loaded or the path of a file; by default those that ship for `scale` and `codec`.
+        scale: 2 (default) or 4, by which the low-res picture is smaller.
+        codec: `jpeg` (default) or `gmm`, for the low-res picture.
+        device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
+        value_range: Lowest and highest value that 16-bit bands can have; by default those that each band has.
+        output_hash: Decode, too, and store the hash of what comes out.
+        strip: Leave out colour profile, EXIF, XMP and georeference of a path or an `Image`.
+        tile: Largest side of a tile in pixels, a multiple of 16: takes memory, saves time.
+
+    Raises:
+        ImageError: A picture cannot be read or is of no kind that is coded, or the reference has other bands.
+        UsageError: Arguments that contradict each other, are out of range or of another type.
+        WeightsError: The weights cannot be used.
+        TargetError: No quality gives the target.
+    """
+    targets = {"target_bytes": target_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr}
+    given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"give one of {', '.join(given)}; they contradict each other")
+    for name, value in targets.items():
+        if value is not None and not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
+            raise UsageError(f"{name} must be a positive number, not {value!r}")
+    image = _image(picture, "the picture", need_place=not strip)
+    older = None if reference is None else _image(reference, "the reference", need_place=False)
+    if strip:
+        image = replace(image, metadata=metadata.Metadata())
+    from refscale_codec.codec import encoder, rate_control
+
+    quality = 75 if quality is None else _whole(quality, "quality")
+    options = encoder.EncodeOptions(
+        quality=quality, output_hash=output_hash, tile=_whole(tile, "tile"), value_range=value_range
+    )
+    net = _model(model, scale, codec, device)
+    size = None if target_bytes is None else _whole(target_bytes, "target_bytes")
+    target = target_of(image, size, target_bpp, target_psnr)
+    if target is None:
+        return encoder.encode(image, older, net, options)
+    return rate_control.encode(image, older, net, target, options).data
+
+
+def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":
+    """Return what a search is to reach: a size in bytes or in bits per pixel, or a PSNR in dB; None for none."""
+    from refscale_codec.codec.rate_control import Target
+
+    if psnr is not None:
+        return Target("psnr", psnr)
+    if bpp is not None:
+        size = math.floor(bpp * image.height * image.width / 8)
+    return None if size is None else Target("bytes", size)
+
+
+def decode(
+    data: bytes | FilePath,
+    reference: Picture | None = None,
+    *,
+    window: tuple[int, int, int, int] | None = None,
+    model: "RescaleNet | FilePath | None" = None,
+    device: str | None = None,
+    tile: int = TILE,
+) -> NDArray[Any]:
+    """Return the picture in a `.rsc` file, or a window of it; short for `open` and `Scene.read`, which see."""
+    with open(data, reference, model=model, device=device, tile=tile) as scene:
+        return scene.read(window=window)
+
+
+def fingerprint(picture: Picture) -> str:
+    """Return what files name their reference by: 12 hexadecimal digits that stand for the pixels; alpha does not count.
+
+    Raises:
+        ImageError: The picture cannot be read.
+    """
+    return _image(picture, "the picture", need_place=False).fingerprint().hex()
+
+
+def load_model(
+    path: FilePath | None = None, *, scale: int | None = None, codec: str | None = None, device: str | None = None
+) -> "RescaleNet":
+    """Return weights in memory, ready to code with; the same object again for the same file and device.
+
+    Args:
+        path: A `.safetensors` file; by default what ships for `scale` and `codec`.
+        scale: 2 (default) or 4.
+        codec: `jpeg` (default) or `gmm`.
+        device: `auto` (default: the fastest that is there), `cpu`, `cuda` or `mps`.
+
+    Raises:
+        WeightsError: There is no such file, or it holds no weights of refscale.
+        UsageError: An unknown scale, codec or device, or scale or codec beside a path.
+    """
+    from refscale_codec import model as models
+
+    if path is not None:
+        _require_no(scale=scale, codec=codec, follows_from="path")
+    elif scale not in (None, *container.SCALES):
+        raise UsageError(f"scale must be 2 or 4, not {scale!r}")
+    elif codec not in (None, *CODECS):
+        raise UsageError(f"unknown codec {codec!r}; there are: {', '.join(CODECS)}")
+    where = models.device_named(device or "auto")
+    file = Path(path) if path is not None else models.shipped(scale or 2, codec or "jpeg")
+    return models.kept(file, where)
+
+
+@lru_cache
+def _shipped_as(wanted: bytes) -> Path:
+    from refscale_codec import model as models
+
+    return models.shipped_as(wanted)
+
+
+def _model(
+    given: "RescaleNet | FilePath | None", scale: int | None = None, codec: str | None = None, device: str | None = None
+) -> "RescaleNet":
+    """Return the model that arguments ask for; see `load_model`."""
+    if given is None:
+        return load_model(scale=scale, codec=codec, device=device)
+    _require_no(scale=scale, codec=codec, follows_from="model")
+    if isinstance(given, str | os.PathLike):
+        return load_model(given, device=device)
+    if not hasattr(given, "fingerprint"):
+        raise UsageError(f"model must be loaded, see load_model, or the path of a file, not {type(given).__name__}")
+    _require_no(device=device, follows_from="model, which is loaded")
+    return given
+
+
+def _require_no(*, follows_from: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name} would have no effect: it follows from {follows_from}")
+
+
+def open(
+    data: bytes | FilePath,
+    reference: Picture | None = None,
+    *,
+    model: "RescaleNet | FilePath | None" = None,
+    device: str | None = None,
+    tile: int = TILE,
+) -> "Scene":
+    """Return what a `.rsc` file holds, without decoding it yet.
+
+    Args:
+        data: The path of the file, or its bytes.
+        reference: The very picture that the file was made with; not needed to look at anything but pixels.
+        model: The weights that the file was made with, loaded or the path of a file; by default found among those that
+            ship.
+        device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
+        tile: Largest side of a tile in pixels, a multiple of 16: takes memory, saves time.
+
+    Raises:
+        ContainerError: It is no `.rsc` file, or a damaged one.
+        ImageError: The reference cannot be read.
+        UsageError: An argument of another type.
+    """
+    return Scene(data, reference, model=model, device=device, tile=tile)
+
+
+class Scene:
+    """A picture in a `.rsc` file: what is said of it at once, its pixels when they are read.
+
+    It reads like a dataset of rasterio's, but for the order of axes: arrays are [h, w, bands] here, and [h, w] for a
+    single band. Several threads may read at once.
+    """
+
+    def __init__(
+        self,
+        data: bytes | FilePath,
+        reference: Picture | None = None,
+        *,
+        model: "RescaleNet | FilePath | None" = None,
+        device: str | None = None,
+        tile: int = TILE,
+    ) -> None:
+        """Take the file apart; arguments and errors are those of `open`."""
+        self.name = os.fspath(data) if isinstance(data, str | os.PathLike) else "the file"
+        self._data: bytes | None = _bytes(data)
+        self._content = container.unpack(self._data)
+        self._metadata = metadata.unpack(self._content.metadata)
+        self._reference = None if reference is None else _image(reference, "the reference", need_place=False)
+        self._model, self._device, self._tile = model, device, _whole(tile, "tile")
+
+    @cached_property
+    def _bands(self) -> bands.Bands:
+        return bands.unpack(self._content.bands, self.height, self.width)
+
+    @property
+    def height(self) -> int:
+        """Rows, in pixels."""
+        return self._content.header.height
+
+    @property
+    def width(self) -> int:
+        """Columns, in pixels."""
+        return self._content.header.width
+
+    @property
+    def count(self) -> int:
+        """Bands, of which an alpha band is the last."""
+        return self._bands.depth + (self._bands.alpha is not None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole picture as an array: (h, w, bands), or (h, w) for a single band."""
+        return (self.height, self.width) if self.count == 1 else (self.height, self.width, self.count)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the samples: uint8, uint16 or int16."""
+        return self._bands.dtype
+
+    @property
+    def nodata(self) -> int | None:
+        """The value that stands for no data; None if there is none."""
+        return self._bands.nodata
+
+    @property
+    def crs(self) -> str | None:
+        """The coordinate reference system, as `EPSG:code` or WKT; None if the file does not say."""
+        return geotiff.crs(self._metadata.geo)
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        """a, b, c, d, e, f, in the order of `affine.Affine`; None if the file does not say.
+
+        x = a column + b row + c, y = d column + e row + f.
+        """
+        return geotiff.transform(self._metadata.geo)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a GeoTIFF's tags say of the whole picture."""
+        return geotiff.tags(self._metadata.geo)
+
+    @property
+    def reference_id(self) -> str | None:
+        """The `fingerprint` of the reference that the file needs; None if it needs none."""
+        wanted = self._content.header.reference
+        return None if wanted is None else wanted.hex()
+
+    @property
+    def quality(self) -> int:
+        """The quality that the low-res picture was coded with, 1..100."""
+        return self._content.header.quality
+
+    def read(self, *, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
+        """Return the picture, or a part of it, as an array that is the caller's: [h, w, bands], or [h, w] for one band.
+
+        Args:
+            window: x, y, width and height of the part in pixels, or a `rasterio.windows.Window` of whole numbers. Its
+                pixels are exactly those that it has in the whole, and not more is computed than they need.
+
+        Raises:
+            ReferenceMismatch: The file needs a reference and there is none or another one, or it was made without.
+            WeightsError: The weights are not those that the file was made with, or none such ship.
+            ContainerError: The file is damaged.
+            UsageError: The window is not inside the picture, or the scene is closed.
+        """
+        if self._data is None:
+            raise UsageError(f"{self.name} is closed")
+        box = None if window is None else _box(window)
+        from refscale_codec.codec import encoder
+
+        model = self._model
+        if model is None:
+            model = _shipped_as(self._content.header.weights)
+        net = _model(model, device=self._device)
+        image = encoder.decode(self._data, self._reference, net, tile=self._tile, window=box)
+        return arrays.of_image(image)
+
+    def close(self) -> None:
+        """Let go of the file's bytes and the reference; what is said of the picture stays."""
+        self._data = self._reference = None
+
+    def __enter__(self) -> "Scene":
+        """Return the scene itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Tell what it is of."""
+        return f"<refscale scene {self.name}: {' x '.join(map(str, self.shape))} {self.dtype}>"
+
+
+def _bytes(data: bytes | FilePath) -> bytes:
+    """Return the bytes of a `.rsc` file."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, str | os.PathLike):
+        return files.read(Path(data), ContainerError)
+    raise UsageError(f"a file must be given as bytes or by its path, not as {type(data).__name__}")
+
+
+def _image(given: Picture, what: str, *, need_place: bool) -> Image:
+    """Return a picture however it is given."""
+    if isinstance(given, Image):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return pictures.read(Path(given), need_place=need_place)
+    if isinstance(given, np.ndarray):
+        return arrays.to_image(given, what)
+    raise UsageError(f"{what} must be a numpy array, a path or an Image, not {type(given).__name__}")
+
+
+def _whole(number: Any, name: str) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number, not {number!r}") from None
+
+
+def _box(window: Any) -> Box:
+    """Return the box that x, y, width and height stand for, as numbers or as rasterio's Window."""
+    flatten = getattr(window, "flatten", None)
+    try:
+        left, top, width, height = map(operator.index, flatten() if callable(flatten) else window)
+    except (TypeError, ValueError):
+        raise UsageError(f"a window must be four whole numbers, x, y, width and height, not {window!r}") from None
+    if width < 1 or height < 1:
+        raise UsageError(f"a window must be at least 1x1 pixels, not {width}x{height}")
+    return Box(top, left, top + height, left + width)
