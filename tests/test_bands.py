@@ -403,15 +403,15 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["seven"]
     file = container.unpack(encoder.encode(target, reference, tiny_net))
     grey = container.unpack(encoder.encode(*KINDS["grey"], tiny_net))
-    assert file.further is not None
+    assert file.extra_bands is not None
     for changed in (
-        replace(file, further=None),
+        replace(file, extra_bands=None),
         replace(file, bands=bands.pack(bands.Bands(U8, 4))),
         replace(file, bands=None),
-        replace(file, further=container.pack(replace(grey, bands=None))),  # of another reference
-        replace(file, further=container.pack(file)),
+        replace(file, extra_bands=container.pack(replace(grey, bands=None))),  # of another reference
+        replace(file, extra_bands=container.pack(file)),
     ):
-        with pytest.raises(ContainerError, match="FURTHER"):
+        with pytest.raises(ContainerError, match="EXTRA_BANDS"):
             encoder.decode(container.pack(changed), reference, tiny_net)
 
 

@@ -69,23 +69,23 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
 
     for coder, given in (("reference", reference), ("alone", None)):
         data = encoder.encode(target, given, net, encoder.EncodeOptions(quality=40))
-        parts = container.part_sizes(container.unpack(data))
+        sizes = container.bytes_by_section(container.unpack(data))
         decoded = encoder.decode(data, given, net).pixels
         error = np.mean((decoded.astype(float) - target.pixels) ** 2)
         row = only(rows, coder, 40)
         assert (row.dataset, row.name) == ("waves", "a")
-        assert (row.bytes_total, row.bytes_map, row.bytes_lr) == (len(data), parts.map, parts.lr)
+        assert (row.bytes_total, row.bytes_by_section) == (len(data), sizes)
         assert row.bpp == 8 * len(data) / (24 * 20)
         assert row.psnr == pytest.approx(10 * math.log10(255**2 / error))
         assert row.psnr_y == metrics.psnr_y(target.pixels, decoded)
         assert row.seconds["encode"] > 0
         assert row.seconds["decode"] > 0
-    assert only(rows, "alone", 40).bytes_map == 0
-    assert only(rows, "reference", 40).bytes_map > 0
+    assert only(rows, "alone", 40).bytes_by_section["map"] == 0
+    assert only(rows, "reference", 40).bytes_by_section["map"] > 0
 
     payload = Jpeg(standard=True).encode(target.pixels, 50)
     row = only(rows, "jpeg", 50)
-    assert (row.bytes_total, row.bytes_map, row.bytes_lr) == (len(payload), 0, len(payload))
+    assert (row.bytes_total, row.bytes_by_section) == (len(payload), {"picture": len(payload)})
     assert row.bpp == 8 * len(payload) / (24 * 20)
     assert row.psnr == metrics.psnr(target.pixels, Jpeg().decode(payload, 24, 20))
 
@@ -240,8 +240,9 @@ def test_a_single_pair_has_no_unrelated_reference(
 
 
 def row_of(name: str, coder: str, quality: int, bpp: float, psnr: float, dataset: str = "d", n_map: int = 0) -> Row:
+    sizes = {"header": 100, "map": n_map, "low_res": 900 - n_map}
     return Row(
-        *(dataset, name, coder, quality, 1000, n_map, 100, 900 - n_map, bpp, psnr, psnr, 0.9, 0.95, 0.1, 0.1),
+        *(dataset, name, coder, quality, 1000, sizes, bpp, psnr, psnr, 0.9, 0.95, 0.1, 0.1),
         {"encode": 0.5, "decode": 0.25},
     )
 

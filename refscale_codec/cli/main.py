@@ -144,15 +144,10 @@ def encode(
         reached = None if target is None else rate_control.encode(image, reference, net, target, options, step=step)
         data = encoder.encode(image, reference, net, options) if reached is None else reached.data
         terminal.write(output, data)
-    parts = container.part_sizes(container.unpack(data))
+    sizes = container.bytes_by_section(container.unpack(data))
     summary = {
         "bytes": len(data),
-        "bytes_header": parts.header + parts.other,
-        "bytes_map": parts.map,
-        "bytes_lr": parts.lr,
-        "bytes_metadata": parts.metadata,
-        "bytes_bands": parts.bands,
-        "bytes_further": parts.further,
+        "bytes_by_section": sizes,
         "bpp": round(metrics.bits_per_pixel(len(data), image.height, image.width), 4),
         "width": image.width,
         "height": image.height,
@@ -166,9 +161,7 @@ def encode(
     terminal.say(
         quiet,
         f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
-        f"(low-res {parts.lr}, map {parts.map}, metadata {parts.metadata}, header {parts.header + parts.other}"
-        + (f", alpha, nodata and the like {parts.bands}" if parts.bands else "")
-        + (f", further bands {parts.further})" if parts.further else ")"),
+        f"({', '.join(f'{part} {size}' for part, size in terminal.parts(sizes))})",
     )
     if target is not None and reached is not None:
         off = 100 * len(data) / target.value - 100
@@ -235,7 +228,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
     """Tell what a file holds, without decoding it."""
     data = terminal.read(file)
     content = terminal.unpacked(data, terminal.name_of(file))
-    header, parts = content.header, container.part_sizes(content)
+    header, sizes = content.header, container.bytes_by_section(content)
     with terminal.naming(terminal.name_of(file)):
         said = metadata.unpack(content.metadata)
         samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
@@ -262,18 +255,17 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "output_hash": None if content.output_hash is None else content.output_hash.hex(),
         "metadata": " ".join(name for name, part in asdict(said).items() if part) or None,
         "bytes": len(data),
-        "bytes_header": parts.header + parts.other,
-        "bytes_map": parts.map,
-        "bytes_lr": parts.lr,
-        "bytes_metadata": parts.metadata,
-        "bytes_bands": parts.bands,
-        "bytes_further": parts.further,
+        "bytes_by_section": sizes,
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
     }
     if json_output:
         terminal.tell(json.dumps(facts))
     else:
         for name, value in facts.items():
+            if name == "bytes_by_section":
+                for part, size in terminal.parts(sizes):
+                    terminal.tell(f"  {part:<13}{size}")
+                continue
             shown = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
             terminal.tell(f"{name:<15}{shown}")
 

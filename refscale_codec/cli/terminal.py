@@ -209,6 +209,11 @@ def tell(text: str) -> None:
     write("-", f"{text}\n".encode())
 
 
+def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
+    """Return the parts of a file that take bytes, for people: names with spaces. See `container.bytes_by_section`."""
+    return [(part.replace("_", " "), size) for part, size in sizes.items() if size]
+
+
 def say(quiet: bool, text: str) -> None:
     """Print a line for people."""
     if not quiet:

@@ -127,10 +127,10 @@ def assemble(files: list[Container], image: Image, reference: Image | None, desc
     if described.plain:
         return files[0]
     fingerprint = None if reference is None else reference.fingerprint()
-    further = None
+    extra_bands = None
     for file in reversed(files):
-        whole = replace(file, header=replace(file.header, reference=fingerprint), further=further)
-        further = container.pack(whole)
+        whole = replace(file, header=replace(file.header, reference=fingerprint), extra_bands=extra_bands)
+        extra_bands = container.pack(whole)
     return replace(whole, bands=bands.pack(described), metadata=metadata.pack(image.metadata))
 
 
@@ -141,15 +141,15 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
         ContainerError: they do not fit each other.
     """
     described = bands.unpack(file.bands, file.header.height, file.header.width)
-    files, further = [file], file.further
-    while further is not None and len(files) < len(described.triples()):
-        files.append(container.unpack(further))
-        further = files[-1].further
-    if further is not None or len(files) < len(described.triples()):
-        raise ContainerError(f"malformed: FURTHER sections for other than {described.depth} bands")
+    files, extra_bands = [file], file.extra_bands
+    while extra_bands is not None and len(files) < len(described.triples()):
+        files.append(container.unpack(extra_bands))
+        extra_bands = files[-1].extra_bands
+    if extra_bands is not None or len(files) < len(described.triples()):
+        raise ContainerError(f"malformed: EXTRA_BANDS sections for other than {described.depth} bands")
     for inner in files[1:]:
         if inner.header != file.header or (inner.bands, inner.output_hash, inner.metadata) != (None, None, None):
-            raise ContainerError("malformed: a FURTHER section holds a file that is not of the same picture")
+            raise ContainerError("malformed: an EXTRA_BANDS section holds a file that is not of the same picture")
     if file.prediction is not None:
         raise ContainerError("malformed: the first bands are predicted from themselves")
     return described, files

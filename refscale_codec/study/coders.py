@@ -62,12 +62,15 @@ class Coded(NamedTuple):
     """One picture through one coder at one quality."""
 
     decoded: Pixels  # of the target's shape
-    bytes_total: int  # everything a receiver needs beside the reference, sum of the parts
-    bytes_map: int  # of it: the similarity map
-    bytes_header: int  # of it: container and headers; what is left is the (low-res) picture
+    bytes_by_section: dict[str, int]  # what a receiver needs beside the reference; one "picture", if not in sections
     seconds: dict[str, float]  # by stage; at least "encode" and "decode"
     lr: Pixels | None = None  # the decoded low-res picture, where there is one
     similarity: NDArray[np.uint8] | None = None  # the similarity map's levels [rows, columns], where there is one
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.bytes_by_section.values())
 
 
 class Coder(Protocol):
@@ -121,7 +124,7 @@ class JpegCoder:
         lr_hat = Jpeg().decode(payload, *lr.shape[:2])
         decoded = resized(lr_hat, target.height, target.width)
         seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
-        return Coded(decoded, len(payload), 0, 0, seconds, None if self.scale == 1 else lr_hat)
+        return Coded(decoded, {"picture": len(payload)}, seconds, None if self.scale == 1 else lr_hat)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class PillowCoder:
         with PIL.Image.open(buffer, formats=[self.format]) as picture:
             decoded = np.array(picture.convert("RGB"))
         seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
-        return Coded(decoded, buffer.getbuffer().nbytes, 0, 0, seconds)
+        return Coded(decoded, {"picture": buffer.getbuffer().nbytes}, seconds)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class VideoCoder:
         planes = _decoded("hevc" if self.encoder == "libx265" else "libdav1d", packets)
         decoded = np.ascontiguousarray(_pixels(planes)[: target.height, : target.width])
         seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
-        return Coded(decoded, len(packets[-1]), 0, 0, seconds)
+        return Coded(decoded, {"picture": len(packets[-1])}, seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +249,9 @@ class Refscale:
         decoded = encoder.decode(data, used, self.net, lap=lap)
         seconds |= {"encode": encoded - start, "decode": time.perf_counter() - encoded}
         file = container.unpack(data)
-        parts = container.part_sizes(file)
         moved = None if used is None else warp.move(used, encoder.unpack_alignment(file))
         low = encoder.unpack_low_res(file, self.net, moved)
-        header = parts.header + parts.other
-        return Coded(decoded.pixels, len(data), parts.map, header, seconds, low.picture, low.levels)
+        return Coded(decoded.pixels, container.bytes_by_section(file), seconds, low.picture, low.levels)
 
 
 JPEG = JpegCoder("jpeg", "JPEG 4:4:4", qualities.JPEG)

@@ -46,9 +46,7 @@ class Row:
     coder: str  # "jpeg", or a mode of refscale
     quality: int  # 1..100
     bytes_total: int  # the whole file
-    bytes_map: int
-    bytes_header: int  # container and headers
-    bytes_lr: int  # the rest: the low-res picture, or the picture
+    bytes_by_section: dict[str, int]  # its parts: see `container.bytes_by_section`, or one "picture"
     bpp: float  # bits of the whole file per high-res pixel
     psnr: float  # dB, RGB
     psnr_y: float  # dB, luma
@@ -166,9 +164,7 @@ def measured(pair: Pair, coder: str, quality: int, target: Image, coded: Coded) 
         coder=coder,
         quality=quality,
         bytes_total=coded.bytes_total,
-        bytes_map=coded.bytes_map,
-        bytes_header=coded.bytes_header,
-        bytes_lr=coded.bytes_total - coded.bytes_map - coded.bytes_header,
+        bytes_by_section=coded.bytes_by_section,
         bpp=metrics.bits_per_pixel(coded.bytes_total, target.height, target.width),
         psnr=metrics.psnr(target.pixels, coded.decoded),
         psnr_y=metrics.psnr_y(target.pixels, coded.decoded),
@@ -214,7 +210,7 @@ def _comparison(dataset: str, coder: str, anchor: str, rates: list[metrics.BdRat
 
 def map_bpp(rows: list[Row]) -> float:
     """Return the mean bits per pixel of the similarity map, over pictures and qualities coded with their reference."""
-    shares = [row.bpp * row.bytes_map / row.bytes_total for row in rows if row.coder == "reference"]
+    shares = [row.bpp * row.bytes_by_section["map"] / row.bytes_total for row in rows if row.coder == "reference"]
     return float(np.mean(shares)) if shares else float("nan")
 
 
