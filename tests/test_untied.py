@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -158,3 +163,28 @@ def test_load_refuses_other_files(tmp_path):
         path.write_bytes(changed)
         with pytest.raises(WeightsError, match="does not hold"):
             load(path)
+
+
+HASHES = """
+import hashlib, torch, test_untied as t
+net, (lr, _), (_, ref) = t.net().make_exact(), t.pictures(24, 32), t.pictures(48, 64, seed=1)
+with torch.no_grad():
+    for carrier in (torch.bfloat16, torch.float32):
+        picture = net.upscale(lr, ref, t.half_off(), t.QUALITY, carrier)
+        print(hashlib.sha256(picture.numpy().tobytes()).hexdigest())
+"""
+
+
+def hashes(**settings: str) -> list[str]:
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", HASHES], env=os.environ | paths | settings, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_pixels_are_equal_whatever_the_processor_can_do():
+    usual = hashes()
+    assert usual == 2 * usual[:1]
+    assert hashes(ONEDNN_MAX_CPU_ISA="SSE41", ATEN_CPU_CAPABILITY="default") == usual
+    assert hashes(ONEDNN_MAX_CPU_ISA="AVX2") == usual
