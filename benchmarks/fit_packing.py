@@ -70,16 +70,16 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[entropy.Group]:
                 yield group
             dc[other, ys, xs] = amplitudes[other, 0, ys, xs]
         return
-    known = entropy.Known(amplitudes[:, 0].astype(np.float64))
+    coded = entropy.CodedPlanes(amplitudes[:, 0].astype(np.float64))
     for other, before in product(range(3), range(1, k + 1)):
         if before < k or other < component:
             for phase, (row, column) in enumerate(entropy.PHASES):
-                known.put(other, before, phase, amplitudes[other, before, row::2, column::2])
+                coded.put(other, before, phase, amplitudes[other, before, row::2, column::2])
     for phase, (row, column) in enumerate(entropy.PHASES):
         own = amplitudes[component, k, row::2, column::2]
         if own.size:
-            yield entropy.ac_group(known, sample.steps, component, k, phase)
-            known.put(component, k, phase, own)
+            yield entropy.ac_group(coded, sample.steps, component, k, phase)
+            coded.put(component, k, phase, own)
 
 
 class Weights(NamedTuple):

@@ -518,9 +518,7 @@ def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, c
     file = container.unpack(coded)
     assert file.packed
     for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
-        with pytest.raises(
-            ContainerError, match=r"^the low-res payload is no packed|^the packed low-res picture is damaged"
-        ):
+        with pytest.raises(ContainerError, match=r"^the low-res payload (holds no coded DCT|is damaged)"):
             encoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
 
 

@@ -148,11 +148,11 @@ def test_sums_are_the_same_in_single_and_in_double_precision(
     widest = 1 << int(rng.integers(1, 11))
     levels = rng.integers(-widest + 1, widest, (rows, columns, 3, 64))
     amplitudes = (levels * steps).astype(np.float32).transpose(2, 3, 0, 1)
-    known = entropy.Known(amplitudes[:, 0].astype(np.float64))
+    coded = entropy.CodedPlanes(amplitudes[:, 0].astype(np.float64))
     for phase, (row, column) in enumerate(entropy.PHASES[: 1 + 3 * min(rows - 1, columns - 1, 1)]):
         for other in range(3):
-            known.put(other, k, phase, amplitudes[other, k, row::2, column::2])
-        group = entropy.ac_group(known, steps, component, k, phase)
+            coded.put(other, k, phase, amplitudes[other, k, row::2, column::2])
+        group = entropy.ac_group(coded, steps, component, k, phase)
         mean, spread = (weights[group.key] for weights in entropy.shipped()[:2])
         single = entropy.context(group, mean, spread)
         double = entropy.context(group._replace(largest=2.0**53), mean, spread)
@@ -205,7 +205,7 @@ def test_words_to_spare_are_refused() -> None:
         with pytest.raises(ContainerError, match="to spare"):
             entropy.unpack(packed + words, 40, 24, 80)
     for size in (1, 2, 3, 5):
-        with pytest.raises(ContainerError, match="no packed picture"):
+        with pytest.raises(ContainerError, match="no coded DCT coefficients"):
             entropy.unpack(packed + bytes(size), 40, 24, 80)
 
 
@@ -232,9 +232,7 @@ def test_a_level_out_of_range_is_refused(place: tuple[int, int, int, int], level
     [b"", b"\1", b"\1\0\0\0", b"\2\0\0\0\0\0\0\0", b"\1\100\0\0\0\0\0\0", b"\1\0\0\0\0\0\0", b"\xff\xd8\xff\xe0"],
 )
 def test_what_is_no_packed_picture_is_refused(payload: bytes) -> None:
-    with pytest.raises(
-        ContainerError, match=r"^the low-res payload is no packed|^the packed low-res picture is damaged"
-    ):
+    with pytest.raises(ContainerError, match=r"^the low-res payload (holds no coded DCT|is damaged)"):
         entropy.unpack(payload, 9, 9, 50)
 
 

@@ -1,13 +1,14 @@
-"""Quantised coefficients of the low-res picture <-> bytes, lossless: under a fixed model instead of Huffman tables.
+"""Lossless entropy coding of the low-res picture's quantised DCT coefficients, under a fixed context model.
 
-Coefficients come in groups, so that whole arrays are coded at once: first all DC, on grids of blocks that double their
-density; then frequency by frequency, component by component, in the four phases of a 2x2 lattice of blocks. A group
-knows everything before it: lower frequencies of the block and of its neighbours, from all sides, the other components,
-and the neighbours of earlier phases. Weighted sums of these predict each coefficient and how far off that may be; the
-two choose one of a few hundred distributions for constriction's range coder.
+Levels are quantisation indices; an amplitude is a dequantised coefficient, level times step size. The coefficient scan
+goes by groups that are coded as arrays: first all DC, hierarchically, on grids of blocks that double their density;
+then frequency by frequency, component by component, in four polyphase passes over the blocks' rows and columns. The
+context of a group is all that was coded before: lower frequencies of the block and of the blocks around it, the other
+components, and the same frequency of neighbours from earlier passes. One weighted sum of these predicts the
+coefficient, another its expected error; both select one of a few hundred distributions for constriction's range coder.
 
 All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
-file decodes alike on every machine.
+file decodes the same on every machine.
 Weights and distributions are in `tables.npz`, fitted by `benchmarks/fit_packing.py`; they are part of the format.
 """
 
@@ -30,31 +31,31 @@ Exact = NDArray[np.float64]  # of integers below 2^53
 Short = NDArray[np.float32]  # of integers below 2^24
 
 ONE = 4096  # weights are multiples of 1 / ONE
-BINS = 48  # classes of the expected error, four an octave
-FRACTIONS = 4  # classes of how far a prediction lies from its nearest level, up to a half
-ESCAPE = 16  # an error of this magnitude or more is coded by its class, its bits following
-_LOWEST = 7.125  # octaves below one level where the second class begins
-_ROOT = 4096  # number of values of the very first DC level
+BINS = 48  # classes of the expected error, four to an octave
+FRACTIONS = 4  # classes of the distance between a prediction and its nearest level, 0 to 1/2
+ESCAPE = 16  # errors of this magnitude or more are escaped: bit length and bits of the excess follow
+_LOWEST = 7.125  # octaves below one level where the second class of expected errors begins
+_ROOT = 4096  # number of values of the first block's DC levels, coded uniformly
 
 _SIDES = [(-1, 0), (1, 0), (0, -1), (0, 1)]
 _CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
-PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of blocks
-_SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours of the same frequency that a phase knows
-_WINDOW = 6  # frequencies below its own that a coefficient sees in neighbouring blocks, beside the lowest few
+PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of the blocks of each polyphase pass
+_SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours whose same frequency a pass has in its context
+_WINDOW = 6  # next lower frequencies of neighbouring blocks in a context, beside the lowest few
 _AROUND = 8  # blocks around one
 _AT_ONCE = 1024  # symbols that are handed to the range coder at once
 _LARGEST_EXACT = 2.0**53
-_MAGIC = 0x01  # first byte of packed levels; a JPEG has 0xFF
+_MAGIC = 0x01  # first byte of a payload; a JPEG has 0xFF
 
 _BITS = constriction.stream.model.Uniform(16)
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
 class Group(NamedTuple):
-    """Coefficients that are coded at once, and what they are predicted from. Amplitudes are levels times steps.
+    """Coefficients that are coded as one array of n, and their contexts.
 
-    Inputs are in pieces [j, m], so that they need not be copied together. Of m numbers, each row of blocks has the same
-    share, in which the first n / rows stand for blocks of the group.
+    Inputs of the weighted sums are in pieces [j, m], so that they need not be copied together. The m columns are the
+    rows of blocks one after the other; of each row, the first n / rows are blocks of the group and the rest is padding.
     """
 
     key: str  # names the weights
@@ -62,15 +63,15 @@ class Group(NamedTuple):
     place: tuple[slice, slice, int, int]  # rows, columns, component, frequency
     shape: tuple[int, int]  # rows and columns
     step: int  # quantiser step
-    base: Exact  # [m] amplitude times ONE that the weighted sum starts from
-    signed: (
+    base: Exact  # [m] amplitude times ONE that the prediction starts from
+    signed: list[Exact] | list[Short]  # amplitudes, the inputs of the prediction
+    sizes: (
         list[Exact] | list[Short]
-    )  # amplitudes with a weight for the prediction and one, by magnitude, for the error
-    sizes: list[Exact] | list[Short]  # their magnitudes, then some that only tell the error: two constants follow
-    largest: float  # no magnitude is above it
+    )  # inputs of the expected error: magnitudes of these, then others; two constants follow
+    largest: float  # bound on all magnitudes
 
     def chosen(self, numbers: Exact) -> Exact:
-        """Return those [..., n] of numbers [..., m] that stand for blocks of the group."""
+        """Return the values [..., n] of the group's blocks among [..., m]."""
         (rows, columns), (*before, m) = self.shape, numbers.shape
         return numbers.reshape(*before, rows, m // rows)[..., :columns].reshape(*before, rows * columns)
 
@@ -78,8 +79,8 @@ class Group(NamedTuple):
 class Model(NamedTuple):
     """The content of `tables.npz`: integers."""
 
-    mean: dict[str, Exact]  # by key, weights [j]
-    spread: dict[str, Exact]  # by key, weights [j + i], none negative
+    mean: dict[str, Exact]  # by key, weights [j] of the prediction
+    spread: dict[str, Exact]  # by key, weights [j + i] of the expected error, none negative
     frequency: Integers  # [4, BINS * FRACTIONS, 2 * ESCAPE + 1], each row adds up to 2^16
 
 
@@ -96,7 +97,7 @@ def shipped() -> Model:
         return Model(means, spreads, file["frequency"].astype(np.int64))
 
 
-def walk(
+def scan(
     rows: int,
     columns: int,
     steps: Integers,
@@ -104,7 +105,7 @@ def walk(
     highest: list[int],
     code: Callable[[Group], Integers],
 ) -> Levels:
-    """Go through the coefficients in their order and return them all.
+    """Run the coefficient scan, for encoding and decoding alike, and return all levels.
 
     Args:
         rows: of blocks.
@@ -112,7 +113,7 @@ def walk(
         steps: quantiser steps [3, 64].
         first: the DC levels [3] of the first block.
         highest: of each component the highest frequency that occurs; those above are zero and left out.
-        code: gets each group and returns its levels [n]: a decoder finds them out, an encoder knows them.
+        code: is given each group in turn, encodes or decodes it, and returns its levels [n].
     """
     levels = np.zeros((3, 64, rows, columns), np.int16)
     levels[:, 0, 0, 0] = first
@@ -122,26 +123,26 @@ def walk(
         ys, xs, component, _ = group.place
         levels[component, 0, ys, xs] = code(group).reshape(group.shape)
         dc[component, ys, xs] = levels[component, 0, ys, xs] * steps[component, 0]
-    known = Known(dc)
+    coded = CodedPlanes(dc)
     for k in range(1, max(highest) + 1):
         for component in (c for c in range(3) if k <= highest[c]):
             for phase, (row, column) in enumerate(PHASES):
                 if row < rows and column < columns:
-                    group = ac_group(known, steps, component, k, phase)
+                    group = ac_group(coded, steps, component, k, phase)
                     ys, xs, *_ = group.place
                     levels[component, k, ys, xs] = code(group).reshape(group.shape)
-                    known.put(component, k, phase, levels[component, k, ys, xs] * np.float32(group.step))
+                    coded.put(component, k, phase, levels[component, k, ys, xs] * np.float32(group.step))
     return levels.transpose(2, 3, 0, 1)
 
 
 def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
-    """Yield DC on grids of twice the density each: centres from four corners, then the rest from up to four sides.
+    """Yield groups of DC on grids of doubling density: centres from four corners, then the rest from up to four sides.
 
-    `dc`, amplitudes [3, rows, columns], must hold each group before the next one is asked for.
+    `dc`, amplitudes [3, rows, columns], must hold each group before the next one is drawn.
     """
     _, rows, columns = dc.shape
-    known = np.zeros((rows, columns), bool)
-    known[0, 0] = True
+    available = np.zeros((rows, columns), bool)
+    available[0, 0] = True
     octave = (max(rows, columns) - 1).bit_length()
     for level in reversed(range(octave)):
         s = 1 << level
@@ -153,7 +154,7 @@ def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
             place = slice(top, None, 2 * s), slice(left, None, 2 * s)
             off: list[Exact] = []  # errors of the components before
             for component in range(3):
-                values, given = _at(dc[component], known, ys, xs, [(s * dy, s * dx) for dy, dx in around])
+                values, given = _at(dc[component], available, ys, xs, [(s * dy, s * dx) for dy, dx in around])
                 count = given.sum(axis=0)
                 base = (values * given).sum(axis=0) * ONE // count
                 apart = (abs(values * ONE - base) * given).sum(axis=0) // (count * ONE)
@@ -170,30 +171,30 @@ def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
                     _LARGEST_EXACT,
                 )
                 off.append((dc[component][place].ravel() - base // ONE)[None])
-            known[place] = True
+            available[place] = True
 
 
 def _at(
-    plane: Exact, known: NDArray[np.bool_], ys: Integers, xs: Integers, offsets: list[tuple[int, int]]
+    plane: Exact, available: NDArray[np.bool_], ys: Integers, xs: Integers, offsets: list[tuple[int, int]]
 ) -> tuple[Exact, Exact]:
-    """Return values [offsets, n] at an offset from each place, and where there is one already, 1 or 0."""
+    """Return values [offsets, n] at offsets from each block, and whether they are available [offsets, n], 1 or 0."""
     values, given = [], []
     for dy, dx in offsets:
         y, x = ys + dy, xs + dx
         inside = np.outer((y >= 0) & (y < plane.shape[0]), (x >= 0) & (x < plane.shape[1]))
         cells = np.ix_(np.clip(y, 0, plane.shape[0] - 1), np.clip(x, 0, plane.shape[1] - 1))
         values.append(plane[cells].ravel())
-        given.append((inside & known[cells]).ravel())
+        given.append((inside & available[cells]).ravel())
     return np.array(values, np.float64), np.array(given, np.float64)
 
 
-class Known:
-    """What is known when a frequency is coded: amplitudes of AC so far, and how DC differs from block to block.
+class CodedPlanes:
+    """What contexts are taken from: amplitudes of AC coded so far, and differences of DC between neighbouring blocks.
 
-    For each component, frequency and phase there is a plane of amplitudes and one of magnitudes; planes of DC hold in
-    place of a frequency what one neighbour has more than the block. So what lies beside the blocks of a phase is a
-    part of another phase's plane, and sums over it need no copies. Around the blocks is a margin of one that repeats
-    the outermost blocks.
+    For each component, frequency and polyphase component there is a plane of amplitudes and one of magnitudes; for DC
+    there is one for each of the eight neighbours, with its difference from the block. So the neighbours of a pass's
+    blocks are a shifted view of another plane, and sums over them need no copies. Around the blocks is a margin of one
+    that repeats the outermost blocks.
     """
 
     def __init__(self, dc: Exact) -> None:
@@ -220,7 +221,7 @@ class Known:
         self.largest = max(self.largest, float(cells[1].max(initial=0)))
 
     def put(self, component: int, k: int, phase: int, amplitudes: Short) -> None:
-        """Put in a frequency of a phase, [rows, columns] of its blocks."""
+        """Store the amplitudes [rows, columns] of a frequency in a pass."""
         self._put(component, _AROUND - 1 + k, *PHASES[phase], amplitudes)
         planes = self.planes[:, component, _AROUND - 1 + k].reshape(2, 2, 2, -1, self.pitch)
         low, wide = 1 + self.rows, 1 + self.columns  # the margins; they go with the outermost blocks of any phase
@@ -230,9 +231,9 @@ class Known:
         planes[:, :, wide % 2, :, wide // 2] = planes[:, :, self.columns % 2, :, self.columns // 2]
 
     def beside(self, component: int, first: int, end: int, phase: int, offset: tuple[int, int] = (0, 0)) -> Short:
-        """Return frequencies from `first` to before `end` of the block at an offset from each of a phase.
+        """Return frequencies from `first` to before `end` of the block at an offset from each block of a pass.
 
-        It is a view, amplitudes and magnitudes, [2, end - first, m] as in `Group`.
+        It is a view of amplitudes and magnitudes, [2, end - first, m] as in `Group`.
         """
         (row, column), (dy, dx) = PHASES[phase], offset
         y, x = 1 + row + dy, 1 + column + dx
@@ -241,31 +242,31 @@ class Known:
         return self.planes[:, component, _AROUND - 1 + first : _AROUND - 1 + end, y % 2, x % 2, start : start + m]
 
     def slopes(self, component: int, phase: int) -> Short:
-        """Return what the blocks around have more of DC than each of a phase, a view as `beside`, [2, 8, m]."""
+        """Return how DC of the eight neighbours differs from each block of a pass, a view as `beside`, [2, 8, m]."""
         return self.beside(component, 1 - _AROUND, 1, phase)
 
 
-def ac_group(known: Known, steps: Integers, component: int, k: int, phase: int) -> Group:
-    """Return a frequency of a component in one phase of the lattice."""
+def ac_group(coded: CodedPlanes, steps: Integers, component: int, k: int, phase: int) -> Group:
+    """Return the group of a frequency of a component in one polyphase pass."""
     row, column = PHASES[phase]
     near, low = max(1, k - _WINDOW), max(1, min(k - _WINDOW, 6))
-    parts = [known.beside(component, 1, k, phase), known.slopes(component, phase)]
+    parts = [coded.beside(component, 1, k, phase), coded.slopes(component, phase)]
     for offset in _SIDES:
-        parts += [known.beside(component, near, k, phase, offset), known.beside(component, 1, low, phase, offset)]
-    parts += [known.beside(component, k, k + 1, phase, offset) for offset in _SAME[phase]]
-    parts += [known.beside(other, k, k + 1, phase) for other in range(component)]
+        parts += [coded.beside(component, near, k, phase, offset), coded.beside(component, 1, low, phase, offset)]
+    parts += [coded.beside(component, k, k + 1, phase, offset) for offset in _SAME[phase]]
+    parts += [coded.beside(other, k, k + 1, phase) for other in range(component)]
     parts = [part for part in parts if part.shape[1]]
-    plain = [known.beside(other, k, k + 1, phase, offset) for other in range(component) for offset in _SIDES]
+    plain = [coded.beside(other, k, k + 1, phase, offset) for other in range(component) for offset in _SIDES]
     return Group(
         f"ac {component} {k} {phase}",
         2 + min(component, 1),
         (slice(row, None, 2), slice(column, None, 2), component, k),
-        (len(range(row, known.rows, 2)), len(range(column, known.columns, 2))),
+        (len(range(row, coded.rows, 2)), len(range(column, coded.columns, 2))),
         int(steps[component, k]),
         np.zeros(parts[0].shape[2]),
         [amplitudes for amplitudes, _ in parts],
         [magnitudes for _, magnitudes in parts + plain],
-        known.largest,
+        coded.largest,
     )
 
 
@@ -277,11 +278,11 @@ def _classes() -> Integers:
 
 
 class Context(NamedTuple):
-    """Where a coefficient is expected, and how surely."""
+    """The prediction of each coefficient and its distribution."""
 
-    nearest: Integers  # [n] level
-    sign: Integers  # [n] 1 or -1: errors are turned so that the prediction lies above the nearest level
-    row: Integers  # [n] of the distributions
+    nearest: Integers  # [n] level nearest to the prediction
+    sign: Integers  # [n] 1 or -1: errors are mirrored so that the prediction lies above the nearest level
+    row: Integers  # [n] of `Model.frequency`
 
 
 def context(group: Group, mean: Exact, spread: Exact) -> Context:
@@ -300,7 +301,7 @@ def context(group: Group, mean: Exact, spread: Exact) -> Context:
 
 
 def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) -> Exact:
-    """Return the sum [m] of inputs [j, m] under their weights, made in single precision if no sum can leave that."""
+    """Return the weighted sum [m] of inputs [j, m], in single precision where no partial sum can exceed 2^24."""
     short = abs(weights).sum() * group.largest < 1 << 24
     weights = weights.astype(np.float32) if short else weights
     total, at = np.zeros(group.base.size, weights.dtype), 0
@@ -323,11 +324,11 @@ def pack(levels: Levels, quality: int) -> bytes:
     def code(group: Group) -> Integers:
         ys, xs, component, k = group.place
         values = levels[ys, xs, component, k].ravel().astype(np.int64)
-        known = context(group, model.mean[group.key], model.spread[group.key])
-        off = (values - known.nearest) * known.sign
+        given = context(group, model.mean[group.key], model.spread[group.key])
+        off = (values - given.nearest) * given.sign
         symbols = np.clip(off, -ESCAPE, ESCAPE) + ESCAPE
         for part in _parts(len(values)):
-            coder.encode(symbols[part].astype(np.int32), _CATEGORICAL, probability[group.kind].take(known.row[part], 0))
+            coder.encode(symbols[part].astype(np.int32), _CATEGORICAL, probability[group.kind].take(given.row[part], 0))
         for far in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
             bits = int(far + 1).bit_length() - 1
             coder.encode(bits, _BITS)
@@ -336,12 +337,12 @@ def pack(levels: Levels, quality: int) -> bytes:
         return values
 
     rows, columns = levels.shape[:2]
-    walk(rows, columns, coefficients.steps(quality), first, highest, code)
+    scan(rows, columns, coefficients.steps(quality), first, highest, code)
     return bytes([_MAGIC, *highest]) + bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
 def _parts(n: int) -> Iterator[slice]:
-    """Yield parts of a group whose distributions stay in the processor's cache."""
+    """Yield slices of a group, of which the distributions stay in the processor's cache."""
     return (slice(start, start + _AT_ONCE) for start in range(0, n, _AT_ONCE))
 
 
@@ -353,34 +354,34 @@ def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
     """
     highest = list(payload[1:4])
     if len(payload) < 4 or payload[0] != _MAGIC or len(payload) % 4 or max(highest) > 63:
-        raise ContainerError("the low-res payload is no packed picture")
+        raise ContainerError("the low-res payload holds no coded DCT coefficients")
     model, coder = shipped(), constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=4))
     probability = model.frequency / 65536
 
     def in_range(values: Integers) -> Integers:
         if abs(values).max(initial=0) > coefficients.LARGEST:
-            raise ContainerError("the packed low-res picture is damaged: a coefficient is out of range")
+            raise ContainerError("the low-res payload is damaged: a coefficient is out of range")
         return values
 
     def code(group: Group) -> Integers:
-        known = context(group, model.mean[group.key], model.spread[group.key])
-        off = np.empty_like(known.nearest)
+        given = context(group, model.mean[group.key], model.spread[group.key])
+        off = np.empty_like(given.nearest)
         for part in _parts(len(off)):
-            off[part] = coder.decode(_CATEGORICAL, probability[group.kind].take(known.row[part], 0))
+            off[part] = coder.decode(_CATEGORICAL, probability[group.kind].take(given.row[part], 0))
         off -= ESCAPE
         for i in np.flatnonzero(abs(off) == ESCAPE):
             bits = int(coder.decode(_BITS))
             far = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0) - 1
             off[i] = np.sign(off[i]) * (ESCAPE + far)
-        values: Integers = known.nearest + known.sign * off
+        values: Integers = given.nearest + given.sign * off
         return in_range(values)
 
     try:
         uniform = constriction.stream.model.Uniform(_ROOT)
         first = in_range(np.array([int(coder.decode(uniform)) - _ROOT // 2 for _ in range(3)]))
-        levels = walk(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
+        levels = scan(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
         if not coder.maybe_exhausted():
-            raise ContainerError("the packed low-res picture is damaged: it has bytes to spare")
+            raise ContainerError("the low-res payload is damaged: it has bytes to spare")
         return levels
     except (AssertionError, ValueError):
-        raise ContainerError("the packed low-res picture is damaged: it does not decode") from None
+        raise ContainerError("the low-res payload is damaged: it does not decode") from None
