@@ -7,6 +7,7 @@ once. What codes imports torch when it is called, so that looking into a file an
 import math
 import operator
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ContainerError, UsageError
+from refscale_codec.errors import ContainerError, UsageError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import arrays, bands, files, geotiff, metadata
 from refscale_codec.picture import image as pictures
@@ -235,16 +236,22 @@ class Scene:
         tile: int = TILE,
     ) -> None:
         """Take the file apart; arguments and errors are those of `open`."""
-        self.name = os.fspath(data) if isinstance(data, str | os.PathLike) else "the file"
+        self._path = os.fspath(data) if isinstance(data, str | os.PathLike) else None
         self._data: bytes | None = _bytes(data)
-        self._content = container.unpack(self._data)
-        self._metadata = metadata.unpack(self._content.metadata)
+        with self._named():
+            self._content = container.unpack(self._data)
+            self._metadata = metadata.unpack(self._content.metadata)
         self._reference = None if reference is None else _image(reference, "the reference", need_place=False)
         self._model, self._device, self._tile = model, device, _whole(tile, "tile")
 
+    def _named(self) -> AbstractContextManager[None]:
+        """Return what puts the file's name before errors; bytes have none."""
+        return nullcontext() if self._path is None else naming(self._path)
+
     @cached_property
     def _bands(self) -> bands.Bands:
-        return bands.unpack(self._content.bands, self.height, self.width)
+        with self._named():
+            return bands.unpack(self._content.bands, self.height, self.width)
 
     @property
     def height(self) -> int:
@@ -319,15 +326,15 @@ class Scene:
             UsageError: The window is not inside the picture, or the scene is closed.
         """
         if self._data is None:
-            raise UsageError(f"{self.name} is closed")
+            raise UsageError("the scene is closed")
         box = None if window is None else _box(window)
         from refscale_codec.codec import encoder
 
-        model = self._model
-        if model is None:
-            model = _shipped_as(self._content.header.weights)
+        with self._named():
+            model = _shipped_as(self._content.header.weights) if self._model is None else self._model
         net = _model(model, device=self._device)
-        image = encoder.decode(self._data, self._reference, net, tile=self._tile, window=box)
+        with self._named():
+            image = encoder.decode(self._data, self._reference, net, tile=self._tile, window=box)
         return arrays.of_image(image)
 
     def close(self) -> None:
@@ -346,7 +353,7 @@ class Scene:
 
     def __repr__(self) -> str:
         """Tell what it is of."""
-        return f"<refscale scene {self.name}: {' x '.join(map(str, self.shape))} {self.dtype}>"
+        return f"<refscale scene {self._path or 'of bytes'}: {' x '.join(map(str, self.shape))} {self.dtype}>"
 
 
 def _bytes(data: bytes | FilePath) -> bytes:

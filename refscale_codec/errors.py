@@ -12,6 +12,9 @@
 traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RefscaleError(Exception):
     """Base of everything that a user can cause and that a message can explain."""
@@ -58,3 +61,12 @@ class TargetError(RefscaleError):
 def reason(error: BaseException) -> str:
     """Return what an exception of others says, in a few words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put a file's name before the message of any error raised inside, where nothing knows the name."""
+    try:
+        yield
+    except RefscaleError as error:
+        raise type(error)(f"{name}: {error}") from None

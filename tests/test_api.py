@@ -242,6 +242,12 @@ def test_what_does_not_fit_a_file_is_refused(
         refscale.open(b"GIF89a")
     with pytest.raises(errors.ContainerError, match="cannot read .*nowhere.rsc: No such file"):
         refscale.open(tmp_path / "nowhere.rsc")
+    PIL.Image.fromarray(new).save(tmp_path / "new.png")
+    with pytest.raises(errors.ContainerError, match="new.png: not a .rsc file"):
+        refscale.decode(tmp_path / "new.png")
+    (tmp_path / "scene.rsc").write_bytes(data)
+    with pytest.raises(errors.ReferenceMismatch, match="scene.rsc: the file needs its reference"):
+        refscale.decode(tmp_path / "scene.rsc", model=tiny)
     with pytest.raises(errors.UsageError, match="not as ndarray"):
         refscale.open(new)  # type: ignore[arg-type]
 

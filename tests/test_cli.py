@@ -244,6 +244,15 @@ def test_a_refusal_is_one_line_and_leaves_all_files_alone(
         assert contents(place) == before
 
 
+@pytest.mark.parametrize("line", ["encode text.png", "encode target.png --ref no.png", "decode with.rsc --ref no.png"])
+def test_a_picture_that_cannot_be_opened_is_refused_before_torch_is_loaded(place: Path, line: str) -> None:
+    program = "import sys; from refscale_codec.cli.main import app; sys.argv += sys.argv.pop().split(' ')\n"
+    program += "try: app()\nexcept BaseException as error: print(type(error).__name__, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", program, f"{line} -o out.png"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    assert done.stdout == "ImageError False\n"
+
+
 def test_a_folder_that_takes_no_files_is_told_before_any_work(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

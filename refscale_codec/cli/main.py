@@ -29,7 +29,7 @@ from refscale_codec.cli.terminal import (
     TileOption,
     WeightsOption,
 )
-from refscale_codec.errors import ContainerError, RefscaleError, UsageError
+from refscale_codec.errors import ContainerError, RefscaleError, UsageError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -121,13 +121,13 @@ def encode(
     terminal.require_streams(output, picture, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
+        image = terminal.read_picture(picture, need_place=not strip)
+        reference = None if ref is None else terminal.read_picture(ref)
         from refscale_codec import api
         from refscale_codec import model as weights_files
         from refscale_codec.codec import encoder, rate_control
         from refscale_codec.study import metrics
 
-        image = terminal.read_picture(picture, need_place=not strip)
-        reference = None if ref is None else terminal.read_picture(ref)
         if image.alpha is not None:
             hidden = int((image.alpha == 0).sum())
             colours = f", the colours of {hidden:,} fully transparent pixels are not" if hidden else ""
@@ -200,12 +200,11 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        from refscale_codec.codec import encoder
         from refscale_codec.picture import bands, formats, geotiff
         from refscale_codec.picture import image as pictures
 
         kind = terminal.picture_format(output, format_name)
-        with terminal.naming(name):
+        with naming(name):
             described = bands.unpack(content.bands, header.height, header.width)
             said = metadata.unpack(content.metadata)
         shown = (header.height, header.width) if box is None else (box.height, box.width)
@@ -215,9 +214,11 @@ def decode(
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = terminal.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)
+        from refscale_codec.codec import encoder
+
         net = terminal.load_net(weights or terminal.wanted_weights(header), device)
         step("decoding")
-        with terminal.naming(name):
+        with naming(name):
             picture = encoder.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0, tile=side, window=box)
         terminal.write(output, pictures.to_bytes(picture, kind))
     terminal.say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")
@@ -229,7 +230,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
     data = terminal.read(file)
     content = terminal.unpacked(data, terminal.name_of(file))
     header, sizes = content.header, container.bytes_by_section(content)
-    with terminal.naming(terminal.name_of(file)):
+    with naming(terminal.name_of(file)):
         said = metadata.unpack(content.metadata)
         samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
         if content.bands is not None:
@@ -287,11 +288,11 @@ def verify(
     content = terminal.unpacked(data, name)
     with terminal.progress(quiet) as step:
         step("starting")
+        reference = None if ref is None else terminal.read_picture(ref)
         from refscale_codec.codec import encoder
 
-        reference = None if ref is None else terminal.read_picture(ref)
         net = terminal.load_net(weights or terminal.wanted_weights(content.header), device)
-        with terminal.naming(name):
+        with naming(name):
             if content.header.reference is not None and reference is None:
                 encoder.require_same_weights(content.header, net)
                 metadata.unpack(content.metadata)
@@ -339,19 +340,20 @@ def diff(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name) if data.startswith(container.MAGIC) else None
         header = None if content is None else content.header
-        from refscale_codec import model as weights_files
-        from refscale_codec.codec import encoder
         from refscale_codec.picture import image as pictures
-        from refscale_codec.study import change
 
         kind = terminal.picture_format(output, format_name)
         picture = None if header is not None else pictures.from_bytes(data, name)
         reference = terminal.read_picture(ref)
+        from refscale_codec import model as weights_files
+        from refscale_codec.codec import encoder
+        from refscale_codec.study import change
+
         if weights is None:
             weights = weights_files.shipped(2) if header is None else terminal.wanted_weights(header)
         net = terminal.load_net(weights, device)
         step("comparing")
-        with terminal.naming(name):
+        with naming(name):
             if picture is None:
                 needed = header is not None and header.reference is not None
                 picture = encoder.decode(data, reference if needed else None, net)
@@ -384,7 +386,7 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
         from refscale_codec.lrcodec.dct import coefficients, entropy
 
         size, quality = content.header.low_res_size, content.header.quality
-        with terminal.naming(terminal.name_of(file)):
+        with naming(terminal.name_of(file)):
             jpeg = coefficients.write(entropy.unpack(jpeg, *size, quality), *size, quality)
     terminal.write(output, jpeg)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refscale_codec.cli import allocator
-from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError, WeightsError
+from refscale_codec.errors import ContainerError, ImageError, UsageError, WeightsError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files, tiles
 
@@ -135,15 +135,6 @@ def unpacked(data: bytes, name: str) -> container.Container:
     """Take a container apart; errors begin with its name."""
     with naming(name):
         return container.unpack(data)
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Put the file's name before the message of any error raised inside, where nothing knows the name."""
-    try:
-        yield
-    except RefscaleError as error:
-        raise type(error)(f"{name}: {error}") from None
 
 
 def write(path: str, data: bytes) -> None:
