@@ -82,8 +82,8 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> Tensor:
         quality: [b], 1..100 for the JPEG's quantiser at that quality, above 100 for rounding to 8 bits only.
 
     Returns:
-        What the coefficients restore, neither rounded nor clipped, with the gradient of `surviving`; above 100
-        the rounded picture, clipped, with that of the identity.
+        What the coefficients restore, neither clipped nor rounded to the decoder's grid of 1/16 of a level, with the
+        gradient of `surviving`; above 100 the picture rounded to 8 bits, clipped, with that of the identity.
     """
     exact, asked = lr.detach(), quality.clamp(max=100)
     steps = jpeg_steps(exact - GREY, asked).round().clamp(-LARGEST, LARGEST)
