@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from refscale_codec.errors import UsageError, WeightsError, reason
-from refscale_codec.lrcodec.gmm.codec import Gmm, GmmConfig
+from refscale_codec.lrcodec.gmm import export
+from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
@@ -97,20 +98,13 @@ def _read(path: Path) -> tuple[bytes, bytes]:
 
 def store(net: RescaleNet, path: Path) -> None:
     """Write the net in half precision; every figure in weights/README.md is that of the stored file."""
-    tensors = {name: tensor.detach().cpu().contiguous().half() for name, tensor in _kept(net).items()}
+    tensors = {name: tensor.detach().cpu().contiguous().half() for name, tensor in net.state_dict().items()}
     config = asdict(net.config)
     if isinstance(net.low_res, Gmm):
         config["gmm"] = asdict(net.low_res.config)
-        exact = net.low_res.entropy_model().tensors()
+        exact = export.to_integers(net.low_res).tensors()
         tensors |= {f"{_EXACT}{name}": tensor.cpu().contiguous() for name, tensor in exact.items()}
     write_atomically(path, safetensors.torch.save(tensors, metadata={"config": json.dumps(config)}))
-
-
-def _kept(net: RescaleNet) -> dict[str, Tensor]:
-    """Return what a file holds of a net: of the low-res codec parameters only, no buffers."""
-    parameters = dict(net.named_parameters())
-    state: dict[str, Tensor] = net.state_dict()
-    return {name: x for name, x in state.items() if name in parameters or not name.startswith(_LOW_RES)}
 
 
 def load(path: Path) -> RescaleNet:
@@ -118,7 +112,6 @@ def load(path: Path) -> RescaleNet:
 
     Raises:
         WeightsError: the file is missing, is no weights file of refscale, or does not fit its own config.
-        UsageError: it holds a learned low-res codec, and CompressAI is not installed.
     """
     data, own_fingerprint = _read(path)
     try:
@@ -170,9 +163,6 @@ def _kept_as(path: Path, version: tuple[int, int], device: str) -> RescaleNet:
 
 
 def _loaded(gmm: Gmm, parameters: dict[str, Tensor], exact: dict[str, Tensor]) -> Gmm:
-    own = dict(gmm.named_parameters())
-    if own.keys() != parameters.keys():
-        raise ValueError(f"parameters differ: {', '.join(sorted(own.keys() ^ parameters.keys()))}")
-    gmm.load_state_dict(parameters, strict=False)
-    gmm.exact = gmm.entropy_model().filled(exact)
+    gmm.load_state_dict(parameters)
+    gmm.entropy_model = export.read(gmm.config, exact)
     return gmm

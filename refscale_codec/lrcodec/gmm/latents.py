@@ -87,51 +87,6 @@ class EntropyModel:
         named = {f"{name}.{i}": layer for name, layers in lists.items() for i, layer in enumerate(layers)}
         return named | {"context": self.context, "slope": self.slope}
 
-    def filled(self, given: dict[str, Tensor]) -> "EntropyModel":
-        """Return a model of the same architecture with the integers of a weights file.
-
-        Raises:
-            ValueError: an array is missing, superfluous, of another shape or kind, or with numbers out of range.
-        """
-        own = self.tensors()
-        if given.keys() != own.keys():
-            raise ValueError(f"arrays differ: {', '.join(sorted(given.keys() ^ own.keys()))[:80]}")
-        for name, tensor in own.items():
-            if (tensor.shape, tensor.dtype) != (given[name].shape, given[name].dtype):
-                raise ValueError(f"{name} is {given[name].dtype} of shape {tuple(given[name].shape)}")
-        if (given["frequency"] < 1).any() or (given["frequency"].sum(dim=1) != _ONE).any():
-            raise ValueError("frequencies do not add up")
-        layers = {
-            name: layer._replace(
-                weight=given[f"{name}.weight"].double(),
-                bias=given[f"{name}.bias"].double(),
-                shift=given[f"{name}.shift"].double(),
-            )
-            for name, layer in self._layers().items()
-        }
-        for name, layer in layers.items():
-            try:
-                layer.require_exact()
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        arrays = {name: given[name].numpy().astype(np.int64) for name in self._tables()}
-        tables = Tables(**{name: arrays.pop(name) for name in Tables._fields})
-        tables.require_sound()
-        for name in ("quality", "compand"):
-            if arrays[name].min() < 0 or arrays[name].max() > CLAMP:
-                raise ValueError(f"{name} is out of range")
-        return EntropyModel(
-            hyper=[layers[f"hyper.{i}"] for i in range(len(self.hyper))],
-            reference=[layers[f"reference.{i}"] for i in range(len(self.reference))],
-            context=layers["context"],
-            slope=layers["slope"],
-            parameters=[
-                [layers[f"parameters.{g}.{i}"] for i in range(len(group))] for g, group in enumerate(self.parameters)
-            ],
-            tables=tables,
-            **arrays,
-        )
-
     @cached_property
     def matrices(self) -> "Matrices":
         """The networks of a wave as it takes them."""

@@ -55,6 +55,10 @@ class Tables(NamedTuple):
             raise ValueError("the table of the exponential is out of range")
 
 
+TABLE_SHAPES = {"normal": (SCALES, _REACH), "exponential": (_FAR + 1,)}
+"""Of `Tables`, by name."""
+
+
 class Mixture(NamedTuple):
     """Parameters of n latents, [COMPONENTS, n] each."""
 
