@@ -33,7 +33,8 @@ from refscale_codec import lrcodec as low_res_codecs
 from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.fileformat import container
-from refscale_codec.lrcodec.gmm.codec import Gmm
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
+from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.picture.image import Image
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
@@ -118,11 +119,12 @@ def loss_of(gmm: Gmm, batch: tuple[data.Pixels, data.Pixels], rng: np.random.Gen
 
 def at_full_size(gmm: Gmm) -> Coder:
     """Return a coder by the codec alone; bytes are those of a file with its header and one section."""
+    codec = GmmCodec(gmm)
 
     def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
         guide = None if reference is None else reference.pixels
-        payload = gmm.encode(target.pixels.astype(np.float32), guide, quality)
-        decoded = gmm.decode(payload, target.height, target.width, guide, quality)
+        payload = codec.encode(target.pixels.astype(np.float32), guide, quality)
+        decoded = codec.decode(payload, target.height, target.width, guide, quality)
         header = container.Header(
             target.width, target.height, 2, low_res_codecs.GMM, quality, bytes(6), None if guide is None else bytes(6)
         )

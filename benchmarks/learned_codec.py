@@ -24,7 +24,8 @@ import torch
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.gmm import latents
-from refscale_codec.lrcodec.gmm.codec import Gmm, _guide
+from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
+from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.picture import image
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
@@ -38,20 +39,20 @@ QUALITIES = (35, 75)
 def ideal(gmm: Gmm, made: latents.Latents, guide: torch.Tensor, quality: int) -> float:
     """Return the bytes of latents by the entropy model in floating point; the guide is in -128..127."""
     y, z = (torch.from_numpy(x).float()[None] for x in made)
-    mixtures = gmm._mixtures(y, z, guide.float()[None] / 128, torch.tensor([quality / 100]))
-    bits = -torch.log2(gmm._likelihood(y, *mixtures).clamp(min=1e-9)).sum()  # as training counts
-    bits -= torch.log2(gmm.bottleneck._likelihood(z[0].reshape(len(z[0]), 1, -1))[0]).sum()
+    mixtures = gmm.mixtures(y, z, guide.float()[None] / 128, torch.tensor([quality / 100]))
+    bits = -torch.log2(gmm.likelihood(y, *mixtures).clamp(min=1e-9)).sum()  # as training counts
+    bits -= torch.log2(gmm.bottleneck.likelihood(z[0].reshape(len(z[0]), 1, -1))).sum()
     return float(bits) / 8
 
 
 def measured(gmm: Gmm, low: tiled.LowRes, quality: int) -> dict[str, Any]:
     """Return bytes and seconds for one low-res picture."""
-    model = gmm.exact
-    assert model is not None
+    codec = GmmCodec(gmm)
+    model = codec.entropy_model
     height, width = low.lr.shape[:2]
-    made = gmm.analyse(torch.from_numpy(low.lr.transpose(2, 0, 1) / 255), quality)
+    made = codec.analyse(torch.from_numpy(low.lr.transpose(2, 0, 1) / 255), quality)
     rows, columns = made.y.shape[1:]
-    guide, none = (_guide(reference, rows, columns) for reference in (low.guide, None))
+    guide, none = (reference_samples(reference, rows, columns) for reference in (low.guide, None))
     sizes: dict[str, float] = {"bytes_without": len(latents.encode(made, none, quality, model))}
     started = time.process_time()
     payload = latents.encode(made, guide, quality, model)

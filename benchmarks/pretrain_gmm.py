@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from refscale_codec import model
-from refscale_codec.lrcodec.gmm.codec import Gmm, GmmConfig
 from refscale_codec.lrcodec.gmm.latents import STRIDE
+from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.training import data, loop
 

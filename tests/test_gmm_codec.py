@@ -1,7 +1,9 @@
 """The learned low-res codec in files, weights, training and on the command line."""
 
-import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,8 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.gmm import latents
-from refscale_codec.lrcodec.gmm.codec import Gmm, GmmConfig
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
+from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
@@ -30,9 +33,6 @@ from refscale_codec.study import metrics
 from refscale_codec.training import loop
 from refscale_codec.training.recipe import TrainConfig
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("compressai") is None, reason="CompressAI is not installed (refscale-codec[gmm])"
-)
 SMALL = GmmConfig(channels=16, width=8, reference_channels=4)
 GOOD = EncodeOptions(quality=90)
 
@@ -67,10 +67,12 @@ def learned(net: RescaleNet) -> Gmm:
     return net.low_res
 
 
+def coder(net: RescaleNet) -> GmmCodec:
+    return GmmCodec(learned(net))
+
+
 def exact(net: RescaleNet) -> latents.EntropyModel:
-    found = learned(net).exact
-    assert found is not None
-    return found
+    return coder(net).entropy_model
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -83,7 +85,9 @@ def test_weights_come_back_with_the_integers_of_the_file(path: Path, net: Rescal
         assert torch.equal(integers, tensors[f"exact.{name}"])
     for name, parameter in learned(net).named_parameters():
         assert torch.equal(parameter, tensors[f"low_res.{name}"].float())
-    assert not any(name.endswith(("mask", "_quantized_cdf")) for name in tensors)
+    assert {name for name in tensors if name.startswith("low_res.")} == {
+        f"low_res.{name}" for name in learned(net).state_dict()
+    }
 
 
 def test_integers_are_read_and_never_made_again(path: Path, tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_numbers_out_of_range_are_refused(
 
 def test_a_net_fresh_from_training_cannot_code_yet() -> None:
     with pytest.raises(ValueError, match="store it and load it again"):
-        Gmm(SMALL).encode(np.zeros((4, 4, 3), np.float32), None, 50)
+        GmmCodec(Gmm(SMALL))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -183,11 +187,11 @@ def test_low_res_pictures_of_any_size_come_back(net: RescaleNet, size: int) -> N
     rng = np.random.default_rng(size)
     lr = rng.normal(128, 60, (size, 2 * size, 3)).astype(np.float32)
     reference = rng.integers(0, 256, lr.shape, np.uint8)
-    payload = learned(net).encode(lr, reference, 90)
-    found = learned(net).decode(payload, *lr.shape[:2], reference, 90)
+    payload = coder(net).encode(lr, reference, 90)
+    found = coder(net).decode(payload, *lr.shape[:2], reference, 90)
     assert found.shape == lr.shape
-    made = learned(net).analyse(torch.from_numpy(lr.transpose(2, 0, 1) / 255), 90)
-    expected = learned(net).synthesise(made.y, *lr.shape[:2], 90).numpy().transpose(1, 2, 0)
+    made = coder(net).analyse(torch.from_numpy(lr.transpose(2, 0, 1) / 255), 90)
+    expected = coder(net).synthesise(made.y, *lr.shape[:2], 90).numpy().transpose(1, 2, 0)
     assert np.allclose(found, 255 * expected, atol=1e-3)
     assert abs(made.y).max() > 0
 
@@ -196,14 +200,53 @@ def test_another_reference_or_model_is_an_error_and_no_picture(net: RescaleNet, 
     rng = np.random.default_rng(3)
     lr = rng.normal(128, 60, (48, 48, 3)).astype(np.float32)
     reference, other = (rng.integers(0, 256, lr.shape, np.uint8) for _ in range(2))
-    payload = learned(net).encode(lr, reference, 90)
+    payload = coder(net).encode(lr, reference, 90)
     tensors, metadata = opened(path)
     tensors["exact.parameters.2.2.bias"] += 1 << 16
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
-    elsewhere = learned(model.load(tmp_path / "other.safetensors"))
-    for codec_, guide in ((learned(net), other), (learned(net), None), (elsewhere, reference)):
+    elsewhere = coder(model.load(tmp_path / "other.safetensors"))
+    for codec_, guide in ((coder(net), other), (coder(net), None), (elsewhere, reference)):
         with pytest.raises(ContainerError):
             codec_.decode(payload, 48, 48, guide, 90)
+
+
+def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> None:
+    program = (
+        "import sys, threading, time, numpy as np, torch\n"
+        "from pathlib import Path\n"
+        "from refscale_codec import model\n"
+        "from refscale_codec.lrcodec.gmm import latents\n"
+        "from refscale_codec.lrcodec.gmm.codec import GmmCodec\n"
+        "coder = GmmCodec(model.load(Path(sys.argv[1])).low_res)\n"
+        "entered, leave = threading.Barrier(3), {True: threading.Event(), False: threading.Event()}\n"
+        "counts, encode = [], latents.encode\n"
+        "def watched(*args):\n"
+        "    counts.append(torch.get_num_threads())\n"
+        "    entered.wait()\n"
+        "    leave[threading.current_thread().name == 'first'].wait()\n"
+        "    return encode(*args)\n"
+        "latents.encode = watched\n"
+        "def code():\n"
+        "    coder.encode(np.zeros((9, 9, 3), np.float32), None, 50)\n"
+        "    counts.append(torch.get_num_threads())\n"
+        "threads = [threading.Thread(target=code, name=name) for name in ('first', 'second')]\n"
+        "[thread.start() for thread in threads]\n"
+        "entered.wait()\n"
+        "for first, thread in zip((True, False), threads):\n"
+        "    leave[first].set()\n"
+        "    thread.join()\n"
+        "threading.Thread(target=lambda: counts.append(torch.get_num_threads())).start()\n"
+        "time.sleep(0.2)\n"
+        "print(*counts, torch.get_num_threads())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, path],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "1", "2", "2", "2", "2"]
 
 
 def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image]) -> None:
@@ -335,7 +378,7 @@ def place(tmp_path: Path) -> Path:
 
 
 RECIPE = TrainConfig(
-    "pairs.csv", ("train",), replace(TINY, blocks=1), SMALL, steps=2, warmup=1, decay=0.1, batch=2, crop=32
+    "pairs.csv", ("train",), replace(TINY, blocks=1), gmm=SMALL, steps=2, warmup=1, decay=0.1, batch=2, crop=32
 )
 
 

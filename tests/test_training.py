@@ -19,7 +19,7 @@ from refscale_codec import model
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.jfif import Jpeg
-from refscale_codec.lrcodec.gmm.codec import GmmConfig
+from refscale_codec.lrcodec.gmm.net import GmmConfig
 from refscale_codec.rescale import untied
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.rescale.untied import UntiedConfig

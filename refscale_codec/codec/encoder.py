@@ -31,7 +31,8 @@ from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.dct.coefficients import Floats
 from refscale_codec.lrcodec.dct.jfif import Jpeg, Subsampling
-from refscale_codec.lrcodec.gmm.codec import Gmm
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
+from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.picture import bands, geotiff, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
@@ -325,7 +326,7 @@ def _coded(low: LowRes, net: RescaleNet, options: EncodeOptions) -> tuple[bytes,
     if isinstance(net.low_res, Gmm):
         if options.subsampling != "4:4:4":
             raise UsageError(f"subsampling {options.subsampling} goes with the jpeg codec only")
-        return net.low_res.encode(low.lr, low.guide, options.quality), False
+        return GmmCodec(net.low_res).encode(low.lr, low.guide, options.quality), False
     if options.subsampling == "4:4:4":
         return entropy.pack(_levels(low.lr, options), options.quality), True
     return Jpeg(options.subsampling).encode(tiled.to_8_bits(low.lr), options.quality), False
@@ -335,7 +336,7 @@ def as_received(low: LowRes, net: RescaleNet, options: EncodeOptions) -> LowRes:
     """Return what `unpack_low_res` gives after `pack_low_res`, without the entropy coding between."""
     height, width = low.lr.shape[:2]
     if isinstance(net.low_res, Gmm):
-        return low._replace(lr=net.low_res.quantised(low.lr, options.quality))
+        return low._replace(lr=GmmCodec(net.low_res).quantised(low.lr, options.quality))
     if options.subsampling == "4:4:4":
         return low._replace(lr=coefficients.restore(_levels(low.lr, options), height, width, options.quality))
     jpeg, _ = _coded(low, net, options)
@@ -527,7 +528,7 @@ def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) ->
             if reference is None:
                 raise ReferenceMismatch("the low-res picture does not decode without the reference")
             guide = tiled.low_res_reference(reference, net)
-        lr = net.low_res.decode(file.lr, height, width, guide, header.quality)
+        lr = GmmCodec(net.low_res).decode(file.lr, height, width, guide, header.quality)
     elif header.codec == lrcodec.GMM:
         raise ContainerError("the file uses the gmm codec, but its weights hold none, or it is marked as packed")
     else:

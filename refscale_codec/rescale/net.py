@@ -75,7 +75,7 @@ class RescaleNet(nn.Module):
         super().__init__()
         self.config = config
         self.fingerprint = bytes(6)  # of the file it was loaded from, see `weights.fingerprint`
-        self.low_res: nn.Module | None = None  # the `lrcodec.gmm.Gmm` trained together with it; None for JPEG
+        self.low_res: nn.Module | None = None  # the `lrcodec.gmm.net.Gmm` trained together with it; None for JPEG
         stages = config.scale.bit_length() - 1
         self.refnet = RefNet(stages, config.ref_width, config.map_divisor, config.map_levels)
         stage = {"haar": haar_stage, "paper": paper_stage}[config.flow]

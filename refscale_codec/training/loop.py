@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from refscale_codec import model
 from refscale_codec.errors import UsageError, WeightsError
-from refscale_codec.lrcodec.gmm.codec import Coded, Gmm
+from refscale_codec.lrcodec.gmm.net import Coded, Gmm
 from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale import untied as untied_net
 from refscale_codec.rescale.net import RescaleNet

@@ -7,8 +7,8 @@ from typing import Any
 
 from refscale_codec.codec.encoder import SLOPE
 from refscale_codec.errors import UsageError, reason
-from refscale_codec.lrcodec.gmm.codec import GmmConfig
 from refscale_codec.lrcodec.gmm.latents import STRIDE
+from refscale_codec.lrcodec.gmm.net import GmmConfig
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.untied import UntiedConfig
 

@@ -12,8 +12,11 @@ entropy model is one of integers (`latents`), so that the latents are the same e
 
 import struct
 import zlib
+from contextlib import AbstractContextManager
+from functools import cache
 
 import numpy as np
+import threadpoolctl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -53,7 +56,9 @@ class GmmCodec:
         """
         coded = self.analyse(self._tensor(lr), quality)
         samples = reference_samples(reference, *coded.y.shape[1:])
-        return _CHECK.pack(_check(coded)) + latents.encode(coded, samples, quality, self.entropy_model)
+        with _one_thread():
+            payload = latents.encode(coded, samples, quality, self.entropy_model)
+        return _CHECK.pack(_check(coded)) + payload
 
     def decode(
         self, payload: bytes, height: int, width: int, reference: NDArray[np.uint8] | None, quality: int
@@ -67,7 +72,8 @@ class GmmCodec:
         if len(payload) < _CHECK.size:
             raise ContainerError("the low-res payload holds no latents")
         samples = reference_samples(reference, rows, columns)
-        decoded = latents.decode(payload[_CHECK.size :], rows, columns, samples, quality, self.entropy_model)
+        with _one_thread():
+            decoded = latents.decode(payload[_CHECK.size :], rows, columns, samples, quality, self.entropy_model)
         if _check(decoded) != _CHECK.unpack_from(payload)[0]:
             raise ContainerError("the low-res payload is damaged: its latents do not fit their CRC-32")
         return self._picture(decoded, height, width, quality)
@@ -117,6 +123,22 @@ def reference_samples(reference: NDArray[np.uint8] | None, rows: int, columns: i
     bottom, right = STRIDE * rows - reference.shape[0], STRIDE * columns - reference.shape[1]
     extended = np.pad(reference, ((0, bottom), (0, right), (0, 0)), "edge").transpose(2, 0, 1)
     return torch.from_numpy(extended.astype(np.float64) - 128)
+
+
+@cache
+def _thread_pools() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Keep the small matrices of a wavefront on one thread: two are slower, many times so on a busy machine.
+
+    It holds for the calling thread alone, as OpenMP's number of threads does (`torch.set_num_threads` would change that
+    of threads that begin meanwhile, for good where two calls overlap). Where the caller has set torch's number of
+    threads, MKL keeps to that.
+    """
+    limited: AbstractContextManager[object] = _thread_pools().limit(limits=1, user_api="openmp")
+    return limited
 
 
 def _check(coded: Latents) -> int:

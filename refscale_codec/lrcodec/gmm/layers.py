@@ -48,7 +48,7 @@ def conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
 
 
 def subpel_conv3x3(before: int, after: int, factor: int) -> nn.Sequential:
-    """Return an upsampling by a factor: a convolution of kernel 3, then a pixel shuffle (Shi et al., arXiv 1609.05158)."""
+    """Return an upsampling: a convolution of kernel 3, then a pixel shuffle (Shi et al., arXiv 1609.05158)."""
     return nn.Sequential(conv3x3(before, after * factor**2), nn.PixelShuffle(factor))
 
 
@@ -85,7 +85,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return as many channels, of the same size."""
-        return x + functional.leaky_relu(self.conv2(functional.leaky_relu(self.conv1(x))))
+        residual: Tensor = self.conv2(functional.leaky_relu(self.conv1(x)))
+        return x + functional.leaky_relu(residual)
 
 
 class ResidualBlockWithStride(nn.Module):
@@ -102,7 +103,8 @@ class ResidualBlockWithStride(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [b, before, h, w] to [b, after, ceil(h / 2), ceil(w / 2)]."""
         residual: Tensor = self.gdn(self.conv2(functional.leaky_relu(self.conv1(x))))
-        return residual + self.skip(x)
+        identity: Tensor = self.skip(x)
+        return residual + identity
 
 
 class ResidualBlockUpsample(nn.Module):
@@ -119,7 +121,8 @@ class ResidualBlockUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [b, before, h, w] to [b, after, 2h, 2w]."""
         residual: Tensor = self.igdn(self.conv(functional.leaky_relu(self.subpel_conv(x))))
-        return residual + self.upsample(x)
+        identity: Tensor = self.upsample(x)
+        return residual + identity
 
 
 class _ResidualUnit(nn.Module):
@@ -133,7 +136,8 @@ class _ResidualUnit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(x + self.conv(x))
+        residual: Tensor = self.conv(x)
+        return functional.relu(x + residual)
 
 
 class AttentionBlock(nn.Module):
@@ -147,7 +151,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return as many channels, of the same size."""
-        return x + self.conv_a(x) * torch.sigmoid(self.conv_b(x))
+        attended: Tensor = self.conv_a(x) * torch.sigmoid(self.conv_b(x))
+        return x + attended
 
 
 class MaskedConv2d(nn.Conv2d):
