@@ -162,7 +162,8 @@ class MaskedConv2d(nn.Conv2d):
         """Convolve with the weights of the rows above and of the row's left part."""
         height, width = self.kernel_size
         before = torch.arange(height * width, device=x.device).reshape(height, width) < height * width // 2
-        return self._conv_forward(x, self.weight * before, self.bias)
+        y: Tensor = self._conv_forward(x, self.weight * before, self.bias)
+        return y
 
 
 class EntropyBottleneck(nn.Module):
