@@ -35,6 +35,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_the_readme_shows(checkout: Path) -> None:
     (session,) = blocks("console")
     parts = re.split(r"^\$ (.*)\n", session, flags=re.MULTILINE)[1:]
@@ -50,6 +51,7 @@ def test_the_commands_print_what_the_readme_shows(checkout: Path) -> None:
         assert masked(done.stdout + done.stderr) == masked(shown)
 
 
+@pytest.mark.slow
 def test_the_snippet_runs(checkout: Path) -> None:
     (snippet,) = blocks("python")
     subprocess.run([sys.executable, "-c", snippet], cwd=checkout, check=True)

@@ -90,6 +90,7 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
     assert row.psnr == metrics.psnr(target.pixels, Jpeg().decode(payload, 24, 20))
 
 
+@pytest.mark.slow
 def test_every_coder_has_a_row_for_every_quality(pairs: list[Pair], net: RescaleNet) -> None:
     seen: list[Pair] = []
     rows = evaluate.evaluate(pairs, net, qualities=iter((20, 80)), modes=iter(evaluate.MODES), report=seen.append)
@@ -121,6 +122,7 @@ def test_a_reference_that_cannot_be_brought_onto_the_grid_is_left_out(tmp_path: 
     assert evaluate.rounded_psnr([pair], net) == evaluate.rounded_psnr([pair], net, mode="alone")
 
 
+@pytest.mark.slow
 def test_a_real_pair_with_a_reference_of_half_its_size(
     refscale: Callable[..., Outcome], data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

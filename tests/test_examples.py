@@ -34,6 +34,7 @@ def test_drawn_pair_is_reproducible_and_its_dates_are_alike_but_not_equal() -> N
     assert np.corrcoef(reference, target)[0, 1] > 0.3
 
 
+@pytest.mark.slow
 def test_encode_one_prints_bytes_bpp_and_psnr_of_both_coders(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "encode_one.py"), run_name="__main__")
     line = re.compile(r"(\w+) +(\d+) bytes  ([\d.]+) bpp  ([\d.]+) dB PSNR")

@@ -103,6 +103,7 @@ def without_seconds(rows: list[Row]) -> list[Row]:
     return [replace(row, seconds={}) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: Setup) -> None:
     PIL.Image.fromarray(drawn(1, 20, 24)).save(place / "old" / "b.png")
     pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
@@ -119,6 +120,7 @@ def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: S
     assert pictures.from_bytes(scene.layers["reference"], "reference").pixels.shape == (40, 48, 3)
 
 
+@pytest.mark.slow
 def test_every_pair_goes_through_every_coder_that_it_can(place: Path, setup: Setup) -> None:
     progress: list[tuple[int, int]] = []
     pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
@@ -135,6 +137,7 @@ def test_every_pair_goes_through_every_coder_that_it_can(place: Path, setup: Set
         assert np.isfinite(row.si_lr_std) == (row.coder != "jpeg")
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
     rows = rdcurve.measure(pairs, setup, place / "out")
@@ -166,6 +169,7 @@ def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, m
     assert {name for name, _, _ in measured} == {"a"}
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
     pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
     one = rdcurve.measure(pairs, setup, place / "out")
@@ -174,6 +178,7 @@ def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
     assert str(without_seconds(one)) == str(without_seconds(two))  # as text, since NaN differs from itself
 
 
+@pytest.mark.slow
 def test_an_unrelated_reference_is_that_of_another_place(place: Path, tiny_weights: Path) -> None:
     pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
     assert [pair.unrelated and pair.unrelated.parent.name + pair.unrelated.name for pair in pairs] == [
@@ -200,6 +205,7 @@ def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monk
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_results_tables_plots_and_report_are_written(place: Path, setup: Setup) -> None:
     pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
     rows = rdcurve.measure(pairs, setup, place / "out")
