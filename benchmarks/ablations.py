@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.fileformat import container
+from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
@@ -195,7 +196,7 @@ VARIANTS: dict[str, Variant] = {
     "dead-wider": (
         "half of the gradient passes at half a quantiser step, not at 0.18",
         BASE,
-        lambda: patch.object(losses, "DEAD", 1 / 4),
+        lambda: patch.object(gradient, "HALF", 1 / 4),
     ),
     "diffjpeg": ("gradient through cubic rounding, as DiffJPEG", BASE, gradient_of(cubic)),
     "eight-bits": ("low-res picture rounded to 8 bits before and after the JPEG", BASE, eight_bits),

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LARGEST, LUMA, YCBCR
 
 BITS_A_UNIT, BITS_A_BLOCK = 2.24, 1.27  # by least squares on low-res pictures of qualities 15 to 95
 BIT_WORTH = 0.006  # squared error of a bit per pixel at quality 50, but for the factor in `error_weight`
 GREY = 128 / 255  # what a JPEG codes as 0
 HEADER_BPP = 0.009  # bits per high-res pixel of the container and of vectors on a 256x256 picture; not trainable
-DEAD = 1 / 32  # the square, in quantiser steps, of a coefficient half of whose gradient passes the quantiser
 
 
 def error_weight(error: Tensor, bpp: Tensor, quality: Tensor, slope: float) -> Tensor:
@@ -96,13 +96,13 @@ def through_jpeg(lr: Tensor, quality: Tensor) -> Tensor:
 def surviving(lr: Tensor, quality: Tensor) -> Tensor:
     """Return a picture like `lr` whose gradient passes only what a JPEG of `quality` [b] in 1..100 lets through.
 
-    Each AC coefficient of v quantiser steps keeps the share v^2 / (v^2 + `DEAD`): almost nothing where it is rounded
+    Each AC coefficient keeps the share that `gradient.share` tells: almost nothing where it is rounded
     away, almost all where it is large. DC, which is never rounded away, keeps all. The share decides how strongly the
     error pulls against the bits: where less passes than a change of the picture really does to the error, the net goes
     too faint (`dead-wider` in benchmarks/ablations.py). The sides of `lr` [b, 3, h, w] must be multiples of 8.
     """
     steps = jpeg_steps(lr, quality)
-    share = (steps.square() / (steps.square() + DEAD)).detach()
+    share = gradient.share(steps)
     share[..., 0, 0] = 1
     return of_jpeg_steps(steps * share, quality)
 

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LUMA, YCBCR
 from refscale_codec.lrcodec.gmm import layers, mixture
 from refscale_codec.lrcodec.gmm.integers import leaky
 from refscale_codec.lrcodec.gmm.latents import HYPER, STRIDE, EntropyModel
 
 _CONTRAST = 4.0  # the rescaler keeps low-res pictures faint
-_DEAD = 1 / 32  # the square of a latent half of whose gradient passes the rounding
 _KNOTS = 9  # at which gains are learned, linear in between
 _RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest here, quality 99
 
@@ -208,11 +208,8 @@ class Gmm(nn.Module):
 
 
 def rounded(y: Tensor) -> Tensor:
-    """Round, with a gradient that passes what survives: nothing of a latent near zero, all of a large one.
-
-    As `losses.surviving` has it for JPEG, and for its reason.
-    """
-    near = y * (y.square() / (y.square() + _DEAD)).detach()
+    """Round, with the gradient that `gradient.share` lets pass."""
+    near = y * gradient.share(y)
     return near + (y.round() - near).detach()
 
 
