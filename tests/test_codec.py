@@ -404,6 +404,7 @@ def test_a_tile_is_what_the_net_makes_of_it_and_its_halo(scene: Pair, tiny_net: 
     assert np.array_equal(whole.lr[:24, :24], corner.lr[:24, :24])
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_a_window_has_exactly_the_pixels_of_the_whole(

@@ -118,6 +118,7 @@ def test_a_known_place_is_where_the_search_starts(target: Image) -> None:
     assert np.array_equal(warp.move(target, tiny).pixels, small.pixels)
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_sought_on_a_reduced_one(target: Image) -> None:
     large = Image(np.ascontiguousarray(np.kron(target.pixels, np.ones((3, 3, 1), np.uint8))))
     found = registration.estimate(large, shifted(large, 100, -70))
@@ -219,6 +220,7 @@ def test_flow_in_tiles_finds_what_flow_in_one_piece_does(target: Image, monkeypa
     assert abs(where(whole) - where(tiled)).mean() < 0.25
 
 
+@pytest.mark.slow
 def test_a_real_pair_is_aligned(data_folder: Path) -> None:
     pairs = [pair for pair in data.read_manifest(data_folder / "manifest.csv", ("dev",)) if pair.dataset == "oscd"]
     for pair in pairs:

@@ -1,10 +1,10 @@
-"""A triple of bands predicted from the picture's first triple as it decodes, to be the reference of that triple.
+"""Inter-band prediction: a band group predicted from the decoded first group, to be its reference.
 
-Bands of one picture show the same edges, so a sum of the first three bands, each times a factor, is often closer to a
-further band than that band of an older picture is. The encoder finds factors and an offset by least squares, and the
-file holds them. To apply them is integer arithmetic, but what they are applied to is not exact: the decoded bands come
-out of a net, and two machines may differ by a level there. So a prediction only ever feeds the net, which does not mind
-a level, and nothing that has to be exact, such as entropy coding.
+Bands of one picture share their edges, so a linear combination of the first three bands is often closer to a further
+band than that band of an older picture is. The encoder fits factors and an offset by least squares, and the file holds
+them. To apply them is integer arithmetic, but their input is not exact: the decoded bands come out of a net, and two
+machines may differ by a level there. So a prediction only ever feeds the net, which tolerates a level, and nothing that
+has to be exact, such as entropy coding.
 """
 
 from typing import Any, NamedTuple
@@ -19,36 +19,36 @@ ONE = 1 << 12
 
 _LIMIT = 8 * ONE - 1  # magnitude of a factor at most
 _ROW = np.dtype([("factors", "<i2", (3,)), ("offset", "<i4")])
-_LOOKS = 512  # rows and columns at most that are fitted to
-_FAINT = 1.0  # variance added to each band of the source, in squared 8-bit levels: like bands get moderate factors
-_AT_ONCE = 1 << 19  # pixels that are predicted at once, about, for memory
+_SAMPLED = 512  # rows and columns at most that are fitted to
+_RIDGE = 1.0  # variance added to each band of the source (ridge regression), in squared 8-bit levels
+_AT_ONCE = 1 << 19  # pixels that are predicted at once, about, to bound memory
 
 
 class Row(NamedTuple):
-    """What makes a band: the sum of the source's three bands, each times factor / `ONE`, plus the offset."""
+    """Coefficients of a band: the sum of the source's three bands, each times factor / `ONE`, plus the offset."""
 
     factors: tuple[int, int, int]
     offset: int  # levels
 
 
 Prediction = tuple[Row, Row, Row]
-"""A row for each band of a triple."""
+"""A row for each band of a group."""
 
 
-def fit(source: NDArray[Any], triple: NDArray[Any]) -> Prediction:
-    """Return the prediction with about the least squared error.
+def fit(source: NDArray[Any], group: NDArray[Any]) -> Prediction:
+    """Return the prediction of least squared error, by ridge regression on a subsampled grid.
 
     Args:
-        source: the decoded first triple [h, w, 3], of 8 or 16 bits.
-        triple: what is to be predicted, likewise.
+        source: the decoded first group [h, w, 3], of 8 or 16 bits.
+        group: the bands to be predicted, likewise.
     """
-    step = -(-max(source.shape[:2]) // _LOOKS)
-    x, y = (pixels[::step, ::step].reshape(-1, 3).astype(np.float64) for pixels in (source, triple))
+    step = -(-max(source.shape[:2]) // _SAMPLED)
+    x, y = (pixels[::step, ::step].reshape(-1, 3).astype(np.float64) for pixels in (source, group))
     middle_x, middle_y = x.mean(axis=0), y.mean(axis=0)
     full = np.iinfo(source.dtype).max
-    spread = (x - middle_x).T @ (x - middle_x) / len(x) + _FAINT * (full / 255) ** 2 * np.eye(3)
-    found = np.linalg.solve(spread, (x - middle_x).T @ (y - middle_y) / len(x))  # [3 of the source, 3]
-    factors = np.rint(ONE * found).clip(-_LIMIT, _LIMIT).astype(int)
+    covariance = (x - middle_x).T @ (x - middle_x) / len(x) + _RIDGE * (full / 255) ** 2 * np.eye(3)
+    solution = np.linalg.solve(covariance, (x - middle_x).T @ (y - middle_y) / len(x))  # [3 of the source, 3]
+    factors = np.rint(ONE * solution).clip(-_LIMIT, _LIMIT).astype(int)
     offsets = np.rint(middle_y - middle_x @ factors / ONE).astype(int)
     first, second, third = (
         Row((int(a), int(b), int(c)), int(offset)) for (a, b, c), offset in zip(factors.T, offsets, strict=True)
@@ -57,7 +57,7 @@ def fit(source: NDArray[Any], triple: NDArray[Any]) -> Prediction:
 
 
 def predict(source: NDArray[Any], prediction: Prediction) -> NDArray[Any]:
-    """Return the predicted triple [h, w, 3] of the source's type: products are exact, their sum is rounded once."""
+    """Return the predicted group [h, w, 3] in the source's type: products are exact, their sum is rounded once."""
     predicted, full = np.empty_like(source), np.iinfo(source.dtype).max
     factors = np.array([row.factors for row in prediction], np.int64).T
     offsets = np.array([row.offset for row in prediction], np.int64)
@@ -80,7 +80,7 @@ def unpack(payload: bytes) -> Prediction:
         raise ContainerError(f"malformed: PREDICTION of {len(payload)} bytes, expected 1 to 3 times {_ROW.itemsize}")
     rows = [Row((int(a), int(b), int(c)), int(offset)) for (a, b, c), offset in np.frombuffer(payload, _ROW)]
     first, second, third = (rows + [rows[-1]] * 2)[:3]
-    found = first, second, third
-    if pack(found) != payload:
+    prediction = first, second, third
+    if pack(prediction) != payload:
         raise ContainerError("malformed: PREDICTION repeats its last row")
-    return found
+    return prediction
