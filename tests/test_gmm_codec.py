@@ -20,7 +20,7 @@ from refscale_codec.codec import encoder
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
-from refscale_codec.lrcodec.gmm import latents
+from refscale_codec.lrcodec.gmm import export, latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.picture import image as pictures
@@ -90,7 +90,8 @@ def test_weights_come_back_with_the_integers_of_the_file(path: Path, net: Rescal
     }
 
 
-def test_integers_are_read_and_never_made_again(path: Path, tmp_path: Path) -> None:
+def test_integers_are_read_and_never_made_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(export, "to_integers")
     tensors, metadata = opened(path)
     tensors["exact.context.bias"] += 7
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
@@ -154,6 +155,17 @@ def test_numbers_out_of_range_are_refused(
 def test_a_net_fresh_from_training_cannot_code_yet() -> None:
     with pytest.raises(ValueError, match="store it and load it again"):
         GmmCodec(Gmm(SMALL))
+
+
+def test_a_host_that_uses_compressai_gets_its_own() -> None:
+    program = (
+        "import sys\n"
+        "from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig\n"
+        "Gmm(GmmConfig(12, 2, 2))\n"
+        "print([name for name in sys.modules if 'compressai' in name])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def test_a_latent_depends_on_what_lies_above_and_to_the_left_only() -> None:
 
     def mixtures(y: NDArray[np.int64], group: int) -> NDArray[np.int64]:
         field = latents._Field(entropy, y, known)
-        wave = field.wave(*np.divmod(np.arange(56), 8))
-        return np.array(field.mixture(wave, group)).reshape(3 * mixture.COMPONENTS, 56, -1)
+        wavefront = field.wavefront(*np.divmod(np.arange(56), 8))
+        return np.array(field.mixture(wavefront, group)).reshape(3 * mixture.COMPONENTS, 56, -1)
 
     for group, before in enumerate(entropy.groups):
         changed = drawn.y.copy()

@@ -6,9 +6,9 @@
     y, upper and left ─context──┤
     y, groups before ───────────┘
 
-The hyper-latents z come first, each channel under its own frequencies. The latents y follow in waves: a latent needs
-those up to two rows above and two columns to the left (a 5x5 mask), so all positions with the same x + 3 y can be coded
-at once. At a position the channels come in groups, low frequencies first, and a group knows those before it. All
+The hyper-latents z come first, each channel under its own frequencies. The latents y follow in wavefronts: a latent
+needs those up to two rows above and two columns to the left (a 5x5 mask), so all positions with the same x + 3 y can be
+coded at once. At a position the channels come in groups, low frequencies first, and a group knows those before it. All
 networks are integer ones (`integers`).
 
 After Minnen et al. (arXiv 1809.02736; groups: Minnen and Singh, arXiv 2007.08739) and Cheng et al. (arXiv 2001.01568),
@@ -53,7 +53,7 @@ class EntropyModel:
     parameters: list[list[Layer]]  # by groups, 1x1: a + r + 2 for the quality + c + latents of the position that came
     # before, companded -> 9 for each latent of the group: scales, means, logits; components outermost
     frequency: Integers  # of z, [m, 2 Z_LARGEST + 1], each row adds up to 2^16
-    quality: Integers  # [2, 101] as what the qualities 0..100 are told, `FRACTION` places
+    quality: Integers  # [2, 101] the networks' inputs for the qualities 0..100, `FRACTION` places
     compand: Integers  # [LARGEST + 1] magnitudes companded, `FRACTION` places
     tables: Tables
 
@@ -70,12 +70,12 @@ class EntropyModel:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all integers by name, for a weights file; strides and the like follow from the architecture."""
-        found = {name: torch.from_numpy(table).to(torch.int32) for name, table in self._tables().items()}
+        tensors = {name: torch.from_numpy(table).to(torch.int32) for name, table in self._tables().items()}
         for name, layer in self._layers().items():
-            found[f"{name}.weight"] = layer.weight.to(torch.int16)
-            found[f"{name}.bias"] = layer.bias.to(torch.int64)
-            found[f"{name}.shift"] = layer.shift.to(torch.int16)
-        return found
+            tensors[f"{name}.weight"] = layer.weight.to(torch.int16)
+            tensors[f"{name}.bias"] = layer.bias.to(torch.int64)
+            tensors[f"{name}.shift"] = layer.shift.to(torch.int16)
+        return tensors
 
     def _tables(self) -> dict[str, Integers]:
         own = {"frequency": self.frequency, "quality": self.quality, "compand": self.compand}
@@ -89,7 +89,7 @@ class EntropyModel:
 
     @cached_property
     def matrices(self) -> "Matrices":
-        """The networks of a wave as it takes them."""
+        """The networks of a wavefront as it takes them."""
         channels, taps = self.channels, len(TAPS)
         weight = self.context.weight.reshape(-1, channels, taps).transpose(1, 2).reshape(-1, taps * channels, 1, 1)
         slope, slope_bias = self.slope.divided()
@@ -111,7 +111,7 @@ class EntropyModel:
 
 
 class Matrices(NamedTuple):
-    """The networks of a wave, all divided (`Layer.divided`), and its tables. A row of what they take is a position."""
+    """The networks of a wavefront, all divided (`Layer.divided`), and its tables. A row of input is a position."""
 
     context: Dense  # its inputs by neighbours, then channels
     slope: NDArray[np.float64]  # [12, n]
@@ -149,13 +149,13 @@ def features(
     reference = reference[None]
     for layer in model.reference:
         reference = layer(reference)
-    told = torch.from_numpy(model.quality[:, quality].astype(np.float64))
-    planes = told[:, None, None].expand(-1, height, width)
-    known = torch.cat([hyper[0, :, :height, :width], reference[0], planes])
-    return known.permute(1, 2, 0).contiguous().numpy()
+    coarseness = torch.from_numpy(model.quality[:, quality].astype(np.float64))
+    planes = coarseness[:, None, None].expand(-1, height, width)
+    stacked = torch.cat([hyper[0, :, :height, :width], reference[0], planes])
+    return stacked.permute(1, 2, 0).contiguous().numpy()
 
 
-class _Wave(NamedTuple):
+class _Wavefront(NamedTuple):
     """Positions that are coded at once, and what the positions before them say of their mixtures."""
 
     places: Integers  # [p] in the field
@@ -164,55 +164,55 @@ class _Wave(NamedTuple):
 
 
 class _Field:
-    """The latents that are known, with two rows above and two columns on either side. A row is a position."""
+    """The latents coded so far, with two rows above and two columns on either side. A row is a position."""
 
-    def __init__(self, model: EntropyModel, y: Integers, known: NDArray[np.float64]) -> None:
+    def __init__(self, model: EntropyModel, y: Integers, side_features: NDArray[np.float64]) -> None:
         """Hold y [n, h, w], and what `features` returns."""
-        self.groups, self.matrices, self.known = model.groups, model.matrices, known
+        self.groups, self.matrices, self.side_features = model.groups, model.matrices, side_features
         padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))
         self.width = padded.shape[2]
         self.taps = np.array([dy * self.width + dx for dy, dx in TAPS])
         self.raw = padded.reshape(len(y), -1).T.astype(np.float64, order="C")  # [places, n]
         self.companded = self.matrices.compand.take(self.raw.astype(np.int64) + mixture.LARGEST)
 
-    def wave(self, ys: Integers, xs: Integers) -> _Wave:
-        """Return a wave of positions whose neighbours are known."""
+    def wavefront(self, ys: Integers, xs: Integers) -> _Wavefront:
+        """Return a wavefront of positions whose neighbours are in the field."""
         own = self.matrices
         places = (ys + 2) * self.width + xs + 2
         around = places[:, None] + self.taps
         context = own.context(torch.from_numpy(self.companded.take(around, axis=0).reshape(len(places), -1)))
-        inputs = torch.cat([torch.from_numpy(self.known[ys, xs]), context], dim=1)
+        inputs = torch.cat([torch.from_numpy(self.side_features[ys, xs]), context], dim=1)
         sums = torch.addmm(own.shared_bias, inputs, own.shared)
         slope = np.floor((self.raw.take(around, axis=0) * own.slope).sum(axis=1) + own.slope_bias)
         widths = [len(first.bias) for first, *_ in own.parameters]
-        return _Wave(places, list(torch.split(sums, widths, dim=1)), slope.clip(-CLAMP, CLAMP))
+        return _Wavefront(places, list(torch.split(sums, widths, dim=1)), slope.clip(-CLAMP, CLAMP))
 
-    def mixture(self, wave: _Wave, group: int) -> Mixture:
+    def mixture(self, wavefront: _Wavefront, group: int) -> Mixture:
         """Return the mixtures of a group's latents, position by position; the groups before must be in the field."""
         channels = self.groups[group]
         first, *others = self.matrices.parameters[group]
-        before = torch.from_numpy(self.companded[wave.places, : channels.start])
-        hidden = first(before, wave.sums[group])
+        before = torch.from_numpy(self.companded[wavefront.places, : channels.start])
+        hidden = first(before, wavefront.sums[group])
         for layer in others:
             hidden = layer(hidden)
         kinds = hidden.numpy().reshape(len(hidden), 3, mixture.COMPONENTS, -1)
-        kinds[:, 1] += wave.slope[:, None, channels]
+        kinds[:, 1] += wavefront.slope[:, None, channels]
         scale, mean, logit = kinds.transpose(1, 2, 0, 3).astype(np.int64).reshape(3, mixture.COMPONENTS, -1)
         reach = mixture.STEPS * mixture.LARGEST
         return Mixture(scale.clip(0, mixture.SCALES - 1), mean.clip(-reach, reach), logit)
 
-    def parts(self, wave: _Wave, group: int) -> list[Part]:
+    def parts(self, wavefront: _Wavefront, group: int) -> list[Part]:
         """Return how these latents are coded."""
-        return mixture.parts(self.mixture(wave, group), self.matrices.lookup)
+        return mixture.parts(self.mixture(wavefront, group), self.matrices.lookup)
 
-    def fill(self, wave: _Wave, group: int, values: Integers) -> None:
+    def fill(self, wavefront: _Wavefront, group: int, values: Integers) -> None:
         """Take a group's latents in, position by position."""
-        found = values.reshape(len(wave.places), -1)
-        self.raw[wave.places, self.groups[group]] = found
-        self.companded[wave.places, self.groups[group]] = self.matrices.compand.take(found + mixture.LARGEST)
+        filled = values.reshape(len(wavefront.places), -1)
+        self.raw[wavefront.places, self.groups[group]] = filled
+        self.companded[wavefront.places, self.groups[group]] = self.matrices.compand.take(filled + mixture.LARGEST)
 
 
-def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
+def _wavefronts(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
     """Yield rows and columns of the positions that can be coded at once, in their order."""
     time = np.arange(width) + 3 * np.arange(height)[:, None]
     order = np.argsort(time, axis=None, kind="stable")
@@ -221,16 +221,16 @@ def _waves(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
         yield tuple(np.divmod(positions, width))  # type: ignore[misc]
 
 
-def _some(waves: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Integers, Integers]]]:
-    """Yield a few hundred positions at a time, whole waves: faster than one by one, and little to keep."""
-    some: list[tuple[Integers, Integers]] = []
-    for wave in waves:
-        some.append(wave)
-        if sum(len(ys) for ys, _ in some) >= _TOGETHER:
-            yield some
-            some = []
-    if some:
-        yield some
+def _batches(wavefronts: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Integers, Integers]]]:
+    """Yield a few hundred positions at a time, whole wavefronts: faster than one by one, and little to keep."""
+    batch: list[tuple[Integers, Integers]] = []
+    for wavefront in wavefronts:
+        batch.append(wavefront)
+        if sum(len(ys) for ys, _ in batch) >= _TOGETHER:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()
@@ -242,14 +242,14 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
     coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
 
     field = _Field(model, y, features(model, z, reference, quality, *y.shape[1:]))
-    for waves in _some(_waves(*y.shape[1:])):
-        ys, xs = (np.concatenate(places) for places in zip(*waves, strict=True))
-        together = field.wave(ys, xs)
+    for wavefronts in _batches(_wavefronts(*y.shape[1:])):
+        ys, xs = (np.concatenate(places) for places in zip(*wavefronts, strict=True))
+        together = field.wavefront(ys, xs)
         groups = [
             (mixture.coded(y[channels, ys, xs].T.ravel(), field.parts(together, group)), channels.stop - channels.start)
             for group, channels in enumerate(model.groups)
         ]
-        ends = np.cumsum([0, *(len(positions) for positions, _ in waves)])
+        ends = np.cumsum([0, *(len(positions) for positions, _ in wavefronts)])
         for first, last in zip(ends[:-1], ends[1:], strict=True):
             for laid_out, n in groups:
                 mixture.encode(coder, laid_out, first * n, last * n)
@@ -271,12 +271,12 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         rows = np.repeat(np.arange(size[0]), size[1] * size[2])
         symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
         z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
-        known = features(model, z, reference, quality, height, width)
-        field = _Field(model, np.zeros((model.channels, height, width), np.int64), known)
-        for ys, xs in _waves(height, width):
-            wave = field.wave(ys, xs)
+        side_features = features(model, z, reference, quality, height, width)
+        field = _Field(model, np.zeros((model.channels, height, width), np.int64), side_features)
+        for ys, xs in _wavefronts(height, width):
+            wavefront = field.wavefront(ys, xs)
             for group in range(len(model.groups)):
-                field.fill(wave, group, mixture.decode(coder, field.parts(wave, group)))
+                field.fill(wavefront, group, mixture.decode(coder, field.parts(wavefront, group)))
         if not coder.maybe_exhausted():
             raise ContainerError("the low-res payload is damaged: it has bytes to spare")
     except (AssertionError, ValueError):
