@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import refscale_codec as refscale
@@ -288,22 +289,27 @@ def test_what_ships_is_found_by_scale_and_codec() -> None:
     assert refscale.load_model(scale=4, device="cpu") is refscale.load_model(model.shipped(4), device="cpu")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["jpeg", "gmm"])
 def test_four_threads_at_once_give_what_one_gives_after_the_other(
-    new: Array, old: Array, tiny: RescaleNet, tmp_path: Path
+    new: Array, old: Array, tiny: RescaleNet, tmp_path: Path, codec: str
 ) -> None:
     path = tmp_path / "old.png"
     PIL.Image.fromarray(old).save(path)
+    net = tiny if codec == "jpeg" else refscale.load_model(codec="gmm", device="cpu")
+    threads = torch.get_num_threads()
 
     def work(index: int) -> tuple[bytes, bytes]:
         picture, reference = new[: 20 + 3 * index, : 31 + 2 * index], [old, path][index % 2]
         if index == 3:
             picture, reference = of_kind(picture, "uint16", None), of_kind(old, "uint16", None)
-        data = refscale.encode(picture, reference, quality=30 + 20 * index, tile=16, model=tiny)
-        return data, refscale.decode(data, reference, tile=16, model=tiny).tobytes()
+        data = refscale.encode(picture, reference, quality=30 + 20 * index, tile=16, model=net)
+        return data, refscale.decode(data, reference, tile=16, model=net).tobytes()
 
     expected = [work(index) for index in range(4)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == expected
+    assert torch.get_num_threads() == threads
 
 
 def test_importing_the_package_and_looking_into_a_file_are_cheap(data: bytes, old: Array, tmp_path: Path) -> None:

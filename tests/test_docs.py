@@ -58,6 +58,7 @@ def test_the_snippet_runs(checkout: Path) -> None:
     assert (checkout / "hr_hat.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_the_api_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for name, example in (("new.png", "target.png"), ("old.png", "reference.png")):
