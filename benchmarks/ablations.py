@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import payloads
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
@@ -234,8 +234,8 @@ class Judge:
             curve = []
             for quality in QUALITIES:
                 low = tiled.downscale(target, reference, net, quality)
-                file = encoder.pack_low_res(low, target, reference, net, encoder.EncodeOptions(quality=quality))
-                decoded = tiled.upscale(encoder.unpack_low_res(file, net, reference), reference, file.header, net)
+                file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, quality)
+                decoded = tiled.upscale(payloads.unpack_low_res(file, net, reference), reference, file.header, net)
                 curve.append(point(target, decoded, len(container.pack(file))))
                 maps.append(8 * len(file.similarity_map or b"") / (target.height * target.width))
             (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)

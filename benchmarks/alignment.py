@@ -22,7 +22,7 @@ import tables
 import torch
 
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import encoder, payloads
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
@@ -75,8 +75,9 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
 def coded(target: Image, guide: Image | None, alignment: Alignment | None, net: RescaleNet, quality: int) -> Tried:
     """Return bytes of the file, and the mean squared error of what comes out."""
     low = tiled.downscale(target, guide, net, quality)._replace(alignment=alignment)
-    file = encoder.pack_low_res(low, target, guide, net, encoder.EncodeOptions(quality=quality))
-    decoded = tiled.upscale(encoder.unpack_low_res(file, net, guide), guide, file.header, net)
+    fingerprint = None if guide is None else guide.fingerprint()
+    file = payloads.pack_low_res(low, target.pixels.shape[:2], fingerprint, net, quality)
+    decoded = tiled.upscale(payloads.unpack_low_res(file, net, guide), guide, file.header, net)
     return len(container.pack(file)), float(np.square(target.pixels.astype(float) - decoded.pixels).mean())
 
 

@@ -25,11 +25,12 @@ import torch
 from tables import replace_table
 
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import encoder, reference_choice
+from refscale_codec.codec.reference_choice import Candidate
 from refscale_codec.fileformat import container
 from refscale_codec.picture import bands, image
 from refscale_codec.picture.image import Image
-from refscale_codec.reference import registration
+from refscale_codec.reference.warp import Alignment
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.training import data
 
@@ -49,27 +50,29 @@ def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Imag
             yield pair.dataset, pair.name, Image(target), Image(older)
 
 
+def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, first: Image | None) -> list[Candidate]:
+    """Return what is tried where no group can be predicted."""
+    return reference_choice.shortlist(group, older, alignment)
+
+
 def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[str, Any]]:
     """Return bytes and PSNR of the second triple at each quality, with and without the prediction."""
     described = bands.describe(picture)
-    pairs = list(encoder.triples(picture, older, described))[:2]
-    found = [None if old is None else registration.estimate(new, old) for new, old in pairs]
+    second = list(bands.split(picture, described))[1]
     rows: list[dict[str, Any]] = []
     for quality in QUALITIES:
-
-        def coded(index: int, first: Image | None, quality: int = quality) -> tuple[container.Container, Image]:
-            (new, old), options = pairs[index], encoder.EncodeOptions(quality=quality)
-            low = encoder.downscale_best(new, old, found[index], net, options, first=first)
-            file = encoder.pack_low_res(low, new, old, net, options)
-            return file, encoder.rebuilt(file, old, first, net)
-
-        file, first = coded(0, None)
-        row: dict[str, Any] = {"quality": quality, "bytes_first": len(container.pack(file))}
-        for way, source in (("without", None), ("with", first)):
-            file, decoded = coded(1, source)
-            error = np.square(pairs[1][0].pixels.astype(float) - decoded.pixels).mean()
-            row |= {f"bytes_{way}": len(container.pack(file)), f"psnr_{way}": 10 * math.log10(255**2 / error)}
-        row["predicted"] = file.prediction is not None
+        plan = encoder.prepare(picture, older, net, encoder.EncodeOptions(quality=quality))
+        groups = {"with": plan.code(quality).groups[1]}
+        plain = encoder.prepare(picture, older, net, plan.options, shortlist=unpredicted)
+        groups["without"] = plain.code(quality).groups[1]
+        row: dict[str, Any] = {
+            "quality": quality,
+            "bytes_first": len(container.pack(plan.code(quality).groups[0].file)),
+        }
+        for way, group in groups.items():
+            error = np.square(second.pixels.astype(float) - group.picture().pixels).mean()
+            row |= {f"bytes_{way}": len(container.pack(group.file)), f"psnr_{way}": 10 * math.log10(255**2 / error)}
+        row["predicted"] = groups["with"].file.prediction is not None
         rows.append(row)
     low, high = (math.log(row["bytes_without"]) for row in rows)
     slope = (high - low) / (rows[1]["psnr_without"] - rows[0]["psnr_without"])

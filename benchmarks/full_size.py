@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refscale_codec import lrcodec as low_res_codecs
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import payloads
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
@@ -137,10 +137,10 @@ def rescaled(net: RescaleNet) -> Coder:
     """Return a coder by rescaler and codec; the reference is in place already."""
 
     def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
-        options = encoder.EncodeOptions(quality=quality)
+        fingerprint = None if reference is None else reference.fingerprint()
         low = tiled.downscale(target, reference, net, quality)
-        file = encoder.pack_low_res(low, target, reference, net, options)
-        low = encoder.unpack_low_res(file, net, reference)
+        file = payloads.pack_low_res(low, target.pixels.shape[:2], fingerprint, net, quality)
+        low = payloads.unpack_low_res(file, net, reference)
         return tiled.upscale(low, reference, file.header, net), len(container.pack(file))
 
     return code

@@ -30,7 +30,7 @@ import tables
 import torch
 
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.study import metrics
@@ -114,7 +114,7 @@ def curve(name: str, pair: data.Pair, other: data.Pair) -> list[Point]:
     found = []
     for quality in QUALITIES:
         file = encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality))
-        psnr = metrics.psnr(target.pixels, encoder.decode(file, reference, net).pixels)
+        psnr = metrics.psnr(target.pixels, decoder.decode(file, reference, net).pixels)
         found.append((8 * len(file) / SIDE**2, psnr))
     return found
 

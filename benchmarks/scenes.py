@@ -31,7 +31,7 @@ import throughput
 
 import refscale_codec
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture import tiles
@@ -97,13 +97,13 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
         decoded = {}
         for name, side in (("tiled", tiles.TILE), ("whole", whole)):
             data = encoder.encode(target, reference, net, encoder.EncodeOptions(tile=side))
-            decoded[name] = encoder.decode(data, reference, net, tile=side).pixels
+            decoded[name] = decoder.decode(data, reference, net, tile=side).pixels
             row[name] = {
                 "bytes": len(data),
                 "psnr": metrics.psnr(target.pixels, decoded[name]),
                 "psnr_at_edges": metrics.psnr(target.pixels[beside][None], decoded[name][beside][None]),
             }
-        row["same file"] = apart(encoder.decode(data, reference, net).pixels, decoded["whole"])
+        row["same file"] = apart(decoder.decode(data, reference, net).pixels, decoded["whole"])
         difference = 8 * abs(decoded["tiled"].astype(int) - decoded["whole"])
         pictures.write(Image(difference.clip(0, 255).astype(np.uint8)), folder / f"tiles-x{scale}-difference-8.png")
         low = tiled.downscale(target, reference, net, 75, whole)

@@ -22,7 +22,7 @@ import tables
 import torch
 
 from refscale_codec import model
-from refscale_codec.codec import encoder, rate_control
+from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.errors import TargetError
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
@@ -52,7 +52,7 @@ def measured(target: Image, reference: Image, net: RescaleNet, bpp: float) -> di
         quality -= 1
         files.insert(0, encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality)))
     around = [files[0], reached.data, files[1]]  # the last and the first are whole qualities, one apart
-    below, found, above = (metrics.psnr(target.pixels, encoder.decode(file, reference, net).pixels) for file in around)
+    below, found, above = (metrics.psnr(target.pixels, decoder.decode(file, reference, net).pixels) for file in around)
     sizes = [len(file) for file in around]
     part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0]) if sizes[2] > sizes[0] else 1.0
     return {

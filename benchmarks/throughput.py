@@ -38,7 +38,7 @@ from rich.table import Table
 import refscale_codec
 from refscale_codec import model
 from refscale_codec.cli import allocator
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
 from refscale_codec.picture import image as pictures
@@ -80,7 +80,7 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
     else:
         coded = (folder / "coded.rsc").read_bytes()
         lap("read")
-        data = pictures.to_bytes(encoder.decode(coded, reference, net, lap=lap), "png")
+        data = pictures.to_bytes(decoder.decode(coded, reference, net, lap=lap), "png")
         files.write_atomically(folder / "decoded.png", data)
     lap("write")
     return data, {stage: seconds.get(stage, 0.0) for stage in STAGES}

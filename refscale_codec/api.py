@@ -328,13 +328,13 @@ class Scene:
         if self._data is None:
             raise UsageError("the scene is closed")
         box = None if window is None else _box(window)
-        from refscale_codec.codec import encoder
+        from refscale_codec.codec import decoder
 
         with self._named():
             model = _shipped_as(self._content.header.weights) if self._model is None else self._model
         net = _model(model, device=self._device)
         with self._named():
-            image = encoder.decode(self._data, self._reference, net, tile=self._tile, window=box)
+            image = decoder.decode(self._data, self._reference, net, tile=self._tile, window=box)
         return arrays.of_image(image)
 
     def close(self) -> None:

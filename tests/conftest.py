@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,8 +18,9 @@ from torch import nn
 
 from refscale_codec import model
 from refscale_codec.cli import main
-from refscale_codec.codec import encoder
+from refscale_codec.codec import reference_choice
 from refscale_codec.picture.image import Image
+from refscale_codec.reference import warp
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 ROOT = Path(__file__).parents[1]
@@ -125,16 +126,13 @@ def data_folder() -> Path:
     return folder
 
 
-@pytest.fixture
-def always_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the encoder predict every further triple, whatever it costs."""
-    tried = encoder._trial
-
-    def favoured(*arguments: Any) -> Any:
-        trial = tried(*arguments)
-        return trial if trial.low.prediction is None else trial._replace(cost=-math.inf)
-
-    monkeypatch.setattr(encoder, "_trial", favoured)
+def always_predicted(
+    group: Image, older: Image | None, alignment: warp.Alignment | None, first: Image | None
+) -> list[reference_choice.Candidate]:
+    """Leave only the prediction of every further band group, whatever it costs."""
+    found = reference_choice.candidates(group, older, alignment, first)
+    predicted = [candidate for candidate in found if candidate.choice.prediction is not None]
+    return predicted or found[:1]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import refscale_codec as refscale
 from refscale_codec import errors, model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.picture import geotiff
 from refscale_codec.picture import image as pictures
@@ -81,7 +81,7 @@ def test_arrays_paths_and_images_give_one_file_which_is_the_encoders(
     assert data == refscale.encode(str(tmp_path / "new.png"), tmp_path / "old.png", **kept)
     turned = np.asfortranarray(new), old[::-1].copy()[::-1]
     assert data == refscale.encode(*turned, quality=np.int64(75), model=tiny)
-    hat = encoder.decode(data, pair[1], tiny).pixels
+    hat = decoder.decode(data, pair[1], tiny).pixels
     (tmp_path / "new.rsc").write_bytes(data)
     assert np.array_equal(hat, refscale.decode(str(tmp_path / "new.rsc"), tmp_path / "old.png", **kept))
 

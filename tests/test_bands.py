@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import always_predicted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec import model
-from refscale_codec.codec import encoder, rate_control
+from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError
 from refscale_codec.fileformat import container
@@ -332,10 +333,10 @@ def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_
     target, reference = KINDS[kind]
     given = reference if with_reference else None
     data = encoder.encode(target, given, tiny_net, EncodeOptions(quality=95, output_hash=True))
-    decoded = encoder.decode(data, given, tiny_net)
+    decoded = decoder.decode(data, given, tiny_net)
     assert (decoded.pixels.dtype, decoded.pixels.shape) == (target.pixels.dtype, target.pixels.shape)
     assert decoded.nodata == target.nodata
-    described, files = encoder.disassemble(container.unpack(data))
+    described, files = decoder.disassemble(container.unpack(data))
     assert len(files) == -(-target.bands // 3)
     assert bands.psnr(target, decoded, described) > 15  # the net is not trained
     if target.alpha is not None:
@@ -344,7 +345,7 @@ def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_
         assert np.array_equal(decoded.pixels == target.nodata, target.pixels == target.nodata)
     assert container.unpack(data).output_hash == decoded.fingerprint()
     window = Box(3, 4, 17, 30)
-    part = encoder.decode(data, given, tiny_net, window=window)
+    part = decoder.decode(data, given, tiny_net, window=window)
     assert np.array_equal(part.pixels, decoded.pixels[window.slices])
 
 
@@ -364,7 +365,7 @@ def test_sixteen_bits_of_eight_are_coded_alike(tiny_net: RescaleNet) -> None:
     data = encoder.encode(*wide, tiny_net, EncodeOptions(value_range=(0, 65535)))
     narrow_file, file = container.unpack(narrow_data), container.unpack(data)
     assert abs(len(file.lr) - len(narrow_file.lr)) <= 8  # a rounding here and there
-    decoded, narrow = encoder.decode(data, wide[1], tiny_net), encoder.decode(narrow_data, reference, tiny_net)
+    decoded, narrow = decoder.decode(data, wide[1], tiny_net), decoder.decode(narrow_data, reference, tiny_net)
     assert metrics.psnr((decoded.pixels >> 8).astype(np.uint8), narrow.pixels) > 40
     assert len(np.unique(decoded.pixels % 257)) > 100  # finer than 8 bits
 
@@ -376,7 +377,7 @@ def test_targets_are_for_all_kinds(kind: str, tiny_net: RescaleNet) -> None:
     reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("bytes", usual))
     assert len(reached.data) <= usual
     reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("psnr", 20.0))
-    decoded = encoder.decode(reached.data, reference, tiny_net)
+    decoded = decoder.decode(reached.data, reference, tiny_net)
     assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
     assert reached.psnr >= 20
 
@@ -389,7 +390,7 @@ def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_net: 
         encoder.encode(KINDS[kind][0], KINDS[other][1], tiny_net)
     data = encoder.encode(*KINDS[kind], tiny_net)
     with pytest.raises(ReferenceMismatch):
-        encoder.decode(data, KINDS[other][1], tiny_net)
+        decoder.decode(data, KINDS[other][1], tiny_net)
 
 
 def test_alpha_of_the_reference_is_ignored(tiny_net: RescaleNet) -> None:
@@ -412,67 +413,63 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
         replace(file, extra_bands=container.pack(file)),
     ):
         with pytest.raises(ContainerError, match="EXTRA_BANDS"):
-            encoder.decode(container.pack(changed), reference, tiny_net)
+            decoder.decode(container.pack(changed), reference, tiny_net)
 
 
-@pytest.mark.usefixtures("always_predicted")
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
 @pytest.mark.parametrize("kind", ["seven", "four signed", "nodata"])
 def test_predicted_bands_come_back_in_windows_too(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
     target, reference = (replace(picture, pixels=np.tile(picture.pixels, (6, 5, 1))) for picture in KINDS[kind])
     given = reference if with_reference else None
-    data = encoder.encode(target, given, tiny_net, EncodeOptions(output_hash=True, tile=32))
+    options = EncodeOptions(output_hash=True, tile=32)
+    data = encoder.prepare(target, given, tiny_net, options, shortlist=always_predicted).code(75).file()
     file = container.unpack(data)
-    described, files = encoder.disassemble(file)
+    described, files = decoder.disassemble(file)
     assert [inner.prediction is not None for inner in files] == [False] + [True] * (len(files) - 1)
     assert all(inner.alignment is None for inner in files[1:])
-    assert file.output_hash == encoder.decode(data, given, tiny_net).fingerprint()
-    whole = encoder.decode(data, given, tiny_net, tile=32)
+    assert file.output_hash == decoder.decode(data, given, tiny_net).fingerprint()
+    whole = decoder.decode(data, given, tiny_net, tile=32)
     assert bands.psnr(target, whole, described) > 10  # the net is not trained
     for window in (Box(0, 0, 7, 9), Box(33, 60, 34, 97), Box(100, 90, 120, 165)):
-        part = encoder.decode(data, given, tiny_net, tile=32, window=window)
+        part = decoder.decode(data, given, tiny_net, tile=32, window=window)
         assert np.array_equal(part.pixels, whole.pixels[window.slices])
 
 
-@pytest.mark.usefixtures("always_predicted")
 def test_another_machines_first_bands_do_no_harm(tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch) -> None:
     target, reference = KINDS["seven"]
-    data = encoder.encode(target, reference, tiny_net)
-    usual = encoder.decode(data, reference, tiny_net).pixels.astype(int)
+    data = encoder.prepare(target, reference, tiny_net, shortlist=always_predicted).code(75).file()
+    usual = decoder.decode(data, reference, tiny_net).pixels.astype(int)
     exact = band_prediction.predict
     level = np.random.default_rng(0).integers(-1, 2, (*target.pixels.shape[:2], 3))
     monkeypatch.setattr(
         band_prediction, "predict", lambda x, rows: exact((x + level).clip(0, 255).astype(np.uint8), rows)
     )
-    other = encoder.decode(data, reference, tiny_net).pixels
+    other = decoder.decode(data, reference, tiny_net).pixels
     assert 0 < abs(other - usual).max() <= 3
     assert np.array_equal(other[..., :3], usual[..., :3])
 
 
-@pytest.mark.usefixtures("always_predicted")
 def test_targets_are_for_predicted_bands(tiny_net: RescaleNet) -> None:
     target, reference = KINDS["seven"]
-    usual = len(encoder.encode(target, reference, tiny_net))
-    reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("bytes", usual))
-    assert len(reached.data) <= usual
-    reached = rate_control.encode(
-        target, reference, tiny_net, rate_control.Target("psnr", 20.0), EncodeOptions(output_hash=True)
-    )
-    decoded = encoder.decode(reached.data, reference, tiny_net)
+    options = EncodeOptions(output_hash=True)
+    plan = encoder.prepare(target, reference, tiny_net, options, shortlist=always_predicted)
+    usual = plan.code(75).size()
+    assert len(rate_control.reach(plan, target, rate_control.Target("bytes", usual)).data) <= usual
+    reached = rate_control.reach(plan, target, rate_control.Target("psnr", 20.0))
+    decoded = decoder.decode(reached.data, reference, tiny_net)
     assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
     file = container.unpack(reached.data)
     assert file.output_hash == decoded.fingerprint()
-    assert all(inner.prediction is not None for inner in encoder.disassemble(file)[1][1:])
+    assert all(inner.prediction is not None for inner in decoder.disassemble(file)[1][1:])
 
 
-@pytest.mark.usefixtures("always_predicted")
 def test_first_bands_are_not_predicted(tiny_net: RescaleNet) -> None:
     target, _ = KINDS["seven"]
-    file = container.unpack(encoder.encode(target, None, tiny_net))
-    further = encoder.disassemble(file)[1][1]
+    file = container.unpack(encoder.prepare(target, None, tiny_net, shortlist=always_predicted).code(75).file())
+    further = decoder.disassemble(file)[1][1]
     changed = container.pack(replace(file, prediction=further.prediction))
     with pytest.raises(ContainerError, match="predicted from themselves"):
-        encoder.decode(changed, None, tiny_net)
+        decoder.decode(changed, None, tiny_net)
 
 
 def test_a_real_pair_with_infrared(data_folder: Path) -> None:
@@ -483,12 +480,11 @@ def test_a_real_pair_with_infrared(data_folder: Path) -> None:
     pair = [image.read(data_folder / row[column]).pixels[:160, :160, infrared] for column in ("target", "reference")]
     target, reference = (Image(pixels) for pixels in pair)
     data = encoder.encode(target, reference, net)
-    described, (first, further) = encoder.disassemble(container.unpack(data))
+    described, (first, further) = decoder.disassemble(container.unpack(data))
     assert further.prediction is not None
-    older = encoder.prepare(*list(encoder.triples(target, reference, described))[1], net, EncodeOptions())
-    without = encoder.pack_low_res(older, target, reference, net, EncodeOptions())
-    assert len(container.pack(further)) < 0.9 * len(container.pack(without))
-    assert bands.psnr(target, encoder.decode(data, reference, net), described) > 30
+    group, older = list(encoder.triples(target, reference, described))[1]
+    assert len(container.pack(further)) < 0.9 * len(encoder.encode(group, older, net))
+    assert bands.psnr(target, decoder.decode(data, reference, net), described) > 30
 
 
 def test_a_real_pair_of_any_kind(data_folder: Path) -> None:
@@ -498,12 +494,12 @@ def test_a_real_pair_of_any_kind(data_folder: Path) -> None:
     rgb = [image.read(data_folder / row[column]).pixels[:96, :96] for column in ("target", "reference")]
     plain = encoder.encode(*(Image(x) for x in rgb), net)
     described = bands.describe(Image(rgb[0]))
-    usual = bands.psnr(Image(rgb[0]), encoder.decode(plain, Image(rgb[1]), net), described)
+    usual = bands.psnr(Image(rgb[0]), decoder.decode(plain, Image(rgb[1]), net), described)
     four = [np.dstack([x, (x[..., 1].astype(int) * 2 - x[..., 0]).clip(0, 255)]).astype(np.uint16) * 16 for x in rgb]
     four[0][:20, :30] = four[1][:20, :30] = 9
     target, reference = (Image(x, nodata=9) for x in four)
     data = encoder.encode(target, reference, net)
-    decoded = encoder.decode(data, reference, net)
+    decoded = decoder.decode(data, reference, net)
     assert np.array_equal(decoded.pixels == 9, target.pixels == 9)
     assert bands.psnr(target, decoded, bands.describe(target)) > usual - 2
     assert len(data) < 3 * len(plain)

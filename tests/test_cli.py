@@ -26,7 +26,7 @@ from conftest import Outcome
 import refscale_codec
 from refscale_codec import model
 from refscale_codec.cli import main, terminal
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture import tiles
@@ -197,7 +197,6 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "size out of reach": ("encode target.png -o out.rsc --target-bytes 9 -w", 7, ("9 bytes", "quality 1 gives")),
     "quality out of reach": ("encode target.png -o out.rsc --target-psnr 80 -w", 7, ("80.00 dB", "quality 100")),
     "unknown codec": ("encode target.png -o out.rsc --codec webp -w", 2, ("webp", "jpeg")),
-    "unknown subsampling": ("encode target.png -o out.rsc --subsampling 4:1:1 -w", 2, ("4:1:1", "4:4:4")),
     "unknown scale": ("encode target.png -o out.rsc --scale 3", 2, ("--scale", "2 or 4")),
     "unknown device": ("encode target.png -o out.rsc --device gpu -w", 2, ("--device", "cuda")),
     "scale beside weights": ("encode target.png -o out.rsc --scale 2 -w", 2, ("--scale", "no effect")),
@@ -501,7 +500,7 @@ def test_a_picture_goes_to_another_machine(
     monkeypatch.chdir(receiver)
     shutil.rmtree(sender)
 
-    hr_hat = encoder.decode(data, reference, tiny_net)
+    hr_hat = decoder.decode(data, reference, tiny_net)
     facts = {
         "width": width,
         "height": height,
@@ -559,7 +558,7 @@ bpp            {bpp}
         small.load()
         assert (small.format, small.mode) == ("JPEG", "RGB")
         assert small.size == (-(-width // 2), -(-height // 2))
-        low = encoder.unpack_low_res(container.unpack(data), tiny_net, None)
+        low = payloads.unpack_low_res(container.unpack(data), tiny_net, None)
         assert abs(np.asarray(small).astype(int) - low.picture).max() <= 2  # viewers reckon in integers
 
     outcome = refscale("decode", "new.rsc", *given, "-o", "back.png", *tiny)
@@ -656,16 +655,14 @@ def test_a_reference_of_another_size_will_do(refscale: Callable[..., Outcome], p
 
 
 def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
-    sizes, packed = [], []
-    for options in (("--quality", "20"), ("--quality", "90"), ("--quality", "90", "--subsampling", "4:2:0")):
+    sizes = []
+    for options in (("--quality", "20"), ("--quality", "90")):
         assert refscale("encode", "target.png", "-o", "out.rsc", *options, *TINY).code == 0
         content = container.unpack((place / "out.rsc").read_bytes())
         assert content.header.quality == int(options[1])
         assert content.output_hash is None
         sizes.append(len(content.lr))
-        packed.append(content.packed)
     assert sizes[0] < sizes[1]
-    assert packed == [True, True, False]
     assert refscale("extract-lr", "out.rsc", "-o", "small.jpg").code == 0
     with PIL.Image.open(place / "small.jpg") as small:
         assert PIL.JpegImagePlugin.get_sampling(small) == 2  # 4:2:0
@@ -943,7 +940,7 @@ def test_progress_goes_to_stderr_and_data_to_stdout(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     monkeypatch.setattr(encoder, "encode", slow(encoder.encode))
-    monkeypatch.setattr(encoder, "decode", slow(encoder.decode))
+    monkeypatch.setattr(encoder, "decode", slow(decoder.decode))
     outcome = refscale("encode", "target.png", *REF, "-o", "-", "--quality", 60, *TINY)
     assert outcome.code == 0
     assert outcome.out == (place / "with.rsc").read_bytes()
@@ -959,7 +956,7 @@ def test_progress_goes_to_stderr_and_data_to_stdout(
 def test_progress_makes_way_for_an_error(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
-    monkeypatch.setattr(encoder, "decode", slow(encoder.decode))
+    monkeypatch.setattr(encoder, "decode", slow(decoder.decode))
     streams = sys.stdout, sys.stderr
     outcome = refscale("decode", "with.rsc", "--ref", "other.png", "-o", "out.png", *TINY)
     assert (outcome.code, outcome.out) == (6, b"")
@@ -972,7 +969,7 @@ def test_there_is_no_progress_where_stderr_is_no_terminal(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "PATIENCE", 0)
-    monkeypatch.setattr(encoder, "decode", slow(encoder.decode))
+    monkeypatch.setattr(encoder, "decode", slow(decoder.decode))
     outcome = refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY)
     assert outcome == Outcome(0, b"", "out.png: 33x20\n")
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale_codec import lrcodec, model
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.dct.jfif import Jpeg, Subsampling
+from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
@@ -68,7 +68,7 @@ def test_a_picture_of_any_size_comes_back_in_it(
     target, reference = (cut(picture, height, width) for picture in pair)
     given = reference if with_reference else None
     data = encoder.encode(target, given, net, EncodeOptions(quality=95))
-    decoded = encoder.decode(data, given, net)
+    decoded = decoder.decode(data, given, net)
     assert decoded.pixels.shape == (height, width, 3)
 
     file = container.unpack(data)
@@ -76,7 +76,7 @@ def test_a_picture_of_any_size_comes_back_in_it(
     assert file.header == container.Header(
         width, height, scale, lrcodec.JPEG, 95, net.fingerprint, reference.fingerprint() if with_reference else None
     )
-    low = encoder.unpack_low_res(file, net, None)
+    low = payloads.unpack_low_res(file, net, None)
     assert (low.lr.shape, low.lr.dtype) == ((-(-height // scale), -(-width // scale), 3), np.float32)
     if with_reference:
         assert low.levels is not None
@@ -88,19 +88,19 @@ def test_a_picture_of_any_size_comes_back_in_it(
 def test_a_decoded_picture_resembles_what_was_coded(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
     data = encoder.encode(target, reference, tiny_net, EncodeOptions(quality=95))
-    assert metrics.psnr(target.pixels, encoder.decode(data, reference, tiny_net).pixels) > 20  # the net is not trained
+    assert metrics.psnr(target.pixels, decoder.decode(data, reference, tiny_net).pixels) > 20  # the net is not trained
 
 
 def test_coding_and_decoding_are_deterministic(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     target, reference = pair
     assert encoder.encode(target, reference, tiny_net) == coded
-    first, second = (encoder.decode(coded, reference, tiny_net) for _ in range(2))
+    first, second = (decoder.decode(coded, reference, tiny_net) for _ in range(2))
     assert np.array_equal(first.pixels, second.pixels)
 
 
 def test_pictures_are_left_alone(pair: Pair, tiny_net: RescaleNet) -> None:
     copies = [Image(picture.pixels.copy()) for picture in pair]
-    encoder.decode(encoder.encode(*copies, tiny_net), copies[1], tiny_net)
+    decoder.decode(encoder.encode(*copies, tiny_net), copies[1], tiny_net)
     for picture, kept in zip(copies, pair, strict=True):
         assert np.array_equal(picture.pixels, kept.pixels)
 
@@ -147,8 +147,8 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
     target, reference = pair
     options = EncodeOptions(quality=quality)
     low = tiled.downscale(target, reference, tiny_net, quality)
-    file = encoder.pack_low_res(low, target, reference, tiny_net, options)
-    sent = encoder.unpack_low_res(file, tiny_net, None)
+    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), tiny_net, options.quality)
+    sent = payloads.unpack_low_res(file, tiny_net, None)
     assert np.array_equal(low.levels, sent.levels)
     assert file.packed
     assert file.lr == entropy.pack(coefficients.quantise(low.lr, quality), quality)
@@ -157,22 +157,26 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
     assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
 
 
-@pytest.mark.parametrize("options", [EncodeOptions(40, dead_zone=0.7), EncodeOptions(40, subsampling="4:2:0")])
-def test_the_encoder_knows_what_is_received(pair: Pair, tiny_net: RescaleNet, options: EncodeOptions) -> None:
-    low = tiled.downscale(*pair, tiny_net, options.quality)
-    sent = encoder.unpack_low_res(encoder.pack_low_res(low, *pair, tiny_net, options), tiny_net, None)
-    received = encoder.as_received(low, tiny_net, options)
+@pytest.mark.parametrize("dead_zone", [0.5, 0.7])
+def test_the_encoder_knows_what_is_received(pair: Pair, tiny_net: RescaleNet, dead_zone: float) -> None:
+    target, reference = pair
+    low = tiled.downscale(target, reference, tiny_net, 40)
+    size, fingerprint = target.pixels.shape[:2], reference.fingerprint()
+    sent = payloads.unpack_low_res(
+        payloads.pack_low_res(low, size, fingerprint, tiny_net, 40, dead_zone), tiny_net, None
+    )
+    received = payloads.as_received(low, tiny_net, 40, dead_zone)
     assert np.array_equal(received.lr, sent.lr)
     assert np.array_equal(received.levels, sent.levels)
 
 
 def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
-    low = encoder.unpack_low_res(file, tiny_net, None)
+    low = payloads.unpack_low_res(file, tiny_net, None)
     assert (low.lr != low.picture).any()
     rounded = low._replace(lr=low.picture.astype(np.float32))
     exact, other = (tiled.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
-    assert np.array_equal(encoder.decode(coded, pair[1], tiny_net).pixels, exact)
+    assert np.array_equal(decoder.decode(coded, pair[1], tiny_net).pixels, exact)
     assert not np.array_equal(exact, other)
 
 
@@ -180,8 +184,8 @@ def test_the_reference_and_the_quality_reach_the_decoded_picture(
     pair: Pair, tiny_net: RescaleNet, coded: bytes
 ) -> None:
     target, reference = pair
-    decoded = encoder.decode(coded, reference, tiny_net)
-    low = encoder.unpack_low_res(container.unpack(coded), tiny_net, None)
+    decoded = decoder.decode(coded, reference, tiny_net)
+    low = payloads.unpack_low_res(container.unpack(coded), tiny_net, None)
     header = container.unpack(coded).header
     darker = Image(reference.pixels // 2)
     assert not np.array_equal(tiled.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
@@ -196,44 +200,21 @@ def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_net: Resc
     options = EncodeOptions()
     low = tiled.downscale(target, reference, tiny_net, options.quality)
     low = low._replace(levels=np.full(TINY.map_size(*low.lr.shape[:2]), level, np.uint8))
-    file = encoder.pack_low_res(low, target, reference, tiny_net, options)
+    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), tiny_net, options.quality)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
     data = container.pack(file)
-    sent = encoder.unpack_low_res(container.unpack(data), tiny_net, None)
+    sent = payloads.unpack_low_res(container.unpack(data), tiny_net, None)
     assert np.array_equal(sent.levels, low.levels)
     expected = tiled.upscale(sent, reference, file.header, tiny_net)
-    assert np.array_equal(encoder.decode(data, reference, tiny_net).pixels, expected.pixels)
+    assert np.array_equal(decoder.decode(data, reference, tiny_net).pixels, expected.pixels)
 
 
 def test_no_map_is_not_an_empty_one(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
     none, empty = (container.pack(replace(file, similarity_map=payload)) for payload in (None, b""))
     assert len(empty) == len(none) + 6
-    decoded = [encoder.decode(data, pair[1], tiny_net).pixels for data in (none, empty)]
+    decoded = [decoder.decode(data, pair[1], tiny_net).pixels for data in (none, empty)]
     assert not np.array_equal(*decoded)
-
-
-def test_less_chroma_makes_a_smaller_jpeg_which_is_not_packed(pair: Pair, tiny_net: RescaleNet) -> None:
-    target, reference = pair
-    data = encoder.encode(target, reference, tiny_net, EncodeOptions(subsampling="4:2:0"))
-    file = container.unpack(data)
-    assert not file.packed
-    assert len(file.lr) < len(Jpeg().encode(tiled.downscale(target, reference, tiny_net, 75).picture, 75))
-    assert encoder.decode(data, reference, tiny_net).pixels.shape == target.pixels.shape
-
-
-@pytest.mark.parametrize("subsampling", ["4:2:2", "4:2:0"])
-def test_with_less_chroma_the_payload_is_the_jpeg_of_the_picture_in_8_bits(
-    pair: Pair, tiny_net: RescaleNet, subsampling: Subsampling
-) -> None:
-    target = pair[0]
-    low = tiled.downscale(target, None, tiny_net, 75)
-    file = container.unpack(encoder.encode(target, None, tiny_net, EncodeOptions(subsampling=subsampling)))
-    assert not file.packed
-    assert file.lr == Jpeg(subsampling).encode(low.picture, 75)
-    sent = encoder.unpack_low_res(file, tiny_net, None)
-    assert sent.lr.dtype == np.float32
-    assert np.array_equal(sent.lr, Jpeg().decode(file.lr, *low.lr.shape[:2]))
 
 
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
@@ -243,7 +224,7 @@ def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: Rescale
     plain = encoder.encode(target, given, net)
     hashed = encoder.encode(target, given, net, EncodeOptions(output_hash=True))
     assert container.unpack(plain).output_hash is None
-    assert container.unpack(hashed).output_hash == encoder.decode(hashed, given, net).fingerprint()
+    assert container.unpack(hashed).output_hash == decoder.decode(hashed, given, net).fingerprint()
     assert replace(container.unpack(hashed), output_hash=None) == container.unpack(plain)
 
 
@@ -256,8 +237,8 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     )
     net = model.load(model.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
-    assert encoder.downscale_best(target, reference, None, net, EncodeOptions()).levels is not None
-    assert encoder.downscale_best(target, noise, None, net, EncodeOptions()).levels is None
+    used = [encoder.prepare(target, ref, net).groups[0].warped is not None for ref in (reference, noise)]
+    assert used == [True, False]
 
     helped, alone = (encoder.encode(target, ref, net) for ref in (reference, None))
     data = encoder.encode(target, noise, net)
@@ -265,8 +246,8 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     assert file.similarity_map == b""
     assert file.header.reference == noise.fingerprint()  # it is asked for all the same: one rule for the receiver
     assert file.lr == container.unpack(alone).lr
-    assert np.array_equal(encoder.decode(data, noise, net).pixels, encoder.decode(alone, None, net).pixels)
-    sent = encoder.unpack_low_res(container.unpack(helped), net, None)
+    assert np.array_equal(decoder.decode(data, noise, net).pixels, decoder.decode(alone, None, net).pixels)
+    sent = payloads.unpack_low_res(container.unpack(helped), net, None)
     assert sent.levels is not None
     assert sent.levels.any()
 
@@ -277,7 +258,7 @@ def test_a_reference_is_moved_only_where_that_helps() -> None:
     assert (
         registration.estimate(target, reference) is not None
     )  # light and season mislead it: this reference lies in place
-    [lit] = encoder.alignments(container.unpack(encoder.encode(target, reference, net)))
+    [lit] = decoder.alignments(container.unpack(encoder.encode(target, reference, net)))
     assert lit is not None
     assert lit.tones is not None  # spread as the target is
     assert lit._replace(tones=None).does_nothing
@@ -295,9 +276,9 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
         resized = Image(cv2.resize(reference.pixels, (side, side), interpolation=cv2.INTER_AREA))
         data = encoder.encode(target, resized, net)
         sizes[side] = len(data)
-        decoded = encoder.decode(data, resized, net)
+        decoded = decoder.decode(data, resized, net)
         assert metrics.psnr(target.pixels, decoded.pixels) > 30
-        window = encoder.decode(data, resized, net, window=Box(100, 50, 200, 151))
+        window = decoder.decode(data, resized, net, window=Box(100, 50, 200, 151))
         assert np.array_equal(window.pixels, decoded.pixels[100:200, 50:151])
     assert sizes[450] < 1.1 * sizes[240]
     assert sizes[120] < 0.9 * len(encoder.encode(target, None, net))
@@ -305,33 +286,23 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
 
 def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pair: Pair, net: RescaleNet) -> None:
     target, reference = pair[0], cut(pair[1], 8, 8)
-    low = encoder.downscale_best(target, reference, None, net, EncodeOptions())
-    assert low.levels is None
-    file = encoder.pack_low_res(low, target, reference, net, EncodeOptions())
+    low = tiled.downscale(target, None, net, 75)
+    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, 75)
     assert file.header.reference == reference.fingerprint()
-    assert encoder.decode(container.pack(file), reference, net).height == target.height
+    assert decoder.decode(container.pack(file), reference, net).height == target.height
     wrong = container.pack(replace(file, similarity_map=None))  # says that the reference lies in place
     with pytest.raises(ContainerError, match="another size"):
-        encoder.decode(wrong, reference, net)
+        decoder.decode(wrong, reference, net)
 
 
 def test_another_guide_than_the_encoders_is_noticed(scene: Pair, mapped: bytes, net: RescaleNet) -> None:
     file = container.unpack(mapped)
-    found = encoder.unpack_alignment(file)
+    found = payloads.unpack_alignment(file)
     assert found is not None
     forged = container.pack(replace(file, alignment=warp.pack(found._replace(check=found.check ^ 1))))
-    encoder.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
+    decoder.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
     with pytest.raises(ReferenceMismatch, match="moved into place"):
-        encoder.decode(forged, scene[1], net)
-
-
-@given(length=st.integers(1, 3000), count=st.integers(2, 5), side=st.integers(1, 128))
-def test_the_sample_is_the_whole_or_evenly_spaced_tiles(length: int, count: int, side: int) -> None:
-    chosen = encoder._tiles(length, count, side)
-    assert len(chosen) == min(length, count * side)
-    assert (chosen[0], chosen[-1]) == (0, length - 1)
-    assert (np.diff(chosen) >= 1).all()
-    assert (np.diff(chosen) > 1).sum() <= count - 1
+        decoder.decode(forged, scene[1], net)
 
 
 # --- the latent ------------------------------------------------------------------------------------------------------
@@ -340,21 +311,21 @@ def test_the_sample_is_the_whole_or_evenly_spaced_tiles(length: int, count: int,
 def test_a_latent_of_zero_scale_is_the_default(pair: Pair, net: RescaleNet) -> None:
     target, reference = pair
     data = encoder.encode(target, reference, net)
-    default = encoder.decode(data, reference, net)
-    assert np.array_equal(encoder.decode(data, reference, net, z_scale=0.0, z_seed=5).pixels, default.pixels)
+    default = decoder.decode(data, reference, net)
+    assert np.array_equal(decoder.decode(data, reference, net, z_scale=0.0, z_seed=5).pixels, default.pixels)
 
 
 def test_a_sampled_latent_differs_and_is_reproducible_by_its_seed(pair: Pair, net: RescaleNet) -> None:
     target, reference = pair
     data = encoder.encode(target, reference, net)
-    default = encoder.decode(data, reference, net).pixels
+    default = decoder.decode(data, reference, net).pixels
     state = torch.get_rng_state()
-    first, again, other = (encoder.decode(data, reference, net, z_scale=0.1, z_seed=seed).pixels for seed in (1, 1, 2))
+    first, again, other = (decoder.decode(data, reference, net, z_scale=0.1, z_seed=seed).pixels for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, default)
-    stronger = encoder.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
+    stronger = decoder.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
     assert metrics.psnr(stronger, default) < metrics.psnr(first, default)
 
 
@@ -383,16 +354,18 @@ def mapped(scene: Pair, net: RescaleNet) -> bytes:
         levels=np.random.default_rng(1).integers(0, 4, low.levels.shape, dtype=np.uint8),
         alignment=alignment._replace(check=warp.checksum(warp.move(reference, alignment))),
     )
-    return container.pack(encoder.pack_low_res(low, target, reference, net, options))
+    return container.pack(
+        payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, options.quality)
+    )
 
 
 def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: RescaleNet, mapped: bytes) -> None:
     target, reference = scene
-    whole, tiled = (tiled.downscale(target, reference, net, 75, tile) for tile in (512, 64))
+    whole, parts = (tiled.downscale(target, reference, net, 75, tile) for tile in (512, 64))
     assert whole.levels is not None
-    assert abs(whole.lr - tiled.lr).max() < 0.05
-    assert (whole.levels != tiled.levels).mean() < 0.002  # on the edge between two levels
-    decoded = [encoder.decode(mapped, reference, net, tile=tile).pixels.astype(int) for tile in (512, 64)]
+    assert abs(whole.lr - parts.lr).max() < 0.05
+    assert (whole.levels != parts.levels).mean() < 0.002  # on the edge between two levels
+    decoded = [decoder.decode(mapped, reference, net, tile=tile).pixels.astype(int) for tile in (512, 64)]
     assert abs(decoded[0] - decoded[1]).max() <= 1
     assert (decoded[0] != decoded[1]).mean() < 0.002
 
@@ -415,7 +388,7 @@ def test_a_window_has_exactly_the_pixels_of_the_whole(
     box = Box(top, left, data.draw(st.integers(top + 1, 150)), data.draw(st.integers(left + 1, 203)))
     z_scale = data.draw(st.sampled_from([0.0, 0.2]))
     whole, part = (
-        encoder.decode(mapped, reference, net, tile=64, window=window, z_scale=z_scale) for window in (None, box)
+        decoder.decode(mapped, reference, net, tile=64, window=window, z_scale=z_scale) for window in (None, box)
     )
     assert np.array_equal(part.pixels, whole.pixels[box.slices])
 
@@ -423,12 +396,12 @@ def test_a_window_has_exactly_the_pixels_of_the_whole(
 @pytest.mark.parametrize("window", [Box(0, 0, 29, 38), Box(-1, 0, 5, 5), Box(29, 0, 30, 1), Box(3, 3, 3, 9)])
 def test_a_window_beyond_the_picture_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes, window: Box) -> None:
     with pytest.raises(UsageError, match="picture of 37x29"):
-        encoder.decode(coded, pair[1], tiny_net, window=window)
+        decoder.decode(coded, pair[1], tiny_net, window=window)
 
 
 def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(UsageError, match="multiple of 16"):
-        encoder.decode(coded, pair[1], tiny_net, tile=100)
+        decoder.decode(coded, pair[1], tiny_net, tile=100)
     with pytest.raises(UsageError, match="multiple of 16"):
         EncodeOptions(tile=0)
 
@@ -441,10 +414,10 @@ def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
     psnr = []
     for tile in (512, 128):
         data = encoder.encode(target, reference, net, EncodeOptions(tile=tile))
-        decoded = encoder.decode(data, reference, net, tile=tile)
+        decoded = decoder.decode(data, reference, net, tile=tile)
         psnr.append(metrics.psnr(target.pixels, decoded.pixels))
     assert abs(psnr[0] - psnr[1]) < 0.005
-    window = encoder.decode(data, reference, net, tile=128, window=Box(100, 90, 150, 200))
+    window = decoder.decode(data, reference, net, tile=128, window=Box(100, 90, 150, 200))
     assert np.array_equal(window.pixels, decoded.pixels[100:150, 90:200])
 
 
@@ -458,61 +431,52 @@ def test_a_wrong_reference_is_refused(pair: Pair, tiny_net: RescaleNet, coded: b
     with pytest.raises(
         ReferenceMismatch, match=f"{reference.fingerprint().hex()}.*{Image(pixels).fingerprint().hex()}"
     ):
-        encoder.decode(coded, Image(pixels), tiny_net)
+        decoder.decode(coded, Image(pixels), tiny_net)
     with pytest.raises(ReferenceMismatch):
-        encoder.decode(coded, cut(reference, 28, 37), tiny_net)
+        decoder.decode(coded, cut(reference, 28, 37), tiny_net)
     with pytest.raises(ReferenceMismatch):
-        encoder.decode(coded, target, tiny_net)
+        decoder.decode(coded, target, tiny_net)
 
 
 def test_a_missing_reference_is_named(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ReferenceMismatch, match=pair[1].fingerprint().hex()):
-        encoder.decode(coded, None, tiny_net)
+        decoder.decode(coded, None, tiny_net)
 
 
 def test_a_superfluous_reference_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
     target, reference = pair
     data = encoder.encode(target, None, tiny_net)
     with pytest.raises(ReferenceMismatch, match="without a reference"):
-        encoder.decode(data, reference, tiny_net)
+        decoder.decode(data, reference, tiny_net)
 
 
 def test_other_weights_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     other = copy.deepcopy(tiny_net)
     other.fingerprint = bytes(range(6))
     with pytest.raises(WeightsError, match=f"{tiny_net.fingerprint.hex()}.*{bytes(range(6)).hex()}"):
-        encoder.decode(coded, pair[1], other)
+        decoder.decode(coded, pair[1], other)
 
 
 @pytest.mark.parametrize("size", [(28, 37), (29, 36), (30, 37), (1, 1), (58, 74)])
 def test_a_reference_of_any_size_will_do(pair: Pair, net: RescaleNet, size: tuple[int, int]) -> None:
     reference = Image(cv2.resize(pair[1].pixels, size[::-1]))
-    decoded = encoder.decode(encoder.encode(pair[0], reference, net), reference, net)
+    decoded = decoder.decode(encoder.encode(pair[0], reference, net), reference, net)
     assert (decoded.height, decoded.width) == (29, 37)
 
 
 def test_a_header_whose_size_is_not_the_references_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="another size"):
-        encoder.decode(with_header(coded, width=38), pair[1], tiny_net)
+        decoder.decode(with_header(coded, width=38), pair[1], tiny_net)
 
 
 def test_a_header_of_another_scale_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="scale 4.*scale 2"):
-        encoder.decode(with_header(coded, scale=4), pair[1], tiny_net)
+        decoder.decode(with_header(coded, scale=4), pair[1], tiny_net)
 
 
 def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="codec 77"):
-        encoder.decode(with_header(coded, codec=77), pair[1], tiny_net)
-
-
-def test_a_low_res_payload_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
-    data = encoder.encode(pair[0], None, tiny_net, EncodeOptions(subsampling="4:2:0"))
-    with pytest.raises(ContainerError, match="19x15 RGB.*20x15 RGB"):
-        encoder.decode(with_header(data, width=39), None, tiny_net)
-    file = container.unpack(data)
-    with pytest.raises(ContainerError, match="JPEG"):
-        encoder.decode(container.pack(replace(file, lr=file.lr[:-50])), None, tiny_net)
+        decoder.decode(with_header(coded, codec=77), pair[1], tiny_net)
 
 
 def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
@@ -520,7 +484,7 @@ def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, c
     assert file.packed
     for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
         with pytest.raises(ContainerError, match=r"^the low-res payload (holds no coded DCT|is damaged)"):
-            encoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
+            decoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
 
 
 @pytest.mark.parametrize("quality", [30, 85, 100])
@@ -530,16 +494,12 @@ def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
     target, reference = pair
     file = container.unpack(encoder.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
     assert file.packed
-    low = encoder.unpack_low_res(file, tiny_net, None)
+    low = payloads.unpack_low_res(file, tiny_net, None)
     size = low.lr.shape[:2]
     plain = coefficients.write(entropy.unpack(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)
     shown = Jpeg().decode(plain, *size)
     assert abs(shown.astype(int) - low.picture).max() <= 2
-    # a file may hold the plain one: it decodes to nearly the same picture
-    other = container.pack(replace(file, lr=plain, packed=False))
-    exact = tiled.upscale(low, reference, file.header, tiny_net)
-    assert metrics.psnr(encoder.decode(other, reference, tiny_net).pixels, exact.pixels) > 40
 
 
 @pytest.mark.parametrize(
@@ -552,13 +512,13 @@ def test_a_map_that_does_not_fit_is_refused(
 ) -> None:
     data = container.pack(replace(container.unpack(coded), similarity_map=similarity_map))
     with pytest.raises(ContainerError, match="similarity map"):
-        encoder.decode(data, pair[1], tiny_net)
+        decoder.decode(data, pair[1], tiny_net)
 
 
 def test_a_truncated_file_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     for size in range(0, len(coded), 7):
         with pytest.raises(ContainerError):
-            encoder.decode(coded[:size], pair[1], tiny_net)
+            decoder.decode(coded[:size], pair[1], tiny_net)
 
 
 @pytest.mark.parametrize("quality", [-1, 0, 101])
@@ -567,15 +527,10 @@ def test_a_quality_out_of_range_is_refused(quality: int) -> None:
         EncodeOptions(quality=quality)
 
 
-def test_an_unknown_subsampling_is_refused() -> None:
-    with pytest.raises(UsageError, match="4:1:1"):
-        EncodeOptions(subsampling="4:1:1")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("quality", [1, 100])
 def test_the_ends_of_the_quality_scale_work(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
     data = encoder.encode(*pair, tiny_net, EncodeOptions(quality=quality))
-    assert encoder.decode(data, pair[1], tiny_net).pixels.shape == pair[0].pixels.shape
+    assert decoder.decode(data, pair[1], tiny_net).pixels.shape == pair[0].pixels.shape
 
 
 # --- another device, the trained net ---------------------------------------------------------------------------------
@@ -590,9 +545,9 @@ def test_a_file_written_on_cuda_decodes_on_the_cpu(
     given = reference if with_reference else None
     on_cuda = model.load(tiny_weights).to("cuda")
     data = encoder.encode(target, given, on_cuda)
-    there, here = encoder.decode(data, given, on_cuda), encoder.decode(data, given, tiny_net)
+    there, here = decoder.decode(data, given, on_cuda), decoder.decode(data, given, tiny_net)
     assert metrics.psnr(there.pixels, here.pixels) > 50
-    sampled = [encoder.decode(data, given, net, z_scale=0.1, z_seed=3).pixels for net in (on_cuda, tiny_net)]
+    sampled = [decoder.decode(data, given, net, z_scale=0.1, z_seed=3).pixels for net in (on_cuda, tiny_net)]
     assert metrics.psnr(*sampled) > 50
 
 
@@ -613,6 +568,6 @@ def test_a_real_revisit_is_smaller_than_a_jpeg_of_its_quality(data_folder: Path)
     target, reference = (cut(image.read(data_folder / row[column]), 128, 128) for column in ("target", "reference"))
     net = model.load(model.shipped(2))
     data = encoder.encode(target, reference, net)
-    psnr = metrics.psnr(target.pixels, encoder.decode(data, reference, net).pixels)
+    psnr = metrics.psnr(target.pixels, decoder.decode(data, reference, net).pixels)
     assert psnr > 30
     assert len(data) < smallest_jpeg(target.pixels, psnr)

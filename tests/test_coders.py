@@ -8,7 +8,7 @@ import PIL.features
 import PIL.Image
 import pytest
 
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture.image import Image
@@ -196,8 +196,8 @@ def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_
     sizes = container.bytes_by_section(container.unpack(data))
     assert_sound(coded, target)
     assert (coded.bytes_total, coded.bytes_by_section) == (len(data), sizes)
-    assert np.array_equal(coded.decoded, encoder.decode(data, reference, tiny_net).pixels)
-    low = encoder.unpack_low_res(container.unpack(data), tiny_net, None)
+    assert np.array_equal(coded.decoded, decoder.decode(data, reference, tiny_net).pixels)
+    low = payloads.unpack_low_res(container.unpack(data), tiny_net, None)
     assert coded.lr is not None
     assert np.array_equal(coded.lr, low.picture)
     assert (coded.similarity is None) == (low.levels is None)
@@ -205,9 +205,9 @@ def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_
 
 def test_refscale_alone_uses_no_reference(pair: tuple[Image, Image], tiny_net: RescaleNet) -> None:
     target, reference = pair
-    coder = coders.Refscale(tiny_net, "alone", "4:2:0")
+    coder = coders.Refscale(tiny_net, "alone")
     coded = coder.code(target, reference, 70)
-    data = encoder.encode(target, None, tiny_net, encoder.EncodeOptions(quality=70, subsampling="4:2:0"))
+    data = encoder.encode(target, None, tiny_net, encoder.EncodeOptions(quality=70))
     assert (coded.bytes_total, coded.bytes_by_section["map"], coded.similarity) == (len(data), 0, None)
     assert (coder.name, coder.needs_reference) == ("refscale-x2-alone", False)
     assert coders.Refscale(tiny_net).name == "refscale-x2"

@@ -13,7 +13,7 @@ import torch
 from conftest import Outcome
 
 import refscale_codec
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture.image import Image
@@ -70,7 +70,7 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
     for coder, given in (("reference", reference), ("alone", None)):
         data = encoder.encode(target, given, net, encoder.EncodeOptions(quality=40))
         sizes = container.bytes_by_section(container.unpack(data))
-        decoded = encoder.decode(data, given, net).pixels
+        decoded = decoder.decode(data, given, net).pixels
         error = np.mean((decoded.astype(float) - target.pixels) ** 2)
         row = only(rows, coder, 40)
         assert (row.dataset, row.name) == ("waves", "a")
@@ -117,7 +117,7 @@ def test_a_reference_that_cannot_be_brought_onto_the_grid_is_left_out(tmp_path: 
     strip = saved(tmp_path / "b.png", np.zeros((1, 100_000, 3), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), strip)
     (row,) = (row for row in evaluate.evaluate([pair], net, qualities=(50,)) if row.coder == "reference")
-    alone = encoder.decode(encoder.encode(Image(drawn(1)), None, net, encoder.EncodeOptions(quality=50)), None, net)
+    alone = decoder.decode(encoder.encode(Image(drawn(1)), None, net, encoder.EncodeOptions(quality=50)), None, net)
     assert row.psnr == metrics.psnr(drawn(1), alone.pixels)
     assert evaluate.rounded_psnr([pair], net) == evaluate.rounded_psnr([pair], net, mode="alone")
 

@@ -74,9 +74,6 @@ def encode(
         str | None,
         typer.Option("--codec", help="jpeg (default) or gmm, for the low-res picture; follows from --weights."),
     ] = None,
-    subsampling: Annotated[
-        str, typer.Option(help="Chroma of the low-res JPEG: 4:4:4; or 4:2:2 or 4:2:0, which are not packed.")
-    ] = "4:4:4",
     output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
     value_range: Annotated[
         str | None,
@@ -137,7 +134,7 @@ def encode(
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
         side = terminal.tile_side(tile, max_memory, image.height, image.width, depth)
         between = None if value_range is None else terminal.range_of(value_range)
-        options = encoder.EncodeOptions(quality or 75, subsampling, output_hash, side, between)  # type: ignore[arg-type]
+        options = encoder.EncodeOptions(quality or 75, output_hash, side, between)
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("coding")
         target = api.target_of(image, target_bytes, target_bpp, target_psnr)
@@ -214,12 +211,12 @@ def decode(
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = terminal.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)
-        from refscale_codec.codec import encoder
+        from refscale_codec.codec import decoder
 
         net = terminal.load_net(weights or terminal.wanted_weights(header), device)
         step("decoding")
         with naming(name):
-            picture = encoder.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0, tile=side, window=box)
+            picture = decoder.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0, tile=side, window=box)
         terminal.write(output, pictures.to_bytes(picture, kind))
     terminal.say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")
 
@@ -289,20 +286,20 @@ def verify(
     with terminal.progress(quiet) as step:
         step("starting")
         reference = None if ref is None else terminal.read_picture(ref)
-        from refscale_codec.codec import encoder
+        from refscale_codec.codec import decoder, payloads
 
         net = terminal.load_net(weights or terminal.wanted_weights(content.header), device)
         with naming(name):
             if content.header.reference is not None and reference is None:
-                encoder.require_same_weights(content.header, net)
+                decoder.require_same_weights(content.header, net)
                 metadata.unpack(content.metadata)
-                for triple in encoder.disassemble(content)[1]:
+                for triple in decoder.disassemble(content)[1]:
                     if triple.header.codec == lrcodec.JPEG:
-                        encoder.unpack_low_res(triple, net, None)
+                        payloads.unpack_low_res(triple, net, None)
                 terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
                 return
             step("decoding")
-            picture = encoder.decode(data, reference, net)
+            picture = decoder.decode(data, reference, net)
     if content.output_hash is None:
         terminal.say(quiet, f"{name}: sound, and decodes; it holds no hash of the picture to compare with")
     elif content.output_hash == picture.fingerprint():
@@ -346,7 +343,7 @@ def diff(
         picture = None if header is not None else pictures.from_bytes(data, name)
         reference = terminal.read_picture(ref)
         from refscale_codec import model as weights_files
-        from refscale_codec.codec import encoder
+        from refscale_codec.codec import decoder
         from refscale_codec.study import change
 
         if weights is None:
@@ -356,8 +353,8 @@ def diff(
         with naming(name):
             if picture is None:
                 needed = header is not None and header.reference is not None
-                picture = encoder.decode(data, reference if needed else None, net)
-            alignments = [] if content is None else encoder.alignments(content)
+                picture = decoder.decode(data, reference if needed else None, net)
+            alignments = [] if content is None else decoder.alignments(content)
             values = change.change(picture, reference, net, alignments)
         terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())

@@ -12,20 +12,15 @@ best whole quality.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal, NamedTuple
 
 from refscale_codec.codec import encoder
-from refscale_codec.codec.encoder import EncodeOptions
+from refscale_codec.codec.encoder import Coded, EncodeOptions, Plan
 from refscale_codec.errors import TargetError
-from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct.coefficients import ROUNDING
 from refscale_codec.picture import bands
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.tiles import Box
-from refscale_codec.reference import band_prediction, georeference, warp
-from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
-from refscale_codec.rescale.tiled import LowRes
 
 TRIES = 6
 """Most times that the low-res picture is coded."""
@@ -34,7 +29,6 @@ CLOSE = 0.02
 CLOSE_DB = 0.1
 """A PSNR above the target by no more than this, in dB, ends the search."""
 
-_ROUNDING = 0.5  # the dead zone of plain rounding
 _TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a usual picture
 _ABSCISSA = [-math.log(5000 / max(q, 0.5) if q < 50 else max(200 - 2 * q, 1)) for q in range(101)]  # by quality: rises
 _WIDEST = 1.5  # dead zone in which all levels of 1 vanish
@@ -63,7 +57,7 @@ class _Try(NamedTuple):
     quality: int
     dead_zone: float
     value: float  # ln(bytes) or dB
-    file: container.Container
+    coded: Coded
 
 
 def encode(
@@ -84,71 +78,33 @@ def encode(
         reference: as for `codec.encode`.
         net: likewise.
         target: what to reach.
-        options: likewise; quality and dead zone are the search's.
+        options: likewise; the quality is the search's.
         step: told what each try gave.
 
     Raises:
         TargetError: no quality gives it.
     """
     start = _start(target, image.height * image.width)
-    options = replace(options or EncodeOptions(), quality=start)
-    described = bands.describe(image, options.value_range)
-    triples = list(encoder.triples(image, reference, described))
-    known = georeference.known(image, reference)
-    chosen: list[LowRes] = []
-    first = None
-    for triple, older in triples:
-        chosen.append(encoder.prepare(triple, older, net, options, known, first=first))
-        if described.depth > 3 and first is None:
-            file = encoder.pack_low_res(chosen[0], triple, older, net, options)
-            first = encoder.rebuilt(file, older, None, net, options.tile, described.triple_type)
-    guides = [
-        None if older is None or low.levels is None or low.prediction is not None else warp.move(older, low.alignment)
-        for (_, older), low in zip(triples, chosen, strict=True)
-    ]
-    decodes = target.measure == "psnr" or any(low.prediction is not None for low in chosen)
+    plan = encoder.prepare(image, reference, net, replace(options or EncodeOptions(), quality=start))
+    return reach(plan, image, target, step=step)
 
-    @cache
-    def low_at(index: int, quality: int) -> LowRes:
-        low = chosen[index]
-        if quality == start:
-            return low
-        found = tiled.downscale(triples[index][0], guides[index], net, quality, options.tile)
-        return found._replace(alignment=low.alignment)
 
-    def predicted(index: int, quality: int, first: Image) -> LowRes:  # from what that very file's first bands decode to
-        rows = band_prediction.fit(first.pixels, triples[index][0].pixels)
-        guide = Image(band_prediction.predict(first.pixels, rows))
-        return tiled.downscale(triples[index][0], guide, net, quality, options.tile, rows)
+def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], None] = lambda text: None) -> Reached:
+    """Search a plan for a target, from the plan's quality on; see `encode`."""
 
     def tried(quality: int, dead_zone: float) -> _Try:
-        tuned = replace(options, quality=quality, dead_zone=dead_zone)
-        files: list[container.Container] = []
-        parts: list[Image] = []
-        for index, (triple, older) in enumerate(triples):
-            again = chosen[index].prediction is not None
-            low = predicted(index, quality, parts[0]) if again else low_at(index, quality)
-            files.append(encoder.pack_low_res(low, triple, older, net, tuned))
-            if target.measure == "psnr" or decodes and not parts:
-                first = parts[0] if parts else None
-                parts.append(encoder.rebuilt(files[-1], older, first, net, options.tile, described.triple_type))
-        file = encoder.assemble(files, image, reference, described)
-        if options.output_hash:
-            file = replace(file, output_hash=bytes(container.FINGERPRINT_SIZE))  # its place counts
+        coded = plan.code(quality, dead_zone)
         if target.measure == "bytes":
-            size = len(container.pack(file))
+            size = coded.size()
             step(f"quality {quality}: {size} bytes")
-            return _Try(quality, dead_zone, math.log(size), file)
-        window = Box(0, 0, image.height, image.width)
-        psnr = bands.psnr(image, bands.join((part.pixels for part in parts), described, window), described)
+            return _Try(quality, dead_zone, math.log(size), coded)
+        psnr = bands.psnr(image, coded.picture(), plan.described)
         step(f"quality {quality}: {psnr:.2f} dB")
-        return _Try(quality, dead_zone, psnr, file)
+        return _Try(quality, dead_zone, psnr, coded)
 
-    finer = net.low_res is None and options.subsampling == "4:4:4"
-    best, tries = _search(tried, target, start, finer)
-    file = encoder.with_output_hash(best.file, reference, net) if options.output_hash else best.file
+    best, tries = _search(tried, target, plan.options.quality, finer=plan.net.low_res is None)
     psnr = best.value if target.measure == "psnr" else None
-    return Reached(container.pack(file), best.quality, psnr, tries)
+    return Reached(best.coded.file(), best.quality, psnr, tries)
 
 
 def _start(target: Target, pixels: int) -> int:
@@ -172,7 +128,7 @@ def _search(tried: Callable[[int, float], _Try], target: Target, start: int, fin
     wanted = math.log(max(target.value, 1)) if in_bytes else target.value
     low, high = (wanted + math.log(1 - CLOSE), wanted) if in_bytes else (wanted, wanted + CLOSE_DB)
     tries: list[_Try] = []
-    setting: tuple[int, float] | None = start, _ROUNDING
+    setting: tuple[int, float] | None = start, ROUNDING
     while setting is not None and len(tries) < TRIES:
         tries.append(tried(*setting))
         if low <= tries[-1].value <= high:
@@ -183,7 +139,7 @@ def _search(tried: Callable[[int, float], _Try], target: Target, start: int, fin
         if setting is not None and not fit and len(tries) == TRIES - 2:  # better a bit off than missed
             setting = _next(tries, aim - 0.2 * slope if in_bytes else aim + 0.2 * slope, slope, False)
         elif setting is not None and not fit and len(tries) == TRIES - 1:
-            setting = 1 if in_bytes else 100, _ROUNDING
+            setting = 1 if in_bytes else 100, ROUNDING
     for one in tries:
         if one.quality == 1 and not any(other.value < low for other in tries):
             raise TargetError(_out_of_reach(one, target))
@@ -195,7 +151,7 @@ def _search(tried: Callable[[int, float], _Try], target: Target, start: int, fin
 
 def _next(tries: list[_Try], aim: float, slope: float, finer: bool) -> tuple[int, float] | None:
     """Return the quality and the dead zone to try next; None if nothing is left."""
-    whole = [one for one in tries if one.dead_zone == _ROUNDING]
+    whole = [one for one in tries if one.dead_zone == ROUNDING]
     lowest = max((one.quality for one in whole if one.value < aim), default=0)
     highest = min((one.quality for one in whole if one.value > aim), default=101)
     if finer and 1 < highest <= 100:
@@ -206,12 +162,12 @@ def _next(tries: list[_Try], aim: float, slope: float, finer: bool) -> tuple[int
             if under:
                 points = [min(over, key=lambda p: p[1]), max(under, key=lambda p: p[1])]
             wider = math.exp(2.5 * step) - 1  # by so much, relatively, does a zone about what the step does
-            zone = -_crossing(points, aim, slope * step / (_ROUNDING * wider), 5)
+            zone = -_crossing(points, aim, slope * step / (ROUNDING * wider), 5)
             if zone <= _WIDEST:
-                return highest, max(zone, _ROUNDING + 1e-3)
+                return highest, max(zone, ROUNDING + 1e-3)
     quality = _quality_at(_crossing([(_ABSCISSA[one.quality], one.value) for one in whole], aim, slope, 2))
     quality = min(max(quality, lowest + 1), highest - 1, 100)
-    return (quality, _ROUNDING) if lowest < quality < highest else None
+    return (quality, ROUNDING) if lowest < quality < highest else None
 
 
 def _crossing(points: list[tuple[float, float]], aim: float, slope: float, trust: float) -> float:

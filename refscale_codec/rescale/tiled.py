@@ -23,6 +23,7 @@ from refscale_codec.reference.band_prediction import Prediction
 from refscale_codec.reference.warp import Alignment
 from refscale_codec.rescale.net import RescaleNet
 
+Guide = NDArray[np.uint8]  # [h, w, 3]: the low-res reference, for an entropy model
 HALO = {2: 32, 4: 48}  # pixels around a tile by scale: what lies beyond hardly matters
 
 

@@ -33,7 +33,7 @@ import PIL.features
 import PIL.Image
 from numpy.typing import NDArray
 
-from refscale_codec.codec import encoder
+from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.jfif import Jpeg, Subsampling
 from refscale_codec.picture.image import Image
@@ -205,7 +205,6 @@ class Refscale:
 
     net: RescaleNet
     mode: Literal["reference", "alone", "unrelated"] = "reference"
-    subsampling: Subsampling = "4:4:4"
 
     @property
     def name(self) -> str:
@@ -233,7 +232,7 @@ class Refscale:
     def code(self, target: Image, reference: Image | None, quality: int) -> Coded:
         """See `Coder.code`."""
         used = _required(reference) if self.needs_reference else None
-        options = encoder.EncodeOptions(quality=quality, subsampling=self.subsampling)
+        options = encoder.EncodeOptions(quality=quality)
         start = last = time.perf_counter()
         seconds: dict[str, float] = {}
         way = "encode"
@@ -246,11 +245,11 @@ class Refscale:
         data = encoder.encode(Image(target.pixels), used, self.net, options, lap=lap)  # no other coder has metadata
         encoded = last = time.perf_counter()
         way = "decode"
-        decoded = encoder.decode(data, used, self.net, lap=lap)
+        decoded = decoder.decode(data, used, self.net, lap=lap)
         seconds |= {"encode": encoded - start, "decode": time.perf_counter() - encoded}
         file = container.unpack(data)
-        moved = None if used is None else warp.move(used, encoder.unpack_alignment(file))
-        low = encoder.unpack_low_res(file, self.net, moved)
+        moved = None if used is None else warp.move(used, payloads.unpack_alignment(file))
+        low = payloads.unpack_low_res(file, self.net, moved)
         return Coded(decoded.pixels, container.bytes_by_section(file), seconds, low.picture, low.levels)
 
 

@@ -67,6 +67,7 @@ _HUFFMAN = {
         ),
     ),
 }
+ROUNDING = 0.5  # the dead zone of plain rounding, in quantiser steps
 _STRIP = 512  # rows of a picture that are transformed at once, for memory
 _END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
 LARGEST = 1023
@@ -108,16 +109,17 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // 8), -(-width // 8)
 
 
-def quantise(lr: Floats, quality: int) -> Levels:
+def quantise(lr: Floats, quality: int, dead_zone: float = ROUNDING) -> Levels:
     """Return the levels of a picture [h, w, 3] at a quality of 1..100, as T.81 (A.3) has it but for the 8 bits.
 
-    The last column and row are repeated to fill the blocks; levels are kept within `LARGEST`.
+    The last column and row are repeated to fill the blocks; levels are kept within `LARGEST`. AC coefficients closer to
+    zero than the dead zone, in quantiser steps, become zero; `ROUNDING`, the least, is plain rounding.
     """
     strips = range(0, len(lr), _STRIP)
-    return np.concatenate([_quantised(lr[top : top + _STRIP], quality) for top in strips])
+    return np.concatenate([_quantised(lr[top : top + _STRIP], quality, dead_zone) for top in strips])
 
 
-def _quantised(lr: Floats, quality: int) -> Levels:
+def _quantised(lr: Floats, quality: int, dead_zone: float) -> Levels:
     height, width = lr.shape[:2]
     rows, columns = grid(height, width)
     padded = np.pad(lr, ((0, 8 * rows - height), (0, 8 * columns - width), (0, 0)), mode="edge")
@@ -125,7 +127,10 @@ def _quantised(lr: Floats, quality: int) -> Levels:
     blocks = ycbcr.reshape(rows, 8, columns, 8, 3).transpose(0, 2, 4, 1, 3)
     dct = DCT.astype(np.float32)
     amplitudes = (dct @ blocks @ dct.T).reshape(rows, columns, 3, 64)[..., ZIGZAG]
-    levels: Levels = np.clip(np.rint(amplitudes / steps(quality)), -LARGEST, LARGEST).astype(np.int16)
+    exact = amplitudes / steps(quality)
+    levels: Levels = np.clip(np.rint(exact), -LARGEST, LARGEST).astype(np.int16)
+    if dead_zone > ROUNDING:
+        levels[..., 1:][abs(exact[..., 1:]) < dead_zone] = 0
     return levels
 
 
