@@ -224,7 +224,7 @@ class Judge:
         for pair in data.read_manifest(manifest, ("dev",))[::2]:
             if pair.reference is not None:
                 target, reference = (cut(image.read(path)) for path in (pair.target, pair.reference))
-                self.pictures.append((target, warp.move(reference, registration.estimate(target, reference))))
+                self.pictures.append((target, warp.apply(reference, registration.estimate(target, reference))))
         self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
 
     def __call__(self, net: RescaleNet) -> tuple[float, float]:

@@ -55,17 +55,17 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
     target, reference = image.read(pair.target), image.read(pair.reference)
     still = warp.still(target.height, target.width)
     found = registration.estimate(target, reference) or still
-    ways: dict[str, Alignment] = {STILL: still, MOVED: found._replace(vectors=still.vectors), BENT: found}
+    ways: dict[str, Alignment] = {STILL: still, MOVED: found._replace(motion=still.motion), BENT: found}
     for name, lit in ((STILL, LIT), (MOVED, MOVED_LIT), (BENT, BENT_LIT)):
-        tones = registration.tones(target, warp.move(reference, ways[name]))
-        ways[lit] = ways[name]._replace(tones=tones[0] if tones else None)
+        tones = registration.radiometry(target, warp.apply(reference, ways[name]))
+        ways[lit] = ways[name]._replace(radiometry=tones[0] if tones else None)
     result: dict[str, list[Tried]] = {}
     for quality in QUALITIES:
         known: dict[bytes, Tried] = {}
         for name, alignment in ways.items():
             told = warp.pack(alignment)
             if told not in known:
-                guide = warp.move(reference, alignment)
+                guide = warp.apply(reference, alignment)
                 known[told] = coded(target, guide, None if alignment.does_nothing else alignment, net, quality)
             result.setdefault(name, []).append(known[told])
         result.setdefault(NONE, []).append(coded(target, None, None, net, quality))

@@ -60,7 +60,7 @@ def measured(gmm: Gmm, low: tiled.LowRes, quality: int) -> dict[str, Any]:
     latents.decode(payload, rows, columns, guide, quality, model)
     ended = time.process_time()
     sizes |= {"bytes": len(payload), "bytes_ideal": ideal(gmm, made, guide, quality)}
-    sizes |= {"bytes_packed": len(entropy.pack(coefficients.quantise(low.lr, quality), quality))}
+    sizes |= {"bytes_packed": len(entropy.encode(coefficients.quantise(low.lr, quality), quality))}
     seconds = {"seconds_encode": halfway - started, "seconds_decode": ended - halfway}
     return {"height": height, "width": width, "quality": quality} | sizes | seconds
 
@@ -79,7 +79,7 @@ def main() -> None:
         if pair.reference is None:
             continue
         target, reference = image.read(pair.target), image.read(pair.reference)
-        moved = warp.move(reference, registration.estimate(target, reference))
+        moved = warp.apply(reference, registration.estimate(target, reference))
         for quality in QUALITIES:
             low = tiled.downscale(target, moved, net, quality)
             rows.append({"name": pair.name, "dataset": pair.dataset} | measured(net.low_res, low, quality))

@@ -131,20 +131,20 @@ def measured(
     ways = [still] if found.does_nothing else [still, found]
     by_spread = []
     for way in tuple(ways):
-        lit = [way._replace(tones=tones) for tones in registration.tones(target, warp.move(reference, way))]
+        lit = [way._replace(radiometry=tones) for tones in registration.radiometry(target, warp.apply(reference, way))]
         ways += lit[:1]
         by_spread += lit[1:]
 
     def coded(way: warp.Alignment) -> tuple[float, float]:
         told = None if way.does_nothing else way
-        return alignment.coded(target, warp.move(reference, way), told, net, quality)
+        return alignment.coded(target, warp.apply(reference, way), told, net, quality)
 
     tried = [coded(way) for way in ways]
     best = ways[min(range(len(ways)), key=lambda at: cost(*tried[at]))]
     without = alignment.coded(target, None, None, net, quality)
     result: dict[str, tuple[float, ...]] = {BEST: min(without, *tried, key=lambda x: cost(*x))}
-    guide = warp.move(reference, best)
-    told = best._replace(tones=best.tones or (warp.Tone(),) * 3)  # a field needs the section, too
+    guide = warp.apply(reference, best)
+    told = best._replace(radiometry=best.radiometry or (warp.GainOffset(),) * 3)  # a field needs the section, too
     for name in wanted:
         if name == SPREAD:
             result[name] = min(map(coded, by_spread), key=lambda x: cost(*x), default=result[BEST])

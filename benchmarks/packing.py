@@ -66,9 +66,9 @@ def main() -> None:
             lr, (height, width) = low.lr, low.lr.shape[:2]
             plain = Jpeg().encode(low.picture, quality)
             started = time.perf_counter()
-            packed = entropy.pack(coefficients.quantise(lr, quality), quality)
+            packed = entropy.encode(coefficients.quantise(lr, quality), quality)
             halfway = time.perf_counter()
-            entropy.unpack(packed, height, width, quality)
+            entropy.decode(packed, height, width, quality)
             ended = time.perf_counter()
             rows.append(
                 {

@@ -151,7 +151,7 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
     sent = payloads.unpack_low_res(file, tiny_net, None)
     assert np.array_equal(low.levels, sent.levels)
     assert file.packed
-    assert file.lr == entropy.pack(coefficients.quantise(low.lr, quality), quality)
+    assert file.lr == entropy.encode(coefficients.quantise(low.lr, quality), quality)
     expected = coefficients.restore(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
     assert np.array_equal(sent.lr, expected)
     assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
@@ -260,8 +260,8 @@ def test_a_reference_is_moved_only_where_that_helps() -> None:
     )  # light and season mislead it: this reference lies in place
     [lit] = decoder.alignments(container.unpack(encoder.encode(target, reference, net)))
     assert lit is not None
-    assert lit.tones is not None  # spread as the target is
-    assert lit._replace(tones=None).does_nothing
+    assert lit.radiometry is not None  # spread as the target is
+    assert lit._replace(radiometry=None).does_nothing
     off = Image(np.roll(reference.pixels, (5, -3), axis=(0, 1)))
     assert container.unpack(encoder.encode(target, off, net)).alignment is not None
 
@@ -349,10 +349,10 @@ def mapped(scene: Pair, net: RescaleNet) -> bytes:
     low = tiled.downscale(target, reference, net, options.quality)
     assert low.levels is not None
     still = warp.still(target.height, target.width)
-    alignment = still._replace(vectors=np.full((3, 4, 2), 7, np.int16))
+    alignment = still._replace(motion=np.full((3, 4, 2), 7, np.int16))
     low = low._replace(
         levels=np.random.default_rng(1).integers(0, 4, low.levels.shape, dtype=np.uint8),
-        alignment=alignment._replace(check=warp.checksum(warp.move(reference, alignment))),
+        alignment=alignment._replace(check=warp.checksum(warp.apply(reference, alignment))),
     )
     return container.pack(
         payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, options.quality)
@@ -496,7 +496,7 @@ def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
     assert file.packed
     low = payloads.unpack_low_res(file, tiny_net, None)
     size = low.lr.shape[:2]
-    plain = coefficients.write(entropy.unpack(file.lr, *size, quality), *size, quality)
+    plain = coefficients.write(entropy.decode(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)
     shown = Jpeg().decode(plain, *size)
     assert abs(shown.astype(int) - low.picture).max() <= 2

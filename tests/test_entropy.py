@@ -41,8 +41,8 @@ def levels_of(kind: str, height: int, width: int, quality: int) -> Levels:
 
 def assert_comes_back(levels: Levels, quality: int) -> None:
     rows, columns = levels.shape[:2]
-    payload = entropy.pack(levels, quality)
-    found = entropy.unpack(payload, 8 * rows - 7, 8 * columns, quality)
+    payload = entropy.encode(levels, quality)
+    found = entropy.decode(payload, 8 * rows - 7, 8 * columns, quality)
     assert found.dtype == np.int16
     assert np.array_equal(found, levels)
 
@@ -92,8 +92,8 @@ def test_a_single_level_comes_back(block: tuple[int, int, int, int], level: int,
 
 
 def test_a_grey_picture_takes_a_few_bytes() -> None:
-    assert len(entropy.pack(np.zeros((1, 1, 3, 64), np.int16), 50)) <= 12
-    assert len(entropy.pack(np.zeros((40, 40, 3, 64), np.int16), 50)) < 300
+    assert len(entropy.encode(np.zeros((1, 1, 3, 64), np.int16), 50)) <= 12
+    assert len(entropy.encode(np.zeros((40, 40, 3, 64), np.int16), 50)) < 300
 
 
 def made_up_levels() -> Levels:
@@ -118,8 +118,8 @@ GOLDEN = (
 
 
 def test_golden_bytes_both_ways() -> None:
-    assert entropy.pack(made_up_levels(), 70).hex() == GOLDEN
-    assert np.array_equal(entropy.unpack(bytes.fromhex(GOLDEN), 20, 13, 70), made_up_levels())
+    assert entropy.encode(made_up_levels(), 70).hex() == GOLDEN
+    assert np.array_equal(entropy.decode(bytes.fromhex(GOLDEN), 20, 13, 70), made_up_levels())
 
 
 def test_the_model_is_the_one_that_the_format_names() -> None:
@@ -165,7 +165,7 @@ def test_sums_are_the_same_in_single_and_in_double_precision(
 
 def levels_or_error(payload: bytes, height: int, width: int, quality: int) -> Levels | None:
     try:
-        found = entropy.unpack(payload, height, width, quality)
+        found = entropy.decode(payload, height, width, quality)
     except ContainerError as error:
         assert str(error)
         return None
@@ -178,7 +178,7 @@ def levels_or_error(payload: bytes, height: int, width: int, quality: int) -> Le
 @given(data=st.data(), quality=st.sampled_from([30, 90]))
 @settings(max_examples=60, deadline=None)
 def test_a_damaged_payload_is_an_error_or_other_levels(data: st.DataObject, quality: int) -> None:
-    packed = entropy.pack(levels_of("waves", 40, 24, quality), quality)
+    packed = entropy.encode(levels_of("waves", 40, 24, quality), quality)
     broken = bytearray(packed)
     for _ in range(data.draw(st.integers(1, 4))):
         broken[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
@@ -189,7 +189,7 @@ def test_a_damaged_payload_is_an_error_or_other_levels(data: st.DataObject, qual
 
 def test_a_cut_payload_never_gives_the_levels() -> None:
     levels = levels_of("waves", 40, 24, 60)
-    packed = entropy.pack(levels, 60)
+    packed = entropy.encode(levels, 60)
     refused = 0
     for size in range(len(packed)):
         found = levels_or_error(packed[:size], 40, 24, 60)
@@ -200,13 +200,13 @@ def test_a_cut_payload_never_gives_the_levels() -> None:
 
 
 def test_words_to_spare_are_refused() -> None:
-    packed = entropy.pack(levels_of("waves", 40, 24, 80), 80)
+    packed = entropy.encode(levels_of("waves", 40, 24, 80), 80)
     for words in (b"\1\2\3\4\5\6\7\10", bytes(8), bytes(400)):
         with pytest.raises(ContainerError, match="to spare"):
-            entropy.unpack(packed + words, 40, 24, 80)
+            entropy.decode(packed + words, 40, 24, 80)
     for size in (1, 2, 3, 5):
         with pytest.raises(ContainerError, match="no coded DCT coefficients"):
-            entropy.unpack(packed + bytes(size), 40, 24, 80)
+            entropy.decode(packed + bytes(size), 40, 24, 80)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_level_out_of_range_is_refused(place: tuple[int, int, int, int], level
     levels = np.zeros((2, 2, 3, 64), np.int16)
     levels[place] = level
     with pytest.raises(ContainerError, match="out of range"):
-        entropy.unpack(entropy.pack(levels, 50), 16, 16, 50)
+        entropy.decode(entropy.encode(levels, 50), 16, 16, 50)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_level_out_of_range_is_refused(place: tuple[int, int, int, int], level
 )
 def test_what_is_no_packed_picture_is_refused(payload: bytes) -> None:
     with pytest.raises(ContainerError, match=r"^the low-res payload (holds no coded DCT|is damaged)"):
-        entropy.unpack(payload, 9, 9, 50)
+        entropy.decode(payload, 9, 9, 50)
 
 
 def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
@@ -241,5 +241,5 @@ def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
     net = model.load(model.shipped(2))
     low = tiled.downscale(target, reference, net, 85)
     for quality in (30, 85):
-        packed = entropy.pack(coefficients.quantise(low.lr, quality), quality)
+        packed = entropy.encode(coefficients.quantise(low.lr, quality), quality)
         assert len(packed) < 0.85 * len(Jpeg().encode(low.picture, quality))

@@ -99,7 +99,7 @@ def test_what_cannot_be_is_told() -> None:
 )
 def test_a_damaged_georeference_is_none(said: bytes) -> None:
     picture = Image(np.zeros((4, 4, 3), np.uint8), Metadata(geo=said))
-    assert georeference.known(picture, picture) is None
+    assert georeference.prior(picture, picture) is None
     assert geotiff.grid(geotiff.moved(said, 1, 1)) is None
 
 
@@ -124,4 +124,4 @@ def test_a_georeferenced_reference_of_another_extent_and_grain_is_used() -> None
     assert container.unpack(data).alignment is not None
     assert len(data) < 0.95 * len(encoder.encode(part, None, net))
     assert metrics.psnr(decoder.decode(data, older, net).pixels, part.pixels) > 30
-    assert georeference.known(part, Image(part.pixels)) is None
+    assert georeference.prior(part, Image(part.pixels)) is None

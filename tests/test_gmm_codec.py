@@ -178,7 +178,7 @@ def test_a_picture_is_what_its_latents_make(net: RescaleNet, pair: tuple[Image, 
     file = container.unpack(data)
     assert (file.header.codec, file.packed) == (lrcodec.GMM, False)
     decoded = decoder.decode(data, reference, net)
-    moved = None if reference is None else warp.move(reference, payloads.unpack_alignment(file))
+    moved = None if reference is None else warp.apply(reference, payloads.unpack_alignment(file))
     low = payloads.unpack_low_res(file, net, moved)
     assert low.lr.shape == (15, 19, 3)
     assert np.array_equal(tiled.upscale(low, moved, file.header, net).pixels, decoded.pixels)
@@ -263,7 +263,7 @@ def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> Non
 
 def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image]) -> None:
     file = container.unpack(encoder.encode(*pair, net, GOOD))
-    moved = warp.move(pair[1], payloads.unpack_alignment(file))
+    moved = warp.apply(pair[1], payloads.unpack_alignment(file))
     rng = np.random.default_rng(4)
     for length in [*range(1, 12), len(file.lr) - 1, len(file.lr) + 1]:
         cut = file.lr[:length] + bytes(max(0, length - len(file.lr)))
@@ -288,8 +288,8 @@ def test_the_reference_is_moved_once_and_its_check_is_proved(
     net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, reference = pair
-    alignment = warp.still(target.height, target.width)._replace(tones=(warp.Tone(250, 3),) * 3)
-    moved = warp.move(reference, alignment)
+    alignment = warp.still(target.height, target.width)._replace(radiometry=(warp.GainOffset(250, 3),) * 3)
+    moved = warp.apply(reference, alignment)
     alignment = alignment._replace(check=warp.checksum(moved))
     low = tiled.downscale(target, moved, net, 90)._replace(alignment=alignment)
     file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, GOOD.quality)

@@ -156,7 +156,7 @@ def test_bits_rank_pictures_as_packing_does(quality: int) -> None:
     kinds = [(smooth, contrast) for smooth in (0.6, 1.2, 2.5, 6.0) for contrast in (6, 20, 50)]
     pictures = [drawn(smooth, contrast, seed) for seed, (smooth, contrast) in enumerate(kinds)]
     levels = [coefficients.quantise(picture.astype(np.float32), quality) for picture in pictures]
-    real = [len(entropy.pack(of, quality)) for of in levels]
+    real = [len(entropy.encode(of, quality)) for of in levels]
     estimated = [bits(tensor(picture), quality) for picture in pictures]
     ranks = [np.argsort(np.argsort(values)) for values in (real, estimated)]
     assert np.corrcoef(*ranks)[0, 1] > 0.9
@@ -166,7 +166,7 @@ def test_bits_rank_pictures_as_packing_does(quality: int) -> None:
 def test_bits_are_about_those_of_a_packed_low_res_picture(quality: int) -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     lr = tiled.downscale(target, reference, model.load(model.shipped(2)), quality).lr
-    real = 8 * len(entropy.pack(coefficients.quantise(lr, quality), quality))
+    real = 8 * len(entropy.encode(coefficients.quantise(lr, quality), quality))
     estimated = bits(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255, quality)
     assert 0.8 < estimated / real < 1.25
 

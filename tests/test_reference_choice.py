@@ -97,9 +97,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
         monkeypatch.setattr(place, name, counted)
 
     count(Image, "fingerprint", lambda image: image.pixels.shape)
-    count(warp, "move", lambda reference, alignment, box=None: box)
-    count(entropy, "pack", lambda levels, quality: (levels.tobytes(), quality))
-    count(entropy, "unpack", lambda *_: None)
+    count(warp, "apply", lambda reference, alignment, box=None: box)
+    count(entropy, "encode", lambda levels, quality: (levels.tobytes(), quality))
+    count(entropy, "decode", lambda *_: None)
 
     def seen(reference: Image | None) -> bytes | None:
         return None if reference is None else reference.pixels.tobytes()
@@ -125,10 +125,10 @@ def test_an_encode_does_each_piece_of_work_once(counts: Counter[Any], tiny_net: 
     assert whole == [1] * groups
     trials = sum(count for _, count in calls(counts, "downscale")) - groups
     assert trials <= 3 * groups
-    assert sum(count for _, count in calls(counts, "pack")) == groups + trials
-    assert not calls(counts, "unpack")
-    assert sum(count for box, count in calls(counts, "move") if box is None) <= groups
-    area = sum(count * box.height * box.width for box, count in calls(counts, "move") if box is not None)
+    assert sum(count for _, count in calls(counts, "encode")) == groups + trials
+    assert not calls(counts, "decode")
+    assert sum(count for box, count in calls(counts, "apply") if box is None) <= groups
+    area = sum(count * box.height * box.width for box, count in calls(counts, "apply") if box is not None)
     side = reference_choice.SAMPLE[0] * reference_choice.SAMPLE[1]
     assert area <= 6 * groups * side * side  # six candidates at most, in the sample's boxes only
 
@@ -138,8 +138,8 @@ def test_a_target_does_each_piece_of_work_once_a_quality(counts: Counter[Any], t
     reached = rate_control.encode(target, older, tiny_net, Target("bytes", 900), EncodeOptions(output_hash=True))
     assert reached.tries > 1
     assert all(count == 1 for _, count in calls(counts, "downscale"))
-    assert all(count == 1 for _, count in calls(counts, "pack"))
-    assert not calls(counts, "unpack")
+    assert all(count == 1 for _, count in calls(counts, "encode"))
+    assert not calls(counts, "decode")
     by_shape = dict(calls(counts, "fingerprint"))
     assert sum(by_shape.values()) == 2  # the reference, and what the file decodes to
 
@@ -157,8 +157,8 @@ def test_a_target_equals_an_encode_at_its_settings(tiny_net: RescaleNet) -> None
 
 def test_boxes_are_warped_as_in_the_whole() -> None:
     reference = textured(300, 400)
-    alignment = warp.still(300, 400)._replace(vectors=np.full((5, 7, 2), 9, np.int16))
+    alignment = warp.still(300, 400)._replace(motion=np.full((5, 7, 2), 9, np.int16))
     boxes = [[Box(0, 0, 90, 80), Box(0, 300, 90, 400)]]
-    whole = warp.move(reference, alignment).pixels
+    whole = warp.apply(reference, alignment).pixels
     found = reference_choice._warped(reference, alignment, boxes).pixels
     assert np.array_equal(found, np.concatenate([whole[box.slices] for box in boxes[0]], axis=1))

@@ -32,7 +32,7 @@ def shifted(picture: Image, down: int, right: int) -> Image:
 def where(found: Alignment) -> NDArray[np.float64]:
     """Where the centres of a 512 x 512 picture's blocks lie in the reference, away from where they are, in pixels."""
     centres = np.stack(np.meshgrid(*[np.arange(8) * 64 + 31.5] * 2, indexing="ij"), axis=-1)
-    y, x = np.moveaxis(centres + found.vectors / 4, -1, 0)
+    y, x = np.moveaxis(centres + found.motion / 4, -1, 0)
     place = np.stack([x, y, np.ones_like(x)], axis=-1) @ found.transform.matrix(512, 512).T
     return place[..., 1::-1] / place[..., 2:] - centres
 
@@ -48,7 +48,7 @@ def test_a_shift_is_found_and_undone(target: Image, down: int, right: int) -> No
     assert found is not None
     assert (abs(where(found)[1:-1, 1:-1] - [down, right]) <= 0.25).mean() > 0.9
     inner = np.s_[64:-64, 64:-64]
-    assert away(warp.move(reference, found), target, inner) < 0.2 * away(reference, target, inner)
+    assert away(warp.apply(reference, found), target, inner) < 0.2 * away(reference, target, inner)
 
 
 def test_a_shift_is_found_under_other_light(target: Image) -> None:
@@ -65,7 +65,7 @@ def test_a_turn_and_a_scale_are_found_and_undone(target: Image, degrees: float, 
     found = registration.estimate(target, reference)
     assert found is not None
     assert found.transform.pairs == 2
-    assert away(warp.move(reference, found), target) < 0.3 * away(reference, target)
+    assert away(warp.apply(reference, found), target) < 0.3 * away(reference, target)
 
 
 def test_a_view_from_aside_is_found_and_undone(target: Image) -> None:
@@ -76,7 +76,7 @@ def test_a_view_from_aside_is_found_and_undone(target: Image) -> None:
     found = registration.estimate(target, reference)
     assert found is not None
     assert found.transform.pairs == 4
-    assert away(warp.move(reference, found), target) < 0.3 * away(reference, target)
+    assert away(warp.apply(reference, found), target) < 0.3 * away(reference, target)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid(
     found = registration.estimate(target, reference)
     assert found is not None
     assert found.factor == factor
-    moved = warp.move(reference, found)
+    moved = warp.apply(reference, found)
     assert (moved.height, moved.width) == (512, 512)
     blurred = Image(cv2.resize(cv2.resize(target.pixels, (256, 256), interpolation=cv2.INTER_AREA), (512, 512)))
     assert away(moved, target) < 1.1 * away(blurred, target)
@@ -102,7 +102,7 @@ def test_a_part_of_a_larger_and_finer_reference_is_found(target: Image) -> None:
     assert found is not None
     blank = Image(np.full_like(part.pixels, part.pixels.mean(axis=(0, 1)).astype(np.uint8)))
     whole = np.s_[:, :]
-    assert away(warp.move(target, found), part, whole) < 0.3 * away(blank, part, whole)
+    assert away(warp.apply(target, found), part, whole) < 0.3 * away(blank, part, whole)
 
 
 def test_a_known_place_is_where_the_search_starts(target: Image) -> None:
@@ -111,11 +111,11 @@ def test_a_known_place_is_where_the_search_starts(target: Image) -> None:
     found = registration.estimate(part, target, known)
     assert found is not None
     assert found.transform == Transform(6400, 9600)
-    assert np.array_equal(warp.move(target, found).pixels, part.pixels)
+    assert np.array_equal(warp.apply(target, found).pixels, part.pixels)
     small = Image(np.ascontiguousarray(target.pixels[100:110, 150:164]))
     tiny = registration.estimate(small, target, known)
     assert tiny is not None
-    assert np.array_equal(warp.move(target, tiny).pixels, small.pixels)
+    assert np.array_equal(warp.apply(target, tiny).pixels, small.pixels)
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_flat_and_odd_pictures_are_no_problem(height: int, width: int) -> None:
     assert registration.estimate(flat, flat) is None
     for pair in ((flat, noise), (noise, flat), (noise, noise), (noise, other), (flat, other), (other, flat)):
         found = registration.estimate(*pair)
-        assert found is None or found.vectors.shape == (*warp.grid(pair[0].height, pair[0].width), 2)
+        assert found is None or found.motion.shape == (*warp.grid(pair[0].height, pair[0].width), 2)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (700, 2)])
@@ -159,7 +159,7 @@ def test_tiny_references_are_stretched(target: Image, height: int, width: int) -
     reference = Image(np.full((height, width, 3), 7, np.uint8))
     found = registration.estimate(target, reference)
     assert found is not None
-    assert (warp.move(reference, found).pixels == 7).all()
+    assert (warp.apply(reference, found).pixels == 7).all()
 
 
 # --- light -----------------------------------------------------------------------------------------------------------
@@ -168,46 +168,48 @@ def test_tiny_references_are_stretched(target: Image, height: int, width: int) -
 @pytest.mark.parametrize(("gain", "offset"), [(1.3, 0), (0.77, 0), (0.6, 40), (1.0, -17)])
 def test_another_light_is_found_and_undone(target: Image, gain: float, offset: float) -> None:
     other = Image(np.clip(np.rint(gain * target.pixels + offset), 0, 255).astype(np.uint8))
-    found = registration.tones(target, other)[0]
+    found = registration.radiometry(target, other)[0]
     assert all(abs(tone.gain / warp.GAIN - 1 / gain) < 0.02 for tone in found)
-    relit = warp.move(other, warp.still(512, 512)._replace(tones=found))
+    relit = warp.apply(other, warp.still(512, 512)._replace(radiometry=found))
     unclipped = (other.pixels > 0) & (other.pixels < 255)
     assert abs(relit.pixels.astype(int) - target.pixels)[unclipped].max() <= 4
 
 
 def test_each_band_has_its_own_light(target: Image) -> None:
     other = Image((target.pixels * np.array([0.5, 0.8, 1.0])).astype(np.uint8))
-    found = registration.tones(target, other)[0]
+    found = registration.radiometry(target, other)[0]
     assert np.allclose([tone.gain / warp.GAIN for tone in found], [2, 1.25, 1], atol=0.02)
 
 
 def test_what_changed_hardly_counts_as_light(target: Image) -> None:
     other = Image((target.pixels * 0.8).astype(np.uint8))
     other.pixels[:170] = np.random.default_rng(1).integers(0, 256, (170, 512, 3))
-    found = registration.tones(target, other)[0]
+    found = registration.radiometry(target, other)[0]
     assert np.allclose([tone.gain / warp.GAIN for tone in found], 1.25, atol=0.05)
 
 
 def test_tones_by_spread_spread_more_about_the_same_middle(target: Image) -> None:
     mixed = Image(target.pixels // 2 + target.pixels[::-1] // 2)  # half of it is another picture
-    fitted, spread = (warp.still(512, 512)._replace(tones=tones) for tones in registration.tones(target, mixed))
-    spreads = [warp.move(mixed, lit).pixels.std(axis=(0, 1)) for lit in (fitted, spread)]
+    fitted, spread = (
+        warp.still(512, 512)._replace(radiometry=tones) for tones in registration.radiometry(target, mixed)
+    )
+    spreads = [warp.apply(mixed, lit).pixels.std(axis=(0, 1)) for lit in (fitted, spread)]
     assert (spreads[0] < 0.95 * spreads[1]).all()
     assert (spreads[1] < 1.05 * target.pixels.std(axis=(0, 1))).all()
-    middles = [warp.move(mixed, lit).pixels.mean(axis=(0, 1)) for lit in (fitted, spread)]
+    middles = [warp.apply(mixed, lit).pixels.mean(axis=(0, 1)) for lit in (fitted, spread)]
     assert np.allclose(*middles, atol=6)
 
 
 def test_a_light_that_fits_has_no_other_tones(target: Image) -> None:
-    assert len(registration.tones(target, Image((target.pixels * 0.8).astype(np.uint8)))) == 1
+    assert len(registration.radiometry(target, Image((target.pixels * 0.8).astype(np.uint8)))) == 1
 
 
 def test_the_same_light_has_no_tones(target: Image) -> None:
-    assert registration.tones(target, target) == []
+    assert registration.radiometry(target, target) == []
     flat = Image(np.full((40, 40, 3), 90, np.uint8))
-    assert registration.tones(flat, flat) == []
+    assert registration.radiometry(flat, flat) == []
     for level in (0, 255):
-        assert registration.tones(flat, Image(np.full((40, 40, 3), level, np.uint8))) == []
+        assert registration.radiometry(flat, Image(np.full((40, 40, 3), level, np.uint8))) == []
 
 
 def test_flow_in_tiles_finds_what_flow_in_one_piece_does(target: Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +228,6 @@ def test_a_real_pair_is_aligned(data_folder: Path) -> None:
     for pair in pairs:
         assert pair.reference is not None
         target, reference = image.read(pair.target), image.read(pair.reference)
-        moved = warp.move(reference, registration.estimate(target, reference))
+        moved = warp.apply(reference, registration.estimate(target, reference))
         errors = [np.square(x.pixels.astype(float) - target.pixels).mean() for x in (reference, moved)]
         assert errors[1] < 0.97 * errors[0]

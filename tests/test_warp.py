@@ -14,7 +14,7 @@ from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import warp
-from refscale_codec.reference.warp import Alignment, Tone, Transform
+from refscale_codec.reference.warp import Alignment, GainOffset, Transform
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,7 +26,7 @@ def target() -> Image:
 
 def constant(down: int, right: int, height: int = 512, width: int = 512) -> Alignment:
     vectors = np.full((*warp.grid(height, width), 2), (down, right), np.int16)
-    return warp.still(height, width)._replace(vectors=vectors)
+    return warp.still(height, width)._replace(motion=vectors)
 
 
 @st.composite
@@ -42,7 +42,7 @@ def alignments(draw: st.DrawFn, largest: int = 200) -> Alignment:
         numbers += [-numbers[3], numbers[2]]
     rng, reach = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.sampled_from([0, 1, 5, 64]))
     vectors = rng.integers(-reach, reach + 1, (*warp.grid(height, width), 2)).astype(np.int16)
-    tones = draw(st.none() | st.tuples(*[st.builds(Tone, st.integers(0, 600), st.integers(-300, 300))] * 3))
+    tones = draw(st.none() | st.tuples(*[st.builds(GainOffset, st.integers(0, 600), st.integers(-300, 300))] * 3))
     factor, check = draw(st.integers(1, 64)), draw(st.integers(0, 2**32 - 1))
     return Alignment(height, width, factor, Transform(*numbers), vectors, tones, check)
 
@@ -51,9 +51,9 @@ def alignments(draw: st.DrawFn, largest: int = 200) -> Alignment:
 
 
 def test_whole_pixels_are_copied(target: Image) -> None:
-    moved = warp.move(target, constant(12, -8))
+    moved = warp.apply(target, constant(12, -8))
     assert np.array_equal(moved.pixels[:-3, 2:], target.pixels[3:, :-2])
-    assert warp.move(target, None) is target
+    assert warp.apply(target, None) is target
 
 
 @settings(max_examples=30, deadline=None)
@@ -62,18 +62,18 @@ def test_a_part_is_moved_as_the_whole_is(draws: st.DataObject, alignment: Alignm
     height, width = alignment[:2]
     rng = np.random.default_rng(draws.draw(st.integers(0, 99)))
     reference = Image(rng.integers(0, 256, (*rng.integers(1, 150, 2), 3), dtype=np.uint8))
-    whole = warp.move(reference, alignment)
+    whole = warp.apply(reference, alignment)
     assert (whole.height, whole.width) == (height, width)
     top, left = draws.draw(st.integers(0, height - 1)), draws.draw(st.integers(0, width - 1))
     box = Box(top, left, draws.draw(st.integers(top + 1, height + 3)), draws.draw(st.integers(left + 1, width + 3)))
-    assert np.array_equal(warp.move(reference, alignment, box).pixels, whole.pixels[box.slices])
+    assert np.array_equal(warp.apply(reference, alignment, box).pixels, whole.pixels[box.slices])
 
 
 def test_what_the_reference_does_not_show_fades_to_its_mean() -> None:
     pixels = np.full((40, 300, 3), 200, np.uint8)
     pixels[:, 0] = 100
     pixels[:, 1] = 7  # the mean is over every other row and column, so without these
-    moved = warp.move(Image(pixels), warp.still(40, 300)._replace(transform=Transform(right=-20 * 64)))
+    moved = warp.apply(Image(pixels), warp.still(40, 300)._replace(transform=Transform(right=-20 * 64)))
     assert np.array_equal(moved.pixels[5, 20:, 0], pixels[5, :-20, 0])
     mean = (149 * 200 + 100) // 150
     assert np.allclose(moved.pixels[5, 12:20, 0], 100 + (mean - 100) * np.arange(8, 0, -1) / 8, atol=0.51)
@@ -83,16 +83,16 @@ def test_what_the_reference_does_not_show_fades_to_its_mean() -> None:
 def test_parts_of_a_pixel_are_rounded_half_up() -> None:
     pixels = np.zeros((32, 64, 3), np.uint8)
     pixels[:, ::2] = 101
-    moved = warp.move(Image(pixels), constant(0, 2, 32, 64))
+    moved = warp.apply(Image(pixels), constant(0, 2, 32, 64))
     assert np.array_equal(moved.pixels[:, :63], np.full((32, 63, 3), 51))  # 50.5
-    assert np.array_equal(warp.move(Image(pixels), constant(0, 1, 32, 64)).pixels[0, :2, 0], [76, 25])  # 75.75, 25.25
+    assert np.array_equal(warp.apply(Image(pixels), constant(0, 1, 32, 64)).pixels[0, :2, 0], [76, 25])  # 75.75, 25.25
 
 
 def test_vectors_are_interpolated_between_the_centres_of_blocks() -> None:
     ramp = np.repeat(np.arange(128, dtype=np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
     vectors = np.zeros((1, 2, 2), np.int16)
     vectors[0, 1, 1] = 32  # 8 pixels, at column 95.5
-    moved = warp.move(Image(np.ascontiguousarray(ramp)), warp.still(64, 128)._replace(vectors=vectors))
+    moved = warp.apply(Image(np.ascontiguousarray(ramp)), warp.still(64, 128)._replace(motion=vectors))
     away = moved.pixels[0, :, 0].astype(int) - np.arange(128)
     assert (away[:31] == 0).all()
     assert (away[96:119] == 8).all()
@@ -106,7 +106,7 @@ def test_pixels_are_moved_as_the_format_says(draws: st.DataObject, alignment: Al
     height, width = alignment[:2]
     rng = np.random.default_rng(draws.draw(st.integers(0, 99)))
     pixels = rng.integers(0, 256, (*rng.integers(1, 150, 2), 3), dtype=np.uint8)
-    moved = warp.move(Image(pixels), alignment).pixels
+    moved = warp.apply(Image(pixels), alignment).pixels
     for y, x in [(0, 0), (height - 1, width - 1), (height // 2, width // 3)]:
         assert moved[y, x].tolist() == by_hand(pixels, alignment, y, x)
 
@@ -134,13 +134,13 @@ def placed_by_hand(transform: Transform, y: int, x: int, bits: int) -> tuple[int
 def by_hand(pixels: NDArray[np.uint8] | NDArray[np.uint16], found: Alignment, y: int, x: int) -> list[int]:
     """One sample of a moved reference, in Python's integers, after docs/FORMAT.md."""
     (i, f), (j, g) = divmod(2 * y - 63, 128), divmod(2 * x - 63, 128)
-    rows, columns = found.vectors.shape[:2]
+    rows, columns = found.motion.shape[:2]
     led = []
     for part, place in ((0, y), (1, x)):
         total = 0
         for row, weight in ((i, 128 - f), (i + 1, f)):
             for column, share in ((j, 128 - g), (j + 1, g)):
-                v = found.vectors[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1), part]
+                v = found.motion[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1), part]
                 total += weight * share * int(v)
         led.append(4 * place + (2 * total + 16384) // 32768)
     to = placed_by_hand(found.transform, led[0], led[1], 6 + (max(found.height, found.width) - 1).bit_length())
@@ -166,7 +166,7 @@ def by_hand(pixels: NDArray[np.uint8] | NDArray[np.uint16], found: Alignment, y:
         (shown * v + 16 * (32 - shown) * (int(m) // len(looks)) + 16) // 32
         for v, m in zip(sums, looks.sum(0), strict=True)
     ]
-    tones = found.tones or (Tone(),) * 3
+    tones = found.radiometry or (GainOffset(),) * 3
     toned = [(g * v + 4096 * o + 2048) // 4096 for v, (g, o) in zip(sums, tones, strict=True)]
     return [min(max(v, 0), int(np.iinfo(pixels.dtype).max)) for v in toned]
 
@@ -207,21 +207,21 @@ def test_a_checksum_knows_every_pixel_and_its_place() -> None:
 @settings(deadline=None)
 def test_an_alignment_comes_back(made: Alignment) -> None:
     found = warp.unpack(warp.pack(made), made.height, made.width)
-    assert found._replace(vectors=made.vectors) == made
-    assert np.array_equal(found.vectors, made.vectors)
+    assert found._replace(motion=made.motion) == made
+    assert np.array_equal(found.motion, made.motion)
 
 
 def test_golden_bytes() -> None:
     vectors = (np.arange(3 * 4 * 2).reshape(3, 4, 2) * 37 % 23 - 11).astype(np.int16)
     bent = Transform(-700, 3, 12, -345, 6, 7, -8, 60_000)
-    tones = Tone(300, -9), Tone(255, 0), Tone(256, 1000)
+    tones = GainOffset(300, -9), GainOffset(255, 0), GainOffset(256, 1000)
     whole = Alignment(150, 256, 3, bent, vectors, tones, 0x01020304)
     turned = warp.still(150, 256)._replace(transform=Transform(-700, 3, 12, -345, 345, 12))
     for made, golden in ((whole, GOLDEN), (turned, GOLDEN_TURN), (constant(8, 0, 150, 256), GOLDEN_SHIFT)):
         assert warp.pack(made).hex() == golden
         found = warp.unpack(bytes.fromhex(golden), 150, 256)
-        assert found._replace(vectors=made.vectors) == made
-        assert np.array_equal(found.vectors, made.vectors)
+        assert found._replace(motion=made.motion) == made
+        assert np.array_equal(found.motion, made.motion)
 
 
 GOLDEN = "04030201962d6e0b42a27c3edab804e0c077c64eba93f7c062d6c3df43176cee454964885d0edcd78079ad2f"
@@ -270,8 +270,8 @@ def test_a_transform_is_nearest_to_its_own_matrix(made: Alignment) -> None:
 def test_samples_of_16_bits_are_moved_alike() -> None:
     rng = np.random.default_rng(8)
     deep = SimpleNamespace(pixels=rng.integers(0, 65536, (50, 60, 3), dtype=np.uint16), height=50, width=60)
-    tones = (Tone(300, 700), Tone(200, -30_000), Tone(256, 0))
-    alignment = warp.still(40, 70)._replace(transform=Transform(-130, 77, tilt_x=300), tones=tones, factor=2)
+    tones = (GainOffset(300, 700), GainOffset(200, -30_000), GainOffset(256, 0))
+    alignment = warp.still(40, 70)._replace(transform=Transform(-130, 77, tilt_x=300), radiometry=tones, factor=2)
     moved = warp._warped(deep.pixels, alignment, Box(0, 0, 40, 70))
     for y, x in [(0, 0), (39, 69), (20, 5)]:
         assert moved[y, x].tolist() == by_hand(deep.pixels, alignment, y, x)
@@ -279,6 +279,6 @@ def test_samples_of_16_bits_are_moved_alike() -> None:
 
 def test_what_is_moved_at_once_makes_no_difference(target: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     alignment = warp.still(300, 220)._replace(transform=Transform(100, -900, 30, -2000, 2000, 30), factor=2)
-    whole = warp.move(target, alignment)
+    whole = warp.apply(target, alignment)
     monkeypatch.setattr(warp, "_AT_ONCE", 1000)
-    assert np.array_equal(warp.move(target, alignment).pixels, whole.pixels)
+    assert np.array_equal(warp.apply(target, alignment).pixels, whole.pixels)

@@ -384,7 +384,7 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
 
         size, quality = content.header.low_res_size, content.header.quality
         with naming(terminal.name_of(file)):
-            jpeg = coefficients.write(entropy.unpack(jpeg, *size, quality), *size, quality)
+            jpeg = coefficients.write(entropy.decode(jpeg, *size, quality), *size, quality)
     terminal.write(output, jpeg)
 
 

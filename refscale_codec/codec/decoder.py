@@ -122,7 +122,7 @@ def _unpacked(
 
 def _moved(reference: Image, alignment: warp.Alignment | None) -> Image:
     """Return the reference in place, all of it; ReferenceMismatch if it is not the one that the alignment tells."""
-    guide = warp.move(reference, alignment)
+    guide = warp.apply(reference, alignment)
     if alignment is not None:
         tiled.require_check(warp.checksum(guide), alignment)
     return guide

@@ -253,7 +253,7 @@ def prepare(
     described = bands.describe(image, options.value_range)
     fingerprint = None if reference is None else reference.fingerprint()
     plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, net, options)
-    where = georeference.known(image, reference)
+    where = georeference.prior(image, reference)
     for group, older in triples(image, reference, described):
         alignment = None if older is None else registration.estimate(group, older, where)
         lap("align")
@@ -271,7 +271,7 @@ def _prepared(group: Image, older: Image | None, chosen: Choice) -> BandGroup:
         return BandGroup(group, None, None)
     if chosen.alignment is None:
         return BandGroup(group, older, None)
-    warped = warp.move(older, chosen.alignment)
+    warped = warp.apply(older, chosen.alignment)
     return BandGroup(group, warped, chosen.alignment._replace(check=warp.checksum(warped)))
 
 

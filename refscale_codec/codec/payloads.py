@@ -51,7 +51,7 @@ def pack_low_res(
     if isinstance(net.low_res, Gmm):
         payload = GmmCodec(net.low_res).encode(low.lr, low.guide, quality)
     else:
-        payload = entropy.pack(coefficients.quantise(low.lr, quality, dead_zone), quality)
+        payload = entropy.encode(coefficients.quantise(low.lr, quality, dead_zone), quality)
     return Container(
         header,
         payload,
@@ -100,7 +100,7 @@ def _low_res_picture(file: Container, net: RescaleNet, reference: Image | None) 
     header = file.header
     height, width = header.low_res_size
     if header.codec == lrcodec.JPEG and file.packed and net.low_res is None:
-        levels = entropy.unpack(file.lr, height, width, header.quality)
+        levels = entropy.decode(file.lr, height, width, header.quality)
         return coefficients.restore(levels, height, width, header.quality), None
     if header.codec == lrcodec.GMM and isinstance(net.low_res, Gmm) and not file.packed:
         guide = None

@@ -97,10 +97,10 @@ def candidates(
         best = min(tried, key=_cost)
         assert best.warped is not None
         found = best.choice.alignment or warp.still(image.height, image.width)
-        tried += [moved(found._replace(tones=tones)) for tones in registration.tones(target, best.warped)]
+        tried += [moved(found._replace(radiometry=tones)) for tones in registration.radiometry(target, best.warped)]
         chosen = min(tried, key=_cost).choice.alignment
-        if chosen is not None and chosen.vectors.any():
-            plain = chosen._replace(vectors=0 * chosen.vectors)
+        if chosen is not None and chosen.motion.any():
+            plain = chosen._replace(motion=0 * chosen.motion)
             if not plain.does_nothing:
                 tried.append(moved(plain))
     if first is not None:
@@ -133,7 +133,7 @@ def gathered(image: Image, boxes: list[list[Box]]) -> Image:
 
 def _warped(reference: Image, alignment: warp.Alignment, boxes: list[list[Box]]) -> Image:
     """Return the same of the warped reference; nothing else of it is warped."""
-    rows = (np.concatenate([warp.move(reference, alignment, box).pixels for box in row], axis=1) for row in boxes)
+    rows = (np.concatenate([warp.apply(reference, alignment, box).pixels for box in row], axis=1) for row in boxes)
     return Image(np.concatenate(list(rows)))
 
 

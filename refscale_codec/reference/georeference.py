@@ -40,7 +40,7 @@ class Grid(NamedTuple):
         return np.asarray(np.array([self.transform[:3], self.transform[3:], (0, 0, 1)]) @ centres)
 
 
-def known(target: Image, reference: Image | None) -> Matrix | None:
+def prior(target: Image, reference: Image | None) -> Matrix | None:
     """Return where the pixels of a target lie in a reference; None if not both are georeferenced; see `between`."""
     grids = [None if picture is None else _grid(picture) for picture in (target, reference)]
     return None if grids[0] is None or grids[1] is None else between(grids[0], grids[1])[0]

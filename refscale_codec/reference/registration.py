@@ -18,7 +18,7 @@ from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import warp
-from refscale_codec.reference.warp import BLOCK, LIMIT, Alignment, Tone, Transform, Vectors
+from refscale_codec.reference.warp import BLOCK, LIMIT, Alignment, GainOffset, MotionVectors, Transform
 
 Matrix = NDArray[np.float64]  # [3, 3], takes (x, y, 1) of a pixel's centre; the centre of the first is (0, 0)
 Luma = NDArray[np.float32]  # [h, w]
@@ -61,14 +61,14 @@ def estimate(image: Image, reference: Image, prior: Matrix | None = None) -> Ali
     highest, best = -math.inf, first
     for alignment in _candidates(lumas, target, base, first):
         vectors, correlation = _best_vectors(target, _warped(lumas[1], alignment))
-        alignment = alignment._replace(vectors=vectors)
+        alignment = alignment._replace(motion=vectors)
         correlation -= _price(alignment)
         if correlation > highest:
             highest, best = correlation, alignment
     return None if best.does_nothing else best
 
 
-def tones(image: Image, warped: Image) -> list[tuple[Tone, ...]]:
+def radiometry(image: Image, warped: Image) -> list[tuple[GainOffset, ...]]:
     """Return candidates for radiometric gain and offset of each band of a warped reference; none if nothing differs.
 
     Lines are fitted to means of squares of pixels by iteratively reweighted least squares (Cauchy weights), so that
@@ -91,16 +91,16 @@ def tones(image: Image, warped: Image) -> list[tuple[Tone, ...]]:
     ]
     fitted, spread = zip(*lines, strict=True)
     differ = any(abs(a.gain - b.gain) > _APART * a.gain for a, b in lines)
-    return [of for of in (fitted, spread)[: 1 + differ] if any(tone != Tone() for tone in of)]
+    return [of for of in (fitted, spread)[: 1 + differ] if any(line != GainOffset() for line in of)]
 
 
-def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Tone, Tone]:
+def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[GainOffset, GainOffset]:
     """Return a robust regression line of y over x, and one through the same centroid that preserves the spread more.
 
     Its slope is the geometric mean of the first and of the ratio of the median absolute deviations of y and x.
     """
     if x.size < 2 or np.ptp(x) == 0:
-        return Tone(), Tone()
+        return GainOffset(), GainOffset()
     gain, offset = 1.0, float(np.median(y) - np.median(x))
     for _ in range(_FITS):
         off = y - gain * x - offset
@@ -112,7 +112,7 @@ def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Tone, Tone]:
         offset = mean_y - gain * mean_x
     spread_x, spread_y = (float(np.median(abs(values - np.median(values)))) for values in (x, y))
     halfway = min(max(math.sqrt(gain * spread_y / max(spread_x, 1.0)), _GAINS[0]), _GAINS[1])
-    fitted, other = (Tone(round(warp.GAIN * slope), round(mean_y - slope * mean_x)) for slope in (gain, halfway))
+    fitted, other = (GainOffset(round(warp.GAIN * slope), round(mean_y - slope * mean_x)) for slope in (gain, halfway))
     return fitted, other
 
 
@@ -218,7 +218,7 @@ def _by_features(target: Luma, reference: Luma) -> Iterator[Matrix]:
             yield np.concatenate([matrix, [[0, 0, 1]]])[:3]
 
 
-def _best_vectors(target: Luma, warped: Luma) -> tuple[Vectors, float]:
+def _best_vectors(target: Luma, warped: Luma) -> tuple[MotionVectors, float]:
     """Return block motion vectors, and the sum of the blocks' correlations under them.
 
     Each block takes the best of a few candidates: the median optical flow of the block and of its neighbours, the
@@ -245,7 +245,7 @@ def _best_vectors(target: Luma, warped: Luma) -> tuple[Vectors, float]:
     return vectors, total
 
 
-def _flow(target: Luma, warped: Luma) -> Vectors:
+def _flow(target: Luma, warped: Luma) -> MotionVectors:
     """Return block motion vectors by optical flow, in tiles, because it takes many times the picture's memory."""
     height, width = target.shape
     vectors = np.empty((*warp.grid(height, width), 2), np.int16)
@@ -257,7 +257,7 @@ def _flow(target: Luma, warped: Luma) -> Vectors:
     return vectors
 
 
-def _by_block(flow: NDArray[np.float32]) -> Vectors:
+def _by_block(flow: NDArray[np.float32]) -> MotionVectors:
     """Return the median of a flow [h, w, (right, down)] in each block, as motion vectors."""
     middle = np.median(_blocks(flow, "edge"), axis=(1, 3))
     return np.rint(4 * middle[..., ::-1]).clip(-LIMIT, LIMIT).astype(np.int16)
@@ -291,7 +291,7 @@ def _shades(luma: Luma) -> NDArray[np.uint8]:
     return np.clip(128 + 40 * luma, 0, 255).astype(np.uint8)
 
 
-def _correlation_at(a: Luma, b: Luma, row: int, column: int, vector: Vectors) -> float:
+def _correlation_at(a: Luma, b: Luma, row: int, column: int, vector: MotionVectors) -> float:
     """Return the normalised cross-correlation of a block of `a` with the block of `b` that a motion vector leads to."""
     top, left = row * BLOCK, column * BLOCK
     block = a[top : top + BLOCK, left : left + BLOCK]

@@ -22,7 +22,7 @@ from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 
-Vectors = NDArray[np.int16]  # block motion vectors [rows, columns, 2]: down and right, in quarters of a pixel
+MotionVectors = NDArray[np.int16]  # block motion vectors [rows, columns, 2]: down and right, in quarters of a pixel
 Integers = NDArray[np.int64]
 
 BLOCK = 64  # side in pixels
@@ -121,7 +121,7 @@ class Transform(NamedTuple):
 IDENTITY = Transform()
 
 
-class Tone(NamedTuple):
+class GainOffset(NamedTuple):
     """Radiometric gain and offset of a band of the reference: gain / `GAIN` times the sample, plus the offset."""
 
     gain: int = GAIN
@@ -135,15 +135,15 @@ class Alignment(NamedTuple):
     width: int
     factor: int  # side in pixels of the squares that the reference is averaged over first; 1..`MAX_FACTOR`
     transform: Transform  # global motion, from the target to the averaged reference
-    vectors: Vectors
-    tones: tuple[Tone, ...] | None = None  # of each band; None leaves samples as they are
+    motion: MotionVectors
+    radiometry: tuple[GainOffset, ...] | None = None  # of each band; None leaves samples as they are
     check: int = 0  # `checksum` of the warped reference
 
     @property
     def does_nothing(self) -> bool:
         """Whether it is the identity for a reference of the target's size."""
-        still = self.factor == 1 and self.transform == IDENTITY and not self.vectors.any()
-        return still and self.tones is None
+        still = self.factor == 1 and self.transform == IDENTITY and not self.motion.any()
+        return still and self.radiometry is None
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
@@ -156,12 +156,12 @@ def still(height: int, width: int) -> Alignment:
     return Alignment(height, width, 1, IDENTITY, np.zeros((*grid(height, width), 2), np.int16))
 
 
-def move(reference: Image, alignment: Alignment | None, box: Box | None = None) -> Image:
+def apply(reference: Image, alignment: Alignment | None, box: Box | None = None) -> Image:
     """Return the reference warped onto the target's grid; no alignment leaves it as it is.
 
     Args:
         reference: of 8 or 16 bits and any size.
-        alignment: with `tones` for each band of the reference, or none.
+        alignment: with `radiometry` for each band of the reference, or none.
         box: warps only this part of the target's grid, cut to the picture; pixels equal those of the whole.
 
     Raises:
@@ -185,7 +185,7 @@ def move(reference: Image, alignment: Alignment | None, box: Box | None = None) 
 def _warped(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integers:
     """Return a part of the warped reference [h, w, bands]."""
     ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
-    field = _field(alignment.vectors, ys, xs)
+    field = _field(alignment.motion, ys, xs)
     y, x = alignment.transform.placed(
         4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1], Transform.bits(*alignment[:2])
     )
@@ -203,11 +203,11 @@ def _warped(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integ
     if (beyond > 0).any():
         near = np.clip(FADE - beyond, 0, FADE)[..., None]
         total = (near * total + 16 * (FADE - near) * _mean(pixels) + FADE // 2) // FADE
-    if alignment.tones is None:
+    if alignment.radiometry is None:
         return (total + 8) >> 4
-    gains, offsets = np.array(alignment.tones, np.int64).T
-    toned: Integers = (gains * total + 16 * GAIN * offsets + 8 * GAIN) // (16 * GAIN)
-    return np.clip(toned, 0, np.iinfo(pixels.dtype).max)
+    gains, offsets = np.array(alignment.radiometry, np.int64).T
+    adjusted: Integers = (gains * total + 16 * GAIN * offsets + 8 * GAIN) // (16 * GAIN)
+    return np.clip(adjusted, 0, np.iinfo(pixels.dtype).max)
 
 
 def _mean(pixels: NDArray[np.uint8]) -> Integers:
@@ -233,7 +233,7 @@ def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.ui
     return np.asarray((2 * sums + factor**2) // (2 * factor**2), pixels.dtype)
 
 
-def _field(vectors: Vectors, ys: Integers, xs: Integers) -> Integers:
+def _field(vectors: MotionVectors, ys: Integers, xs: Integers) -> Integers:
     """Return motion vectors [y, x, 2] of pixels, interpolated bilinearly between centres of blocks, rounded half up."""
 
     def along(axis: Integers, blocks: int) -> tuple[Integers, ...]:
@@ -277,7 +277,7 @@ class Statistics:
         """Start with counts that fall off geometrically from zero."""
         self.counts = np.array([_START] * 3, np.int64)
 
-    def expected(self, vectors: Vectors, row: int, column: int, part: int) -> tuple[int, int]:
+    def expected(self, vectors: MotionVectors, row: int, column: int, part: int) -> tuple[int, int]:
         """Return the median of the left, upper and upper right neighbour, and the context."""
         plane = vectors[..., part]
         up = plane[row - 1] if row else np.zeros_like(plane[0])
@@ -309,7 +309,7 @@ def pack(alignment: Alignment) -> bytes:
         coder.encode(np.array([symbol], np.int32) if parameters else symbol, model, *parameters)
         return symbol
 
-    _code(alignment, 0 if alignment.tones is None else len(alignment.tones), code)
+    _code(alignment, 0 if alignment.radiometry is None else len(alignment.radiometry), code)
     return _CHECK.pack(alignment.check) + bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -331,7 +331,7 @@ def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment
     except (AssertionError, ValueError):
         raise ContainerError("the alignment is damaged: it does not decode") from None
     alignment = alignment._replace(check=_CHECK.unpack_from(payload)[0])
-    in_range = abs(alignment.vectors).max() <= LIMIT and alignment.transform.in_range(height, width)
+    in_range = abs(alignment.motion).max() <= LIMIT and alignment.transform.in_range(height, width)
     if not in_range or pack(alignment) != payload:
         raise ContainerError("the alignment is damaged: nothing is coded like that")
     return alignment
@@ -353,14 +353,16 @@ def _code(known: Alignment, bands: int, code: Code) -> Alignment:
     numbers = [_number(number, code) for number in known.transform[: 2 * pairs]]
     if pairs == 2:  # a similarity
         numbers += [-numbers[3], numbers[2]]
-    tones = None
-    if code(int(known.tones is not None), _uniform(2)):
-        numbers_of = known.tones or (Tone(),) * bands
-        tones = tuple(Tone(GAIN + _number(gain - GAIN, code), _number(offset, code)) for gain, offset in numbers_of)
-    vectors = known.vectors
+    radiometry = None
+    if code(int(known.radiometry is not None), _uniform(2)):
+        numbers_of = known.radiometry or (GainOffset(),) * bands
+        radiometry = tuple(
+            GainOffset(GAIN + _number(gain - GAIN, code), _number(offset, code)) for gain, offset in numbers_of
+        )
+    vectors = known.motion
     if code(int(vectors.any()), _uniform(2)):
         vectors = _code_vectors(vectors, code)
-    return Alignment(known.height, known.width, factor, Transform(*numbers), vectors, tones)
+    return Alignment(known.height, known.width, factor, Transform(*numbers), vectors, radiometry)
 
 
 def _number(value: int, code: Code) -> int:
@@ -374,7 +376,7 @@ def _number(value: int, code: Code) -> int:
     return read // 2 if read % 2 else -(read // 2)
 
 
-def _code_vectors(known: Vectors, code: Code) -> Vectors:
+def _code_vectors(known: MotionVectors, code: Code) -> MotionVectors:
     """Encode or decode motion vectors, block by block, see `_code`."""
     vectors, statistics = np.zeros_like(known), Statistics()
     for row, column, part in np.ndindex(vectors.shape):

@@ -163,7 +163,7 @@ def upscale(
         ref = None
         if reference is not None:
             if place is None:
-                guide = warp.move(reference, alignment, seen)
+                guide = warp.apply(reference, alignment, seen)
             else:
                 guide = Image(reference.pixels[(seen.overlap(place) or place).within(place).slices])
             if alignment is not None:

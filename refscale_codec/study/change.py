@@ -50,7 +50,7 @@ def change(
         ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
     described = bands.describe(image)
-    where = cache(lambda: georeference.known(image, reference))  # asked for only where something is to be estimated
+    where = cache(lambda: georeference.prior(image, reference))  # asked for only where something is to be estimated
     older = bands.split(reference, described, reference=True)
     found = (
         _change(new, old, net, alignment or registration.estimate(new, old, where()))
@@ -68,7 +68,7 @@ def _change(image: Image, reference: Image, net: RescaleNet, alignment: warp.Ali
             f"the reference of {reference.width}x{reference.height} pixels cannot be brought onto the grid of the "
             f"picture, {image.width}x{image.height}"
         )
-    moved = warp.move(reference, alignment)
+    moved = warp.apply(reference, alignment)
     turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
     angle, unlike = (np.arccos(tiled.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
     cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)

@@ -248,7 +248,7 @@ class Refscale:
         decoded = decoder.decode(data, used, self.net, lap=lap)
         seconds |= {"encode": encoded - start, "decode": time.perf_counter() - encoded}
         file = container.unpack(data)
-        moved = None if used is None else warp.move(used, payloads.unpack_alignment(file))
+        moved = None if used is None else warp.apply(used, payloads.unpack_alignment(file))
         low = payloads.unpack_low_res(file, self.net, moved)
         return Coded(decoded.pixels, container.bytes_by_section(file), seconds, low.picture, low.levels)
 

@@ -109,7 +109,7 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
         if reference is not None:
             alignment = registration.estimate(target, reference)
             fits = alignment is not None or reference.pixels.shape == target.pixels.shape
-            reference = warp.move(reference, alignment) if fits else None
+            reference = warp.apply(reference, alignment) if fits else None
         low = tiled.downscale(target, reference, net, 100)
         low = low._replace(lr=low.picture.astype(np.float32))
         header = container.Header(

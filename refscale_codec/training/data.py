@@ -109,7 +109,7 @@ def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
     if len(visits) == 1:
         return [(pair.dataset, visits[0].pixels, None)]
     return [
-        (pair.dataset, target.pixels, warp.move(other, registration.estimate(target, other)).pixels)
+        (pair.dataset, target.pixels, warp.apply(other, registration.estimate(target, other)).pixels)
         for target, other in (visits, visits[::-1])
     ]
 

@@ -311,7 +311,7 @@ def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) ->
     return total.astype(np.float64)
 
 
-def pack(levels: Levels, quality: int) -> bytes:
+def encode(levels: Levels, quality: int) -> bytes:
     """Return levels of a quality, each within `coefficients.LARGEST`, as bytes."""
     model, coder = shipped(), constriction.stream.queue.RangeEncoder()
     probability = model.frequency / 65536
@@ -346,8 +346,8 @@ def _parts(n: int) -> Iterator[slice]:
     return (slice(start, start + _AT_ONCE) for start in range(0, n, _AT_ONCE))
 
 
-def unpack(payload: bytes, height: int, width: int, quality: int) -> Levels:
-    """Return the levels that `pack` was given, of a picture [height, width].
+def decode(payload: bytes, height: int, width: int, quality: int) -> Levels:
+    """Return the levels that `encode` was given, of a picture [height, width].
 
     Raises:
         ContainerError: the payload holds no levels of this size and quality.
