@@ -665,7 +665,7 @@ def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], plac
     assert sizes[0] < sizes[1]
     assert refscale("extract-lr", "out.rsc", "-o", "small.jpg").code == 0
     with PIL.Image.open(place / "small.jpg") as small:
-        assert PIL.JpegImagePlugin.get_sampling(small) == 2  # 4:2:0
+        assert PIL.JpegImagePlugin.get_sampling(small) == 0  # 4:4:4
 
 
 @pytest.mark.parametrize(("name", "kind"), [("out.png", "PNG"), ("out.webp", "WEBP"), ("out.tif", "TIFF")])
@@ -940,7 +940,7 @@ def test_progress_goes_to_stderr_and_data_to_stdout(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     monkeypatch.setattr(encoder, "encode", slow(encoder.encode))
-    monkeypatch.setattr(encoder, "decode", slow(decoder.decode))
+    monkeypatch.setattr(decoder, "decode", slow(decoder.decode))
     outcome = refscale("encode", "target.png", *REF, "-o", "-", "--quality", 60, *TINY)
     assert outcome.code == 0
     assert outcome.out == (place / "with.rsc").read_bytes()
@@ -956,7 +956,7 @@ def test_progress_goes_to_stderr_and_data_to_stdout(
 def test_progress_makes_way_for_an_error(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
-    monkeypatch.setattr(encoder, "decode", slow(decoder.decode))
+    monkeypatch.setattr(decoder, "decode", slow(decoder.decode))
     streams = sys.stdout, sys.stderr
     outcome = refscale("decode", "with.rsc", "--ref", "other.png", "-o", "out.png", *TINY)
     assert (outcome.code, outcome.out) == (6, b"")
@@ -969,7 +969,7 @@ def test_there_is_no_progress_where_stderr_is_no_terminal(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "PATIENCE", 0)
-    monkeypatch.setattr(encoder, "decode", slow(decoder.decode))
+    monkeypatch.setattr(decoder, "decode", slow(decoder.decode))
     outcome = refscale("decode", "with.rsc", *REF, "-o", "out.png", *TINY)
     assert outcome == Outcome(0, b"", "out.png: 33x20\n")
 
