@@ -416,6 +416,7 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
             decoder.decode(container.pack(changed), reference, tiny_net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
 @pytest.mark.parametrize("kind", ["seven", "four signed", "nodata"])
 def test_predicted_bands_come_back_in_windows_too(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:

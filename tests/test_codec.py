@@ -231,6 +231,7 @@ def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: Rescale
 # --- a reference that does not help ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None:
     target, reference = (
         cut(image.read(ROOT / "examples" / f"{name}.png"), 192, 192) for name in ("target", "reference")
@@ -252,6 +253,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     assert sent.levels.any()
 
 
+@pytest.mark.slow
 def test_a_reference_is_moved_only_where_that_helps() -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = model.load(model.shipped(2))
@@ -266,6 +268,7 @@ def test_a_reference_is_moved_only_where_that_helps() -> None:
     assert container.unpack(encoder.encode(target, off, net)).alignment is not None
 
 
+@pytest.mark.slow
 def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
     target, reference = (
         cut(image.read(ROOT / "examples" / f"{name}.png"), 240, 240) for name in ("target", "reference")
@@ -406,6 +409,7 @@ def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, cod
         EncodeOptions(tile=0)
 
 
+@pytest.mark.slow
 def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
