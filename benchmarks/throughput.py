@@ -8,7 +8,7 @@ kept (`allocator`). A stage ends when the device has finished:
     load     weights, from their file onto the device
     read     pictures, or the `.rsc` and its reference
     align    encode only: where the reference lies
-    choose   encode only: whether the reference helps, tried on a sample, so the same for all but small pictures
+    choose   encode only: whether and how the reference is used; on a sample, so the same for all but small pictures
     net      down or up, with the copies to and from the device; decode: moving the reference, too
     entropy  the low-res JPEG and the similarity map; fingerprints
     write    container, or PNG; the file, until it is on the disk
@@ -59,15 +59,21 @@ class Job(NamedTuple):
     device: str  # "cpu" or "cuda"
 
 
+def clock_of(threads: int, device: str) -> Callable[[], float]:
+    """Return what seconds are read from: processor time on one thread of the CPU, so that others do not count."""
+    return time.process_time if (threads, device) == (1, "cpu") else time.perf_counter
+
+
 def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
     """Encode or decode as a caller of the library does; return the file's bytes and the seconds of each stage."""
     seconds: dict[str, float] = {}
-    start = time.perf_counter()
+    clock = clock_of(job.threads, job.device)
+    start = clock()
 
     def lap(stage: str) -> None:
         if job.device == "cuda":
             torch.cuda.synchronize()
-        seconds[stage] = time.perf_counter() - start - sum(seconds.values())
+        seconds[stage] = clock() - start - sum(seconds.values())
 
     net = model.load(model.shipped(job.scale)).to(job.device)
     lap("load")
@@ -161,7 +167,8 @@ def main() -> None:
     versions = {name: version(name) for name in ("torch", "numpy", "pillow")}
     result: dict[str, Any] = {
         "command": f"python benchmarks/throughput.py --size {' '.join(map(str, args.size))} {words}",
-        "convention": "medians of warm runs; a megapixel is 10**6 high-res pixels, load not counted; MiB are resident",
+        "convention": "medians of warm runs, processor time with one thread; "
+        "a megapixel is 10**6 high-res pixels, load not counted; MiB are resident",
         "machine": machine(args.device),
         "versions": {"refscale": refscale_codec.__version__, "python": platform.python_version(), **versions},
         "rows": [],
