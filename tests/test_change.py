@@ -55,7 +55,7 @@ def test_places_are_not_asked_for_where_nothing_is_to_be_estimated(
     def refuse(*_: object) -> None:
         raise AssertionError("asked for the georeference")
 
-    monkeypatch.setattr(georeference, "known", refuse)
+    monkeypatch.setattr(georeference, "prior", refuse)
     pixels = np.random.default_rng(3).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     still = warp.still(24, 40)
     assert change.change(Image(pixels), Image(pixels.copy()), tiny_net, [still]).max() < 0.01
