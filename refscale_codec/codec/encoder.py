@@ -35,7 +35,6 @@ from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.tiled import LowRes
 
 Shortlist = Callable[[Image, Image | None, warp.Alignment | None, Image | None], list[Candidate]]
-_SECTION = 6  # bytes around a short payload in the file
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
 
 
@@ -159,9 +158,9 @@ class Plan:
         total: float = len(container.pack(file))
         if share < 1:  # what is sent once for the whole picture counts by the sample's share
             if choice.alignment is not None:
-                total += (_SECTION + len(warp.pack(choice.alignment))) * share
+                total += (reference_choice.SECTION + len(warp.pack(choice.alignment))) * share
             if choice.prediction is not None:
-                total -= (_SECTION + len(band_prediction.pack(choice.prediction))) * (1 - share)
+                total -= (reference_choice.SECTION + len(band_prediction.pack(choice.prediction))) * (1 - share)
         return math.log(total) + SLOPE * math.log(error + 0.25), coded  # levels; rounding limits the error anyway
 
     def _low_res(self, index: int, quality: int, dead_zone: float) -> tuple[Image | None, LowRes]:

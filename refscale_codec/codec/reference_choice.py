@@ -30,7 +30,8 @@ _PRIOR = 0.3  # how strongly a block's factor is drawn to 1, in units of the mea
 _CLOSE = 0.1  # of ln(residual energy): candidates are kept that leave no more than that beyond the best
 _KEPT = 3  # candidates at most
 _TYPICAL = 0.4  # bits per pixel of a usual file: what a byte of alignment is weighed against
-_SECTION = 6  # bytes around a short payload in the file
+SECTION = 6
+"""Bytes around a short payload in the file."""
 
 
 class Choice(NamedTuple):
@@ -81,7 +82,7 @@ def candidates(
 
     def candidate(choice: Choice, warped: Image | None) -> Candidate:
         unexplained = _unexplained(spectrum, None if warped is None else _spectrum(warped))
-        size = 0 if choice.alignment is None else _SECTION + len(warp.pack(choice.alignment))
+        size = 0 if choice.alignment is None else SECTION + len(warp.pack(choice.alignment))
         return Candidate(choice, warped, unexplained + share * size)
 
     def moved(alignment: warp.Alignment) -> Candidate:
