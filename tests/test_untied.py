@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from refscale_codec.errors import WeightsError
+from refscale_codec.rescale.quantised import floats
 from refscale_codec.rescale.untied import MAP_FULL, Untied, UntiedConfig, load, spread, store
 
 CONFIG = UntiedConfig(down_width=8, down_blocks=1, up_width=32, up_blocks=2)
@@ -163,6 +164,14 @@ def test_load_refuses_other_files(tmp_path):
         path.write_bytes(changed)
         with pytest.raises(WeightsError, match="does not hold"):
             load(path)
+
+
+@torch.no_grad()
+def test_training_goes_on_from_the_net_that_was_stored():
+    exact, trained, (lr, _), (_, ref) = net().make_exact(), net(seed=2), pictures(24, 32), pictures(48, 64, seed=1)
+    trained.load_state_dict(floats(exact.state_dict()))
+    wanted = exact.upscale(lr, ref, half_off(), QUALITY, torch.float32)
+    assert torch.equal(trained.upscale(lr, ref, half_off(), QUALITY, torch.float32), wanted)
 
 
 HASHES = """

@@ -10,6 +10,7 @@ to bfloat16 after each operation (`carried`): the bits are equal. Every operatio
 elements, or such a convolution; there is no exp, tanh or division by what was computed.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -166,6 +167,18 @@ class QuantisedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus the residual, rounded to bfloat16: [b, width, h, w]."""
         return carried(x + self.second(rectified(self.first(signed(x)))))
+
+
+def floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what training may go on from: the state of an exact net, its integers as the floats they stand for."""
+    result = {name: x.float() for name, x in state.items() if x.is_floating_point()}
+    for name, exponent in state.items():
+        layer, _, last = name.rpartition(".")
+        if last == "exponent":
+            step = torch.exp2(exponent.float())
+            result[f"{layer}.weight"] = state[f"{layer}.weight"].float() * step[:, None, None, None]
+            result[f"{layer}.bias"] = state[f"{layer}.bias"].float() * step / BIAS_UNIT
+    return result
 
 
 def make_exact(net: nn.Module) -> None:

@@ -31,6 +31,7 @@ from refscale_codec.lrcodec.gmm.net import Coded, Gmm
 from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale import untied as untied_net
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.quantised import floats
 from refscale_codec.rescale.untied import Untied
 from refscale_codec.training import losses, untied
 from refscale_codec.training.data import Crops, Mask, Pixels, read_manifest
@@ -161,7 +162,8 @@ class _Run:
         Raises:
             WeightsError: not weights of any net here, or no parameter fits.
         """
-        given, own = model.load(path).state_dict(), self.net.state_dict()
+        given = floats(untied_net.load(path).state_dict()) if self.config.untied else model.load(path).state_dict()
+        own = self.net.state_dict()
         fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
         if fitting.keys().isdisjoint(name for name, _ in self.net.named_parameters()):
             raise WeightsError(f"nothing in {path} fits the net of the recipe: no parameter has equal name and shape")
