@@ -56,9 +56,9 @@ def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, 
 
 
 def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[str, Any]]:
-    """Return bytes and PSNR of the second triple at each quality, with and without the prediction."""
+    """Return bytes and PSNR of the second band group at each quality, with and without the prediction."""
     described = bands.describe(picture)
-    second = list(bands.split(picture, described))[1]
+    second = list(bands.split_groups(picture, described))[1]
     rows: list[dict[str, Any]] = []
     for quality in QUALITIES:
         plan = encoder.prepare(picture, older, net, encoder.EncodeOptions(quality=quality))

@@ -56,15 +56,15 @@ def test_what_follows_from_the_source_is_found(dtype: np.dtype) -> None:
     full = np.iinfo(dtype).max
     source = (noise(3, dtype, 40, 40) // 2 + full // 8).astype(dtype)
     mixed = 0.5 * source[..., 0] + 0.75 * source[..., 1] - 0.25 * source[..., 2]
-    triple = np.rint(np.dstack([source[..., 2], full / 2 - 0.25 * source[..., 0], mixed])).astype(dtype)
-    found = band_prediction.predict(source, band_prediction.fit(source, triple))
-    assert abs(found.astype(int) - triple.astype(int)).max() <= full / 100  # what is added to the spread pulls a little
+    group = np.rint(np.dstack([source[..., 2], full / 2 - 0.25 * source[..., 0], mixed])).astype(dtype)
+    found = band_prediction.predict(source, band_prediction.fit(source, group))
+    assert abs(found.astype(int) - group.astype(int)).max() <= full / 100  # what is added to the spread pulls a little
 
 
 def test_flat_and_like_bands_give_moderate_factors() -> None:
     flat = np.full((8, 8, 3), 100, np.uint8)
-    triple = np.full((8, 8, 3), 30, np.uint8)
-    assert np.array_equal(band_prediction.predict(flat, band_prediction.fit(flat, triple)), triple)
+    group = np.full((8, 8, 3), 30, np.uint8)
+    assert np.array_equal(band_prediction.predict(flat, band_prediction.fit(flat, group)), group)
     like = noise(4, U8, 40, 40)[..., :1].repeat(3, axis=2)
     rows = band_prediction.fit(like, like)
     assert abs(np.array([row.factors for row in rows])).max() <= ONE

@@ -1,4 +1,4 @@
-"""Pictures of any bands go into triples and come back: the laws, golden bytes, and every way a payload can be bad."""
+"""Pictures of any bands <-> band groups: round trips, golden bytes, and every way a payload can be bad."""
 
 import csv
 import math
@@ -57,24 +57,24 @@ def pictures(draw: st.DrawFn) -> Image:
     return Image(pixels, Metadata(), alpha, nodata)
 
 
-# --- triples ---------------------------------------------------------------------------------------------------------
+# --- band groups -----------------------------------------------------------------------------------------------------
 
 
 @given(pictures())
 @settings(max_examples=60, deadline=None)
 def test_what_is_split_is_joined_again(picture: Image) -> None:
     described = bands.describe(picture)
-    triples = list(bands.split(picture, described))
-    assert len(triples) == -(-picture.bands // 3)
-    assert all(triple.pixels.dtype == (U8 if picture.pixels.dtype == U8 else U16) for triple in triples)
-    back = bands.join([t.pixels for t in triples], described, Box(0, 0, picture.height, picture.width))
+    groups = list(bands.split_groups(picture, described))
+    assert len(groups) == -(-picture.bands // 3)
+    assert all(group.pixels.dtype == (U8 if picture.pixels.dtype == U8 else U16) for group in groups)
+    back = bands.join_groups([t.pixels for t in groups], described, Box(0, 0, picture.height, picture.width))
     seen = np.ones(picture.pixels.shape, bool)
     if picture.alpha is not None:
         assert np.array_equal(back.alpha, picture.alpha)
         seen &= (picture.alpha > 0)[..., None]
     if picture.nodata is not None:
-        absent = picture.pixels == picture.nodata
-        assert np.array_equal(back.pixels == picture.nodata, absent)
+        nodata_mask = picture.pixels == picture.nodata
+        assert np.array_equal(back.pixels == picture.nodata, nodata_mask)
     assert np.array_equal(back.pixels[seen], picture.pixels[seen])
     assert back.nodata == picture.nodata
 
@@ -83,11 +83,11 @@ def test_what_is_split_is_joined_again(picture: Image) -> None:
 @settings(max_examples=30, deadline=None)
 def test_a_window_is_the_same_part_of_the_whole(picture: Image, data: st.DataObject) -> None:
     described = bands.describe(picture)
-    parts = [triple.pixels for triple in bands.split(picture, described)]
+    parts = [group.pixels for group in bands.split_groups(picture, described)]
     top, left = data.draw(st.integers(0, picture.height - 1)), data.draw(st.integers(0, picture.width - 1))
     window = Box(top, left, picture.height, picture.width)
-    whole = bands.join(parts, described, Box(0, 0, picture.height, picture.width))
-    part = bands.join([x[window.slices] for x in parts], described, window)
+    whole = bands.join_groups(parts, described, Box(0, 0, picture.height, picture.width))
+    part = bands.join_groups([x[window.slices] for x in parts], described, window)
     assert np.array_equal(part.pixels, whole.pixels[window.slices])
     if picture.alpha is not None:
         assert np.array_equal(part.alpha, picture.alpha[window.slices])
@@ -97,11 +97,12 @@ def test_a_window_is_the_same_part_of_the_whole(picture: Image, data: st.DataObj
 @settings(max_examples=40, deadline=None)
 def test_whatever_the_net_makes_nodata_is_exact(picture: Image, error: int) -> None:
     described = bands.describe(picture)
-    full = np.iinfo(described.triple_type).max
+    full = np.iinfo(described.group_dtype).max
     made = [
-        (t.pixels.astype(int) + error).clip(0, full).astype(t.pixels.dtype) for t in bands.split(picture, described)
+        (t.pixels.astype(int) + error).clip(0, full).astype(t.pixels.dtype)
+        for t in bands.split_groups(picture, described)
     ]
-    back = bands.join(made, described, Box(0, 0, picture.height, picture.width))
+    back = bands.join_groups(made, described, Box(0, 0, picture.height, picture.width))
     if picture.nodata is not None:
         assert np.array_equal(back.pixels == picture.nodata, picture.pixels == picture.nodata)
 
@@ -122,24 +123,24 @@ def test_stretching_is_linear_and_undone(dtype: np.dtype, data: st.DataObject) -
 def test_a_grey_picture_is_three_times_itself_and_comes_back_as_the_mean() -> None:
     grey = Image(drawn(0, 1))
     described = bands.describe(grey)
-    (triple,) = bands.split(grey, described)
-    assert np.array_equal(triple.pixels, grey.pixels.repeat(3, axis=2))
+    (group,) = bands.split_groups(grey, described)
+    assert np.array_equal(group.pixels, grey.pixels.repeat(3, axis=2))
     part = np.array([[[10, 11, 11], [0, 0, 1], [254, 255, 255]]], np.uint8)
-    assert bands.join([part], described, Box(0, 0, 1, 3)).pixels[..., 0].tolist() == [[11, 0, 255]]
+    assert bands.join_groups([part], described, Box(0, 0, 1, 3)).pixels[..., 0].tolist() == [[11, 0, 255]]
 
 
 @pytest.mark.parametrize(
     ("depth", "chosen"), [(1, [[0, 0, 0]]), (2, [[0, 1, 1]]), (4, [[0, 1, 2], [3, 3, 3]]), (5, [[0, 1, 2], [3, 4, 4]])]
 )
 def test_bands_come_three_by_three(depth: int, chosen: list[list[int]]) -> None:
-    assert bands.Bands(U8, depth).triples() == chosen
+    assert bands.Bands(U8, depth).group_bands() == chosen
 
 
-def test_eight_bit_rgb_is_its_own_triple() -> None:
+def test_eight_bit_rgb_is_its_own_group() -> None:
     picture = Image(drawn(0, 3), Metadata(xmp=b"x"))
     described = bands.describe(picture)
     assert described.plain
-    assert list(bands.split(picture, described)) == [picture]
+    assert list(bands.split_groups(picture, described)) == [picture]
     assert bands.pack(described) is None
     assert bands.unpack(None, 1, 1).plain
 
@@ -210,7 +211,7 @@ ALPHA_HEX = """
     010101 00000900 52494646 40000000 57454250 5650384c 33000000 2f024000 002f2010 4872d89f 750d356d 1b30e9a0
     54feb8fa 0904921c f6677dfe 03120af1 d702356d 1bb0a1ce bf201ad1 ff586f00
 """
-ABSENT_HEX = """
+NODATA_MASK_HEX = """
     00020605 52494646 24000000 57454250 5650384c 17000000 2f02c000 000f3001 133001f3 1f781012 a4109311
     fd8f0500
 """
@@ -230,10 +231,10 @@ def test_golden_planes_are_read() -> None:
     found = bands.unpack(data, 2, 3)
     assert found.ranges == ((0, 9),)
     assert np.array_equal(found.alpha, alpha)
-    absent = np.zeros((2, 3, 2), bool)
-    absent[0, :, 0] = absent[0, 1:, 1] = True
-    found = bands.unpack(bytes.fromhex(ABSENT_HEX), 2, 3)
-    assert np.array_equal(found.absent, absent)
+    nodata_mask = np.zeros((2, 3, 2), bool)
+    nodata_mask[0, :, 0] = nodata_mask[0, 1:, 1] = True
+    found = bands.unpack(bytes.fromhex(NODATA_MASK_HEX), 2, 3)
+    assert np.array_equal(found.nodata_mask, nodata_mask)
 
 
 @given(pictures())
@@ -241,8 +242,8 @@ def test_golden_planes_are_read() -> None:
 def test_what_is_packed_comes_back(picture: Image) -> None:
     described = bands.describe(picture)
     found = bands.unpack(bands.pack(described), picture.height, picture.width)
-    assert found._replace(alpha=None, absent=None) == described._replace(alpha=None, absent=None)
-    for name in ("alpha", "absent"):
+    assert found._replace(alpha=None, nodata_mask=None) == described._replace(alpha=None, nodata_mask=None)
+    for name in ("alpha", "nodata_mask"):
         kept = getattr(described, name)
         assert (kept is None) == (getattr(found, name) is None)
         assert kept is None or np.array_equal(getattr(found, name), kept)
@@ -483,7 +484,7 @@ def test_a_real_pair_with_infrared(data_folder: Path) -> None:
     data = encoder.encode(target, reference, net)
     described, (first, further) = decoder.disassemble(container.unpack(data))
     assert further.prediction is not None
-    group, older = list(encoder.triples(target, reference, described))[1]
+    group, older = list(encoder.band_groups(target, reference, described))[1]
     assert len(container.pack(further)) < 0.9 * len(encoder.encode(group, older, net))
     assert bands.psnr(target, decoder.decode(data, reference, net), described) > 30
 

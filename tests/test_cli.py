@@ -780,17 +780,17 @@ def test_the_tile_reaches_encoder_and_decoder(
     options: tuple[str, ...],
     expected: int,
 ) -> None:
-    seen, grid = set(), tiles.grid
+    sides, grid = set(), tiles.grid
 
     def spied(height: int, width: int, side: int, halo: int) -> Iterator[tiles.Tile]:
-        seen.add(side)
+        sides.add(side)
         return grid(height, width, side, halo)
 
     monkeypatch.setattr(tiles, "grid", spied)
     for command in (("encode", "target.png", *REF, "-o", "out.rsc"), ("decode", "with.rsc", *REF, "-o", "out.png")):
-        seen.clear()
+        sides.clear()
         assert refscale(*command, *options, *TINY).code == 0
-        assert seen == {expected}
+        assert sides == {expected}
 
 
 def test_weights_that_ship_are_found_by_scale_and_by_fingerprint(

@@ -1,4 +1,4 @@
-"""Tiles cover a picture once, look as far as they should, and fit the memory that is allowed."""
+"""Tiles cover a picture once, are padded by their halo, and fit the memory that is allowed."""
 
 import numpy as np
 import pytest
@@ -14,23 +14,23 @@ multiples = st.integers(2, 20).map(lambda count: STEP * count)
 
 
 @given(height=sides, width=sides, side=multiples, halo=st.integers(0, 6).map(lambda count: STEP * count))
-def test_cores_cover_the_picture_once_and_are_about_equal(height: int, width: int, side: int, halo: int) -> None:
+def test_tiles_cover_the_picture_once_and_are_about_equal(height: int, width: int, side: int, halo: int) -> None:
     covered = np.zeros((height, width), np.uint8)
-    for core, seen in tiles.grid(height, width, side, halo):
-        covered[core.slices] += 1
-        assert core.top % STEP == core.left % STEP == 0
-        assert max(core.height, core.width) <= side
-        assert seen == Box(
-            max(0, core.top - halo),
-            max(0, core.left - halo),
-            min(height, core.bottom + halo),
-            min(width, core.right + halo),
+    for tile, padded in tiles.grid(height, width, side, halo):
+        covered[tile.slices] += 1
+        assert tile.top % STEP == tile.left % STEP == 0
+        assert max(tile.height, tile.width) <= side
+        assert padded == Box(
+            max(0, tile.top - halo),
+            max(0, tile.left - halo),
+            min(height, tile.bottom + halo),
+            min(width, tile.right + halo),
         )
     assert (covered == 1).all()
     for length in (height, width):
-        cores = np.diff(tiles._edges(length, side, STEP))
-        assert len(cores) == -(-length // side)
-        assert cores.max() - cores.min() < 2 * STEP
+        lengths = np.diff(tiles._edges(length, side, STEP))
+        assert len(lengths) == -(-length // side)
+        assert lengths.max() - lengths.min() < 2 * STEP
 
 
 @given(a=st.tuples(*[sides] * 4), b=st.tuples(*[sides] * 4))

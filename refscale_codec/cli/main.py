@@ -293,9 +293,9 @@ def verify(
             if content.header.reference is not None and reference is None:
                 decoder.require_same_weights(content.header, net)
                 metadata.unpack(content.metadata)
-                for triple in decoder.disassemble(content)[1]:
-                    if triple.header.codec == lrcodec.JPEG:
-                        payloads.unpack_low_res(triple, net, None)
+                for group in decoder.disassemble(content)[1]:
+                    if group.header.codec == lrcodec.JPEG:
+                        payloads.unpack_low_res(group, net, None)
                 terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
                 return
             step("decoding")

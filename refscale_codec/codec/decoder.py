@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from refscale_codec import lrcodec
 from refscale_codec.codec import payloads
-from refscale_codec.codec.encoder import older_triples, untimed
+from refscale_codec.codec.encoder import reference_groups, untimed
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
@@ -70,11 +70,11 @@ def decode(
     shown = window or Box(0, 0, file.header.height, file.header.width)
 
     predicted = any(inner.prediction is not None for inner in files)
-    wide = tiled.seen_of(shown, file.header, tile) if predicted else shown  # of the first triple
+    wide = tiled.padded_window(shown, file.header, tile) if predicted else shown  # of the first band group
 
     def parts() -> Iterator[NDArray[Any]]:
         first: NDArray[Any] | None = None
-        for inner, older in zip(files, older_triples(reference, described), strict=False):
+        for inner, older in zip(files, reference_groups(reference, described), strict=False):
             low, older, place = _unpacked(inner, older, first, wide, net)
             lap("entropy")
             part = tiled.upscale(
@@ -87,7 +87,7 @@ def decode(
                 z_seed=z_seed,
                 tile=tile,
                 window=wide if first is None else shown,
-                dtype=described.triple_type,
+                dtype=described.group_dtype,
                 place=place,
             ).pixels
             lap("net")
@@ -96,15 +96,15 @@ def decode(
             yield part
 
     said = replace(said, geo=geotiff.moved(said.geo, shown.left, shown.top))
-    return replace(bands.join(parts(), described, shown), metadata=said)
+    return replace(bands.join_groups(parts(), described, shown), metadata=said)
 
 
 def _unpacked(
     file: Container, reference: Image | None, first: NDArray[Any] | None, wide: Box, net: RescaleNet
 ) -> tuple[LowRes, Image | None, Box | None]:
-    """Return the payloads of a triple, the reference that its net needs, and where that lies, as `upscale` has it.
+    """Return the payloads of a band group, the reference that its net needs, and where that lies, as for `upscale`.
 
-    `reference` is the triple's. `first` is the part of the first triple in the box `wide`, None for that triple itself.
+    `reference` is the group's. `first` is the part of the first group in the box `wide`, None for that group itself.
     """
     if file.prediction is not None and first is not None:
         low = payloads.unpack_low_res(file, net, None)
@@ -129,17 +129,17 @@ def _moved(reference: Image, alignment: warp.Alignment | None) -> Image:
 
 
 def disassemble(file: Container) -> tuple[Bands, list[Container]]:
-    """Return what a file says of the picture's bands, and the files of its triples.
+    """Return what a file says of the picture's bands, and the files of its band groups.
 
     Raises:
         ContainerError: they do not fit each other.
     """
     described = bands.unpack(file.bands, file.header.height, file.header.width)
     files, extra_bands = [file], file.extra_bands
-    while extra_bands is not None and len(files) < len(described.triples()):
+    while extra_bands is not None and len(files) < len(described.group_bands()):
         files.append(container.unpack(extra_bands))
         extra_bands = files[-1].extra_bands
-    if extra_bands is not None or len(files) < len(described.triples()):
+    if extra_bands is not None or len(files) < len(described.group_bands()):
         raise ContainerError(f"malformed: EXTRA_BANDS sections for other than {described.depth} bands")
     for inner in files[1:]:
         if inner.header != file.header or (inner.bands, inner.output_hash, inner.metadata) != (None, None, None):
@@ -183,5 +183,5 @@ def require_same_weights(header: Header, net: RescaleNet) -> None:
 
 
 def alignments(file: Container) -> list[warp.Alignment | None]:
-    """Return where the reference lies for each triple of bands; ContainerError when a payload does not fit."""
+    """Return where the reference lies for each band group; ContainerError when a payload does not fit."""
     return [payloads.unpack_alignment(inner) for inner in disassemble(file)[1]]

@@ -198,7 +198,7 @@ class CodedGroup(NamedTuple):
         warped = self.warped
         if first is not None and self.low.prediction is not None:
             warped = Image(band_prediction.predict(first.pixels, self.low.prediction))
-        dtype = plan.described.triple_type
+        dtype = plan.described.group_dtype
         return tiled.upscale(received, warped, header, net, tile=tile or plan.options.tile, dtype=dtype)
 
 
@@ -231,7 +231,7 @@ class Coded:
         """
         first = self.groups[0].picture(tile)
         parts = (group.picture(tile, first).pixels for group in self.groups[1:])
-        return bands.join(chain([first.pixels], parts), self.plan.described, Box(0, 0, *self.plan.size))
+        return bands.join_groups(chain([first.pixels], parts), self.plan.described, Box(0, 0, *self.plan.size))
 
 
 def prepare(
@@ -253,7 +253,7 @@ def prepare(
     fingerprint = None if reference is None else reference.fingerprint()
     plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, net, options)
     where = georeference.prior(image, reference)
-    for group, older in triples(image, reference, described):
+    for group, older in band_groups(image, reference, described):
         alignment = None if older is None else registration.estimate(group, older, where)
         lap("align")
         first = plan._group(0, options.quality, ROUNDING).picture() if plan.groups else None
@@ -274,14 +274,14 @@ def _prepared(group: Image, older: Image | None, chosen: Choice) -> BandGroup:
     return BandGroup(group, warped, chosen.alignment._replace(check=warp.checksum(warped)))
 
 
-def triples(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:
-    """Yield what the net codes of a picture, each with that of the reference; ImageError for other bands in it."""
-    return zip(bands.split(image, described), older_triples(reference, described), strict=False)
+def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:
+    """Yield each band group of a picture with that of its reference; ImageError if the reference has other bands."""
+    return zip(bands.split_groups(image, described), reference_groups(reference, described), strict=False)
 
 
-def older_triples(reference: Image | None, described: Bands) -> Iterator[Image | None]:
-    """Yield the groups of three bands of a reference, endlessly None for none."""
-    return repeat(None) if reference is None else bands.split(reference, described, reference=True)
+def reference_groups(reference: Image | None, described: Bands) -> Iterator[Image | None]:
+    """Yield the band groups of a reference; None, endlessly, if there is none."""
+    return repeat(None) if reference is None else bands.split_groups(reference, described, reference=True)
 
 
 def assemble(files: list[Container], plan: Plan) -> Container:

@@ -1,14 +1,14 @@
-"""Pictures of any bands <-> triples of bands, which is all that the net codes; and the BANDS payload of a `.rsc` file.
+"""Pictures of any number of bands <-> band groups, the only pictures that the net codes; and the BANDS payload.
 
-A triple is an 8-bit or 16-bit picture of three bands over the full scale of its type. Bands come three by three; what
-is left over fills a triple of its own by repetition, and comes back as the mean of its copies. Samples of 16 bits are
-stretched, band by band, from the range of their values. The reference goes the same way, by the target's ranges. All
-of it is integer arithmetic, so that both sides feed their nets alike.
+A band group is an 8-bit or 16-bit picture of three bands over the full range of its type. Bands are grouped three by
+three; if one or two are left over, the last is repeated to fill the last group, and decodes to the mean of its copies.
+Samples of 16 bits are scaled, band by band, from the range of their values. The reference is treated in the same way,
+with the picture's ranges. All of it is integer arithmetic, so that encoder and decoder give their nets equal inputs.
 
-Not coded by the net, but kept exactly: alpha, and which samples are nodata. Under these, and where a picture is fully
-transparent, the net sees means of what lies around, which cost next to nothing.
+Alpha and the nodata mask are not coded by the net but stored losslessly. Nodata and fully transparent samples are
+replaced by local means before the net runs, because these cost few bytes.
 
-An 8-bit RGB picture is its own and only triple, and its file says nothing of bands.
+An 8-bit RGB picture is its own only band group, and its file has no BANDS section.
 """
 
 import io
@@ -35,26 +35,26 @@ FULL = 0xFFFF
 
 _log = logging.getLogger(__name__)
 _TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("u1"), 1: np.dtype("u2"), 2: np.dtype("i2")}  # by their ids in the file
-_ALPHA, _NODATA, _ABSENT = 1, 2, 4  # flags
+_ALPHA, _NODATA, _NODATA_MASK = 1, 2, 4  # flags
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
 _PLANE_SIDE = 4096  # pixels; planes are stored in parts of at most this side, and WebP has no more than 16,383
 
 
 class Bands(NamedTuple):
-    """What a file has to say of a picture's bands."""
+    """How the bands of a picture are stored: the contents of the BANDS section."""
 
     dtype: np.dtype[Any]
-    """Of the samples: uint8, uint16 or int16."""
+    """Type of the samples: uint8, uint16 or int16."""
     depth: int
-    """Of bands, without alpha."""
+    """Number of bands, without alpha."""
     ranges: tuple[tuple[int, int], ...] = ()
-    """The value that is coded as 0 and the one that is coded as `FULL`, for each band; empty for 8 bits."""
+    """For each band the values that are coded as 0 and as `FULL`; empty for 8 bits."""
     nodata: int | None = None
-    """The value that stands for no data."""
+    """The nodata value."""
     alpha: NDArray[Any] | None = None
-    """[h, w]."""
-    absent: Mask | None = None
-    """[h, w, bands]: which samples are nodata; None for not one."""
+    """[h, w], of the samples' type."""
+    nodata_mask: Mask | None = None
+    """[h, w, bands]: which samples are nodata; None if no sample is."""
 
     @property
     def plain(self) -> bool:
@@ -62,23 +62,23 @@ class Bands(NamedTuple):
         return self.dtype == np.uint8 and self.depth == 3 and self.nodata is None and self.alpha is None
 
     @property
-    def triple_type(self) -> np.dtype[Any]:
-        """The samples' type in triples: uint8 or uint16."""
+    def group_dtype(self) -> np.dtype[Any]:
+        """Type of the samples in band groups: uint8 or uint16."""
         return np.dtype(np.uint8 if self.dtype == np.uint8 else np.uint16)
 
-    def triples(self) -> list[list[int]]:
-        """Return which bands are in each triple; the last band fills what is left of the last one."""
+    def group_bands(self) -> list[list[int]]:
+        """Return the three band indices of each group; the last band is repeated to fill the last group."""
         last = self.depth - 1
         return [[first, min(first + 1, last), min(first + 2, last)] for first in range(0, self.depth, 3)]
 
 
 def describe(image: Image, declared: tuple[int, int] | None = None) -> Bands:
-    """Return what a file has to say of a picture's bands.
+    """Return how the bands of a picture are to be stored.
 
     Args:
         image: the picture.
-        declared: lowest and highest value in all bands; what lies beyond is clipped, and told through `logging`. None
-            takes for each band those of its own samples, without nodata and transparent ones.
+        declared: lowest and highest value in all bands; values outside are clipped, with a warning through `logging`.
+            None takes for each band those of its own samples, without nodata and transparent ones.
 
     Raises:
         UsageError: a range for an 8-bit picture, or one that its type does not hold.
@@ -92,13 +92,13 @@ def describe(image: Image, declared: tuple[int, int] | None = None) -> Bands:
             raise UsageError(
                 f"the range of values must rise within {limits.min}..{limits.max}, not {declared[0]},{declared[1]}"
             )
-        _tell_what_is_clipped(image, *declared)
+        _warn_of_clipping(image, *declared)
     ranges = () if dtype == np.uint8 else tuple(declared or _measured(image, band) for band in range(image.bands))
-    absent = None if image.nodata is None else image.pixels == image.nodata
-    return Bands(dtype, image.bands, ranges, image.nodata, image.alpha, absent if np.any(absent) else None)
+    nodata_mask = None if image.nodata is None else image.pixels == image.nodata
+    return Bands(dtype, image.bands, ranges, image.nodata, image.alpha, nodata_mask if np.any(nodata_mask) else None)
 
 
-def _tell_what_is_clipped(image: Image, low: int, high: int) -> None:
+def _warn_of_clipping(image: Image, low: int, high: int) -> None:
     for band in range(image.bands):
         plane = image.pixels[..., band]
         beyond = (plane < low) | (plane > high)
@@ -119,8 +119,8 @@ def _measured(image: Image, band: int) -> tuple[int, int]:
     return low, max(low, int(plane.max(initial=limits.min, where=valid)))
 
 
-def split(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Image]:
-    """Yield the triples of a picture, or of a reference.
+def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Image]:
+    """Yield the band groups of a picture, or of a reference.
 
     Args:
         image: the picture, or its reference.
@@ -138,7 +138,7 @@ def split(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Im
         yield image
         return
     transparent = None if reference or image.alpha is None else image.alpha == 0
-    for chosen in bands.triples():
+    for chosen in bands.group_bands():
         cut = image.pixels[..., chosen]
         hidden = None if bands.nodata is None else cut == bands.nodata
         if transparent is not None:
@@ -148,13 +148,16 @@ def split(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Im
         yield Image(cut if hidden is None else _filled(cut, hidden))
 
 
-def join(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:
-    """Return the window of a picture whose triples in it these are, without metadata; about the inverse of `split`."""
+def join_groups(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:
+    """Return a window of a picture, without metadata, from its band groups in that window, each [h, w, 3].
+
+    It is the inverse of `split_groups` up to the rounding of 16-bit samples and of repeated bands.
+    """
     if bands.plain:
         (pixels,) = parts
         return Image(pixels)
     pixels = np.empty((window.height, window.width, bands.depth), bands.dtype)
-    for part, chosen in zip(parts, bands.triples(), strict=True):
+    for part, chosen in zip(parts, bands.group_bands(), strict=True):
         for band in set(chosen):
             copies = [part[..., i] for i, other in enumerate(chosen) if other == band]
             sums = copies[0] if len(copies) == 1 else np.sum(copies, axis=0, dtype=np.uint32)
@@ -163,8 +166,8 @@ def join(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:
     if bands.nodata is not None:
         beside = bands.nodata + (1 if bands.nodata < np.iinfo(bands.dtype).max else -1)
         pixels[pixels == bands.nodata] = beside
-        if bands.absent is not None:
-            pixels[bands.absent[window.slices]] = bands.nodata
+        if bands.nodata_mask is not None:
+            pixels[bands.nodata_mask[window.slices]] = bands.nodata
     alpha = None if bands.alpha is None else bands.alpha[window.slices].copy()
     return Image(pixels, alpha=alpha, nodata=bands.nodata)
 
@@ -177,7 +180,7 @@ def psnr(image: Image, decoded: Image, bands: Bands) -> float:
     total, count = 0.0, 0
     for band in range(bands.depth):
         low, high = bands.ranges[band] if bands.ranges else (0, 255)
-        counts = np.ones(image.pixels.shape[:2], bool) if bands.absent is None else ~bands.absent[..., band]
+        counts = np.ones(image.pixels.shape[:2], bool) if bands.nodata_mask is None else ~bands.nodata_mask[..., band]
         if bands.alpha is not None:
             counts &= bands.alpha != 0
         error = image.pixels[..., band].astype(np.int32) - decoded.pixels[..., band]
@@ -200,10 +203,10 @@ def _unstretched(plane: NDArray[Any], dtype: np.dtype[Any], low: int, high: int)
 
 
 def _filled(pixels: NDArray[Any], hidden: Mask) -> NDArray[Any]:
-    """Return pixels [h, w, 3] with each hidden sample replaced by the mean of the smallest square that knows one.
+    """Return pixels [h, w, 3] with each hidden sample replaced by the mean of the smallest square with a valid one.
 
-    Squares have sides of 2, 4, 8, ... and lie on a grid; a mean is of the four squares within, rounded. Where nothing
-    is known at all, samples are 0.
+    Squares have sides of 2, 4, 8, ... and lie on a grid; a square's mean is that of its four quarters, rounded. If no
+    sample is valid, all become 0.
     """
     height, width, depth = pixels.shape
     if not hidden.any() or height == width == 1:
@@ -211,9 +214,9 @@ def _filled(pixels: NDArray[Any], hidden: Mask) -> NDArray[Any]:
     rows, columns = -(-height // 2), -(-width // 2)
     padding = ((0, height % 2), (0, width % 2), (0, 0))
     shape = (rows, 2, columns, 2, depth)
-    known = np.pad(~hidden, padding).reshape(shape)
-    count = known.sum(axis=(1, 3), dtype=np.uint32)
-    sums = np.pad(pixels, padding).reshape(shape).sum(axis=(1, 3), dtype=np.uint32, where=known)
+    valid = np.pad(~hidden, padding).reshape(shape)
+    count = valid.sum(axis=(1, 3), dtype=np.uint32)
+    sums = np.pad(pixels, padding).reshape(shape).sum(axis=(1, 3), dtype=np.uint32, where=valid)
     means = ((2 * sums + count) // np.maximum(2 * count, 1)).astype(pixels.dtype)
     means = _filled(means, count == 0).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     return np.where(hidden, means, pixels)
@@ -223,7 +226,11 @@ def pack(bands: Bands) -> bytes | None:
     """Return the payload; None for 8-bit RGB."""
     if bands.plain:
         return None
-    flags = {_ALPHA: bands.alpha is not None, _NODATA: bands.nodata is not None, _ABSENT: bands.absent is not None}
+    flags = {
+        _ALPHA: bands.alpha is not None,
+        _NODATA: bands.nodata is not None,
+        _NODATA_MASK: bands.nodata_mask is not None,
+    }
     type_id = next(key for key, dtype in _TYPES.items() if dtype == bands.dtype)
     numbers = [number for pair in bands.ranges for number in pair]
     if bands.nodata is not None:
@@ -233,9 +240,9 @@ def pack(bands: Bands) -> bytes | None:
         np.array(numbers, bands.dtype).astype(bands.dtype.newbyteorder("<")).tobytes(),
     ]
     if bands.alpha is not None:
-        parts += _packed(bands.alpha.view(bands.triple_type))
-    if bands.absent is not None:
-        parts += _packed(_unlike(bands.absent))
+        parts += _packed(bands.alpha.view(bands.group_dtype))
+    if bands.nodata_mask is not None:
+        parts += _packed(_differences(bands.nodata_mask))
     return b"".join(parts)
 
 
@@ -250,7 +257,7 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     if len(payload) < _HEAD.size:
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {_HEAD.size}")
     type_id, count, flags = _HEAD.unpack_from(payload)
-    if type_id not in _TYPES or not count or flags >= 2 * _ABSENT or flags & _ABSENT and not flags & _NODATA:
+    if type_id not in _TYPES or not count or flags >= 2 * _NODATA_MASK or flags & _NODATA_MASK and not flags & _NODATA:
         raise ContainerError(f"malformed: BANDS begins with {payload[: _HEAD.size].hex(' ')}")
     dtype = _TYPES[type_id]
     in_ranges = 0 if dtype == np.uint8 else 2 * count
@@ -266,12 +273,12 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     bands = Bands(dtype, count, ranges, numbers[-1] if flags & _NODATA else None)
     planes = payload[at:]
     if flags & _ALPHA:
-        alpha, planes = _unpacked(planes, height, width, bands.triple_type)
+        alpha, planes = _unpacked(planes, height, width, bands.group_dtype)
         bands = bands._replace(alpha=alpha.view(dtype))
-    if flags & _ABSENT:
+    if flags & _NODATA_MASK:
         stacked, planes = _unpacked(planes, count * height, width, np.dtype(np.uint8))
         different = stacked.reshape(count, height, width).transpose(1, 2, 0) != 0
-        bands = bands._replace(absent=np.logical_xor.accumulate(different, axis=2))
+        bands = bands._replace(nodata_mask=np.logical_xor.accumulate(different, axis=2))
     if planes:
         raise ContainerError(f"malformed: BANDS has {len(planes)} bytes after its end")
     if bands.plain:
@@ -279,17 +286,17 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     return bands
 
 
-def _unlike(absent: Mask) -> NDArray[np.uint8]:
-    """Return where the first band is absent, and where each other differs from the one before, [bands * h, w]."""
-    different = absent.copy()
-    different[..., 1:] ^= absent[..., :-1]
+def _differences(nodata_mask: Mask) -> NDArray[np.uint8]:
+    """Return the mask of the first band, and where each other differs from the one before, [bands * h, w]."""
+    different = nodata_mask.copy()
+    different[..., 1:] ^= nodata_mask[..., :-1]
     return np.concatenate(list(different.transpose(2, 0, 1))).astype(np.uint8)
 
 
 def _packed(plane: NDArray[Any]) -> Iterator[bytes]:
     """Yield a plane [h, w] of 8 or 16 bits as lossless WebP files; green and blue are the high bytes, red the low."""
-    for core, _ in tiles.grid(plane.shape[0], plane.shape[1], _PLANE_SIDE, 0):
-        part = plane[core.slices]
+    for tile, _ in tiles.grid(plane.shape[0], plane.shape[1], _PLANE_SIDE, 0):
+        part = plane[tile.slices]
         high = part >> (8 * part.itemsize - 8)
         colours = np.dstack([part & 0xFF, high, high]).astype(np.uint8)
         buffer = io.BytesIO()
@@ -304,17 +311,17 @@ def _unpacked(data: bytes, height: int, width: int, dtype: np.dtype[Any]) -> tup
         ContainerError: that is not what the bytes begin with.
     """
     plane = np.empty((height, width), dtype)
-    for core, _ in tiles.grid(height, width, _PLANE_SIDE, 0):
+    for tile, _ in tiles.grid(height, width, _PLANE_SIDE, 0):
         length = 8 + int.from_bytes(data[4:8], "little")
         part, data = data[:length], data[length:]
         try:
             if part[12:16] != b"VP8L":
                 raise ValueError("not a lossless WebP file")
             picture = PIL.Image.open(io.BytesIO(part), formats=("WEBP",))
-            if picture.size != (core.width, core.height):
-                raise ValueError(f"{picture.size} in place of {core.width, core.height} pixels")
+            if picture.size != (tile.width, tile.height):
+                raise ValueError(f"{picture.size} in place of {tile.width, tile.height} pixels")
             low, high = np.array(picture.convert("RGB"))[..., :2].transpose(2, 0, 1).astype(dtype)
         except Exception as error:  # hostile bytes
             raise ContainerError(f"malformed: BANDS holds a damaged plane: {error}") from None
-        plane[core.slices] = low if dtype == np.uint8 else low | high << 8
+        plane[tile.slices] = low if dtype == np.uint8 else low | high << 8
     return plane, data

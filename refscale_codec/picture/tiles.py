@@ -1,8 +1,8 @@
-"""Where the tiles of a picture lie: each a core, and around it a halo that the net looks at as well.
+"""The grid of tiles in which the net processes a picture; each is padded by a halo of its surroundings.
 
-The cores cover the picture once. The net is convolutional and what it sees fades with distance: with the halo, a core
-comes out as in one piece with the rest, up to rounding. The grid follows from the picture's size and the tile's alone,
-so a window of a picture is made of the very tiles that the whole is made of, and has the same pixels.
+The tiles partition the picture. The net is convolutional and the influence of a pixel decays with distance, so with the
+halo a tile's result equals that of the whole picture at once, up to rounding. The grid is a function of the picture's
+size and the tile's side alone: a window of a picture is computed in the same tiles as the whole, and has equal pixels.
 """
 
 import math
@@ -12,15 +12,15 @@ from typing import NamedTuple
 from refscale_codec.errors import UsageError
 
 TILE = 512
-"""Largest side of a core by default, in pixels."""
+"""Largest side of a tile by default, without its halo, in pixels."""
 
 STEP = 16
 """Edges between tiles lie on multiples of it, in pixels, and so between cells of every similarity map."""
 
 _SMALLEST = 128  # side in pixels that `largest_within` still gives: below, a tile is mostly halo
-# Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, of a pixel, of one in a tile and its halo
+# Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, per pixel, per pixel of a padded tile
 _BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 32, 700
-_BYTE = 14  # for each byte of a pixel beyond 8-bit RGB; 6 of the first are a prediction and what it is made from
+_BYTE = 14  # per byte of a pixel beyond 8-bit RGB; the first 6 include a predicted band group and its source
 _MARGIN = 2 * 64  # pixels of halo beside a tile's side, at most
 
 
@@ -48,7 +48,7 @@ class Box(NamedTuple):
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def reduced(self, factor: int) -> "Box":
-        """Return it on a grid that is coarser by a factor; what is cut is kept whole at the bottom and right."""
+        """Return it on a grid that is coarser by a factor, rounded outwards at the bottom and right."""
         return Box(self.top // factor, self.left // factor, -(-self.bottom // factor), -(-self.right // factor))
 
     def within(self, other: "Box") -> "Box":
@@ -56,7 +56,7 @@ class Box(NamedTuple):
         return Box(self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left)
 
     def overlap(self, other: "Box") -> "Box | None":
-        """Return what two boxes share, None for nothing."""
+        """Return the intersection of two boxes, None if it is empty."""
         shared = Box(
             max(self.top, other.top),
             max(self.left, other.left),
@@ -67,22 +67,22 @@ class Box(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A part of a picture."""
+    """A tile of a picture."""
 
-    core: Box  # what is made of it
-    seen: Box  # what it is made from: the core and its halo, as far as the picture reaches
+    box: Box  # without the halo
+    padded: Box  # with the halo, as far as the picture reaches
 
 
 def require_side(tile: int) -> None:
-    """Refuse what cannot be a tile's side: UsageError."""
+    """Raise UsageError for a side that is not a positive multiple of `STEP`."""
     if tile < STEP or tile % STEP:
         raise UsageError(f"a tile must be a multiple of {STEP} pixels, not {tile}")
 
 
 def largest_within(memory: int, height: int, width: int, depth: int = 3) -> int:
-    """Return the largest tile's side with which coding a picture takes at most so many bytes, about.
+    """Return the largest side of a tile, in pixels, with which coding a picture takes about `memory` bytes at most.
 
-    `depth` is what a pixel takes in memory, in bytes: 3 for 8-bit RGB.
+    `depth` is the size of a pixel in bytes: 3 for 8-bit RGB.
 
     Raises:
         UsageError: even the smallest tile takes more.
@@ -96,20 +96,20 @@ def largest_within(memory: int, height: int, width: int, depth: int = 3) -> int:
 
 
 def grid(height: int, width: int, side: int, halo: int, step: int = STEP) -> Iterator[Tile]:
-    """Yield the tiles of a picture, row by row, about equally large.
+    """Yield the tiles of a picture, row by row, of about equal size.
 
     Args:
         height: of the picture, in pixels.
-        width: likewise.
-        side: largest side of a core in pixels, a multiple of `step`.
+        width: of the picture, in pixels.
+        side: largest side of a tile in pixels, a multiple of `step`.
         halo: in pixels, a multiple of `step`.
-        step: cores begin at multiples of it.
+        step: tiles begin at multiples of it, in pixels.
     """
     rows, columns = (_edges(length, side, step) for length in (height, width))
     for top, bottom in zip(rows[:-1], rows[1:], strict=True):
         for left, right in zip(columns[:-1], columns[1:], strict=True):
-            seen = Box(max(0, top - halo), max(0, left - halo), min(height, bottom + halo), min(width, right + halo))
-            yield Tile(Box(top, left, bottom, right), seen)
+            padded = Box(max(0, top - halo), max(0, left - halo), min(height, bottom + halo), min(width, right + halo))
+            yield Tile(Box(top, left, bottom, right), padded)
 
 
 def _edges(length: int, side: int, step: int) -> list[int]:

@@ -34,7 +34,7 @@ class LowRes(NamedTuple):
     levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
     alignment: Alignment | None = None  # where the reference lies on the picture; None for right where it is
     guide: NDArray[np.uint8] | None = None  # [ceil(h/s), ceil(w/s), 3]: the moved reference, for the entropy model
-    prediction: Prediction | None = None  # what takes the first triple to the reference that was used; None for none
+    prediction: Prediction | None = None  # from the first band group to the reference that was used; None for none
 
     @property
     def picture(self) -> NDArray[np.uint8]:
@@ -229,7 +229,7 @@ def low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
     return means.astype(np.uint8) if means.dtype == np.uint8 else (means >> 8).astype(np.uint8)
 
 
-def seen_of(window: Box, header: Header, tile: int) -> Box:
+def padded_window(window: Box, header: Header, tile: int) -> Box:
     """Return what the net sees of the picture to make a window."""
     height, width = (header.scale * side for side in header.low_res_size)
     needed = [seen for core, seen in tiles.grid(height, width, tile, HALO[header.scale]) if core.overlap(window)]

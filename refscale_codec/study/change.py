@@ -43,26 +43,25 @@ def change(
         image: the newer picture, or what a file decodes to.
         reference: the older picture, of any size and of the same bands.
         net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
-        alignments: where the reference lies for each triple of bands, see `codec.alignments`; what is not told is
-            estimated.
+        alignments: where the reference lies for each band group, see `decoder.alignments`; a missing one is estimated.
 
     Raises:
         ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
     described = bands.describe(image)
     where = cache(lambda: georeference.prior(image, reference))  # asked for only where something is to be estimated
-    older = bands.split(reference, described, reference=True)
+    older = bands.split_groups(reference, described, reference=True)
     found = (
         _change(new, old, net, alignment or registration.estimate(new, old, where()))
         for new, old, alignment in zip(
-            bands.split(image, described), older, chain(alignments, repeat(None)), strict=False
+            bands.split_groups(image, described), older, chain(alignments, repeat(None)), strict=False
         )
     )
     return np.asarray(reduce(np.maximum, found))
 
 
 def _change(image: Image, reference: Image, net: RescaleNet, alignment: warp.Alignment | None) -> NDArray[np.float32]:
-    """Return how much a triple changed."""
+    """Return how much a band group changed."""
     if alignment is None and (reference.height, reference.width) != (image.height, image.width):
         raise ImageError(
             f"the reference of {reference.width}x{reference.height} pixels cannot be brought onto the grid of the "
