@@ -510,7 +510,6 @@ def test_a_picture_goes_to_another_machine(
         "nodata": None,
         "scale": 2,
         "codec": "jpeg",
-        "packed": True,
         "quality": 60,
         "weights": tiny_net.fingerprint.hex(),
         "reference": None if reference is None else reference.fingerprint().hex(),
@@ -536,7 +535,6 @@ alpha          false
 nodata         none
 scale          2
 codec          jpeg
-packed         true
 quality        60
 weights        {facts["weights"]}
 reference      {facts["reference"] or "none"}

@@ -150,7 +150,6 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: Resca
     file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), tiny_net, options.quality)
     sent = payloads.unpack_low_res(file, tiny_net, None)
     assert np.array_equal(low.levels, sent.levels)
-    assert file.packed
     assert file.lr == entropy.encode(coefficients.quantise(low.lr, quality), quality)
     expected = coefficients.restore(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
     assert np.array_equal(sent.lr, expected)
@@ -483,21 +482,17 @@ def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, c
         decoder.decode(with_header(coded, codec=77), pair[1], tiny_net)
 
 
-def test_a_damaged_packed_payload_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_damaged_coefficients_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
-    assert file.packed
     for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
         with pytest.raises(ContainerError, match=r"^the low-res payload (holds no coded DCT|is damaged)"):
             decoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
 
 
 @pytest.mark.parametrize("quality", [30, 85, 100])
-def test_the_plain_jpeg_of_a_packed_file_shows_its_low_res_picture(
-    pair: Pair, tiny_net: RescaleNet, quality: int
-) -> None:
+def test_the_jpeg_of_a_file_shows_its_low_res_picture(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
     target, reference = pair
     file = container.unpack(encoder.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
-    assert file.packed
     low = payloads.unpack_low_res(file, tiny_net, None)
     size = low.lr.shape[:2]
     plain = coefficients.write(entropy.decode(file.lr, *size, quality), *size, quality)

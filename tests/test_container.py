@@ -222,7 +222,7 @@ def test_the_format_document_lists_exactly_the_flags():
         flags = {entry.name: entry.flag for entry in TABLE.values() if entry.ancillary == ancillary}
         flags = {name: flag for name, flag in flags.items() if flag is not None}
         if not ancillary:
-            flags |= {flag.name: flag.bit_length() - 1 for flag in container.Feature}
+            flags["REFERENCE"] = 0
         assert listed == flags
 
 
@@ -265,7 +265,6 @@ def containers(draw):
         if reference is prediction is None
         else draw(st.none() | st.binary(max_size=64) | long_payloads),
         output_hash=draw(st.none() | fingerprints),
-        packed=draw(st.booleans()),
         alignment=draw(st.none() | st.binary(min_size=8, max_size=64) | long_payloads) if aligned else None,
         bands=draw(st.none() | st.binary(min_size=3, max_size=64) | long_payloads),
         extra_bands=draw(st.none() | st.binary(min_size=39, max_size=64) | long_payloads),
@@ -395,14 +394,11 @@ def test_version_zero_is_refused():
 
 
 def test_unknown_required_flag_is_refused_by_its_bit():
-    assert_refused(header_bytes(required=0b1001_1110) + LR, "^unknown required feature: bit 7 of")
+    assert_refused(header_bytes(required=0b1001_1100) + LR, "^unknown required feature: bit 7 of")
 
 
-def test_packed_is_bit_one_of_the_required_flags():
-    packed = Container(Header(6, 5, 2, 1, 50, b"weight", None), b"payload", packed=True)
-    data = header_bytes(required=2) + LR
-    assert unpack(data) == packed
-    assert pack(packed) == data
+def test_required_flag_that_early_files_had_is_refused():
+    assert_refused(header_bytes(required=0b10) + LR, "^unknown required feature: bit 1 of")
 
 
 HEADER = Header(6, 5, 2, 1, 50, b"weight", None)
@@ -761,7 +757,7 @@ def test_bytes_by_section_by_hand():
 
 
 def test_a_container_shows_sizes_in_place_of_payloads():
-    assert repr(LONG).endswith(", packed=False, MAP 3, LR 140, OUTPUT_HASH 6)")
+    assert repr(LONG).endswith(", MAP 3, LR 140, OUTPUT_HASH 6)")
     assert repr(LONG).startswith("Container(Header(width=460293, ")
 
 

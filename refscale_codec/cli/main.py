@@ -246,7 +246,6 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         **samples,
         "scale": header.scale,
         "codec": CODEC_NAMES.get(header.codec, f"unknown ({header.codec})"),
-        "packed": content.packed,
         "quality": header.quality,
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
@@ -378,14 +377,12 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
         )
     if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
         raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
-    jpeg = content.lr
-    if content.packed:
-        from refscale_codec.lrcodec.dct import coefficients, entropy
+    from refscale_codec.lrcodec.dct import coefficients, entropy
 
-        size, quality = content.header.low_res_size, content.header.quality
-        with naming(terminal.name_of(file)):
-            jpeg = coefficients.write(entropy.decode(jpeg, *size, quality), *size, quality)
-    terminal.write(output, jpeg)
+    size, quality = content.header.low_res_size, content.header.quality
+    with naming(terminal.name_of(file)):
+        levels = entropy.decode(content.lr, *size, quality)
+    terminal.write(output, coefficients.write(levels, *size, quality))
 
 
 app.command("train")(study.train)

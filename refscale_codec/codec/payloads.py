@@ -56,7 +56,6 @@ def pack_low_res(
         header,
         payload,
         coded_map,
-        packed=net.low_res is None,
         alignment=None if low.alignment is None else warp.pack(low.alignment),
         prediction=None if low.prediction is None else band_prediction.pack(low.prediction),
     )
@@ -99,10 +98,10 @@ def _low_res_picture(file: Container, net: RescaleNet, reference: Image | None) 
     """Return the low-res picture of a file, and the low-res reference that its entropy model saw."""
     header = file.header
     height, width = header.low_res_size
-    if header.codec == lrcodec.JPEG and file.packed and net.low_res is None:
+    if header.codec == lrcodec.JPEG and net.low_res is None:
         levels = entropy.decode(file.lr, height, width, header.quality)
         return coefficients.restore(levels, height, width, header.quality), None
-    if header.codec == lrcodec.GMM and isinstance(net.low_res, Gmm) and not file.packed:
+    if header.codec == lrcodec.GMM and isinstance(net.low_res, Gmm):
         guide = None
         if uses_reference(file) and file.prediction is None:
             if reference is None:

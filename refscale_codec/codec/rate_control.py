@@ -5,8 +5,7 @@ ln(bytes) and PSNR are almost straight over the logarithm of JPEG's quantiser st
 tries soon leads to the quality next above the target. One step of quality is more than the bytes may be off, so what
 is too much is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
 
-Only the packed 4:4:4 JPEG has a dead zone. With a subsampled one, and with the learned codec, the search ends at the
-best whole quality.
+Only DCT coefficients have a dead zone. With the learned codec the search ends at the best whole quality.
 """
 
 import math

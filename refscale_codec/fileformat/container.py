@@ -14,7 +14,6 @@ library, so that `refscale info` starts fast.
 """
 
 import zlib
-from enum import IntEnum, unique
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.fileformat import header as fixed_header
@@ -40,7 +39,6 @@ __all__ = [
     "SCALES",
     "VERSION",
     "Container",
-    "Feature",
     "Header",
     "bytes_by_section",
     "pack",
@@ -48,18 +46,8 @@ __all__ = [
 ]
 
 
-@unique
-class Feature(IntEnum):
-    """The required flags that announce no section; the others are in the table of sections."""
-
-    REFERENCE = 1 << 0
-    """Coded against a reference: its fingerprint is meaningful."""
-    PACKED = 1 << 1
-    """The LR payload is the entropy-coded form of what the codec wrote."""
-
-
 _BY_NUMBER = {section.number: section for section in TABLE.values()}
-_KNOWN_FLAGS = sum(Feature) + sum(1 << s.flag for s in TABLE.values() if s.flag is not None and not s.ancillary)
+_KNOWN_FLAGS = sum(1 << s.flag for s in TABLE.values() if s.flag is not None and not s.ancillary)
 
 
 def pack(container: Container) -> bytes:
@@ -70,8 +58,7 @@ def pack(container: Container) -> bytes:
             mistake of the caller, never of a user.
     """
     header, present = container.header, list(container.sections())
-    required = Feature.REFERENCE * (header.reference is not None) + Feature.PACKED * container.packed
-    optional = 0
+    required = optional = 0
     for section, _ in present:
         if section.flag is not None and section.ancillary:
             optional |= 1 << section.flag
@@ -99,7 +86,7 @@ def unpack(data: bytes) -> Container:
             `over the size limit`, or `malformed` (a writer broke the rules); then what, where and what was expected.
     """
     view = memoryview(data)
-    header, required, optional = fixed_header.unpack(view, _KNOWN_FLAGS, Feature.REFERENCE)
+    header, required, optional = fixed_header.unpack(view, _KNOWN_FLAGS)
     announced = {
         section.name
         for section in TABLE.values()
@@ -114,7 +101,7 @@ def unpack(data: bytes) -> Container:
         if section.name not in announced and section.number in found:
             raise ContainerError(f"malformed: {section.name} section, but the header's flags do not announce one")
     payloads = {name: found[section.number] for name, section in TABLE.items() if section.number in found}
-    return Container(header, packed=bool(required & Feature.PACKED), **payloads)
+    return Container(header, **payloads)
 
 
 def bytes_by_section(container: Container) -> dict[str, int]:

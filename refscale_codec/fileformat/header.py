@@ -1,7 +1,7 @@
 """The fixed header of a `.rsc` file: its fields, their ranges, and its 32 bytes.
 
 `docs/FORMAT.md`, *Fixed header*, is normative. One `struct` layout serves writer and reader, so that they cannot drift
-apart. Which flags exist follows from the table of sections (`sections`) and from `container`; here they are two bytes.
+apart. `REFERENCE` is the one flag about the header itself; the others announce sections (`sections`).
 """
 
 import struct
@@ -15,6 +15,7 @@ VERSION = 1
 MAX_SIDE = 1 << 20  # pixels
 MAX_PIXELS = 400_000_000  # width * height
 SCALES = (2, 4)
+REFERENCE = 1 << 0  # required flag: coded against a reference, whose fingerprint the header has
 FINGERPRINT_SIZE = 6  # bytes, of weights, reference and output alike
 
 # magic | version | required, optional flags | width, height | scale, codec, quality | weights, reference
@@ -51,7 +52,12 @@ class Header:
 
 
 def pack(header: Header, required: int, optional: int) -> bytes:
-    """Return the 32 bytes of a header with its two bytes of flags.
+    """Return the 32 bytes of a header.
+
+    Args:
+        header: its fields.
+        required: flags of the sections without which the picture cannot be decoded.
+        optional: flags of the other sections.
 
     Raises:
         ValueError: a field is out of the range that it documents.
@@ -61,7 +67,7 @@ def pack(header: Header, required: int, optional: int) -> bytes:
     fixed = _LAYOUT.pack(
         MAGIC,
         VERSION,
-        required,
+        required | REFERENCE * (header.reference is not None),
         optional,
         header.width.to_bytes(3, "little"),
         header.height.to_bytes(3, "little"),
@@ -74,13 +80,12 @@ def pack(header: Header, required: int, optional: int) -> bytes:
     return fixed + CRC.pack(zlib.crc32(fixed))
 
 
-def unpack(view: memoryview, known: int, reference_flag: int) -> tuple[Header, int, int]:
+def unpack(view: memoryview, known: int) -> tuple[Header, int, int]:
     """Return the header at the beginning of a file, and its required and optional flags.
 
     Args:
         view: the file, or as much of it as there is.
-        known: the required flags that this reader knows; a file with any other is refused.
-        reference_flag: that of the required flags which says that the file has a reference.
+        known: the required flags of the sections that this reader knows; a file with any other is refused.
 
     Raises:
         ContainerError: see `container.unpack`.
@@ -98,10 +103,10 @@ def unpack(view: memoryview, known: int, reference_flag: int) -> tuple[Header, i
     _, version, required, optional, *size, scale, codec, quality, weights, reference = _LAYOUT.unpack_from(view)
     if version != VERSION:
         raise ContainerError(f"malformed: format version {version}, which was never used")
-    if unknown := required & ~known:
+    if unknown := required & ~(known | REFERENCE):
         bits = ", ".join(str(bit) for bit in range(8) if unknown >> bit & 1)
         raise ContainerError(f"unknown required feature: bit {bits} of the required flags; a newer refscale may know")
-    has_reference = bool(required & reference_flag)
+    has_reference = bool(required & REFERENCE)
     if not has_reference and any(reference):
         raise ContainerError(f"malformed: reference fingerprint {reference.hex()} without the REFERENCE flag")
     width, height = (int.from_bytes(side, "little") for side in size)

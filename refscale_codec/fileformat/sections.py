@@ -81,7 +81,7 @@ class Container:
 
     header: Header
     lr: Annotated[bytes, Section(2, "LR", None, 1, _low_res(32), "low_res")]
-    """The low-res picture as the codec named in the header wrote it; for codec 1 a complete JPEG unless `packed`."""
+    """The low-res picture as the codec named in the header wrote it."""
     similarity_map: Annotated[bytes | None, Section(1, "MAP", 3, 0, _low_res(4), "map")] = None
     """The similarity map; only with a reference or a prediction. None there means the highest level everywhere."""
     output_hash: Annotated[bytes | None, Section(129, "OUTPUT_HASH", 0, 6, _at_most(6), "output_hash")] = None
@@ -96,13 +96,11 @@ class Container:
     """How the bands follow from the first three of the picture; not with an alignment. None if they do not."""
     metadata: Annotated[bytes | None, Section(128, "METADATA", 1, 13, _at_most(12 + (1 << 24) - 1), "metadata")] = None
     """What the picture file said beside its pixels; None for nothing."""
-    packed: bool = False
-    """Whether `lr` is the entropy-coded form of what the codec wrote."""
 
     def __repr__(self) -> str:
         """Header and sizes: payloads are long."""
         sizes = ", ".join(f"{section.name} {len(payload)}" for section, payload in self.sections())
-        return f"Container({self.header}, packed={self.packed}, {sizes})"
+        return f"Container({self.header}, {sizes})"
 
     def sections(self) -> Iterator[tuple[Section, bytes]]:
         """Yield the sections that are there with their payloads, in file order."""
