@@ -17,7 +17,7 @@ import tables
 from rich.progress import Progress
 
 from refscale_codec import model
-from refscale_codec.cli import allocator
+from refscale_codec.cli import process
 from refscale_codec.study import coders, plot, rdcurve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,7 +145,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    allocator.keep_freed_memory()
+    process.keep_freed_memory()
     names = everything() if args.coders is None else tuple(args.coders.split(","))
     for split in args.splits:
         found = measured(args.manifest, split, names, args.jobs, ROOT / "build" / "rd" / split)

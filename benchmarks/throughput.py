@@ -3,7 +3,7 @@
 The pictures are the drawn example pair, repeated to the size asked for. Each measurement has a process of its own, so
 that the peak of its resident memory is its own. A first run is not timed: it warms up, and the peak is that of this
 run. Then come `--repeat` timed ones, which on the CPU must give the same bytes. As in the command, freed buffers are
-kept (`allocator`). A stage ends when the device has finished:
+kept (`cli.process`). A stage ends when the device has finished:
 
     load     weights, from their file onto the device
     read     pictures, or the `.rsc` and its reference
@@ -37,7 +37,7 @@ from rich.table import Table
 
 import refscale_codec
 from refscale_codec import model
-from refscale_codec.cli import allocator
+from refscale_codec.cli import process
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
@@ -95,7 +95,7 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
 def measure(job: Job, folder: Path) -> dict[str, Any]:
     """Return a row of the results, measured in a fresh process and a folder with target.png and reference.png."""
     torch.set_num_threads(job.threads)
-    allocator.keep_freed_memory()
+    process.keep_freed_memory()
     memory = {"start_mib": peak_mib()}
     expected, _ = timed(job, folder)
     memory["peak_mib"] = peak_mib()

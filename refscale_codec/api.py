@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale_codec import lrcodec
 from refscale_codec.errors import ContainerError, UsageError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import arrays, bands, files, geotiff, metadata
@@ -32,9 +33,6 @@ FilePath = str | os.PathLike[str]
 Picture = NDArray[Any] | str | os.PathLike[str] | Image
 """An array [h, w] or [h, w, bands] of uint8, uint16 or int16; the path of a PNG, JPEG, WebP or TIFF file; or an
 `Image`, which has alpha, nodata and metadata beside the pixels."""
-
-CODECS = ("jpeg", "gmm")
-"""Names of the low-res codecs that weights ship for."""
 
 
 def encode(
@@ -158,8 +156,8 @@ def load_model(
         _require_no(scale=scale, codec=codec, follows_from="path")
     elif scale not in (None, *container.SCALES):
         raise UsageError(f"scale must be 2 or 4, not {scale!r}")
-    elif codec not in (None, *CODECS):
-        raise UsageError(f"unknown codec {codec!r}; there are: {', '.join(CODECS)}")
+    elif codec not in (None, *lrcodec.NAMES.values()):
+        raise UsageError(f"unknown codec {codec!r}; there are: {', '.join(lrcodec.NAMES.values())}")
     where = models.device_named(device or "auto")
     file = Path(path) if path is not None else models.shipped(scale or 2, codec or "jpeg")
     return models.kept(file, where)

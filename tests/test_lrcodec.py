@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec import lrcodec
-from refscale_codec.cli import main
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.coefficients import Floats, Levels
@@ -62,7 +61,7 @@ def sampling_factors(payload: bytes) -> list[tuple[int, int]]:
 
 
 def test_ids_in_files_never_change() -> None:
-    assert {lrcodec.JPEG: "jpeg", lrcodec.GMM: "gmm"} == main.CODEC_NAMES
+    assert {lrcodec.JPEG: "jpeg", lrcodec.GMM: "gmm"} == lrcodec.NAMES
     assert (lrcodec.JPEG, lrcodec.GMM) == (1, 2)
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refscale_codec.cli import terminal
-from refscale_codec.cli.terminal import DeviceOption, QuietOption, WeightsOption
+from refscale_codec.cli import process, terminal
+from refscale_codec.cli.options import DeviceOption, QuietOption, WeightsOption
 from refscale_codec.errors import UsageError
 from refscale_codec.study.qualities import DOWNSCALED
 
@@ -140,7 +140,6 @@ def rd_curve(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import model as weights_files
-        from refscale_codec.cli import allocator
         from refscale_codec.study import rdcurve
 
         chosen = tuple(weights or [weights_files.shipped(scale) for scale in (2, 4)])
@@ -152,7 +151,7 @@ def rd_curve(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make the folder {output}: {error.strerror}") from None
-        allocator.keep_freed_memory()
+        process.keep_freed_memory()
         begun = time.monotonic()
         first: list[int] = []
 

@@ -6,3 +6,6 @@ by Pillow. `gmm` is the learned codec.
 
 JPEG = 1
 GMM = 2
+
+NAMES = {JPEG: "jpeg", GMM: "gmm"}
+"""What people call them, in the same order."""

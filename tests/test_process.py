@@ -10,10 +10,10 @@ RESIDENT = """
 import sys
 from pathlib import Path
 import numpy as np
-from refscale_codec.cli import allocator
+from refscale_codec.cli import process
 
 if sys.argv[1] == "keep":
-    allocator.keep_freed_memory()
+    process.keep_freed_memory()
 resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) // 256  # MiB, of 4 KiB pages
 buffer = np.ones(2**27, np.uint8)
 del buffer

@@ -1,0 +1,196 @@
+"""The commands that code: encode and decode.
+
+Torch, numpy and Pillow are imported inside them, so that `--help` starts at once.
+"""
+
+import json
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from refscale_codec import lrcodec
+from refscale_codec.cli import options, terminal
+from refscale_codec.cli.options import (
+    DeviceOption,
+    FileArgument,
+    FormatOption,
+    JsonOption,
+    MemoryOption,
+    OutputOption,
+    QuietOption,
+    RefOption,
+    TileOption,
+    WeightsOption,
+)
+from refscale_codec.errors import UsageError, naming
+from refscale_codec.fileformat import container
+from refscale_codec.picture import metadata
+
+
+def encode(
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="PNG, JPEG, WebP or TIFF; - is stdin.")],
+    output: OutputOption,
+    ref: RefOption = None,
+    quality: Annotated[
+        int | None, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger; 75 by default.")
+    ] = None,
+    target_bytes: Annotated[
+        int | None, typer.Option("--target-bytes", min=1, help="Size of the file, instead of --quality.")
+    ] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option("--target-bpp", help="Size of the file in bits per pixel of the picture, likewise.")
+    ] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option("--target-psnr", help="RGB PSNR of what comes out, in dB, likewise.")
+    ] = None,
+    scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
+    codec_name: Annotated[
+        str | None,
+        typer.Option("--codec", help="jpeg (default) or gmm, for the low-res picture; follows from --weights."),
+    ] = None,
+    output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range", metavar="LOW,HIGH", help="Values that 16-bit bands can have; by default those that they have."
+        ),
+    ] = None,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out colour profile (ICC), EXIF, XMP and georeference.")
+    ] = False,
+    tile: TileOption = None,
+    max_memory: MemoryOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Code a picture, against a reference if there is one. Colour profile, EXIF, XMP and georeference go along.
+
+    Pictures have 8 or 16 bits and any bands: grey, RGB, palettes (coded as their colours), four and more in a TIFF.
+    Alpha and nodata are kept exactly.
+
+    With a target, at most 6 tries seek the largest file that is not above --target-bytes or --target-bpp, or the one
+    that is above --target-psnr by the least; within 2 % and within 0.1 dB is close enough. A target that no quality
+    from 1 to 100 gives ends with exit code 7.
+    """
+    if sum(given is not None for given in (quality, target_bytes, target_bpp, target_psnr)) > 1:
+        raise UsageError(
+            "give one of --quality, --target-bytes, --target-bpp and --target-psnr; they contradict each other"
+        )
+    for name, given in (("--target-bpp", target_bpp), ("--target-psnr", target_psnr)):
+        if given is not None and not 0 < given < math.inf:
+            raise UsageError(f"{name} must be a positive number, not {given}")
+    if codec_name not in (None, *lrcodec.NAMES.values()):
+        raise UsageError(f"unknown codec {codec_name!r}; there are: {', '.join(lrcodec.NAMES.values())}")
+    if weights is not None and (scale, codec_name) != (None, None):
+        raise UsageError(f"--{'codec' if scale is None else 'scale'} would have no effect: it follows from --weights")
+    if scale not in (None, *container.SCALES):
+        raise UsageError(f"--scale must be 2 or 4, not {scale}")
+    if json_output and output == "-":
+        raise UsageError("--json and -o - both want stdout")
+    terminal.require_streams(output, picture, ref, weights)
+    with terminal.progress(quiet) as step:
+        step("starting")
+        image = terminal.read_picture(picture, need_place=not strip)
+        reference = None if ref is None else terminal.read_picture(ref)
+        from refscale_codec import api
+        from refscale_codec import model as weights_files
+        from refscale_codec.codec import encoder, rate_control
+        from refscale_codec.study import metrics
+
+        if image.alpha is not None:
+            hidden = int((image.alpha == 0).sum())
+            colours = f", the colours of {hidden:,} fully transparent pixels are not" if hidden else ""
+            terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is kept without loss{colours}")
+        if strip:
+            image = replace(image, metadata=metadata.Metadata())
+        depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
+        side = options.tile_side(tile, max_memory, image.height, image.width, depth)
+        between = None if value_range is None else options.range_of(value_range)
+        settings = encoder.EncodeOptions(quality or 75, output_hash, side, between)
+        net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
+        step("coding")
+        target = api.target_of(image, target_bytes, target_bpp, target_psnr)
+        reached = None if target is None else rate_control.encode(image, reference, net, target, settings, step=step)
+        data = encoder.encode(image, reference, net, settings) if reached is None else reached.data
+        terminal.write(output, data)
+    sizes = container.bytes_by_section(container.unpack(data))
+    summary = {
+        "bytes": len(data),
+        "bytes_by_section": sizes,
+        "bpp": round(metrics.bits_per_pixel(len(data), image.height, image.width), 4),
+        "width": image.width,
+        "height": image.height,
+    }
+    if reached is not None:
+        summary |= {"quality": reached.quality, "tries": reached.tries}
+        if reached.psnr is not None:
+            summary["psnr"] = round(reached.psnr, 3)
+    if json_output:
+        terminal.tell(json.dumps(summary))
+    terminal.say(
+        quiet,
+        f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
+        f"({', '.join(f'{part} {size}' for part, size in terminal.parts(sizes))})",
+    )
+    if target is not None and reached is not None:
+        off = 100 * len(data) / target.value - 100
+        got = f"{off:+.2f} % of {target.value} bytes" if reached.psnr is None else f"{reached.psnr:.2f} dB"
+        terminal.say(quiet, f"target: {got}, at quality {reached.quality} after {reached.tries} tries")
+
+
+def decode(
+    file: FileArgument,
+    output: OutputOption,
+    ref: RefOption = None,
+    format_name: FormatOption = None,
+    z_scale: Annotated[float, typer.Option(min=0, help="Deviation of the latent; anything but 0 adds noise.")] = 0.0,
+    z_seed: Annotated[int | None, typer.Option(help="Seed of the latent, with --z-scale.")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part; the same pixels as in the whole.")
+    ] = None,
+    tile: TileOption = None,
+    max_memory: MemoryOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Rebuild the picture from a file and the very reference it was made with.
+
+    Colour profile, EXIF, XMP and georeference come back as they were; what the picture's format cannot hold is told on
+    stderr. Only TIFF holds every picture.
+    """
+    if z_seed is not None and not z_scale:
+        raise UsageError("--z-seed would have no effect without --z-scale")
+    box = None if window is None else options.window_of(window)
+    terminal.require_streams(output, file, ref, weights)
+    with terminal.progress(quiet) as step:
+        step("starting")
+        data, name = terminal.read(file), terminal.name_of(file)
+        content = terminal.unpacked(data, name)
+        header = content.header
+        from refscale_codec.picture import bands, formats, geotiff
+        from refscale_codec.picture import image as pictures
+
+        kind = terminal.picture_format(output, format_name)
+        with naming(name):
+            described = bands.unpack(content.bands, header.height, header.width)
+            said = metadata.unpack(content.metadata)
+        shown = (header.height, header.width) if box is None else (box.height, box.width)
+        formats.require_holds(kind, described.dtype, described.depth, max(shown))
+        if kind == "tiff" and formats.takes_gdal(described.dtype, described.depth, described.nodata, said.geo):
+            geotiff.require_gdal("a TIFF of this picture")
+        depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
+        side = options.tile_side(tile, max_memory, header.height, header.width, depth)
+        reference = None if ref is None else terminal.read_picture(ref)
+        from refscale_codec.codec import decoder
+
+        net = terminal.load_net(weights or terminal.wanted_weights(header), device)
+        step("decoding")
+        with naming(name):
+            picture = decoder.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0, tile=side, window=box)
+        terminal.write(output, pictures.to_bytes(picture, kind))
+    terminal.say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")

@@ -1,0 +1,187 @@
+"""The commands that look into files: info, verify, diff and extract-lr.
+
+Torch, numpy and Pillow are imported inside those that need them, so that `--help` and `info` start at once.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refscale_codec import lrcodec
+from refscale_codec.cli import terminal
+from refscale_codec.cli.options import (
+    DeviceOption,
+    FileArgument,
+    FormatOption,
+    JsonOption,
+    OutputOption,
+    QuietOption,
+    RefOption,
+    WeightsOption,
+)
+from refscale_codec.errors import ContainerError, UsageError, naming
+from refscale_codec.fileformat import container
+from refscale_codec.picture import metadata
+
+
+def info(file: FileArgument, json_output: JsonOption = False) -> None:
+    """Tell what a file holds, without decoding it."""
+    data = terminal.read(file)
+    content = terminal.unpacked(data, terminal.name_of(file))
+    header, sizes = content.header, container.bytes_by_section(content)
+    with naming(terminal.name_of(file)):
+        said = metadata.unpack(content.metadata)
+        samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
+        if content.bands is not None:
+            from refscale_codec.picture import bands
+
+            described = bands.unpack(content.bands, header.height, header.width)
+            samples = {
+                "bands": described.depth,
+                "type": described.dtype.name,
+                "alpha": described.alpha is not None,
+                "nodata": described.nodata,
+            }
+    facts: dict[str, Any] = {
+        "width": header.width,
+        "height": header.height,
+        **samples,
+        "scale": header.scale,
+        "codec": lrcodec.NAMES.get(header.codec, f"unknown ({header.codec})"),
+        "quality": header.quality,
+        "weights": header.weights.hex(),
+        "reference": None if header.reference is None else header.reference.hex(),
+        "output_hash": None if content.output_hash is None else content.output_hash.hex(),
+        "metadata": " ".join(name for name, part in asdict(said).items() if part) or None,
+        "bytes": len(data),
+        "bytes_by_section": sizes,
+        "bpp": round(8 * len(data) / (header.width * header.height), 4),
+    }
+    if json_output:
+        terminal.tell(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            if name == "bytes_by_section":
+                for part, size in terminal.parts(sizes):
+                    terminal.tell(f"  {part:<13}{size}")
+                continue
+            shown = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+            terminal.tell(f"{name:<15}{shown}")
+
+
+def verify(
+    file: FileArgument,
+    ref: RefOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Check a file: structure and checksums, then that weights and reference fit, then what it decodes to.
+
+    Without --ref a file that needs one is checked as far as that goes.
+    """
+    terminal.require_streams(None, file, ref)
+    data, name = terminal.read(file), terminal.name_of(file)
+    content = terminal.unpacked(data, name)
+    with terminal.progress(quiet) as step:
+        step("starting")
+        reference = None if ref is None else terminal.read_picture(ref)
+        from refscale_codec.codec import decoder, payloads
+
+        net = terminal.load_net(weights or terminal.wanted_weights(content.header), device)
+        with naming(name):
+            if content.header.reference is not None and reference is None:
+                decoder.require_same_weights(content.header, net)
+                metadata.unpack(content.metadata)
+                for group in decoder.disassemble(content)[1]:
+                    if group.header.codec == lrcodec.JPEG:
+                        payloads.unpack_low_res(group, net, None)
+                terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
+                return
+            step("decoding")
+            picture = decoder.decode(data, reference, net)
+    if content.output_hash is None:
+        terminal.say(quiet, f"{name}: sound, and decodes; it holds no hash of the picture to compare with")
+    elif content.output_hash == picture.fingerprint():
+        terminal.say(quiet, f"{name}: sound, and decodes to exactly the picture that the encoder saw")
+    else:
+        raise ContainerError(
+            f"{name}: decodes to another picture than on the encoder's machine: {picture.fingerprint().hex()}, "
+            f"expected {content.output_hash.hex()} (floating point may differ by a level between machines)"
+        )
+
+
+def diff(
+    file: Annotated[str, typer.Argument(metavar="NEW", help="A picture, or a file that encode wrote; - is stdin.")],
+    ref: Annotated[
+        str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, of any size; - is stdin.")
+    ],
+    output: OutputOption,
+    format_name: FormatOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw where a picture differs from an older one, at its size and place: black is alike, bright is changed.
+
+    It is the net's similarity, so light and season count little, and single pixels nothing. Changed is a share of the
+    area: what is more than half as unlike as other places of the picture are.
+    """
+    if json_output and output == "-":
+        raise UsageError("--json and -o - both want stdout")
+    terminal.require_streams(output, file, ref, weights)
+    with terminal.progress(quiet) as step:
+        step("starting")
+        data, name = terminal.read(file), terminal.name_of(file)
+        content = terminal.unpacked(data, name) if data.startswith(container.MAGIC) else None
+        header = None if content is None else content.header
+        from refscale_codec.picture import image as pictures
+
+        kind = terminal.picture_format(output, format_name)
+        picture = None if header is not None else pictures.from_bytes(data, name)
+        reference = terminal.read_picture(ref)
+        from refscale_codec import model as weights_files
+        from refscale_codec.codec import decoder
+        from refscale_codec.study import change
+
+        if weights is None:
+            weights = weights_files.shipped(2) if header is None else terminal.wanted_weights(header)
+        net = terminal.load_net(weights, device)
+        step("comparing")
+        with naming(name):
+            if picture is None:
+                needed = header is not None and header.reference is not None
+                picture = decoder.decode(data, reference if needed else None, net)
+            alignments = [] if content is None else decoder.alignments(content)
+            values = change.change(picture, reference, net, alignments)
+        terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
+    share = float((values > change.CHANGED).mean())
+    if json_output:
+        terminal.tell(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))
+    where = "stdout" if output == "-" else output
+    terminal.say(quiet, f"{where}: {picture.width}x{picture.height}, {100 * share:.1f} % changed")
+
+
+def extract_lr(file: FileArgument, output: OutputOption) -> None:
+    """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed.
+
+    Of more than three bands it shows the first three.
+    """
+    terminal.require_streams(output, file)
+    content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
+    if lrcodec.NAMES.get(content.header.codec) != "jpeg":
+        raise ContainerError(
+            f"{terminal.name_of(file)}: the low-res picture is not a JPEG (codec {content.header.codec})"
+        )
+    if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
+        raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
+    from refscale_codec.lrcodec.dct import coefficients, entropy
+
+    size, quality = content.header.low_res_size, content.header.quality
+    with naming(terminal.name_of(file)):
+        levels = entropy.decode(content.lr, *size, quality)
+    terminal.write(output, coefficients.write(levels, *size, quality))
