@@ -1,4 +1,4 @@
-"""Settings of the whole process. The command line makes them, because the process is its own; the library makes none."""
+"""Settings of the whole process: the command line makes them, since it owns the process; the library makes none."""
 
 import ctypes
 import sys
