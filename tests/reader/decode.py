@@ -1,0 +1,89 @@
+"""A `.rsc` file, its weights and its reference -> the picture: FORMAT.md and NETWORK.md from top to bottom."""
+
+import hashlib
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reader import bands, container, dct, learned, similarity_map, warp
+from reader.container import ALIGNMENT, BANDS, EXTRA_BANDS, MAP, PREDICTION, File
+from reader.flow import Flow
+from reader.synthesis import Synthesis
+from reader.weights import Weights
+
+
+def fingerprint(pixels: np.ndarray) -> bytes:
+    """Return that of pixels [h, w, bands]."""
+    kind = {"u1": b"v1", "u2": b"u2", "i2": b"i2"}[pixels.dtype.str[1:]]
+    start = b"refscale-pixels-" + kind + struct.pack("<III", *pixels.shape)
+    return hashlib.sha256(start + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()).digest()[:6]
+
+
+def low_res_picture(file: File, weights: Weights, tables: dct.Tables, reference: np.ndarray | None) -> Tensor:
+    """Return [3, lh, lw] on about 0..255; `reference` is the warped one of codec 2."""
+    height, width = file.low_res
+    rows, columns = -(-height // 8), -(-width // 8)
+    payload = file.payloads[container.LR]
+    if file.codec == 1:
+        coefficients = dct.Decoder(payload, rows, columns, file.quality, tables).decode()
+        return torch.from_numpy(dct.picture(coefficients, height, width).astype(np.float32)).permute(2, 0, 1)
+    if file.codec != 2:
+        raise ValueError("unknown codec")
+    seen = learned.low_res_reference(reference, file.scale, rows, columns)
+    y = learned.Latents(weights, file.quality).decode(payload, rows, columns, seen)
+    return Synthesis(weights).picture(y, file.quality)[:, :height, :width]
+
+
+def group(
+    file: File, weights: Weights, tables: dct.Tables, reference: np.ndarray | None, dtype: np.dtype
+) -> np.ndarray:
+    """Return a band group [height, width, 3]; `reference` is the group's, warped or predicted, None for none."""
+    height, width = file.low_res
+    exact = None if PREDICTION in file.payloads else reference
+    low_res = low_res_picture(file, weights, tables, exact)
+    levels, x, full = None, None, np.iinfo(dtype).max
+    if reference is not None:
+        size = -(-height // weights.config["map_divisor"]), -(-width // weights.config["map_divisor"])
+        levels = similarity_map.decode(file.payloads.get(MAP), *size, weights.config["map_levels"])
+        padding = ((0, file.scale * height - file.height), (0, file.scale * width - file.width), (0, 0))
+        x = torch.from_numpy(np.pad(reference, padding, "edge").astype(np.float32)).permute(2, 0, 1) / full
+    made = Flow(weights).up(low_res / 255, x, None if levels is None else torch.from_numpy(levels), file.quality)
+    pixels = np.rint(full * made.permute(1, 2, 0).numpy()).clip(0, full)
+    return pixels[: file.height, : file.width].astype(dtype)
+
+
+def decode(
+    data: bytes, weights: Weights, tables: dct.Tables, reference: np.ndarray | None
+) -> tuple[np.ndarray, bands.Bands]:
+    """Return the picture [height, width, bands], and what the file says of its bands (alpha, nodata)."""
+    file = container.parse(data)
+    if file.weights != weights.fingerprint or file.scale != weights.config["scale"]:
+        raise ValueError("other weights")
+    if file.reference != (None if reference is None else fingerprint(reference)):
+        raise ValueError("another reference")
+    described = bands.Bands(file.payloads.get(BANDS), file.height, file.width)
+    references = [None] * len(described.groups) if reference is None else described.of_reference(reference)
+    groups: list[np.ndarray] = []
+    for older in references:
+        warped = older if file.uses_reference else None
+        if PREDICTION in file.payloads and file.uses_reference:
+            warped = bands.predicted(file.payloads[PREDICTION], groups[0])
+        elif warped is not None and ALIGNMENT in file.payloads:
+            warped = warp.Alignment(file.payloads[ALIGNMENT], file.height, file.width).apply(warped)
+        groups.append(group(file, weights, tables, warped, described.group_type))
+        if EXTRA_BANDS in file.payloads:
+            file = container.parse(file.payloads[EXTRA_BANDS])
+    return described.joined(groups), described
+
+
+if __name__ == "__main__":  # FILE WEIGHTS TABLES OUT.npy [REFERENCE.npy]
+    torch.set_num_threads(1)
+    given = np.load(sys.argv[5]) if len(sys.argv) > 5 else None
+    picture, _ = decode(
+        Path(sys.argv[1]).read_bytes(), Weights(Path(sys.argv[2])), dct.Tables(Path(sys.argv[3])), given
+    )
+    np.save(sys.argv[4], picture)
