@@ -21,7 +21,6 @@ class File:
     quality: int
     weights: bytes
     reference: bytes | None
-    packed: bool
     payloads: dict[int, bytes]
 
     @property
@@ -43,7 +42,7 @@ def parse(data: bytes) -> File:
     if zlib.crc32(data[:28]) != struct.unpack_from("<I", data, 28)[0]:
         raise ValueError("damaged header")
     required, optional = data[5], data[6]
-    if required & 0x80:
+    if required & 0b1000_0010:
         raise ValueError("unknown required feature")
     width, height = (int.from_bytes(data[at : at + 3], "little") for at in (7, 10))
     reference = data[22:28] if required & 1 else None
@@ -69,4 +68,4 @@ def parse(data: bytes) -> File:
     if announced != {kind for kind in payloads if kind <= METADATA + 1}:
         raise ValueError("sections are not those that the flags announce")
     fields = data[13], data[14], data[15], data[16:22]
-    return File(data[:32], width, height, *fields, reference, bool(required & 2), payloads)
+    return File(data[:32], width, height, *fields, reference, payloads)
