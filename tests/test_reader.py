@@ -10,13 +10,37 @@ of floating point may differ by a level, of 8 or of 16 bits, since sums in anoth
 import importlib.util
 import subprocess
 import sys
+import zlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from conftest import stored_net
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reader import dct, similarity_map
+from reader.bands import Bands, predicted
+from reader.flow import Flow
+from reader.learned import Latents, low_res_reference
+from reader.synthesis import Synthesis
+from reader.untied import Untied
+from reader.warp import Alignment
+from reader.weights import Weights
+from test_warp import alignments
 
 from refscale_codec import model
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.gmm import latents
+from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
+from refscale_codec.picture import bands
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference import band_prediction, warp
+from refscale_codec.rescale import similarity_map as coder
+from refscale_codec.rescale import tiled, untied
+from refscale_codec.rescale.net import RescaleConfig
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -90,3 +114,170 @@ def test_the_reader_keeps_alpha_and_nodata(decoded: dict[str, dict[str, np.ndarr
     target = make.cut("target")
     assert (decoded["alpha"]["alpha"] == target[..., 0]).all()
     assert ((decoded["nodata"]["pixels"] == 0) == (target < 60)).all()
+
+
+# --- part by part ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tables() -> dct.Tables:
+    return dct.Tables(TABLES)
+
+
+@pytest.mark.parametrize(("rows", "columns", "quality"), [(1, 1, 1), (5, 8, 49), (3, 17, 99), (8, 7, 100)])
+def test_coefficients(rows: int, columns: int, quality: int, tables: dct.Tables) -> None:
+    rng = np.random.default_rng(rows)
+    falling = np.exp(-np.arange(64) / 8) * 3
+    index = np.rint(falling * rng.standard_cauchy((rows, columns, 3, 64))).clip(-1023, 1023).astype(np.int16)
+    index[:, :, 2, 50:] = 0
+    decoder = dct.Decoder(entropy.encode(index, quality), rows, columns, quality, tables)
+    found = decoder.decode()
+    assert (decoder.index.transpose(2, 3, 0, 1) == index).all()
+    height, width = 8 * rows - 3, 8 * columns - 5
+    assert (dct.picture(found, height, width) == coefficients.restore(index, height, width, quality)).all()
+
+
+@pytest.mark.parametrize("levels", [2, 4, 13, 256])
+@pytest.mark.parametrize("size", [(1, 2), (3, 1), (6, 7), (20, 8)])
+def test_similarity_maps(size: tuple[int, int], levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    for smap in (
+        rng.integers(0, levels, size),
+        np.minimum(rng.poisson(0.3, size), levels - 1),
+        np.full(size, 1),
+        np.full(size, levels - 1),
+    ):
+        payload = coder.encode(smap.astype(np.uint8), levels)
+        assert (similarity_map.decode(payload, *size, levels) == smap).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(alignment=alignments(), seed=st.integers(0, 1000), dtype=st.sampled_from([np.uint8, np.uint16]))
+def test_warps(alignment: warp.Alignment, seed: int, dtype: type[np.generic]) -> None:
+    rng = np.random.default_rng(seed)
+    reference = rng.integers(0, np.iinfo(dtype).max + 1, (*rng.integers(1, 300, 2), 3)).astype(dtype)
+    warped = warp.apply(Image(reference), alignment)
+    alignment = alignment._replace(check=warp.checksum(warped))
+    reader = Alignment(warp.pack(alignment), alignment.height, alignment.width)
+    assert (reader.apply(reference) == warped.pixels).all()  # it has compared the check
+
+
+@pytest.fixture(scope="module")
+def learned_weights() -> tuple[Weights, GmmCodec]:
+    path = model.shipped(2, "gmm")
+    return Weights(path), GmmCodec(model.load(path).low_res)
+
+
+@pytest.mark.parametrize(("quality", "rows", "columns", "with_reference"), [(3, 1, 1, True), (80, 3, 2, False)])
+def test_latents(
+    quality: int, rows: int, columns: int, with_reference: bool, learned_weights: tuple[Weights, GmmCodec]
+) -> None:
+    weights, codec = learned_weights
+    rng = np.random.default_rng(quality)
+    n, m = codec.net.config.channels, codec.net.config.width // 2
+    y = np.rint(rng.standard_cauchy((n, rows, columns))).clip(-2047, 2047).astype(np.int64)  # many are escaped
+    z = rng.integers(-15, 16, (m, -(-rows // 2), -(-columns // 2)))
+    guide = rng.integers(0, 256, (8 * rows - 2, 8 * columns - 1, 3)).astype(np.uint8) if with_reference else None
+    samples = reference_samples(guide, rows, columns)
+    check = zlib.crc32(y.astype("<i2").tobytes() + z.astype("<i2").tobytes()).to_bytes(4, "little")
+    payload = check + latents.encode(latents.Latents(y, z), samples, quality, codec.entropy_model)
+    own = Latents(weights, quality).decode(payload, rows, columns, samples.numpy().astype(np.int64))
+    assert (own == y).all()
+
+
+@pytest.mark.parametrize("quality", [1, 30, 50, 99, 100])
+def test_synthesis(quality: int, learned_weights: tuple[Weights, GmmCodec]) -> None:
+    weights, codec = learned_weights
+    y = np.rint(np.random.default_rng(quality).laplace(0, 3, (codec.net.config.channels, 3, 4))).astype(np.int64)
+    expected = 255 * codec.synthesise(y, 21, 32, quality)
+    made = Synthesis(weights).picture(y, quality)[:, :21]
+    assert abs(made - expected).max() < 1e-3 * max(1, float(expected.abs().max()) / 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_low_res_references(scale: int, dtype: type[np.generic]) -> None:
+    pixels = np.random.default_rng(scale).integers(0, np.iinfo(dtype).max + 1, (21, 34, 3)).astype(dtype)
+    net = SimpleNamespace(config=SimpleNamespace(scale=scale))
+    rows, columns = -(-21 // (8 * scale)), -(-34 // (8 * scale))
+    expected = reference_samples(tiled.low_res_reference(Image(pixels), net), rows, columns)
+    assert (low_res_reference(pixels, scale, rows, columns) == expected.numpy()).all()
+
+
+@pytest.mark.parametrize("referenced", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        RescaleConfig(scale=2, flow="paper", blocks=2, width=8, ref_width=8, map_divisor=1, map_levels=7),
+        RescaleConfig(scale=4, flow="haar", blocks=2, width=8, ref_width=8, map_divisor=4),
+        RescaleConfig(scale=4, flow="paper", blocks=1, width=6, ref_width=4),
+    ],
+)
+def test_flows(config: RescaleConfig, referenced: bool, tmp_path: Path) -> None:
+    net = stored_net(config, tmp_path / "net.safetensors")
+    low_res, ref = torch.rand(1, 3, 7, 9), torch.rand(1, 3, 7 * config.scale, 9 * config.scale)
+    levels = torch.randint(0, config.map_levels, (1, 1, *config.map_size(7, 9)))
+    given_ref, given_levels = (ref, levels.float()) if referenced else (None, None)
+    condition = net.condition(given_ref, given_levels, torch.tensor([0.37]), *ref.shape[-2:])
+    expected = net.rebuild(low_res, condition)[0]
+    flow = Flow(Weights(tmp_path / "net.safetensors"))
+    made = flow.up(low_res[0], ref[0] if referenced else None, levels[0, 0] if referenced else None, 37)
+    assert abs(made - expected).max() < 1e-5 * max(1, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 4])
+@pytest.mark.parametrize("referenced", [True, False])
+def test_untied_nets(divisor: int, referenced: bool, tmp_path: Path) -> None:
+    torch.manual_seed(divisor)
+    config = untied.UntiedConfig(
+        up_width=6, up_blocks=3, down_width=4, down_blocks=1, map_divisor=divisor, map_levels=5
+    )
+    net = untied.Untied(config)
+    with torch.no_grad():
+        for parameter in net.up.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    untied.store(net.make_exact(), tmp_path / "net.safetensors")
+    net = untied.load(tmp_path / "net.safetensors")
+    low_res, ref = 255 * torch.rand(1, 3, 11, 18), torch.randint(0, 256, (1, 3, 22, 36)).float()
+    levels = torch.randint(0, 5, (1, 1, *config.map_size(11, 18)))
+    s_map = untied.spread(levels, divisor, 11, 18) if referenced else None
+    expected = net.upscale(low_res, ref if referenced else None, s_map, torch.tensor([61]), torch.float32)[0]
+    reader = Untied(Weights(tmp_path / "net.safetensors"))
+    made = reader.up(low_res[0], ref[0] if referenced else None, levels[0, 0].numpy() if referenced else None, 61)
+    assert (made == expected.double()).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_band_groups(dtype: type[np.generic], count: int) -> None:
+    rng, limits = np.random.default_rng(count), np.iinfo(dtype)
+    wide = dtype == np.uint8
+    low, high = (limits.min, limits.max) if wide else (limits.min // 2 + 50, limits.max // 3)
+    pixels = rng.integers(low, high + 1, (37, 22, count)).astype(dtype)
+    pixels[4:19, 3:20] = limits.max
+    alpha = rng.integers(limits.min, limits.max + 1, (37, 22)).astype(dtype)
+    picture = Image(pixels, alpha=alpha, nodata=int(limits.max))
+    older = Image(np.where(rng.random(pixels.shape) < 0.8, limits.max, pixels[::-1]))
+    described = bands.describe(picture)
+    reader = Bands(bands.pack(described), 37, 22)
+    split = [group.pixels for group in bands.split_groups(older, described, reference=True)]
+    assert all((a == b).all() for a, b in zip(reader.of_reference(older.pixels), split, strict=True))
+    joined = bands.join_groups(split, described, Box(0, 0, 37, 22))
+    assert (reader.joined(split) == joined.pixels).all()
+    assert (reader.alpha == alpha).all()
+
+
+def test_planes_in_parts() -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (2, 4101)).astype(np.uint8)
+    described = bands.describe(Image(np.zeros((2, 4101, 3), np.uint8), alpha=alpha))
+    assert (Bands(bands.pack(described), 2, 4101).alpha == alpha).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_predictions(dtype: type[np.generic]) -> None:
+    rng, full = np.random.default_rng(7), np.iinfo(dtype).max
+    source = rng.integers(0, full + 1, (9, 11, 3)).astype(dtype)
+    prediction = band_prediction.fit(source, rng.integers(0, full + 1, (9, 11, 3)).astype(dtype))
+    for rows in (prediction, (prediction[0],) * 3):
+        payload = band_prediction.pack(rows)
+        assert (predicted(payload, source) == band_prediction.predict(source, rows)).all()
