@@ -83,8 +83,8 @@ def encode(
     for name, value in targets.items():
         if value is not None and not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
             raise UsageError(f"{name} must be a positive number, not {value!r}")
-    image = _image(picture, "the picture", need_place=not strip)
-    older = None if reference is None else _image(reference, "the reference", need_place=False)
+    image = _image(picture, "the picture", need_georeference=not strip)
+    older = None if reference is None else _image(reference, "the reference", need_georeference=False)
     if strip:
         image = replace(image, metadata=metadata.Metadata())
     from refscale_codec.codec import encoder, rate_control
@@ -132,7 +132,7 @@ def fingerprint(picture: Picture) -> str:
     Raises:
         ImageError: The picture cannot be read.
     """
-    return _image(picture, "the picture", need_place=False).fingerprint().hex()
+    return _image(picture, "the picture", need_georeference=False).fingerprint().hex()
 
 
 def load_model(
@@ -239,7 +239,7 @@ class Scene:
         with self._named():
             self._content = container.unpack(self._data)
             self._metadata = metadata.unpack(self._content.metadata)
-        self._reference = None if reference is None else _image(reference, "the reference", need_place=False)
+        self._reference = None if reference is None else _image(reference, "the reference", need_georeference=False)
         self._model, self._device, self._tile = model, device, _whole(tile, "tile")
 
     def _named(self) -> AbstractContextManager[None]:
@@ -363,12 +363,12 @@ def _bytes(data: bytes | FilePath) -> bytes:
     raise UsageError(f"a file must be given as bytes or by its path, not as {type(data).__name__}")
 
 
-def _image(given: Picture, what: str, *, need_place: bool) -> Image:
+def _image(given: Picture, what: str, *, need_georeference: bool) -> Image:
     """Return a picture however it is given."""
     if isinstance(given, Image):
         return given
     if isinstance(given, str | os.PathLike):
-        return pictures.read(Path(given), need_place=need_place)
+        return pictures.read(Path(given), need_georeference=need_georeference)
     if isinstance(given, np.ndarray):
         return arrays.to_image(given, what)
     raise UsageError(f"{what} must be a numpy array, a path or an Image, not {type(given).__name__}")

@@ -168,7 +168,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "grey reference": ("encode target.png --ref grey.png -o out.rsc -w", 3, ("reference", "grey", "RGB")),
     "range for 8 bits": ("encode target.png -o out.rsc --range 0,9 -w", 2, ("range", "16-bit")),
     "range of one number": ("encode target.png -o out.rsc --range 9 -w", 2, ("--range", "low,high")),
-    "grey picture in eval": ("eval grey.csv -w", 3, ("grey.png", "8-bit RGB only")),
+    "grey picture in eval": ("eval grey.csv -w", 3, ("grey.png", "8-bit RGB is needed")),
     # output
     "no folder for the output": ("encode target.png -o no/out.rsc -w", 3, ("no/out.rsc",)),
     "no folder, told before any work": ("encode no.png -o no/out.rsc -w", 3, ("cannot write no/out.rsc: there is no",)),
@@ -722,7 +722,7 @@ def test_metadata_that_a_format_cannot_hold_is_told(
 ) -> None:
     assert refscale("encode", "saying.jpg", "-o", "out.rsc", *TINY).code == 0
     assert refscale("decode", "out.rsc", "-o", "out.tif", *TINY).code == 0
-    assert caplog.messages == ["TIFF holds this picture's EXIF as tags of its own, not byte for byte"]
+    assert caplog.messages == ["TIFF holds the EXIF as tags, not byte for byte"]
     said = pictures.read(place / "out.tif").metadata
     assert (said.icc, said.xmp) == (saying.icc, saying.xmp)
 

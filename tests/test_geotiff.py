@@ -173,8 +173,8 @@ def test_a_colour_profile_goes_along_and_what_does_not_is_told(caplog: pytest.Lo
     back = image.from_bytes(image.to_bytes(Image(raster(depth=3), said), "tiff"), "scene.tif")
     assert back.metadata == replace(said, exif=b"", xmp=b"")
     assert [message.partition(" (")[0] for message in caplog.messages] == [
-        "GeoTIFF cannot hold this picture's EXIF",
-        "GeoTIFF cannot hold this picture's XMP",
+        "GeoTIFF cannot hold the EXIF",
+        "GeoTIFF cannot hold the XMP",
     ]
 
 
@@ -182,8 +182,8 @@ def test_what_png_cannot_hold_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixt
     picture = image.from_bytes(geotiff_file(raster(dtype="u1", depth=3), nodata=3), "scene.tif")
     image.to_bytes(picture, "png")
     assert [message.partition(" (")[0] for message in caplog.messages] == [
-        "PNG cannot hold this picture's nodata value 3, which only its pixels keep; TIFF can",
-        "PNG cannot hold this picture's georeference and tags",
+        "PNG cannot hold the nodata value 3, left out; TIFF can",
+        "PNG cannot hold the georeference and tags",
     ]
 
 
@@ -195,13 +195,13 @@ def test_what_is_not_kept_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         data = geotiff_file(raster(), say)
     image.from_bytes(data, "scene.tif")
-    assert caplog.messages == ["scene.tif: its tags in mine are left out", "scene.tif: its mask is left out"]
+    assert caplog.messages == ["scene.tif: tags in mine are left out", "scene.tif: mask is left out"]
 
 
 def test_a_nodata_value_that_no_sample_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
     data = geotiff_file(raster(), nodata=12345).replace(b"12345\0", b"123.5\0")
     assert image.from_bytes(data, "scene.tif").nodata is None
-    assert "nodata value 123.5 is none" in caplog.text
+    assert "nodata value 123.5 is left out" in caplog.text
 
 
 def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:
@@ -220,10 +220,10 @@ def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_window_knows_its_place() -> None:
-    moved = json.loads(geotiff.moved(json.dumps({"transform": list(PLACE)[:6], "crs": "x"}).encode(), 7, 3))
+    moved = json.loads(geotiff.of_window(json.dumps({"transform": list(PLACE)[:6], "crs": "x"}).encode(), 7, 3))
     assert Affine(*moved["transform"]) == place(7, 3)
     assert moved["crs"] == "x"
-    assert geotiff.moved(b"", 7, 3) == b""
+    assert geotiff.of_window(b"", 7, 3) == b""
 
 
 @pytest.mark.parametrize("geo", [b"{", b"[]", b'{"crs":"nonsense"}', b'{"descriptions":["a"]}', b'{"transform":[1]}'])
@@ -253,15 +253,18 @@ def test_without_rasterio_the_pixels_of_an_8_bit_geotiff_are_read_where_its_plac
     pixels = raster(dtype="u1", depth=depth)
     options = {"photometric": "RGB"} if depth > 2 else {}
     data = geotiff_file(pixels, alpha="unspecified" if say is None else "non-premultiplied", **options)
-    by_gdal = image.from_bytes(data, "scene.tif", need_place=False)
+    by_gdal = image.from_bytes(data, "scene.tif", need_georeference=False)
     assert by_gdal.metadata.geo
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    found = image.from_bytes(data, "scene.tif", need_place=False)
+    found = image.from_bytes(data, "scene.tif", need_georeference=False)
     assert np.array_equal(found.pixels, by_gdal.pixels)
     assert (found.alpha is None) == (say is None)
     assert found.alpha is None or np.array_equal(found.alpha, by_gdal.alpha)
     assert (found.fingerprint(), found.metadata) == (by_gdal.fingerprint(), Metadata())
-    with pytest.raises(ImageError, match=r"is a GeoTIFF, .* pip install .*; `encode --strip` does without it"):
+    with pytest.raises(
+        ImageError,
+        match=r"is a GeoTIFF, .* pip install .*; to encode it without, give --strip, or strip=True in Python",
+    ):
         image.from_bytes(data, "scene.tif")
 
 
@@ -277,7 +280,7 @@ def test_without_rasterio_no_other_geotiff_is_read(monkeypatch: pytest.MonkeyPat
         data = image.to_bytes(image.from_bytes(data, "scene.tif"), "tiff")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ImageError, match=r"scene.tif .*: pip install 'refscale-codec\[geo\]'"):
-        image.from_bytes(data, "scene.tif", need_place=False)
+        image.from_bytes(data, "scene.tif", need_georeference=False)
 
 
 def test_without_rasterio_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +365,9 @@ def test_8_bit_geotiffs_without_rasterio(
     monkeypatch.setitem(sys.modules, "rasterio", None)
     refused = refscale("encode", "new.tif", *both, "-o", "new.rsc")
     assert (refused.code, (tmp_path / "new.rsc").exists()) == (3, False)
-    assert "pip install 'refscale-codec[geo]'; `encode --strip` does without it" in refused.err
+    assert (
+        "pip install 'refscale-codec[geo]'; to encode it without, give --strip, or strip=True in Python" in refused.err
+    )
     assert refscale("encode", "new.tif", *both, "-o", "new.rsc", "--strip").code == 0
     for file in ("new.rsc", "placed.rsc"):
         decoded = refscale("decode", file, *both, "-o", "back.png")
@@ -371,7 +376,7 @@ def test_8_bit_geotiffs_without_rasterio(
         assert refscale("diff", file, *both, "-o", "change.png").code == 0
     refused = refscale("decode", "placed.rsc", *both, "-o", "back.tif")
     assert (refused.code, (tmp_path / "back.tif").exists()) == (3, False)
-    assert "a TIFF of this picture takes GDAL" in refused.err
+    assert "a TIFF of this picture needs GDAL" in refused.err
 
 
 def test_a_change_map_of_geotiffs_lies_where_they_lie(

@@ -94,7 +94,7 @@ def encode(
     terminal.require_streams(output, picture, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
-        image = terminal.read_picture(picture, need_place=not strip)
+        image = terminal.read_picture(picture, need_georeference=not strip)
         reference = None if ref is None else terminal.read_picture(ref)
         from refscale_codec import api
         from refscale_codec import model as weights_files
@@ -180,8 +180,8 @@ def decode(
             described = bands.unpack(content.bands, header.height, header.width)
             said = metadata.unpack(content.metadata)
         shown = (header.height, header.width) if box is None else (box.height, box.width)
-        formats.require_holds(kind, described.dtype, described.depth, max(shown))
-        if kind == "tiff" and formats.takes_gdal(described.dtype, described.depth, described.nodata, said.geo):
+        formats.require_support(kind, described.dtype, described.depth, max(shown))
+        if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, said.geo):
             geotiff.require_gdal("a TIFF of this picture")
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from refscale_codec import lrcodec
-from refscale_codec.cli import terminal
+from refscale_codec.cli import process, terminal
 from refscale_codec.cli.options import (
     DeviceOption,
     FileArgument,
@@ -142,6 +142,7 @@ def diff(
         from refscale_codec.picture import image as pictures
 
         kind = terminal.picture_format(output, format_name)
+        process.lift_pillow_limit()
         picture = None if header is not None else pictures.from_bytes(data, name)
         reference = terminal.read_picture(ref)
         from refscale_codec import model as weights_files

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from refscale_codec import __version__
-from refscale_codec.cli import coding, inspection, study, terminal
+from refscale_codec.cli import coding, inspection, process, study, terminal
 from refscale_codec.errors import RefscaleError
 
 app = typer.Typer(
@@ -42,7 +42,8 @@ app.command("rd-curve")(study.rd_curve)
 
 
 def main() -> NoReturn:
-    """Run the command line; every error a user can cause becomes one line and its exit code."""
+    """Run the command line; an error that a user can cause is printed as one line and gives its exit code."""
+    process.show_warnings_as_lines()
     try:
         app()
     except RefscaleError as error:

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import warnings
 from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
@@ -19,3 +20,16 @@ def keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(_M_MMAP_MAX, 0)
             libc.mallopt(_M_TRIM_THRESHOLD, _KEEP)
+
+
+def lift_pillow_limit() -> None:
+    """Let Pillow read pictures of any size: `picture.image` has a higher limit of its own."""
+    import PIL.Image
+
+    PIL.Image.MAX_IMAGE_PIXELS = None
+
+
+def show_warnings_as_lines() -> None:
+    """Print Python warnings, of Pillow or rasterio, as one line each, and not that a TIFF has no georeference."""
+    warnings.filterwarnings("ignore", "Dataset has no geotransform")
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

@@ -60,13 +60,14 @@ def read(path: str) -> bytes:
     return files.read(Path(path), ContainerError)
 
 
-def read_picture(path: str, *, need_place: bool = False) -> "Image":
-    """Return the picture in a file or on stdin; of a reference, the place serves the encoder but need not be there."""
+def read_picture(path: str, *, need_georeference: bool = False) -> "Image":
+    """Return the picture in a file or on stdin; see `image.from_bytes`."""
     from refscale_codec.picture import image
 
+    process.lift_pillow_limit()
     if path == "-":
-        return image.from_bytes(sys.stdin.buffer.read(), "stdin", need_place=need_place)
-    return image.read(Path(path), need_place=need_place)
+        return image.from_bytes(sys.stdin.buffer.read(), "stdin", need_georeference=need_georeference)
+    return image.read(Path(path), need_georeference=need_georeference)
 
 
 def unpacked(data: bytes, name: str) -> container.Container:

@@ -95,7 +95,7 @@ def decode(
                 first, part = part, part[shown.within(wide).slices]
             yield part
 
-    said = replace(said, geo=geotiff.moved(said.geo, shown.left, shown.top))
+    said = replace(said, geo=geotiff.of_window(said.geo, shown.left, shown.top))
     return replace(bands.join_groups(parts(), described, shown), metadata=said)
 
 

@@ -1,4 +1,4 @@
-"""Arrays [h, w] or [h, w, bands], as programs have pictures, from and to `Image`."""
+"""Arrays [h, w] or [h, w, bands] <-> `Image`."""
 
 from typing import Any
 
@@ -8,26 +8,26 @@ from numpy.typing import NDArray
 from refscale_codec.errors import ImageError
 from refscale_codec.picture.image import MAX_BANDS, MAX_PIXELS, MAX_SAMPLES, MAX_SIDE, Image
 
-_FEW = 4  # bands that a picture usually has
+_FEW = 4  # more rows than this, and the first axis is not bands
 
 
 def to_image(array: NDArray[Any], what: str) -> Image:
-    """Return the picture that an array [h, w] or [h, w, bands] holds; it need not be contiguous.
+    """Return an array [h, w] or [h, w, bands], which need not be contiguous, as `Image`.
 
     Args:
         array: uint8, uint16 or int16, of any byte order.
-        what: what to call it in messages.
+        what: name of the array in messages.
 
     Raises:
-        ImageError: it is of another type or rank, empty, masked or too large.
+        ImageError: another type or rank, empty, masked or too large.
     """
     kind, shape = array.dtype.newbyteorder("="), array.shape
     if isinstance(array, np.ma.MaskedArray):
-        raise ImageError(f"{what} is a masked array, which is not coded: give an Image with a nodata value")
+        raise ImageError(f"{what} is a masked array: give an Image with a nodata value")
     if kind not in (np.uint8, np.uint16, np.int16):
         raise ImageError(f"{what} is an array of {kind.name}; uint8, uint16 and int16 are coded: scale and convert it")
     if array.ndim not in (2, 3) or 0 in shape:
-        raise ImageError(f"{what} is an array of shape {shape}; [h, w] or [h, w, bands] is wanted, each at least 1")
+        raise ImageError(f"{what} is an array of shape {shape}; expected [h, w] or [h, w, bands], each at least 1")
     height, width, bands = shape if array.ndim == 3 else (*shape, 1)
     if bands > MAX_BANDS:
         order = ": bands are last here, see np.moveaxis(array, 0, -1)" if height <= _FEW else ""
@@ -41,6 +41,6 @@ def to_image(array: NDArray[Any], what: str) -> Image:
 
 
 def of_image(image: Image) -> NDArray[Any]:
-    """Return a picture as an array: [h, w, bands], alpha as the last band, or [h, w] for a single band."""
+    """Return a picture as an array [h, w, bands], alpha as the last band, or [h, w] for a single band."""
     samples = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
     return samples[..., 0] if samples.shape[2] == 1 else samples

@@ -1,4 +1,4 @@
-"""Reading files whole, and writing them so that they are at every moment the old one or the whole new one."""
+"""Reading whole files, and writing them atomically."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from refscale_codec.errors import RefscaleError, reason
 
 
 def read(path: Path, wrong: type[RefscaleError]) -> bytes:
-    """Return the bytes of a file; an error of the given type says why there are none."""
+    """Return the bytes of a file; `wrong` is raised if it cannot be read."""
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
@@ -18,14 +18,14 @@ def read(path: Path, wrong: type[RefscaleError]) -> bytes:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes to a file that is at every moment either the old one or the whole new one.
+    """Write a file so that at any moment it is either the old one or the complete new one.
 
     The bytes go to a temporary file in the same folder, which is then renamed. A symbolic link stays a link and its
-    target is replaced; a replaced file keeps its permissions. What is neither file nor folder (`/dev/null`, a named
-    pipe) cannot be renamed over and is written to directly.
+    target is replaced; a replaced file keeps its permissions. A device or a named pipe is written to
+    directly.
 
     Raises:
-        OSError: it did not work. Nothing is left behind and an existing file is as it was.
+        OSError: writing failed. Nothing is left behind, and an existing file is unchanged.
     """
     target = Path(os.path.realpath(path))
     mode = target.stat().st_mode if target.exists() else None

@@ -1,6 +1,6 @@
-"""Which picture files there are: how each is told, named, and what of pictures it holds.
+"""The formats of picture files: how they are recognised and named, and which pictures each can hold.
 
-Only names and first bytes are looked at here; `pillow`, `tiff` and `geotiff` look inside.
+Only names and first bytes are examined here; `pillow`, `tiff` and `geotiff` read the contents.
 """
 
 import shlex
@@ -12,19 +12,19 @@ import numpy as np
 from refscale_codec.errors import ImageError
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
-"""What is read, as Pillow calls it."""
+"""Formats that are read, by Pillow's names."""
 
 WRITABLE = ("png", "webp", "tiff")
-"""What is written."""
+"""Formats that are written."""
 
 NAMES = {"png": "PNG", "webp": "WebP", "tiff": "TIFF", "geotiff": "GeoTIFF"}
-"""What a person calls them, and a TIFF by GDAL."""
+"""Their names in messages; `geotiff` is a TIFF written by GDAL."""
 
 _OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 _MAX_WEBP_SIDE = 16_383  # pixels
 _LOSSY_NAMES = {"jpg", "jpeg", "jpe", "jfif"}
 
-_SIGNATURES = (  # (offset, bytes there, the file's kind)
+_SIGNATURES = (  # offset, bytes there, format
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
     (8, b"WEBP", "WebP"),
@@ -49,10 +49,10 @@ _SIGNATURES = (  # (offset, bytes there, the file's kind)
 
 
 def named(name: str) -> str:
-    """Return `png`, `webp` or `tiff` for a name in any case, `tif` among them; ImageError for any other."""
+    """Return `png`, `webp` or `tiff` for a name in any case (`tif` is `tiff`); ImageError for any other."""
     kind = {"tif": "tiff"}.get(name.lower(), name.lower())
     if kind in _LOSSY_NAMES:
-        raise ImageError("JPEG would lose detail a second time, so it is not written: use png, webp or tiff")
+        raise ImageError("JPEG is lossy, so it is not written: use png, webp or tiff")
     if kind not in WRITABLE:
         raise ImageError(f"unknown picture format {name!r}: use png, webp or tiff")
     return kind
@@ -62,25 +62,25 @@ def of_path(path: Path) -> str:
     """Return `png`, `webp` or `tiff` for the suffix of a picture to be written; ImageError for any other suffix."""
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") in _LOSSY_NAMES:
-        raise ImageError(f"{path} would be a JPEG, which loses detail a second time: use .png, .webp or .tif")
+        raise ImageError(f"{path}: JPEG is lossy, so it is not written: use .png, .webp or .tif")
     if suffix not in _OF_SUFFIX:
         raise ImageError(f"{path}: unknown suffix {suffix!r} for a picture: use .png, .webp, .tif or .tiff")
     return _OF_SUFFIX[suffix]
 
 
 def kind_of(dtype: np.dtype[Any], bands: int) -> str:
-    """Return what a person calls pictures of a type and a number of bands: `8-bit RGB`, `16-bit 4-band`."""
+    """Return the name of a kind of pictures in messages: `8-bit RGB`, `16-bit 4-band`."""
     colour = {1: "grey", 3: "RGB"}.get(bands, f"{bands}-band")
     return f"{8 * dtype.itemsize}-bit {'signed ' if dtype.kind == 'i' else ''}{colour}"
 
 
-def takes_gdal(dtype: np.dtype[Any], bands: int, nodata: int | None, geo: bytes) -> bool:
-    """Return whether a TIFF of such pictures is a GeoTIFF."""
+def needs_gdal(dtype: np.dtype[Any], bands: int, nodata: int | None, geo: bytes) -> bool:
+    """Return whether a TIFF of such a picture is written by GDAL."""
     return dtype != np.uint8 or bands not in (1, 3) or nodata is not None or bool(geo)
 
 
-def holding(dtype: np.dtype[Any], bands: int, longest: int) -> list[str]:
-    """Return which of `WRITABLE` hold pictures of a type, a number of bands, and a longest side in pixels."""
+def supporting(dtype: np.dtype[Any], bands: int, longest: int) -> list[str]:
+    """Return which of `WRITABLE` can hold pictures of a type, a number of bands, and a longest side in pixels."""
     depths = {"png": (np.uint8, np.uint16), "webp": (np.uint8,)}
     return [
         kind
@@ -92,13 +92,13 @@ def holding(dtype: np.dtype[Any], bands: int, longest: int) -> list[str]:
     ]
 
 
-def require_holds(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -> None:
-    """Refuse a format that is not among `holding`: ImageError."""
-    able = holding(dtype, bands, longest)
+def require_support(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -> None:
+    """Raise an ImageError for a format that is not among `supporting`."""
+    able = supporting(dtype, bands, longest)
     if kind in able:
         return
     what = f"{kind_of(dtype, bands)} pictures"
-    if kind in holding(dtype, bands, 1):
+    if kind in supporting(dtype, bands, 1):
         what = f"more than {_MAX_WEBP_SIDE} pixels a side, and this picture has {longest}"
     suffixes = " or ".join({"tiff": ".tif"}.get(name, f".{name}") for name in able)
     raise ImageError(
@@ -108,12 +108,12 @@ def require_holds(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -> 
 
 
 def listed(kinds: list[str]) -> str:
-    """Return formats as a person lists them: `PNG and TIFF`."""
+    """Return formats as a list in words: `PNG and TIFF`."""
     return " and ".join(NAMES[kind] for kind in kinds)
 
 
-def why_not_opened(data: bytes, name: str) -> str:
-    """Return what to say of a file that is none of the readable ones, or that looks like one and cannot be opened."""
+def unreadable(data: bytes, name: str) -> str:
+    """Return a message on a file that is in no readable format, or looks like one that is but cannot be opened."""
     kind = next((kind for offset, magic, kind in _SIGNATURES if data.startswith(magic, offset)), None)
     if kind is None:
         return f"{name} is not a picture; refscale reads PNG, JPEG, WebP and TIFF"
@@ -122,10 +122,10 @@ def why_not_opened(data: bytes, name: str) -> str:
             f"{name} is {'an' if kind == 'AVIF' else 'a'} {kind} file; refscale reads PNG, JPEG, WebP and TIFF: "
             f"convert it with {conversion(name + '[0]')}"
         )
-    return f"{name} is a {kind} file, but damaged, truncated or of an unsupported kind"
+    return f"{name} is a damaged, truncated or unsupported {kind} file"
 
 
 def conversion(name: str) -> str:
-    """Return the command that makes an 8-bit RGB picture of a file."""
-    # Not `-type TrueColor`: ImageMagick 6 then still writes a grey or palette PNG where that is smaller.
+    """Return a shell command that converts a file to an 8-bit RGB picture."""
+    # Not `-type TrueColor`: ImageMagick 6 then still writes a grey or palette PNG if that is smaller.
     return f"`convert {shlex.quote(name)} -colorspace sRGB -alpha off PNG24:rgb.png`"

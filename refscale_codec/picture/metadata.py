@@ -1,7 +1,7 @@
-"""What a picture file says beside its pixels, and the METADATA payload of a `.rsc` file. Standard library only.
+"""Metadata of a picture file, and the METADATA payload of a `.rsc` file. Standard library only.
 
-Colour profile, EXIF, XMP and georeference are bytes here that nobody looks into. `image` finds and writes them, `codec`
-hands them on; `docs/FORMAT.md` has the payload's layout.
+Colour profile, EXIF, XMP and georeference are opaque bytes here; `image` reads them from files and writes them.
+`docs/FORMAT.md` has the layout of the payload.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from itertools import accumulate
 from refscale_codec.errors import ContainerError, ImageError
 
 MAX_BYTES = 0xFF_FFFF
-"""Most bytes of all parts together, before they are deflated."""
+"""Most bytes of all parts together, before compression."""
 
 _LENGTH = 3  # bytes of each length
 _LENGTHS = 4 * _LENGTH
@@ -19,16 +19,16 @@ _LENGTHS = 4 * _LENGTH
 
 @dataclass(frozen=True)
 class Metadata:
-    """The bytes of each part as they are in the picture file, without what that format puts around them."""
+    """The bytes of each part, without the framing of the picture format."""
 
     icc: bytes = field(default=b"", repr=False)
     """ICC colour profile; empty for none."""
     exif: bytes = field(default=b"", repr=False)
-    """EXIF from its byte order mark on, `II` or `MM`; empty for none."""
+    """EXIF, starting with its byte order mark, `II` or `MM`; empty for none."""
     xmp: bytes = field(default=b"", repr=False)
     """XMP packet; empty for none."""
     geo: bytes = field(default=b"", repr=False)
-    """What a GeoTIFF says of place and bands, as the JSON of `geotiff`; empty for nothing."""
+    """Georeference and tags of a GeoTIFF, as the JSON of `geotiff`; empty for none."""
 
     def __bool__(self) -> bool:
         """Return whether there is any."""
@@ -36,7 +36,7 @@ class Metadata:
 
 
 def pack(metadata: Metadata) -> bytes | None:
-    """Return the payload, deflated if that is smaller; None for no metadata.
+    """Return the payload, deflated if that is smaller; None if there is no metadata.
 
     Raises:
         ImageError: there is more than `MAX_BYTES`.
@@ -47,7 +47,8 @@ def pack(metadata: Metadata) -> bytes | None:
     plain = b"".join(parts)
     if len(plain) > MAX_BYTES:
         raise ImageError(
-            f"the picture has {len(plain):,} bytes of metadata; at most {MAX_BYTES:,} are kept: leave it out, --strip"
+            f"the picture has {len(plain):,} bytes of metadata; at most {MAX_BYTES:,} are kept: "
+            "leave it out with --strip, or strip=True in Python"
         )
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = deflater.compress(plain) + deflater.flush()
@@ -56,10 +57,10 @@ def pack(metadata: Metadata) -> bytes | None:
 
 
 def unpack(payload: bytes | None) -> Metadata:
-    """Return the metadata in a payload; None stands for none.
+    """Return the metadata in a payload; None is no payload.
 
     Raises:
-        ContainerError: it is not such a payload. No more than `MAX_BYTES` is ever inflated.
+        ContainerError: not a valid payload. No more than `MAX_BYTES` is ever inflated.
     """
     if payload is None:
         return Metadata()

@@ -1,11 +1,10 @@
-"""What the tags of a TIFF say: who is to read it, how it lies, and its EXIF, which there is no block but tags.
+"""The tags of a TIFF: whether Pillow or GDAL reads it, its orientation, and its EXIF, which a TIFF holds as tags.
 
-Reading is `pillow`'s, or `geotiff`'s where Pillow would not read a file or not keep what it says.
+`pillow` reads a TIFF unless Pillow could not, or would lose samples or metadata; then `geotiff` does.
 """
 
 import io
 import shlex
-import warnings
 
 import PIL.Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
@@ -19,17 +18,17 @@ Tags = ImageFileDirectory_v2
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _SAMPLES, _SAMPLE_FORMAT, _ORIENTATION, _PHOTOMETRIC, _EXTRA = 258, 277, 339, 274, 262, 338
 _XMP, _ICC, _INTEROP, _NODATA = 700, 34675, 40965, 42113
-_OF_EVERY_TIFF = (256, 257, _PHOTOMETRIC)  # width and height among them
-_OF_GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # place, its own metadata, nodata
-_SUB_DIRECTORIES = (34665, 34853)  # those of EXIF and GPS
-_OF_EXIF = (  # what EXIF has in its first directory that does not tell how a TIFF stores its pixels
+_MANDATORY = (256, 257, _PHOTOMETRIC)  # width, height, photometric interpretation
+_GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # georeference, GDAL's metadata, nodata, RPC
+_SUB_DIRECTORIES = (34665, 34853)  # EXIF and GPS
+_EXIF = (  # tags of the first directory of EXIF, but for those that describe the storage of a TIFF's pixels
     *(270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
     *range(40091, 40096),
     *_SUB_DIRECTORIES,
 )
 _SAMPLE_FORMATS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 
-_BACK_TO_STORED = {  # orientation: what undoes the turn that Pillow gives to such a TIFF
+_BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
     4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,24 +40,26 @@ _BACK_TO_STORED = {  # orientation: what undoes the turn that Pillow gives to su
 
 
 def read_tags(data: bytes) -> Tags | None:
-    """Return the first directory of a TIFF; None for what is no TIFF, or not such that this can be read."""
+    """Return the first directory of a TIFF; None for another file, or if the directory cannot be read."""
     if data[:4] not in _STARTS:
         return None
     try:
         tags = ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
         file = io.BytesIO(data)
         file.seek(tags.next)
-        with warnings.catch_warnings():  # Pillow will say them again, or the file is not read
-            warnings.simplefilter("ignore")
-            tags.load(file)
+        tags.load(file)
         bits, bands = _layout(tags)
-        return tags if all(tag in tags for tag in _OF_EVERY_TIFF) and 1 <= bits <= 64 and bands else None
+        return tags if all(tag in tags for tag in _MANDATORY) and 1 <= bits <= 64 and bands else None
     except Exception:  # hostile bytes
         return None
 
 
-def takes_gdal(tags: Tags, name: str) -> bool:
-    """Return whether Pillow would not read a TIFF or not keep what it says; ImageError for samples of no good type."""
+def needs_gdal(tags: Tags, name: str) -> bool:
+    """Return whether Pillow cannot read a TIFF, or would lose samples or metadata.
+
+    Raises:
+        ImageError: samples of a type that is not coded.
+    """
     bits, bands = _layout(tags)
     formats = tags.get(_SAMPLE_FORMAT, (1,))
     formats = set(formats) if isinstance(formats, tuple) else {formats}
@@ -68,75 +69,74 @@ def takes_gdal(tags: Tags, name: str) -> bool:
             f"{name} has samples that are {values}numbers of {bits} bits; refscale codes 8 and 16 bits: scale them "
             f"with `gdal_translate -ot UInt16 -scale {shlex.quote(name)} scaled.tif`"
         )
-    if any(tag in tags for tag in _OF_GDAL):
+    if any(tag in tags for tag in _GDAL):
         return True
     usual = {0: 1, 1: 1, 2: 3}.get(tags[_PHOTOMETRIC])  # grey, grey, RGB
     extra = tags.get(_EXTRA, ())
     return usual is not None and not (bits <= 8 and (bands == usual or bands == usual + 1 and extra in ((1,), (2,))))
 
 
-def differs_by_place_only(tags: Tags) -> bool:
-    """Return whether Pillow reads the very samples that GDAL does, and the picture has no nodata value."""
+def pillow_reads_samples(tags: Tags) -> bool:
+    """Return whether Pillow reads the same samples as GDAL, and the picture has no nodata value."""
     bits, bands = _layout(tags)
     usual = {1: 1, 2: 3}.get(tags[_PHOTOMETRIC])
-    alpha = bands == (usual or 0) + 1 and tags.get(_EXTRA) == (2,)  # by 1, colours would be times alpha
+    alpha = bands == (usual or 0) + 1 and tags.get(_EXTRA) == (2,)  # 1 is alpha with premultiplied colours
     return bits == 8 and (bands == usual or alpha) and _NODATA not in tags and not tags.next
 
 
 def _layout(tags: Tags) -> tuple[int, int]:
-    """Return the bits of the deepest sample and the number of samples a pixel."""
+    """Return the bits of the deepest sample, and the number of samples per pixel."""
     bits = tags.get(_BITS, (1,))
     return max(bits), int(tags.get(_SAMPLES, len(bits)))
 
 
 def profile_and_xmp(tags: Tags) -> Metadata:
-    """Return the colour profile and the XMP, which are tags as they are."""
+    """Return the colour profile and the XMP, each a tag."""
     icc, xmp = (tags.get(tag) for tag in (_ICC, _XMP))
     icc, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, xmp))
     return Metadata(icc, xmp=xmp)
 
 
-def read_exif(data: bytes) -> bytes:
-    """Return the tags of a TIFF that EXIF has as a block of EXIF; damaged ones are warned of and left out."""
+def read_exif(data: bytes) -> tuple[bytes, list[str]]:
+    """Return the EXIF tags of a TIFF as a block of EXIF, and a note if they are damaged and left out."""
     try:
-        tags = PIL.Image.open(io.BytesIO(data), formats=("TIFF",)).getexif()  # once loaded, Pillow drops some
-        exif = _known_to_exif(tags)
-        return exif.tobytes() if exif else b""
-    except Exception as error:  # hostile bytes, of which the pixels are free
-        warnings.warn(f"its EXIF is damaged and left out: {reason(error)}", stacklevel=2)
-        return b""
+        tags = PIL.Image.open(io.BytesIO(data), formats=("TIFF",)).getexif()  # loading the picture drops some
+        exif = _exif_tags(tags)
+        return exif.tobytes() if exif else b"", []
+    except Exception as error:  # hostile bytes; the pixels do not depend on them
+        return b"", [f"damaged EXIF is left out: {reason(error)}"]
 
 
 def exif_as_tags(exif: bytes) -> PIL.Image.Exif:
-    """Return the tags that a TIFF may have of a block of EXIF."""
+    """Return the tags of a block of EXIF that a TIFF can hold."""
     tags = PIL.Image.Exif()
     tags.load(exif)
-    return _known_to_exif(tags)
+    return _exif_tags(tags)
 
 
 def with_xmp(tags: PIL.Image.Exif, xmp: bytes) -> bytes:
-    """Return tags, and XMP as one of them, as Pillow wants them for a TIFF."""
+    """Return tags with XMP added, in the form that Pillow takes for a TIFF."""
     if xmp:
         tags[_XMP] = xmp
     return tags.tobytes() if tags else b""
 
 
-def _known_to_exif(tags: PIL.Image.Exif) -> PIL.Image.Exif:
-    """Return the tags that EXIF has, without any that tell how a TIFF stores its pixels."""
+def _exif_tags(tags: PIL.Image.Exif) -> PIL.Image.Exif:
+    """Return the tags that belong to EXIF, without those that describe how a TIFF stores its pixels."""
     exif = PIL.Image.Exif()
-    for tag in _OF_EXIF:
+    for tag in _EXIF:
         if tag not in tags:
             continue
         value = tags[tag]
         if tag in _SUB_DIRECTORIES:
             value = dict(tags.get_ifd(tag))
-            value.pop(_INTEROP, None)  # a position in the file
+            value.pop(_INTEROP, None)  # an offset in the file
         exif[tag] = value
     return exif
 
 
 def as_stored(picture: TiffImageFile) -> PIL.Image.Image:
-    """Load a picture and undo the turn that Pillow gives it for its orientation tag."""
-    turned = _BACK_TO_STORED.get(picture.getexif().get(_ORIENTATION, 1))
+    """Load a picture and undo the transposition that Pillow applies for its orientation tag."""
+    inverse = _BACK_TO_STORED.get(picture.getexif().get(_ORIENTATION, 1))
     picture.load()
-    return picture if turned is None else picture.transpose(turned)
+    return picture if inverse is None else picture.transpose(inverse)

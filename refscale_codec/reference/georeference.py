@@ -47,7 +47,7 @@ def prior(target: Image, reference: Image | None) -> Matrix | None:
 
 
 def _grid(picture: Image) -> Grid | None:
-    said = geotiff.grid(picture.metadata.geo)
+    said = geotiff.georeference(picture.metadata.geo)
     return None if said is None else Grid(*said, picture.height, picture.width)
 
 

@@ -83,4 +83,4 @@ def heat_map(values: NDArray[np.float32], image: Image) -> Image:
     """
     levels = np.rint(255 * values).astype(np.uint8)
     colours = np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
-    return Image(colours, Metadata(geo=geotiff.place(image.metadata.geo)))
+    return Image(colours, Metadata(geo=geotiff.without_tags(image.metadata.geo)))
