@@ -69,3 +69,21 @@ def parse(data: bytes) -> File:
         raise ValueError("sections are not those that the flags announce")
     fields = data[13], data[14], data[15], data[16:22]
     return File(data[:32], width, height, *fields, reference, payloads)
+
+
+def metadata(payload: bytes) -> list[bytes]:
+    """Return ICC profile, EXIF, XMP and georeference, FORMAT.md, "METADATA section"."""
+    lengths = [int.from_bytes(payload[at : at + 3], "little") for at in range(0, 12, 3)]
+    total, body = sum(lengths), payload[12:]
+    if not 0 < len(body) <= total < 1 << 24:
+        raise ValueError("METADATA of no such length")
+    if len(body) < total:
+        inflater = zlib.decompressobj(-15)
+        body = inflater.decompress(body, total + 1)
+        if len(body) != total or not inflater.eof or inflater.unused_data:
+            raise ValueError("METADATA does not inflate to its length")
+    parts = []
+    for length in lengths:
+        part, body = body[:length], body[length:]
+        parts.append(part)
+    return parts
