@@ -257,7 +257,7 @@ def test_a_folder_that_takes_no_files_is_told_before_any_work(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind a superuser
     before = contents(place)
-    assert_refusal(refscale("encode", "no.png", "-o", "out.rsc", *TINY), 3, "out.rsc", "takes no files")
+    assert_refusal(refscale("encode", "no.png", "-o", "out.rsc", *TINY), 3, "out.rsc", "no permission")
     assert contents(place) == before
     assert refscale("encode", "target.png", "-o", os.devnull, *TINY).code == 0
 
@@ -279,10 +279,10 @@ def test_what_becomes_of_alpha_is_said_before_anything_is_written(
     alpha[:2, :10] = 0
     PIL.Image.fromarray(np.dstack([np.zeros((20, 33, 3), np.uint8), alpha])).save(place / "hidden.png")
     outcome = refscale("encode", "hidden.png", "-o", "out.rsc", *TINY)
-    said = "hidden.png: alpha is kept without loss, the colours of 20 fully transparent pixels are not"
+    said = "hidden.png: alpha is stored losslessly; the colours of 20 fully transparent pixels are not kept"
     assert outcome.err.splitlines()[0] == said
     assert refscale("encode", "alpha.png", "-o", "out.rsc", *TINY).err.startswith(
-        "alpha.png: alpha is kept without loss\n"
+        "alpha.png: alpha is stored losslessly\n"
     )
 
 
@@ -548,7 +548,7 @@ bpp            {bpp}
 
     outcome = refscale("verify", "new.rsc", *given, *tiny)
     assert (outcome.code, outcome.out) == (0, b"")
-    assert outcome.err == "new.rsc: sound, and decodes to exactly the picture that the encoder saw\n"
+    assert outcome.err == "new.rsc: valid; it decodes to the same picture as on the encoder's machine\n"
 
     outcome = refscale("extract-lr", "new.rsc", "-o", "small.jpg")
     assert outcome == Outcome(0, b"", "")
@@ -590,11 +590,11 @@ def test_other_kinds_go_to_another_machine(refscale: Callable[..., Outcome], pla
 
 def test_verify_says_how_far_it_got(refscale: Callable[..., Outcome], place: Path) -> None:
     for line, said in {
-        "with.rsc": "with.rsc: sound; give --ref to check the reference and the picture",
-        "with.rsc --ref ref.png": "with.rsc: sound, and decodes; it holds no hash of the picture to compare with",
-        "alone.rsc": "alone.rsc: sound, and decodes; it holds no hash of the picture to compare with",
-        "hashed.rsc": "hashed.rsc: sound; give --ref to check the reference and the picture",
-        "hashed.rsc --ref ref.png": "hashed.rsc: sound, and decodes to exactly the picture that the encoder saw",
+        "with.rsc": "with.rsc: valid; give --ref to check the reference and the decoded picture, too",
+        "with.rsc --ref ref.png": "with.rsc: valid; it decodes, and has no hash to compare the picture with",
+        "alone.rsc": "alone.rsc: valid; it decodes, and has no hash to compare the picture with",
+        "hashed.rsc": "hashed.rsc: valid; give --ref to check the reference and the decoded picture, too",
+        "hashed.rsc --ref ref.png": "hashed.rsc: valid; it decodes to the same picture as on the encoder's machine",
     }.items():
         assert refscale("verify", *line.split(), *TINY) == Outcome(0, b"", f"{said}\n")
 
@@ -827,7 +827,7 @@ def test_a_dash_is_stdin_or_stdout_wherever_a_file_is(refscale: Callable[..., Ou
     jpeg = (place / "small.jpg").read_bytes()
     assert refscale("extract-lr", "-", "-o", "-", stdin=data) == Outcome(0, jpeg, "")
     assert refscale("info", "-", stdin=data) == refscale("info", "with.rsc")
-    assert refscale("verify", "-", *REF, *TINY, stdin=data).err.startswith("stdin: sound, and decodes")
+    assert refscale("verify", "-", *REF, *TINY, stdin=data).err.startswith("stdin: valid; it decodes")
 
 
 def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) -> None:

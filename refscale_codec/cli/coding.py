@@ -34,31 +34,33 @@ def encode(
     output: OutputOption,
     ref: RefOption = None,
     quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=100, help="Higher is better and bigger; 75 by default.")
+        int | None, typer.Option("--quality", min=1, max=100, help="Higher is better and larger; 75 by default.")
     ] = None,
     target_bytes: Annotated[
-        int | None, typer.Option("--target-bytes", min=1, help="Size of the file, instead of --quality.")
+        int | None, typer.Option("--target-bytes", min=1, help="Largest size of the file, instead of --quality.")
     ] = None,
     target_bpp: Annotated[
-        float | None, typer.Option("--target-bpp", help="Size of the file in bits per pixel of the picture, likewise.")
+        float | None, typer.Option("--target-bpp", help="Largest size in bits per pixel of the picture, likewise.")
     ] = None,
     target_psnr: Annotated[
-        float | None, typer.Option("--target-psnr", help="RGB PSNR of what comes out, in dB, likewise.")
+        float | None, typer.Option("--target-psnr", help="Lowest PSNR of the decoded picture in dB, likewise.")
     ] = None,
-    scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", help="Downscaling factor, 2 (default) or 4; follows from --weights.")
+    ] = None,
     codec_name: Annotated[
         str | None,
-        typer.Option("--codec", help="jpeg (default) or gmm, for the low-res picture; follows from --weights."),
+        typer.Option("--codec", help="Codec of the low-res picture, jpeg (default) or gmm; follows from --weights."),
     ] = None,
-    output_hash: Annotated[bool, typer.Option(help="Decode too, and store the hash of what comes out.")] = False,
+    output_hash: Annotated[bool, typer.Option(help="Also decode, and store a hash of the decoded picture.")] = False,
     value_range: Annotated[
         str | None,
         typer.Option(
-            "--range", metavar="LOW,HIGH", help="Values that 16-bit bands can have; by default those that they have."
+            "--range", metavar="LOW,HIGH", help="Range of values of 16-bit bands; by default of each band its own."
         ),
     ] = None,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Leave out colour profile (ICC), EXIF, XMP and georeference.")
+        bool, typer.Option("--strip", help="Drop colour profile (ICC), EXIF, XMP and georeference.")
     ] = False,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
@@ -67,30 +69,28 @@ def encode(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Code a picture, against a reference if there is one. Colour profile, EXIF, XMP and georeference go along.
+    """Encode a picture, with or without a reference.
 
-    Pictures have 8 or 16 bits and any bands: grey, RGB, palettes (coded as their colours), four and more in a TIFF.
-    Alpha and nodata are kept exactly.
+    Pictures have 8 or 16 bits per sample and any number of bands: grey, RGB, palette (coded as RGB), four or more bands
+    in a TIFF. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored losslessly.
 
-    With a target, at most 6 tries seek the largest file that is not above --target-bytes or --target-bpp, or the one
-    that is above --target-psnr by the least; within 2 % and within 0.1 dB is close enough. A target that no quality
-    from 1 to 100 gives ends with exit code 7.
+    With a target, at most 6 files are tried, for the largest that does not exceed --target-bytes or --target-bpp, or
+    the one with the least PSNR that is not below --target-psnr. The search stops within 2 % or 0.1 dB. The exit code is
+    7 if no quality from 1 to 100 reaches the target.
     """
     if sum(given is not None for given in (quality, target_bytes, target_bpp, target_psnr)) > 1:
-        raise UsageError(
-            "give one of --quality, --target-bytes, --target-bpp and --target-psnr; they contradict each other"
-        )
+        raise UsageError("--quality, --target-bytes, --target-bpp and --target-psnr exclude each other: give one")
     for name, given in (("--target-bpp", target_bpp), ("--target-psnr", target_psnr)):
         if given is not None and not 0 < given < math.inf:
             raise UsageError(f"{name} must be a positive number, not {given}")
     if codec_name not in (None, *lrcodec.NAMES.values()):
-        raise UsageError(f"unknown codec {codec_name!r}; there are: {', '.join(lrcodec.NAMES.values())}")
+        raise UsageError(f"unknown codec {codec_name!r}: use {' or '.join(lrcodec.NAMES.values())}")
     if weights is not None and (scale, codec_name) != (None, None):
         raise UsageError(f"--{'codec' if scale is None else 'scale'} would have no effect: it follows from --weights")
     if scale not in (None, *container.SCALES):
         raise UsageError(f"--scale must be 2 or 4, not {scale}")
     if json_output and output == "-":
-        raise UsageError("--json and -o - both want stdout")
+        raise UsageError("--json and -o - both write to stdout")
     terminal.require_streams(output, picture, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
@@ -103,16 +103,16 @@ def encode(
 
         if image.alpha is not None:
             hidden = int((image.alpha == 0).sum())
-            colours = f", the colours of {hidden:,} fully transparent pixels are not" if hidden else ""
-            terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is kept without loss{colours}")
+            colours = f"; the colours of {hidden:,} fully transparent pixels are not kept" if hidden else ""
+            terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is stored losslessly{colours}")
         if strip:
             image = replace(image, metadata=metadata.Metadata())
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
         side = options.tile_side(tile, max_memory, image.height, image.width, depth)
-        between = None if value_range is None else options.range_of(value_range)
-        settings = encoder.EncodeOptions(quality or 75, output_hash, side, between)
+        limits = None if value_range is None else options.range_of(value_range)
+        settings = encoder.EncodeOptions(quality or 75, output_hash, side, limits)
         net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
-        step("coding")
+        step("encoding")
         target = api.target_of(image, target_bytes, target_bpp, target_psnr)
         reached = None if target is None else rate_control.encode(image, reference, net, target, settings, step=step)
         data = encoder.encode(image, reference, net, settings) if reached is None else reached.data
@@ -147,10 +147,12 @@ def decode(
     output: OutputOption,
     ref: RefOption = None,
     format_name: FormatOption = None,
-    z_scale: Annotated[float, typer.Option(min=0, help="Deviation of the latent; anything but 0 adds noise.")] = 0.0,
-    z_seed: Annotated[int | None, typer.Option(help="Seed of the latent, with --z-scale.")] = None,
+    z_scale: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of the latent; above 0 it adds noise.")
+    ] = 0.0,
+    z_seed: Annotated[int | None, typer.Option(help="Random seed of the latent, with --z-scale.")] = None,
     window: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part; the same pixels as in the whole.")
+        str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part, to the same pixels as in the whole.")
     ] = None,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
@@ -158,10 +160,10 @@ def decode(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Rebuild the picture from a file and the very reference it was made with.
+    """Decode a picture; a file that has a reference needs the same one.
 
-    Colour profile, EXIF, XMP and georeference come back as they were; what the picture's format cannot hold is told on
-    stderr. Only TIFF holds every picture.
+    Colour profile, EXIF, XMP and georeference are restored; a message on stderr names what the output format cannot
+    hold. TIFF can hold every picture.
     """
     if z_seed is not None and not z_scale:
         raise UsageError("--z-seed would have no effect without --z-scale")
@@ -178,10 +180,10 @@ def decode(
         kind = terminal.picture_format(output, format_name)
         with naming(name):
             described = bands.unpack(content.bands, header.height, header.width)
-            said = metadata.unpack(content.metadata)
-        shown = (header.height, header.width) if box is None else (box.height, box.width)
-        formats.require_support(kind, described.dtype, described.depth, max(shown))
-        if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, said.geo):
+            geo = metadata.unpack(content.metadata).geo
+        longest = max(header.height, header.width) if box is None else max(box.height, box.width)
+        formats.require_support(kind, described.dtype, described.depth, longest)
+        if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):
             geotiff.require_gdal("a TIFF of this picture")
         depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)

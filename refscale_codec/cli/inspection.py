@@ -1,4 +1,4 @@
-"""The commands that look into files: info, verify, diff and extract-lr.
+"""The commands that inspect files: info, verify, diff and extract-lr.
 
 Torch, numpy and Pillow are imported inside those that need them, so that `--help` and `info` start at once.
 """
@@ -28,12 +28,12 @@ from refscale_codec.picture import metadata
 
 
 def info(file: FileArgument, json_output: JsonOption = False) -> None:
-    """Tell what a file holds, without decoding it."""
+    """Show the header and the sections of a file, without decoding it."""
     data = terminal.read(file)
     content = terminal.unpacked(data, terminal.name_of(file))
     header, sizes = content.header, container.bytes_by_section(content)
     with naming(terminal.name_of(file)):
-        said = metadata.unpack(content.metadata)
+        parts = asdict(metadata.unpack(content.metadata))
         samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
         if content.bands is not None:
             from refscale_codec.picture import bands
@@ -55,7 +55,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
         "output_hash": None if content.output_hash is None else content.output_hash.hex(),
-        "metadata": " ".join(name for name, part in asdict(said).items() if part) or None,
+        "metadata": " ".join(name for name, part in parts.items() if part) or None,
         "bytes": len(data),
         "bytes_by_section": sizes,
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
@@ -68,8 +68,8 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
                 for part, size in terminal.parts(sizes):
                     terminal.tell(f"  {part:<13}{size}")
                 continue
-            shown = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
-            terminal.tell(f"{name:<15}{shown}")
+            text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+            terminal.tell(f"{name:<15}{text}")
 
 
 def verify(
@@ -79,9 +79,9 @@ def verify(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Check a file: structure and checksums, then that weights and reference fit, then what it decodes to.
+    """Check a file: structure and checksums, weights and reference, and the decoded picture.
 
-    Without --ref a file that needs one is checked as far as that goes.
+    Without --ref, a file that has a reference is checked only as far as it does not depend on it.
     """
     terminal.require_streams(None, file, ref)
     data, name = terminal.read(file), terminal.name_of(file)
@@ -99,26 +99,24 @@ def verify(
                 for group in decoder.disassemble(content)[1]:
                     if group.header.codec == lrcodec.JPEG:
                         payloads.unpack_low_res(group, net, None)
-                terminal.say(quiet, f"{name}: sound; give --ref to check the reference and the picture")
+                terminal.say(quiet, f"{name}: valid; give --ref to check the reference and the decoded picture, too")
                 return
             step("decoding")
             picture = decoder.decode(data, reference, net)
     if content.output_hash is None:
-        terminal.say(quiet, f"{name}: sound, and decodes; it holds no hash of the picture to compare with")
+        terminal.say(quiet, f"{name}: valid; it decodes, and has no hash to compare the picture with")
     elif content.output_hash == picture.fingerprint():
-        terminal.say(quiet, f"{name}: sound, and decodes to exactly the picture that the encoder saw")
+        terminal.say(quiet, f"{name}: valid; it decodes to the same picture as on the encoder's machine")
     else:
         raise ContainerError(
             f"{name}: decodes to another picture than on the encoder's machine: {picture.fingerprint().hex()}, "
-            f"expected {content.output_hash.hex()} (floating point may differ by a level between machines)"
+            f"expected {content.output_hash.hex()} (floating point may change a sample by one level)"
         )
 
 
 def diff(
-    file: Annotated[str, typer.Argument(metavar="NEW", help="A picture, or a file that encode wrote; - is stdin.")],
-    ref: Annotated[
-        str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, of any size; - is stdin.")
-    ],
+    file: Annotated[str, typer.Argument(metavar="NEW", help="A picture or a .rsc file; - is stdin.")],
+    ref: Annotated[str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the same place; - is stdin.")],
     output: OutputOption,
     format_name: FormatOption = None,
     weights: WeightsOption = None,
@@ -126,13 +124,13 @@ def diff(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw where a picture differs from an older one, at its size and place: black is alike, bright is changed.
+    """Write a heat map of the changes since an older picture: black is unchanged, bright is changed.
 
-    It is the net's similarity, so light and season count little, and single pixels nothing. Changed is a share of the
-    area: what is more than half as unlike as other places of the picture are.
+    It shows the similarity that the net computes, so light and season have little effect, and single pixels none. The
+    reported share of changed area counts what differs by more than half as much as unrelated parts of the picture do.
     """
     if json_output and output == "-":
-        raise UsageError("--json and -o - both want stdout")
+        raise UsageError("--json and -o - both write to stdout")
     terminal.require_streams(output, file, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
@@ -168,9 +166,9 @@ def diff(
 
 
 def extract_lr(file: FileArgument, output: OutputOption) -> None:
-    """Write the low-res picture inside a file: a plain JPEG, no reference or weights needed.
+    """Write the low-res picture of a file as a JPEG; it needs neither reference nor weights.
 
-    Of more than three bands it shows the first three.
+    Of a picture of more than three bands, it has the first three.
     """
     terminal.require_streams(output, file)
     content = terminal.unpacked(terminal.read(file), terminal.name_of(file))

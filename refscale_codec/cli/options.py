@@ -1,4 +1,4 @@
-"""The options and arguments that several commands share, and what their texts stand for."""
+"""The options and arguments that several commands share, and the parsing of their values."""
 
 import re
 from pathlib import Path
@@ -10,36 +10,38 @@ from refscale_codec.errors import UsageError
 from refscale_codec.picture import tiles
 
 RefOption = Annotated[
-    str | None, typer.Option("--ref", metavar="PICTURE", help="Older picture of the place, of any size; - is stdin.")
+    str | None,
+    typer.Option("--ref", metavar="PICTURE", help="Reference: an older picture of the same place; - is stdin."),
 ]
-OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout.")]
+OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is stdout.")]
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        "--weights", metavar="FILE", help="A .safetensors file instead of the one that ships.", readable=False
+        "--weights", metavar="FILE", help="Weights file (.safetensors) in place of the shipped one.", readable=False
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 TileOption = Annotated[
     int | None,
-    typer.Option("--tile", help="Code in tiles of at most so many pixels a side, 512 by default; a multiple of 16."),
+    typer.Option("--tile", help="Largest side of the net's tiles in pixels, a multiple of 16; 512 by default."),
 ]
 MemoryOption = Annotated[
     str | None,
-    typer.Option("--max-memory", metavar="SIZE", help="Choose the tile to stay below, such as 1.5G or 800M."),
+    typer.Option("--max-memory", metavar="SIZE", help="Memory limit that sets the tiles' side, such as 1.5G."),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="png, webp or tiff; by default what the suffix says, png on stdout.")
+    str | None, typer.Option("--format", help="png, webp or tiff; by default from the suffix, png on stdout.")
 ]
-FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A file that encode wrote; - is stdin.")]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A .rsc file; - is stdin.")]
 
 
 def tile_side(tile: int | None, memory: str | None, height: int, width: int, depth: int) -> int:
-    """Return the side of tiles that --tile or --max-memory ask for; UsageError for both.
+    """Return the side of tiles for --tile or --max-memory; `depth` is the size of a pixel in bytes.
 
-    `depth` is the bytes of a pixel, see `tiles.largest_within`.
+    Raises:
+        UsageError: both are given, or the limit is malformed or too low.
     """
     if memory is None:
         return tiles.TILE if tile is None else tile
@@ -53,7 +55,7 @@ def tile_side(tile: int | None, memory: str | None, height: int, width: int, dep
 
 
 def window_of(text: str) -> tiles.Box:
-    """Return the box that x,y,w,h stand for; UsageError if they are no window."""
+    """Parse x,y,w,h; UsageError for anything else."""
     numbers = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
     left, top, width, height = map(int, numbers.groups()) if numbers else (0, 0, 0, 0)
     if not width or not height:
@@ -62,7 +64,7 @@ def window_of(text: str) -> tiles.Box:
 
 
 def range_of(text: str) -> tuple[int, int]:
-    """Return the lowest and the highest value that low,high stand for; UsageError if they are no range."""
+    """Parse low,high; UsageError for anything else."""
     numbers = re.fullmatch(r"(-?\d+),(-?\d+)", text.replace(" ", ""))
     if not numbers:
         raise UsageError(f"--range must be low,high, such as 0,10000, not {text!r}")

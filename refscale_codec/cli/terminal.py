@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from refscale_codec.picture.image import Image
     from refscale_codec.rescale.net import RescaleNet
 
-PATIENCE = 2.0  # seconds without a word before progress is shown
+PATIENCE = 2.0  # seconds before progress is shown
 
 
 def device_named(name: str) -> str:
-    """Return what torch is to be told; UsageError for a device that is not there."""
+    """Return the device by torch's name; UsageError for one that is unknown or not available."""
     from refscale_codec import model
 
     return model.device_named(name, "--device")
 
 
 def load_net(path: Path, device: str) -> "RescaleNet":
-    """Read weights onto a device."""
+    """Load weights onto a device."""
     from refscale_codec import model
 
     process.keep_freed_memory()
@@ -39,7 +39,7 @@ def load_net(path: Path, device: str) -> "RescaleNet":
 
 
 def wanted_weights(header: container.Header) -> Path:
-    """Return the shipped weights that a file asks for."""
+    """Return the path of the shipped weights that a file names; WeightsError if there are none."""
     from refscale_codec import model
 
     try:
@@ -49,7 +49,7 @@ def wanted_weights(header: container.Header) -> Path:
 
 
 def name_of(path: str) -> str:
-    """Return what to call an input in messages."""
+    """Return the name of an input in messages."""
     return "stdin" if path == "-" else path
 
 
@@ -71,18 +71,18 @@ def read_picture(path: str, *, need_georeference: bool = False) -> "Image":
 
 
 def unpacked(data: bytes, name: str) -> container.Container:
-    """Take a container apart; errors begin with its name."""
+    """Parse a container; errors begin with its name."""
     with naming(name):
         return container.unpack(data)
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file whole or not at all, or to stdout."""
+    """Write a file atomically, or to stdout."""
     if path == "-":
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # who reads has enough
+        except BrokenPipeError:  # the reader has closed the pipe
             raise
         except OSError as error:
             raise ImageError(f"cannot write to stdout: {error.strerror}") from None
@@ -103,61 +103,65 @@ def picture_format(output: str, named: str | None) -> str:
 
 
 def require_streams(output: str | None, *inputs: str | Path | None) -> None:
-    """Refuse to read stdin twice, to fill a terminal with binary data, to overwrite an input, and to work in vain.
+    """Check inputs and output before any work: stdin only once, no binary data to a terminal, no input overwritten.
 
     `output` is None for a command that writes no file.
+
+    Raises:
+        UsageError: one of these.
+        ImageError: the output cannot be written.
     """
     if inputs.count("-") > 1:
         raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
     if output == "-":
         if sys.stdout.isatty():
-            raise UsageError("binary data is not written to a terminal: name a file with -o, or pipe or redirect")
+            raise UsageError("binary data is not written to a terminal: name a file with -o, or redirect stdout")
         return
     for path in inputs:
-        with suppress(OSError):  # a path that does not exist is no reason to stop here; reading or writing will tell
+        with suppress(OSError):  # a missing path is reported when it is read
             if output is not None and path not in (None, "-") and Path(str(path)).samefile(output):
                 raise UsageError(f"{output} is also an input; it would be overwritten")
     if output is not None:
-        _require_place(Path(output))
+        _require_writable(Path(output))
 
 
-def _require_place(output: Path) -> None:
-    """Refuse an output that cannot be written, before there is any: ImageError."""
-    place = os.path.realpath(output)
-    folder = os.path.dirname(place)
-    if os.path.isdir(place):
+def _require_writable(output: Path) -> None:
+    """Raise ImageError for an output that cannot be written."""
+    target = os.path.realpath(output)
+    folder = os.path.dirname(target)
+    if os.path.isdir(target):
         raise ImageError(f"cannot write {output}: it is a folder")
     if not os.path.isdir(folder):
         raise ImageError(f"cannot write {output}: there is no folder {output.parent}")
-    special = os.path.exists(place) and not os.path.isfile(place)  # a device or a pipe
+    special = os.path.exists(target) and not os.path.isfile(target)  # a device or a pipe
     if not special and not os.access(folder, os.W_OK):
-        raise ImageError(f"cannot write {output}: the folder {output.parent} takes no files from you")
+        raise ImageError(f"cannot write {output}: no permission to write to the folder {output.parent}")
 
 
 def tell(text: str) -> None:
-    """Print a result, a line on stdout."""
+    """Print a line of the result to stdout."""
     write("-", f"{text}\n".encode())
 
 
 def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
-    """Return the parts of a file that take bytes, for people: names with spaces. See `container.bytes_by_section`."""
+    """Return the sections that take bytes, with readable names; `sizes` are from `container.bytes_by_section`."""
     return [(part.replace("_", " "), size) for part, size in sizes.items() if size]
 
 
 def say(quiet: bool, text: str) -> None:
-    """Print a line for people."""
+    """Print a message to stderr, unless `quiet`."""
     if not quiet:
         print(text, file=sys.stderr)
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that sets what is said to be going on; shown on stderr after `PATIENCE` seconds, if at all."""
+    """Yield a function that sets the progress text; a spinner shows it on stderr after `PATIENCE` seconds."""
     if quiet:
         yield lambda text: None
         return
-    turning: list[tuple[Any, Any]] = []  # the spinner and what keeps it turning, once there is something to show
-    said = ["starting"]
+    shown: list[tuple[Any, Any]] = []  # spinner and its live display, once they are shown
+    current = ["starting"]
     lock = threading.Lock()
 
     def show() -> None:
@@ -167,18 +171,18 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
 
         with lock:
             if not finished.is_set():
-                spinner = Spinner("dots", said[0])
-                shared_terminal = sys.stdout.isatty()  # else what goes to stdout must go there untouched
+                spinner = Spinner("dots", current[0])
+                shared_terminal = sys.stdout.isatty()  # otherwise the data on stdout must not be altered
                 console = Console(stderr=True)
                 display = Live(spinner, console=console, transient=True, redirect_stdout=shared_terminal)
-                turning.append((spinner, display))
+                shown.append((spinner, display))
                 display.start()
 
     def step(text: str) -> None:
         with lock:
-            said[0] = text
-            if turning:
-                turning[0][0].update(text=text)
+            current[0] = text
+            if shown:
+                shown[0][0].update(text=text)
 
     finished = threading.Event()
     timer = threading.Timer(PATIENCE, show)
@@ -190,5 +194,5 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         timer.cancel()
         with lock:
             finished.set()
-            if turning:
-                turning[0][1].stop()
+            if shown:
+                shown[0][1].stop()
