@@ -7,33 +7,39 @@ Rows are kept under build/rd, so it can be stopped and started again. Choices ar
 """
 
 import argparse
-import json
+import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tables
 from rich.progress import Progress
 
 from refscale_codec import model
 from refscale_codec.cli import process
-from refscale_codec.study import coders, plot, rdcurve
+from refscale_codec.errors import RefscaleError
+from refscale_codec.study import pairs, plot, rdcurve
+from refscale_codec.study import results as results_files
+from refscale_codec.study.coders import baselines
+from refscale_codec.study.coders.refscale import weights_names
+from refscale_codec.study.results import ALL, Comparison, Results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 OURS = "refscale-x2"
+WEIGHTS = (model.shipped(2), model.shipped(4), model.shipped(2, "gmm"))
 
 
-def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> dict[str, Any]:
+def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> Results:
     """Measure a split, or what is missing of it, and return its results."""
     folder.mkdir(parents=True, exist_ok=True)
-    setup = rdcurve.Setup((model.shipped(2), model.shipped(4), model.shipped(2, "gmm")), names)
-    pairs = rdcurve.check(rdcurve.find_pairs(manifest, None, split))
+    setup = rdcurve.Setup(WEIGHTS, names)
+    checked = pairs.check(pairs.find(manifest, None, split))
     with Progress(redirect_stdout=False) as progress:
         task = progress.add_task(split, total=None)
         rows = rdcurve.measure(
-            pairs, setup, folder, jobs=jobs, report=lambda done, of: progress.update(task, completed=done, total=of)
+            checked, setup, folder, jobs=jobs, report=lambda done, of: progress.update(task, completed=done, total=of)
         )
     command = f"python benchmarks/rd.py {manifest.name} {' '.join(word for word in sys.argv[2:])}".rstrip()
     return rdcurve.results(rows, setup, command)
@@ -41,49 +47,44 @@ def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, fold
 
 def everything() -> tuple[str, ...]:
     """Return the names of all coders that work here."""
-    known = [coder.name for coder in coders.baselines()[0]]
-    ours = ("refscale-x2", "refscale-x4", "refscale-x2-gmm")
-    return (*known, *(f"{name}{mode}" for name in ours for mode in ("", "-alone", "-unrelated")))
+    others = [coder.name for coder in baselines.available()[0]]
+    ours = weights_names(WEIGHTS)
+    return (*others, *(f"{name}{mode}" for name in ours for mode in ("", "-alone", "-unrelated")))
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(results: Results) -> list[str]:
     """Return a table of BD-rates: a row a coder and what it is compared with, a column a dataset."""
-    by_coder: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for comparison in found["comparisons"]:
-        named = comparison["coder"], comparison["anchor"]
-        by_coder.setdefault(named, {})[comparison["dataset"]] = comparison
-    datasets = list(dict.fromkeys(c["dataset"] for c in found["comparisons"]))
+    by_coder: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for comparison in results.comparisons:
+        by_coder.setdefault((comparison.coder, comparison.anchor), {})[comparison.dataset] = comparison
+    datasets = list(dict.fromkeys(c.dataset for c in results.comparisons))
 
-    def cell(comparison: dict[str, Any] | None) -> str:
-        if comparison is None or comparison["percent"] is None:
+    def cell(comparison: Comparison | None) -> str:
+        if comparison is None or math.isnan(comparison.percent):
             return "–"
-        return f"{comparison['percent']:+.1f} ({comparison['pictures']})"
+        return f"{comparison.percent:+.1f} ({comparison.pictures})"
 
-    def gain(comparison: dict[str, Any] | None) -> str:
-        return "–" if comparison is None or comparison["bd_psnr"] is None else f"{comparison['bd_psnr']:+.2f}"
+    def gain(comparison: Comparison | None) -> str:
+        return "–" if comparison is None or math.isnan(comparison.bd_psnr) else f"{comparison.bd_psnr:+.2f}"
 
     lines = [f"| coder | against | {' | '.join(datasets)} | dB, all |", "|---" * (len(datasets) + 3) + "|"]
     for (coder, anchor), of in by_coder.items():
         cells = " | ".join(cell(of.get(dataset)) for dataset in datasets)
-        lines.append(f"| {coder} | {anchor} | {cells} | {gain(of.get('all'))} |")
+        lines.append(f"| {coder} | {anchor} | {cells} | {gain(of.get(ALL))} |")
     return lines
 
 
-def losses(found: dict[str, Any]) -> list[str]:
+def losses(results: Results) -> list[str]:
     """Return where another coder takes fewer bits than ours, by dataset."""
-    against = [c for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR]
-    percent = {(c["coder"], c["dataset"]): c["percent"] for c in against}
+    ours = {coder.name for coder in results.coders if coder.is_refscale}
+    percent = {(c.coder, c.dataset): c.percent for c in results.comparisons if c.anchor == rdcurve.ANCHOR}
     lines = []
-    for dataset in dict.fromkeys(c["dataset"] for c in found["comparisons"]):
-        own = percent.get((OURS, dataset))
+    for dataset in dict.fromkeys(c.dataset for c in results.comparisons):
+        own = percent.get((OURS, dataset), math.nan)
         better = {
             coder: value
             for (coder, where), value in percent.items()
-            if where == dataset
-            and value is not None
-            and own is not None
-            and value < own
-            and not coder.startswith("refscale-")
+            if where == dataset and value < own and coder not in ours  # false where either is NaN
         }
         if better:
             named = ", ".join(f"{coder} {value:+.1f}" for coder, value in sorted(better.items(), key=lambda x: x[1]))
@@ -91,46 +92,46 @@ def losses(found: dict[str, Any]) -> list[str]:
     return lines or ["- nowhere, on these datasets"]
 
 
-SHOWN = (  # in the README
+LISTED = (  # in the README
     *("refscale-x2", "refscale-x2-gmm", "refscale-x2-alone", "refscale-x4"),
     *("webp", "avif", "x265", "x265-reference"),
 )
 
 
-def summary(found: dict[str, Any]) -> list[str]:
+def summary(results: Results) -> list[str]:
     """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
-    percent = {(c["dataset"], c["coder"]): c["percent"] for c in found["comparisons"] if c["anchor"] == rdcurve.ANCHOR}
+    percent = {(c.dataset, c.coder): c.percent for c in results.comparisons if c.anchor == rdcurve.ANCHOR}
     pictures: dict[str, int] = {}
-    for c in found["comparisons"]:
-        pictures[c["dataset"]] = max(pictures.get(c["dataset"], 0), c["pictures"] + c["left_out"])
-    shown = [coder for coder in SHOWN if any(coder == of for _, of in percent)]
-    lines = [f"| pictures | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for c in results.comparisons:
+        pictures[c.dataset] = max(pictures.get(c.dataset, 0), c.pictures + c.left_out)
+    listed = [coder for coder in LISTED if any(coder == of for _, of in percent)]
+    lines = [f"| pictures | {' | '.join(listed)} |", "|---" * (len(listed) + 1) + "|"]
     for dataset, count in pictures.items():
-        values = (percent.get((dataset, coder)) for coder in shown)
-        lines.append(f"| {dataset} ({count}) | {' | '.join('–' if v is None else f'{v:+.1f} %' for v in values)} |")
+        values = (percent.get((dataset, coder), math.nan) for coder in listed)
+        lines.append(f"| {dataset} ({count}) | {' | '.join('–' if math.isnan(v) else f'{v:+.1f} %' for v in values)} |")
     return lines
 
 
-def page(by_split: dict[str, dict[str, Any]]) -> str:
+def page(by_split: Mapping[str, Results]) -> str:
     """Return docs/RESULTS.md."""
     lines = ["# Results", "", "Written by `benchmarks/rd.py` from `benchmarks/results/rd-*.json`; do not edit.", ""]
-    for split, found in by_split.items():
-        versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-        named = ", ".join(f"{name} {fingerprint}" for name, fingerprint in found["weights"].items())
-        machine = ", ".join(str(value) for value in found["machine"].values())
-        notes = [f"- {c['dataset']}, {c['coder']}: {'; '.join(c['notes'])}" for c in found["comparisons"] if c["notes"]]
+    for split, results in by_split.items():
+        versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
+        named = ", ".join(f"{name} {fingerprint}" for name, fingerprint in results.weights.items())
+        machine = ", ".join(str(value) for value in results.machine.values())
+        notes = [f"- {c.dataset}, {c.coder}: {'; '.join(c.notes)}" for c in results.comparisons if c.notes]
         lines += [
             *(f"## {split}", ""),
             *(f"![Rate-distortion curves, {split}](rd-{split}.png)", ""),
             *("BD-rate in %, in brackets the number of pictures; negative saves bits.", ""),
-            *(*table(found), ""),
+            *(*table(results), ""),
             *("Where another coder needs fewer bits than refscale ×2 + JPEG with its reference:", ""),
-            *(*losses(found), ""),
-            *(f"Convention: {found['convention']}.", ""),
-            *(f"`{found['command']}`; weights {named}; {versions}; {machine}.", ""),
+            *(*losses(results), ""),
+            *(f"Convention: {results.convention}.", ""),
+            *(f"`{results.command}`; weights {named}; {versions}; {machine}.", ""),
             *("<details><summary>Notes on single figures</summary>", "", *(notes or ["- none"]), "", "</details>", ""),
         ]
-    labels = {coder["name"]: coder["label"] for found in by_split.values() for coder in found["coders"]}
+    labels = {coder.name: coder.label for results in by_split.values() for coder in results.coders}
     lines += ["## Coders", "", *(f"- `{name}`: {label}" for name, label in labels.items()), ""]
     return "\n".join(lines)
 
@@ -148,13 +149,16 @@ def main() -> None:
     process.keep_freed_memory()
     names = everything() if args.coders is None else tuple(args.coders.split(","))
     for split in args.splits:
-        found = measured(args.manifest, split, names, args.jobs, ROOT / "build" / "rd" / split)
         folder = ROOT / "build" / "rd" / split
-        rdcurve.write(found, [], folder)
-        (RESULTS / f"rd-{split}.json").write_bytes((folder / "results.json").read_bytes())
-    by_split = {path.stem[3:]: json.loads(path.read_text()) for path in sorted(RESULTS.glob("rd-*.json"))}
-    for split, found in by_split.items():
-        plots = plot.save_curves(found, ROOT / "build" / "rd")
+        results = measured(args.manifest, split, names, args.jobs, folder)
+        rdcurve.write(results, [], folder)
+        results_files.write(results, RESULTS / f"rd-{split}.json")
+    try:
+        by_split = {path.stem[3:]: results_files.read(path) for path in sorted(RESULTS.glob("rd-*.json"))}
+    except RefscaleError as error:
+        raise SystemExit(f"{error}; docs/RESULTS.md stays as it is") from None
+    for split, results in by_split.items():
+        plots = plot.save_curves(results, ROOT / "build" / "rd")
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
     (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
     tables.replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))

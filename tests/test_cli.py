@@ -223,7 +223,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "missing manifest, rd-curve": ("rd-curve pairs.csv -o run -w", 2, ("pairs.csv",)),
     "unknown coder": ("rd-curve target.png ref.png -o run --coders jpeg,jpg -w", 2, ("jpg", "jpeg2000")),
     "not an image, rd-curve": ("rd-curve target.png text.png -o run -w", 3, ("text.png",)),
-    "no reference, rd-curve": ("rd-curve target.png -o run --coders refscale-x2 -w", 2, ("need a reference",)),
+    "no reference, rd-curve": ("rd-curve target.png -o run --coders refscale-tiny -w", 2, ("need a reference",)),
     "folder is a file": ("rd-curve target.png ref.png -o text.png --coders jpeg -w", 2, ("text.png", "folder")),
     "missing recipe": ("train no.toml -o run", 2, ("no.toml",)),
 }
@@ -1051,11 +1051,11 @@ def test_eval_writes_nothing_but_json_to_stdout(refscale: Callable[..., Outcome]
 
 
 def test_rd_curve_measures_a_pair_and_goes_on_where_it_stopped(refscale: Callable[..., Outcome], place: Path) -> None:
-    line = ("rd-curve", "target.png", "ref.png", "-o", "report", "--coders", "jpeg,bicubic-x2,refscale-x2", *TINY)
+    line = ("rd-curve", "target.png", "ref.png", "-o", "report", "--coders", "jpeg,bicubic-x2,refscale-tiny", *TINY)
     outcome = refscale(*line, "--jobs", "1")
     assert outcome.code == 0, outcome.err
     assert "BD-rate in % over 0.1 to 1.0 bits per pixel" in outcome.text
-    for name in ("bicubic-x2", "refscale-x2"):
+    for name in ("bicubic-x2", "refscale-tiny"):
         assert name in outcome.text
     files = contents(place / "report")
     assert files.keys() == {

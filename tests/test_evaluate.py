@@ -4,6 +4,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,11 @@ from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture.image import Image
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import evaluate, metrics
-from refscale_codec.study.evaluate import Row, compare
+from refscale_codec.study import results as results_files
+from refscale_codec.study.coders.protocol import Coder
+from refscale_codec.study.coders.refscale import MODES
+from refscale_codec.study.comparison import compare
+from refscale_codec.study.results import Row
 from refscale_codec.training.data import Pair, read_manifest
 
 
@@ -68,7 +73,7 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
     target, reference = Image(drawn(1)), Image(np.array(PIL.Image.open(str(pair.reference))))
 
     for coder, given in (("reference", reference), ("alone", None)):
-        data = encoder.encode(target, given, net, encoder.EncodeOptions(quality=40))
+        data = encoder.prepare(target, given, net).code(40).file()
         sizes = container.bytes_by_section(container.unpack(data))
         decoded = decoder.decode(data, given, net).pixels
         error = np.mean((decoded.astype(float) - target.pixels) ** 2)
@@ -79,7 +84,7 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
         assert row.psnr == pytest.approx(10 * math.log10(255**2 / error))
         assert row.psnr_y == metrics.psnr_y(target.pixels, decoded)
         assert row.seconds["encode"] > 0
-        assert row.seconds["decode"] > 0
+        assert row.seconds["decode"] > 0  # of the first quality
     assert only(rows, "alone", 40).bytes_by_section["map"] == 0
 
     payload = Jpeg(standard=True).encode(target.pixels, 50)
@@ -92,7 +97,7 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: RescaleNet) -> None:
 @pytest.mark.slow
 def test_every_coder_has_a_row_for_every_quality(pairs: list[Pair], net: RescaleNet) -> None:
     seen: list[Pair] = []
-    rows = evaluate.evaluate(pairs, net, qualities=iter((20, 80)), modes=iter(evaluate.MODES), report=seen.append)
+    rows = evaluate.evaluate(pairs, net, qualities=iter((20, 80)), modes=iter(MODES), report=seen.append)
     assert seen == pairs
     for name, coders in (("a", {"reference", "alone", "unrelated"}), ("b", {"reference", "alone", "unrelated"})):
         for coder in coders:
@@ -107,7 +112,7 @@ def test_a_reference_of_another_size_is_used_as_it_is(tmp_path: Path, net: Resca
     older = np.kron(drawn(1), np.ones((2, 2, 1), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), saved(tmp_path / "b.png", older))
     rows = evaluate.evaluate([pair], net, qualities=(50,), modes=("reference",))
-    data = encoder.encode(Image(drawn(1)), Image(older), net, encoder.EncodeOptions(quality=50))
+    data = encoder.prepare(Image(drawn(1)), Image(older), net).code(50).file()
     assert only(rows, "reference", 50).bytes_total == len(data)
     assert np.isfinite(evaluate.rounded_psnr([pair], net)["d"])
 
@@ -116,7 +121,7 @@ def test_a_reference_that_cannot_be_brought_onto_the_grid_is_left_out(tmp_path: 
     strip = saved(tmp_path / "b.png", np.zeros((1, 100_000, 3), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), strip)
     (row,) = (row for row in evaluate.evaluate([pair], net, qualities=(50,)) if row.coder == "reference")
-    alone = decoder.decode(encoder.encode(Image(drawn(1)), None, net, encoder.EncodeOptions(quality=50)), None, net)
+    alone = decoder.decode(encoder.prepare(Image(drawn(1)), None, net).code(50).file(), None, net)
     assert row.psnr == metrics.psnr(drawn(1), alone.pixels)
     assert evaluate.rounded_psnr([pair], net) == evaluate.rounded_psnr([pair], net, mode="alone")
 
@@ -168,12 +173,12 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[str, str], Imag
     """Record which reference each picture is coded against, without coding anything."""
     found: dict[tuple[str, str], Image | None] = {}
 
-    def record(pair: Pair, mode: str, target: Image, reference: Image | None, net: RescaleNet, quality: int) -> Row:
-        found[pair.name, mode] = reference
-        return row_of(pair.name, mode, quality, 1.0, 30.0)
+    def record(pair: Pair, name: str, coder: Coder, target: Image, reference: Image | None, *_: object) -> list[Row]:
+        if name != "jpeg":
+            found[pair.name, name] = reference
+        return []
 
-    monkeypatch.setattr(evaluate, "_row", record)
-    monkeypatch.setattr(evaluate, "JPEG_DENSE", ())
+    monkeypatch.setattr(evaluate, "_rows", record)
     yield found
 
 
@@ -336,31 +341,36 @@ def test_the_share_of_the_map_by_hand() -> None:
 # --- results files ---------------------------------------------------------------------------------------------------
 
 
-def test_a_results_file_says_what_was_measured_with_what_and_how(net: RescaleNet) -> None:
+def test_a_results_file_holds_what_was_measured_with_what_and_how(net: RescaleNet, tmp_path: Path) -> None:
     rows = curve("a", "jpeg") + curve("a", "reference", 0.5)
     comparisons = compare(rows, "reference", "jpeg", 0.01, 2.0)
-    result = json.loads(json.dumps(evaluate.as_json(rows, comparisons, {"a": 40.0}, net, "refscale eval pairs.csv")))
-    described = {"command", "convention", "weights", "net", "versions", "machine"}
-    assert result.keys() == described | {"map_bpp", "rounded_psnr", "comparisons", "rows"}
-    assert result["rounded_psnr"] == {"a": 40.0}
-    assert result["map_bpp"] == pytest.approx(evaluate.map_bpp(rows))
-    assert result["command"] == "refscale eval pairs.csv"
-    assert result["weights"] == b"tested".hex()
-    assert RescaleConfig(**result["net"]) == net.config
-    assert result["versions"].keys() == {"refscale", "python", "torch", "pillow", "numpy"}
-    assert result["versions"]["refscale"] == refscale_codec.__version__
-    assert result["versions"]["torch"] == torch.__version__
-    assert result["machine"]["system"] == platform.system()
-    assert result["machine"]["threads"] == torch.get_num_threads()
+    result = evaluate.results(rows, comparisons, {"a": 40.0}, net, "refscale-mine", "refscale eval pairs.csv")
+    results_files.write(result, tmp_path / "results.json")
+    assert results_files.read(tmp_path / "results.json") == result
+    assert result.figures == {
+        "net": asdict(net.config),
+        "map_bpp": pytest.approx(evaluate.map_bpp(rows)),
+        "rounded_psnr": {"a": 40.0},
+    }
+    assert result.command == "refscale eval pairs.csv"
+    assert result.weights == {"refscale-mine": b"tested".hex()}
+    assert [(coder.name, coder.is_refscale) for coder in result.coders] == [("jpeg", False), ("reference", True)]
+    assert result.versions.keys() == {"refscale", "python", "torch", "pillow", "numpy"}
+    assert result.versions["refscale"] == refscale_codec.__version__
+    assert result.versions["torch"] == torch.__version__
+    assert result.machine["system"] == platform.system()
+    assert result.machine["threads"] == torch.get_num_threads()
     for part in ("whole file", "high-res pixel", "RGB PSNR", "BD-rate"):
-        assert part in result["convention"]
-    assert [Row(**row) for row in result["rows"]] == rows
-    assert result["comparisons"][0]["percent"] == pytest.approx(-50, abs=0.01)
+        assert part in result.convention
+    assert result.rows == tuple(rows)
+    assert result.comparisons[0].percent == pytest.approx(-50, abs=0.01)
 
 
 def test_figures_that_are_not_finite_can_be_written_as_json(net: RescaleNet) -> None:
     rows = curve("a", "jpeg") + curve("a", "reference", lift=60)
     rows.append(row_of("a", "jpeg", 97, 2.0, math.inf))
     comparisons = compare(rows, "reference", "jpeg", 0.01, 2.0)
-    result = evaluate.as_json(rows, comparisons, {"a": math.inf}, net, "refscale eval pairs.csv")
-    assert json.loads(json.dumps(result, allow_nan=False))["rounded_psnr"] == {"a": None}
+    result = evaluate.results(rows, comparisons, {"a": math.inf}, net, "refscale-x2", "refscale eval pairs.csv")
+    stored = json.loads(results_files.dumps(result))
+    assert stored["figures"]["rounded_psnr"] == {"a": None}
+    assert stored["rows"][-1]["psnr"] is None

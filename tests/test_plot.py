@@ -4,6 +4,8 @@ import io
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +19,9 @@ from hypothesis import strategies as st
 
 from refscale_codec.errors import UsageError
 from refscale_codec.study import plot
+from refscale_codec.study.curves import band as spread
+from refscale_codec.study.curves import mean_curves
+from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
 
 LABELS = {
     "jpeg": "JPEG 4:4:4",
@@ -27,27 +32,30 @@ LABELS = {
 FILES = ["rd.png", "rd.svg", "rd-log.png", "rd-log.svg"]
 
 
-def results(pictures: int = 3, coders: dict[str, str] = LABELS, **changed: Any) -> dict[str, Any]:
+def row(name: str, coder: str, quality: int, bpp: float, psnr: float, dataset: str = "waves") -> Row:
+    nothing = [math.nan] * 5
+    return Row(dataset, name, coder, quality, 1000, {"picture": 1000}, bpp, psnr, *nothing, {"encode": 1.0})
+
+
+def coder(name: str, label: str = "") -> CoderInfo:
+    """Return a coder that needs a reference if its name says so, and is refscale likewise."""
+    return CoderInfo(name, label or name, "ref" in name, name if name.startswith("refscale") else None)
+
+
+def results(pictures: int = 3, coders: dict[str, str] = LABELS, **changed: Any) -> Results:
     """Return results with three qualities; rates differ by picture, PSNR by coder."""
-    rows = [
-        {
-            "dataset": "waves",
-            "name": f"wave_{picture}",
-            "coder": coder,
-            "quality": quality,
-            "bpp": 0.2 * 2**place * (1 + 0.1 * picture),
-            "psnr": 30.0 + 3 * place + index + picture,
-        }
+    rows = tuple(
+        row(f"wave_{picture}", name, quality, 0.2 * 2**place * (1 + 0.1 * picture), 30.0 + 3 * place + index + picture)
         for picture in range(pictures)
-        for index, coder in enumerate(coders)
+        for index, name in enumerate(coders)
         for place, quality in enumerate((10, 50, 90))
-    ]
-    return {
-        "coders": [{"name": name, "label": label, "needs_reference": "ref" in name} for name, label in coders.items()],
-        "rows": rows,
-        "comparisons": [],
-        **changed,
-    }
+    )
+    parts = {"coders": tuple(coder(*item) for item in coders.items()), "rows": rows, "comparisons": ()}
+    return Results("refscale rd-curve", "whole file", {}, {}, {}, **(parts | changed))
+
+
+def changed_rows(of: Results, change: Callable[[Row], Row]) -> Results:
+    return replace(of, rows=tuple(map(change, of.rows)))
 
 
 def texts(svg: bytes) -> list[str]:
@@ -102,8 +110,8 @@ def test_svg_names_no_date_and_no_version() -> None:
 
 def test_neither_torch_nor_global_figures_are_loaded() -> None:
     program = (
-        "import sys; from refscale_codec.study import plot; print('matplotlib' in sys.modules);"
-        "plot.render({'coders': [], 'rows': [], 'comparisons': []}, 'svg', log=True);"
+        "import sys; from refscale_codec.study import plot, results; print('matplotlib' in sys.modules);"
+        "plot.render(results.Results('', '', {}, {}, {}, (), (), ()), 'svg', log=True);"
         "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -121,7 +129,7 @@ def test_without_matplotlib_the_message_says_how_to_get_it(monkeypatch: pytest.M
 
 
 def test_curve_is_the_mean_over_pictures_at_each_quality() -> None:
-    curve = plot.curves(results(pictures=3))["x265"]
+    curve = mean_curves(results(pictures=3))["x265"]
     assert curve.rates == pytest.approx([0.22, 0.44, 0.88])
     assert curve.psnrs == pytest.approx([32, 35, 38])
     assert len(curve.pictures) == 3
@@ -129,10 +137,11 @@ def test_curve_is_the_mean_over_pictures_at_each_quality() -> None:
 
 
 def test_picture_without_a_psnr_is_left_out_of_all_curves_and_the_title_says_so() -> None:
-    holed = results(pictures=3)
-    (row,) = [r for r in holed["rows"] if (r["name"], r["coder"], r["quality"]) == ("wave_2", "jpeg", 90)]
-    row["psnr"] = None
-    curves = plot.curves(holed)
+    def lossless(row: Row) -> Row:
+        return replace(row, psnr=math.inf) if (row.name, row.coder, row.quality) == ("wave_2", "jpeg", 90) else row
+
+    holed = changed_rows(results(pictures=3), lossless)
+    curves = mean_curves(holed)
     assert curves["jpeg"].psnrs == pytest.approx([30.5, 33.5, 36.5])
     assert curves["x265"].psnrs == pytest.approx([31.5, 34.5, 37.5])
     written = texts(plot.render(holed, "svg", log=False, all_bands=True))
@@ -142,8 +151,8 @@ def test_picture_without_a_psnr_is_left_out_of_all_curves_and_the_title_says_so(
 
 def test_coders_without_a_common_picture_have_their_own_and_the_legend_says_so() -> None:
     parted = results(pictures=2, coders={"jpeg": "JPEG 4:4:4", "x265": "x265 intra"})
-    parted["rows"] = [row for row in parted["rows"] if (row["coder"] == "jpeg") == (row["name"] == "wave_1")]
-    curves = plot.curves(parted)
+    parted = replace(parted, rows=[row for row in parted.rows if (row.coder == "jpeg") == (row.name == "wave_1")])
+    curves = mean_curves(parted)
     assert curves["jpeg"].psnrs == pytest.approx([31, 34, 37])
     assert curves["x265"].psnrs == pytest.approx([31, 34, 37])
     written = texts(plot.render(parted, "svg", log=False))
@@ -153,16 +162,14 @@ def test_coders_without_a_common_picture_have_their_own_and_the_legend_says_so()
 
 
 def test_qualities_that_give_unordered_rates_are_drawn_by_rate() -> None:
-    turned = results(pictures=1)
-    for row in turned["rows"]:
-        row["quality"] = -row["quality"]
-    assert plot.curves(turned)["jpeg"].rates == pytest.approx([0.2, 0.4, 0.8])
+    turned = changed_rows(results(pictures=1), lambda row: replace(row, quality=-row.quality))
+    assert mean_curves(turned)["jpeg"].rates == pytest.approx([0.2, 0.4, 0.8])
 
 
 @pytest.mark.parametrize("log", [False, True])
 def test_one_coder_with_one_quality_gets_a_mark_where_a_curve_has_none(log: bool) -> None:
     curve = results(pictures=1, coders={"jpeg": "JPEG"})
-    point = {**curve, "rows": curve["rows"][:1]}
+    point = replace(curve, rows=curve.rows[:1])
     for drawn, marks in ((curve, 0), (point, 1)):
         svg = plot.render(drawn, "svg", log=log)
         (line,) = [element for element in ElementTree.fromstring(svg).iter() if element.get("id") == "line-0"]
@@ -171,27 +178,23 @@ def test_one_coder_with_one_quality_gets_a_mark_where_a_curve_has_none(log: bool
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_nothing_finite_is_said_and_breaks_nothing(log: bool) -> None:
-    empty = results(pictures=1)
-    for row in empty["rows"]:
-        row["psnr"] = None
-    assert plot.curves(empty) == {}
+def test_nothing_finite_is_reported_and_breaks_nothing(log: bool) -> None:
+    empty = changed_rows(results(pictures=1), lambda row: replace(row, psnr=math.nan))
+    assert mean_curves(empty) == {}
     written = texts(plot.render(empty, "svg", log=log))
     assert "nothing with a finite PSNR was measured" in written
     assert "jpeg" not in written
 
 
 def test_rates_beyond_two_bits_per_pixel_are_not_shown() -> None:
-    large = results()
-    for row in large["rows"]:
-        row["bpp"] *= 8
+    large = changed_rows(results(), lambda row: replace(row, bpp=8 * row.bpp))
     numbers = [float(text) for text in texts(plot.render(large, "svg", log=False)) if text.replace(".", "").isdigit()]
     rates = [number for number in numbers if number < 20]  # PSNR begins at 30
     assert max(rates) == plot.HIGHEST
 
 
 def test_spread_is_shaded_for_the_anchor_and_refscale_or_for_all() -> None:
-    compared = results(comparisons=[{"anchor": "x265", "coder": "jpeg"}])
+    compared = results(comparisons=(Comparison("all", "jpeg", "x265", -1.0, 0.1, 3, 0, ()),))
     for all_bands, expected in ((False, {"band-1", "band-3"}), (True, {f"band-{index}" for index in range(4)})):
         root = ElementTree.fromstring(plot.render(compared, "svg", log=False, all_bands=all_bands))
         assert {element.get("id") for element in root.iter() if element.get("id", "").startswith("band-")} == expected
@@ -203,13 +206,13 @@ def test_spread_is_shaded_for_the_anchor_and_refscale_or_for_all() -> None:
 def test_band_is_the_percentiles_at_rates_that_all_pictures_reach() -> None:
     pictures = [np.array([[0.1, 20.0 + shift], [1.6, 28.0 + shift]]) for shift in range(11)]
     pictures[0] = np.array([[0.2, 22.0], [0.8, 26.0]])  # on the same line as it would be, but shorter
-    band = plot.band(pictures)
+    band = spread(pictures)
     assert band[0, 0] == pytest.approx(0.2)
     assert band[-1, 0] == pytest.approx(0.8)
     assert band[0, 1:] == pytest.approx([23, 31])
     assert band[-1, 1:] == pytest.approx([27, 35])
-    assert len(plot.band([pictures[0], pictures[0] + 1])) == 0  # no rate in common
-    assert len(plot.band(pictures[:1])) == 0
+    assert len(spread([pictures[0], pictures[0] + 1])) == 0  # no rate in common
+    assert len(spread(pictures[:1])) == 0
 
 
 # --- how it is drawn -------------------------------------------------------------------------------------------------
@@ -218,10 +221,9 @@ def test_band_is_the_percentiles_at_rates_that_all_pictures_reach() -> None:
 def test_styles_tell_families_and_coders_apart() -> None:
     names = ["jpeg", "webp", "avif", "jxl", "x264", "x265", "vvc", "av1", "jpeg2000", "bpg", "bicubic"]
     names += ["x265-reference", "x264-reference", "refscale-x2", "refscale-x4", "refscale-x2-alone"]
-    coders = [{"name": name, "label": name, "needs_reference": name[-1] in "e24" and "-" in name} for name in names]
-    looks = plot.styles({"coders": coders[::-1]})
-    ours = [looks[name] for name in names if plot.is_refscale(name)]
-    others = [looks[name] for name in names if not plot.is_refscale(name)]
+    looks = plot.styles(results(0, {name: name for name in reversed(names)}))
+    ours = [looks[name] for name in names if name.startswith("refscale")]
+    others = [looks[name] for name in names if not name.startswith("refscale")]
     assert len(ours) == 3
     assert min(style.width for style in ours) > 2 * max(style.width for style in others)
     assert not {style.colour for style in ours} & {style.colour for style in others}
@@ -246,7 +248,3 @@ def test_labels_with_room_stay_where_they_are_and_two_in_one_place_part() -> Non
     assert plot.spread_out([0.9, 0.1, 0.5], 0.1) == [0.9, 0.1, 0.5]
     assert plot.spread_out([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
     assert plot.spread_out([1.0, 1.0, 0.2], 0.1) == pytest.approx([0.9, 1.0, 0.2])
-
-
-def test_numbers_are_told_from_what_stands_for_none() -> None:
-    assert [plot.is_finite(value) for value in (0.0, -3, None, math.inf, math.nan)] == [True, True, False, False, False]

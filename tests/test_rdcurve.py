@@ -13,9 +13,12 @@ from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.picture import image as pictures
-from refscale_codec.study import coders, evaluate, rdcurve
-from refscale_codec.study.evaluate import Row
+from refscale_codec.study import evaluate, rdcurve
+from refscale_codec.study import pairs as study_pairs
+from refscale_codec.study import results as results_files
+from refscale_codec.study.coders import baselines
 from refscale_codec.study.rdcurve import Setup
+from refscale_codec.study.results import Row
 from refscale_codec.training.data import Pair
 
 
@@ -50,21 +53,21 @@ def names(pairs: list[Pair]) -> list[tuple[str, str]]:
 
 
 def test_pairs_come_from_a_csv_from_two_folders_or_from_two_pictures(place: Path) -> None:
-    listed = rdcurve.find_pairs(place / "pairs.csv", None)
+    listed = study_pairs.find(place / "pairs.csv", None)
     assert names(listed) == [("pictures", "a"), ("pictures", "b"), ("pictures", "alone")]
-    assert names(rdcurve.find_pairs(place / "pairs.csv", None, "dev")) == [("pictures", "a")]
-    folders = rdcurve.find_pairs(place / "new", place / "old")
+    assert names(study_pairs.find(place / "pairs.csv", None, "dev")) == [("pictures", "a")]
+    folders = study_pairs.find(place / "new", place / "old")
     assert folders == [Pair("new", name, place / "new" / f"{name}.png", place / "old" / f"{name}.png") for name in "ab"]
-    one = rdcurve.find_pairs(place / "new" / "a.png", place / "old" / "a.png")
+    one = study_pairs.find(place / "new" / "a.png", place / "old" / "a.png")
     assert one == folders[:1]
 
 
 def test_targets_of_equal_names_are_told_apart_by_their_folders(place: Path) -> None:
     (place / "pairs.csv").write_text("target,reference\nnew/a.png,old/a.png\nold/a.png,new/a.png\n")
-    assert names(rdcurve.find_pairs(place / "pairs.csv", None)) == [("pictures", "new/a"), ("pictures", "old/a")]
+    assert names(study_pairs.find(place / "pairs.csv", None)) == [("pictures", "new/a"), ("pictures", "old/a")]
     (place / "pairs.csv").write_text("target,reference\nnew/a.png,old/a.png\nnew/a.png,old/b.png\n")
     with pytest.raises(UsageError, match="more than once"):
-        rdcurve.find_pairs(place / "pairs.csv", None)
+        study_pairs.find(place / "pairs.csv", None)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +84,14 @@ def test_sources_that_do_not_fit_are_refused(
     place: Path, source: str, reference: str | None, split: str | None, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        rdcurve.find_pairs(place / source, None if reference is None else place / reference, split)
+        study_pairs.find(place / source, None if reference is None else place / reference, split)
 
 
 def test_a_bad_picture_is_told_before_anything_is_measured(place: Path) -> None:
-    pairs = rdcurve.find_pairs(place / "new", place / "old")
+    pairs = study_pairs.find(place / "new", place / "old")
     (place / "old" / "b.png").write_text("nothing to see")
     with pytest.raises(ImageError, match=r"b\.png"):
-        rdcurve.check(pairs)
+        study_pairs.check(pairs)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -96,7 +99,7 @@ def test_a_bad_picture_is_told_before_anything_is_measured(place: Path) -> None:
 
 @pytest.fixture
 def setup(tiny_weights: Path) -> Setup:
-    return Setup((tiny_weights,), ("jpeg", "refscale-x2"))
+    return Setup((tiny_weights,), ("jpeg", "refscale-tiny-x2"))
 
 
 def without_seconds(rows: list[Row]) -> list[Row]:
@@ -106,16 +109,17 @@ def without_seconds(rows: list[Row]) -> list[Row]:
 @pytest.mark.slow
 def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: Setup) -> None:
     PIL.Image.fromarray(drawn(1, 20, 24)).save(place / "old" / "b.png")
-    pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
+    pairs = study_pairs.check(study_pairs.find(place / "new", place / "old"))
     assert [pair.resampled for pair in pairs] == [False, True]
     rows = rdcurve.measure(pairs[1:], setup, place / "out")
-    data = encoder.encode(
+    plan = encoder.prepare(
         pictures.read(place / "new" / "b.png"),
         pictures.read(place / "old" / "b.png"),
         model.load(setup.weights[0]),
-        encoder.EncodeOptions(quality=60),
     )
-    assert [row.bytes_total for row in rows if (row.coder, row.quality) == ("refscale-x2", 60)] == [len(data)]
+    assert [row.bytes_total for row in rows if (row.coder, row.quality) == ("refscale-tiny-x2", 60)] == [
+        plan.code(60).size()
+    ]
     (scene,) = rdcurve.scenes(pairs[1:], rows, setup, 1.0, 1)
     assert pictures.from_bytes(scene.layers["reference"], "reference").pixels.shape == (40, 48, 3)
 
@@ -123,11 +127,11 @@ def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: S
 @pytest.mark.slow
 def test_every_pair_goes_through_every_coder_that_it_can(place: Path, setup: Setup) -> None:
     progress: list[tuple[int, int]] = []
-    pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
+    pairs = study_pairs.check(study_pairs.find(place / "pairs.csv", None))
     rows = rdcurve.measure(pairs, setup, place / "out", report=lambda done, of: progress.append((done, of)))
     jpeg, refscale = setup.coders()
     expected = [(name, "jpeg", quality) for name in ("a", "b", "alone") for quality in jpeg.qualities]
-    expected += [(name, "refscale-x2", quality) for name in ("a", "b") for quality in refscale.qualities]
+    expected += [(name, "refscale-tiny-x2", quality) for name in ("a", "b") for quality in refscale.qualities]
     assert sorted((row.name, row.coder, row.quality) for row in rows) == sorted(expected)
     assert progress[0] == (0, len(expected))
     assert progress[-1] == (len(expected), len(expected))
@@ -139,7 +143,7 @@ def test_every_pair_goes_through_every_coder_that_it_can(place: Path, setup: Set
 
 @pytest.mark.slow
 def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
+    pairs = study_pairs.check(study_pairs.find(place / "new", place / "old"))
     rows = rdcurve.measure(pairs, setup, place / "out")
     kept = (place / "out" / "rows.jsonl").read_text().splitlines()
     assert len(kept) == len(rows)
@@ -165,13 +169,13 @@ def test_a_second_run_measures_only_what_is_missing(place: Path, setup: Setup, m
     assert measured == []
 
     PIL.Image.fromarray(drawn(5)).save(place / "new" / "a.png")  # another picture of the same name
-    rdcurve.measure(rdcurve.check([pair.pair for pair in pairs]), setup, place / "out")
+    rdcurve.measure(study_pairs.check([pair.pair for pair in pairs]), setup, place / "out")
     assert {name for name, _, _ in measured} == {"a"}
 
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
-    pairs = rdcurve.check(rdcurve.find_pairs(place / "new", place / "old"))
+    pairs = study_pairs.check(study_pairs.find(place / "new", place / "old"))
     one = rdcurve.measure(pairs, setup, place / "out")
     (place / "two").mkdir()
     two = rdcurve.measure(pairs, setup, place / "two", jobs=2)
@@ -180,24 +184,24 @@ def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
 
 @pytest.mark.slow
 def test_an_unrelated_reference_is_that_of_another_place(place: Path, tiny_weights: Path) -> None:
-    pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
+    pairs = study_pairs.check(study_pairs.find(place / "pairs.csv", None))
     assert [pair.unrelated and pair.unrelated.parent.name + pair.unrelated.name for pair in pairs] == [
         *("oldb.png", "olda.png", "olda.png")
     ]
-    setup = Setup((tiny_weights,), ("refscale-x2-unrelated",))
+    setup = Setup((tiny_weights,), ("refscale-tiny-x2-unrelated",))
     rows = rdcurve.measure(pairs[:1], setup, place / "out")
     target, other = (pictures.read(place / name / file) for name, file in (("new", "a.png"), ("old", "b.png")))
     (coder,) = setup.coders()
     for row in rows:
-        coded = coder.code(target, other, row.quality)
+        (coded,) = coder.code(target, other, [row.quality])
         assert (row.name, row.bytes_total, row.bytes_by_section) == ("a", coded.bytes_total, coded.bytes_by_section)
-    assert all(coder.name != "refscale-x2-unrelated" for coder in Setup((tiny_weights,)).coders())
+    assert all(coder.name != "refscale-tiny-x2-unrelated" for coder in Setup((tiny_weights,)).coders())
 
 
 def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match=r"unknown coder jpg; there are: .*refscale-x2"):
+    with pytest.raises(UsageError, match=r"unknown coder jpg; there are: .*refscale-tiny-x2"):
         Setup((tiny_weights,), ("jpg",)).coders()
-    monkeypatch.setattr(coders, "baselines", lambda: ([], {"jxl": "pip install pillow-jxl-plugin"}))
+    monkeypatch.setattr(baselines, "available", lambda: ([], {"jxl": "pip install pillow-jxl-plugin"}))
     with pytest.raises(UsageError, match="jxl is not installed: pip install pillow-jxl-plugin"):
         Setup((tiny_weights,), ("jxl",)).coders()
 
@@ -207,22 +211,39 @@ def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monk
 
 @pytest.mark.slow
 def test_results_tables_plots_and_report_are_written(place: Path, setup: Setup) -> None:
-    pairs = rdcurve.check(rdcurve.find_pairs(place / "pairs.csv", None))
+    pairs = study_pairs.check(study_pairs.find(place / "pairs.csv", None))
     rows = rdcurve.measure(pairs, setup, place / "out")
-    found = rdcurve.results(rows, setup, "refscale rd-curve pairs.csv")
+    results = rdcurve.results(rows, setup, "refscale rd-curve pairs.csv")
     scenes = rdcurve.scenes(pairs, rows, setup, 1.0, 2)
-    assert [(scene.name, scene.coder) for scene in scenes] == [("a", "refscale-x2"), ("b", "refscale-x2")]
+    assert [(scene.name, scene.coder) for scene in scenes] == [("a", "refscale-tiny-x2"), ("b", "refscale-tiny-x2")]
     assert set(scenes[0].layers) == {"target", "reference", "reconstruction", "error", "similarity"}
-    nearest = min((row for row in rows if (row.name, row.coder) == ("a", "refscale-x2")), key=lambda r: abs(r.bpp - 1))
+    nearest = min(
+        (row for row in rows if (row.name, row.coder) == ("a", "refscale-tiny-x2")), key=lambda r: abs(r.bpp - 1)
+    )
     assert (scenes[0].bpp, scenes[0].psnr) == (nearest.bpp, nearest.psnr)
 
-    written = rdcurve.write(found, scenes, place / "out")
+    written = rdcurve.write(results, scenes, place / "out")
     assert {path.name for path in written} >= {"results.json", "summary.csv", "rd.png", "rd.svg", "report.html"}
-    stored = json.loads((place / "out" / "results.json").read_text())
-    assert stored == json.loads(json.dumps(found))
-    assert len(stored["rows"]) == len(rows)
-    assert stored["versions"]["refscale"]
+    stored = results_files.read(place / "out" / "results.json")
+    assert str(stored) == str(results)  # as text, since NaN differs from itself
+    assert len(stored.rows) == len(rows)
+    assert stored.versions["refscale"]
     with (place / "out" / "summary.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(line["coder"], line["anchor"]) for line in table] == [("refscale-x2", "jpeg")]
+    assert [(line["coder"], line["anchor"]) for line in table] == [("refscale-tiny-x2", "jpeg")]
     assert "a" in (place / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_two_files_of_weights_of_one_scale_are_compared(place: Path, tiny_weights: Path) -> None:
+    other = place / "other.safetensors"
+    net = model.load(tiny_weights)
+    next(net.parameters()).mul_(0.5)
+    model.store(net, other)
+    setup = Setup((tiny_weights, other), ("jpeg", "refscale-tiny-x2", "refscale-other"))
+    pairs = study_pairs.check(study_pairs.find(place / "new" / "a.png", place / "old" / "a.png"))
+    results = rdcurve.results(rdcurve.measure(pairs, setup, place / "out"), setup, "refscale rd-curve")
+    assert list(results.weights) == ["refscale-tiny-x2", "refscale-other"]
+    assert len(set(results.weights.values())) == 2
+    assert ("refscale-other", "refscale-tiny-x2") in [(c.coder, c.anchor) for c in results.comparisons]
+    assert len({coder.label for coder in results.coders}) == 3

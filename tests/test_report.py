@@ -2,12 +2,14 @@
 
 import base64
 import io
+import math
 import os
 import re
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,9 @@ import PIL.Image
 import pytest
 
 from refscale_codec.errors import UsageError
-from refscale_codec.study import report
+from refscale_codec.study import heatmaps, report
 from refscale_codec.study.report import Scene
+from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,56 +31,46 @@ HOSTILE = '</script><b onclick="x">&amp;<!-- lead -->'
 VOID = {"meta", "link", "img", "br"}
 
 
-def results(extra: str = "") -> dict[str, Any]:
+def results(extra: str = "") -> Results:
     """Return results of two pictures; `extra` is put into every name and text."""
     coders = {"jpeg": False, "avif": False, "x265-reference": True, "refscale-x2": True}
-    rows = [
-        {
-            "dataset": dataset + extra,
-            "name": f"picture{extra}",
-            "coder": coder + extra,
-            "quality": quality,
-            "bpp": 0.1 * quality,
-            "psnr": 20.0 + quality + index,
-        }
+    rows = tuple(
+        Row(
+            *(dataset + extra, f"picture{extra}", coder + extra, quality, 1000, {"picture": 1000}),
+            *(0.1 * quality, 20.0 + quality + index, *[math.nan] * 5, {"encode": 1.0}),
+        )
         for dataset in ("fields", "roofs")
         for index, coder in enumerate(coders)
         for quality in (1, 3, 5)
-    ]
+    )
 
-    def compared(dataset: str, coder: str, percent: float | None, left_out: int = 0, notes: str = "") -> dict[str, Any]:
-        return {
-            "dataset": dataset if dataset == "all" else dataset + extra,
-            "coder": coder + extra,
-            "anchor": "jpeg" + extra,
-            "percent": percent,
-            "bd_psnr": None if percent is None else -percent / 20,
-            "pictures": 2 - left_out,
-            "left_out": left_out,
-            "notes": [notes + extra] if notes else [],
-        }
+    def compared(dataset: str, coder: str, percent: float, left_out: int = 0, notes: str = "") -> Comparison:
+        return Comparison(
+            *(dataset if dataset == "all" else dataset + extra, coder + extra, "jpeg" + extra, percent, -percent / 20),
+            *(2 - left_out, left_out, (notes + extra,) if notes else ()),
+        )
 
-    return {
-        "command": f"refscale rd-curve pairs.csv -o report{extra}",
-        "convention": f"whole file{extra}",
-        "weights": {f"refscale-x2{extra}": "548aea3a8b7f"},
-        "versions": {"refscale": "0.1.0", f"torch{extra}": "2.4"},
-        "machine": {"system": f"Linux{extra}", "threads": 2},
-        "coders": [
-            {"name": name + extra, "label": f"The {name}{extra}", "needs_reference": needs}
+    return Results(
+        command=f"refscale rd-curve pairs.csv -o report{extra}",
+        convention=f"whole file{extra}",
+        weights={f"refscale-x2{extra}": "548aea3a8b7f"},
+        versions={"refscale": "0.1.0", f"torch{extra}": "2.4"},
+        machine={"system": f"Linux{extra}", "threads": 2},
+        coders=tuple(
+            CoderInfo(name + extra, f"The {name}{extra}", needs, name + extra if name == "refscale-x2" else None)
             for name, needs in coders.items()
-        ],
-        "missing": {f"jxl{extra}": f"pip install pillow-jxl-plugin{extra}"},
-        "rows": rows,
-        "comparisons": [
+        ),
+        missing={f"jxl{extra}": f"pip install pillow-jxl-plugin{extra}"},
+        rows=rows,
+        comparisons=(
             compared("fields", "avif", -47.14),
             compared("roofs", "avif", 12.06, 1, "few points"),
             compared("all", "avif", -17.5),
             compared("fields", "refscale-x2", -50.04),
-            compared("roofs", "refscale-x2", None, 2, "no PSNR in common"),
+            compared("roofs", "refscale-x2", math.nan, 2, "no PSNR in common"),
             compared("all", "refscale-x2", -50.04),
-        ],
-    }
+        ),
+    )
 
 
 def stored(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -222,9 +215,9 @@ def test_table_marks_what_is_worse_what_is_best_and_what_is_missing(tmp_path: Pa
 
 
 def test_lead_is_refscale_over_everything_better_or_worse(tmp_path: Path) -> None:
-    def lead(percent: float | None) -> str:
-        changed = results()
-        changed["comparisons"][-1]["percent"] = percent
+    def lead(percent: float) -> str:
+        *others, last = results().comparisons
+        changed = replace(results(), comparisons=(*others, replace(last, percent=percent)))
         page = report.write(changed, [], tmp_path).read_text(encoding="utf-8")
         return page[page.index("</p>") : page.index("<main>")]
 
@@ -232,11 +225,11 @@ def test_lead_is_refscale_over_everything_better_or_worse(tmp_path: Path) -> Non
     assert 'class="worse"' not in lead(-50.04)
     assert "7.3 % more bits" in plain_text(lead(7.3))
     assert 'class="worse"' in lead(7.3)
-    assert "bits" not in lead(None)
+    assert "bits" not in lead(math.nan)
 
 
 def test_nothing_measured_is_a_page_too(tmp_path: Path) -> None:
-    empty = {**results(), "coders": [], "rows": [], "comparisons": [], "missing": {}}
+    empty = replace(results(), coders=(), rows=(), comparisons=(), missing={})
     page = report.write(empty, [], tmp_path).read_text(encoding="utf-8")
     assert "Nothing was compared." in page
     assert "0 coders, 0 pictures, 0 datasets" in page
@@ -244,9 +237,9 @@ def test_nothing_measured_is_a_page_too(tmp_path: Path) -> None:
     assert "not installed" not in page
 
 
-def test_how_it_was_measured_is_told(tmp_path: Path) -> None:
+def test_how_it_was_measured_is_on_the_page(tmp_path: Path) -> None:
     page = written(tmp_path, [])
-    told = plain_text(page[page.index('id="measured"') : page.index("<script>")])
+    section = plain_text(page[page.index('id="measured"') : page.index("<script>")])
     for fact in (
         "refscale rd-curve pairs.csv -o report",
         "Convention whole file",
@@ -256,7 +249,7 @@ def test_how_it_was_measured_is_told(tmp_path: Path) -> None:
         "avif: The avif",
         "jxl pip install pillow-jxl-plugin",
     ):
-        assert fact in told
+        assert fact in section
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -277,7 +270,7 @@ def test_layers_are_embedded_byte_for_byte_with_their_type(tmp_path: Path) -> No
 
 
 def test_coders_of_one_picture_share_a_viewer_and_its_target(tmp_path: Path) -> None:
-    page = written(tmp_path, [scene(), scene(coder="avif", shade=60)._replace(psnr=None)])
+    page = written(tmp_path, [scene(), scene(coder="avif", shade=60)._replace(psnr=math.inf)])
     assert page.count('class="viewer"') == 1
     assert [attributes["alt"] for attributes, _ in Elements(page).all("img")] == [
         "Target", "Reference",
@@ -302,20 +295,20 @@ def test_error_heat_map_is_the_mean_of_the_channels_on_a_fixed_scale() -> None:
     decoded = target.copy()
     decoded[0, 1:] = [[100, 148, 100], [132, 68, 132], [0, 255, 7], [96, 100, 100]]  # mean error 16, 32, more, 4 / 3
     inferno = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    assert np.array_equal(report.error_heat_map(target, decoded).pixels[0], inferno[[0, 128, 255, 255, 11]])
-    assert np.array_equal(report.error_heat_map(decoded, target).pixels, report.error_heat_map(target, decoded).pixels)
+    assert np.array_equal(heatmaps.error(target, decoded).pixels[0], inferno[[0, 128, 255, 255, 11]])
+    assert np.array_equal(heatmaps.error(decoded, target).pixels, heatmaps.error(target, decoded).pixels)
     with pytest.raises(ValueError, match="different shape"):
-        report.error_heat_map(target, decoded[:, :4])
+        heatmaps.error(target, decoded[:, :4])
 
 
 def test_similarity_heat_map_stretches_levels_over_the_picture() -> None:
     levels = np.array([[0, 1, 2], [3, 0, 1]], np.uint8)
     viridis = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
     enlarged = np.array([[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 0, 0, 1], [3, 3, 0, 0, 1]])
-    assert np.array_equal(report.similarity_heat_map(levels, 4, 4, 5).pixels, viridis[85 * enlarged])
+    assert np.array_equal(heatmaps.similarity(levels, 4, 4, 5).pixels, viridis[85 * enlarged])
     for map_levels in (1, 3):
         with pytest.raises(ValueError, match="no map of levels"):
-            report.similarity_heat_map(levels, map_levels, 4, 5)
+            heatmaps.similarity(levels, map_levels, 4, 5)
 
 
 def test_without_matplotlib_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -323,7 +316,7 @@ def test_without_matplotlib_the_message_says_how_to_get_it(monkeypatch: pytest.M
     with pytest.raises(UsageError, match=r"pip install 'refscale-codec\[rd\]'"):
         report.write(results(), [], tmp_path)
     with pytest.raises(UsageError, match="rd"):
-        report.error_heat_map(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1, 3), np.uint8))
+        heatmaps.error(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1, 3), np.uint8))
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -438,9 +431,12 @@ def test_page_works_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
 
 def test_page_fits_a_phone_and_follows_a_finger(browser: "Browser", tmp_path: Path) -> None:
     wide = results()
-    for number in range(12):
-        wide["coders"].append({"name": f"codec-{number}", "label": "Another", "needs_reference": False})
-        wide["comparisons"].append({**wide["comparisons"][1], "coder": f"codec-{number}"})
+    others = [f"codec-{number}" for number in range(12)]
+    wide = replace(
+        wide,
+        coders=(*wide.coders, *(CoderInfo(name, "Another", False) for name in others)),
+        comparisons=(*wide.comparisons, *(replace(wide.comparisons[1], coder=name) for name in others)),
+    )
     path = report.write(wide, [scene()], tmp_path)
     page, complaints = opened(browser, path, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390

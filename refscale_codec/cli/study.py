@@ -1,12 +1,13 @@
 """The commands that train and measure; see `cli`."""
 
 import json
+import math
 import os
 import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +17,11 @@ from refscale_codec.errors import UsageError
 from refscale_codec.study.qualities import DOWNSCALED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
+
+    from refscale_codec.study.results import Comparison
 
 
 def train(
@@ -65,16 +70,20 @@ def evaluate_command(
         step("starting")
         from refscale_codec import model as weights_files
         from refscale_codec.study import evaluate
+        from refscale_codec.study import results as results_files
+        from refscale_codec.study.coders.refscale import MODES, weights_names
+        from refscale_codec.study.comparison import compare
         from refscale_codec.training.data import read_manifest
 
         if output not in (None, "-") and not Path(str(output)).parent.is_dir():
             raise UsageError(f"cannot write {output}: there is no folder {Path(str(output)).parent}")
-        chosen = _choices(modes, evaluate.MODES)
+        chosen = _choices(modes, MODES)
         wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
         if not all(1 <= quality <= 100 for quality in wanted):
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))
-        net = terminal.load_net(weights or weights_files.shipped(scale or 2), device)
+        path = weights or weights_files.shipped(scale or 2)
+        net = terminal.load_net(path, device)
         done = iter(range(1, len(pairs) + 1))
         rows = evaluate.evaluate(
             pairs,
@@ -84,11 +93,12 @@ def evaluate_command(
             report=lambda pair: step(f"{next(done)} of {len(pairs)}: {pair.dataset} {pair.name}"),
         )
         rounded = evaluate.rounded_psnr(pairs, net)
-        comparisons = [c for mode in chosen for c in evaluate.compare(rows, mode, "jpeg")]
-        comparisons += evaluate.compare(rows, "reference", "unrelated") + evaluate.compare(rows, "unrelated", "alone")
+        comparisons = [c for mode in chosen for c in compare(rows, mode, "jpeg")]
+        comparisons += compare(rows, "reference", "unrelated") + compare(rows, "unrelated", "alone")
         if output is not None:
-            result = evaluate.as_json(rows, comparisons, rounded, net, _command())
-            terminal.write(output, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+            (name,) = weights_names([path])
+            results = evaluate.results(rows, comparisons, rounded, net, name, _command())
+            terminal.write(output, results_files.dumps(results).encode())
     from rich.console import Console
     from rich.table import Table
 
@@ -105,11 +115,11 @@ def evaluate_command(
         terminal.say(quiet, note)
 
 
-def _choices(text: str, known: tuple[str, ...]) -> list[str]:
+def _choices(text: str, allowed: tuple[str, ...]) -> list[str]:
     chosen = text.split(",")
-    unknown = sorted(set(chosen) - set(known))
+    unknown = sorted(set(chosen) - set(allowed))
     if unknown:
-        raise UsageError(f"unknown {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise UsageError(f"unknown {', '.join(unknown)}; there are: {', '.join(allowed)}")
     return chosen
 
 
@@ -140,13 +150,15 @@ def rd_curve(
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import model as weights_files
+        from refscale_codec.study import pairs as study_pairs
         from refscale_codec.study import rdcurve
+        from refscale_codec.study.comparison import RANGE
 
         chosen = tuple(weights or [weights_files.shipped(scale) for scale in (2, 4)])
         wanted = None if names is None else tuple(names.split(","))
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
-        setup.coders()  # so that a wrong name is told at once
-        pairs = rdcurve.check(rdcurve.find_pairs(source, reference, split))
+        setup.coders()  # so that a wrong name is refused at once
+        pairs = study_pairs.check(study_pairs.find(source, reference, split))
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -159,39 +171,38 @@ def rd_curve(
             first.append(done)
             made = done - first[0]
             left = f", {_duration((time.monotonic() - begun) * (of - done) / made)} left" if made else ""
-            step(f"{done} of {of} files coded and decoded{left}")
+            step(f"{done} of {of} files coded{left}")
 
         rows = rdcurve.measure(pairs, setup, output, jobs=jobs or os.cpu_count() or 1, report=report)
         step("drawing")
-        found = rdcurve.results(rows, setup, _command())
-        written = rdcurve.write(found, rdcurve.scenes(pairs, rows, setup, rate, most), output)
+        results = rdcurve.results(rows, setup, _command())
+        written = rdcurve.write(results, rdcurve.scenes(pairs, rows, setup, rate, most), output)
     from rich.console import Console
 
-    low, high = rdcurve.RANGE
-    terminal.tell(f"BD-rate in % over {low} to {high} bits per pixel; * has notes, see summary.csv")
-    Console().print(_bd_table(found["comparisons"]))
+    terminal.tell(f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel; * has notes, see summary.csv")
+    Console().print(_bd_table(results.comparisons))
     resampled = sum(pair.resampled for pair in pairs)
-    others = ", ".join(c["name"] for c in found["coders"] if c["needs_reference"] and "refscale" not in c["name"])
+    others = ", ".join(c.name for c in results.coders if c.needs_reference and not c.is_refscale)
     if resampled and others:
         terminal.say(
             quiet,
             f"{resampled} of {len(pairs)} references have another size than their picture; refscale takes them as they "
             f"are, resampled (bicubic) for: {others}",
         )
-    for name, line in found["missing"].items():
+    for name, line in results.missing.items():
         terminal.say(quiet, f"left out: {name} ({line})")
     terminal.say(quiet, f"written: {', '.join(str(path) for path in written)}")
 
 
-def _bd_table(comparisons: list[dict[str, Any]]) -> "Table":
+def _bd_table(comparisons: "Sequence[Comparison]") -> "Table":
     """Return coders by datasets: BD-rate in percent, - where there is none."""
     from rich.table import Table
 
-    datasets = list(dict.fromkeys(c["dataset"] for c in comparisons))
+    datasets = list(dict.fromkeys(c.dataset for c in comparisons))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for c in comparisons:
-        text = "-" if c["percent"] is None else f"{c['percent']:+.1f}"
-        cells.setdefault((c["coder"], c["anchor"]), {})[c["dataset"]] = text + ("*" if c["notes"] else "")
+        text = f"{c.percent:+.1f}" if math.isfinite(c.percent) else "-"
+        cells.setdefault((c.coder, c.anchor), {})[c.dataset] = text + ("*" if c.notes else "")
     table = Table("coder", "against", *datasets, box=None)
     for (coder, anchor), by_dataset in cells.items():
         table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets))

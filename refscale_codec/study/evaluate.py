@@ -1,9 +1,9 @@
 """How many bits at what quality: `refscale eval`, the figures behind every claim about weights.
 
 Each pair is coded at several qualities, against its reference, without one, and against an unrelated one; plain JPEG
-(4:4:4, optimised) is the anchor. One row per picture, coder and quality; whole files are counted, and every file is
-decoded from its bytes. Conventions: bits per high-res pixel; PSNR over RGB, 8 bits, no border cropped; BD-rate per
-picture over a range of rates, then the mean.
+(4:4:4, optimised) is the anchor. One row per picture, coder and quality; whole files are counted. What is decoded and
+what is not say `coders.refscale.Refscale` and the other coders. Conventions: bits per high-res pixel; PSNR over RGB, 8
+bits, no border cropped; BD-rate per picture over a range of rates, then the mean.
 
 An unrelated reference is that of the next row with another place, repeated or cropped to the size asked for.
 """
@@ -12,9 +12,7 @@ import math
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import asdict
 
 import numpy as np
 import PIL
@@ -28,47 +26,14 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
-from refscale_codec.study import coders, metrics
-from refscale_codec.study.coders import Coded
+from refscale_codec.study import metrics
+from refscale_codec.study.coders.baselines import JPEG
+from refscale_codec.study.coders.protocol import CodedPicture, Coder
+from refscale_codec.study.coders.refscale import MODES, Mode, Refscale
+from refscale_codec.study.pairs import cut_to, unrelated
 from refscale_codec.study.qualities import DOWNSCALED, JPEG_DENSE
+from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
 from refscale_codec.training.data import Pair
-
-Mode = Literal["reference", "alone", "unrelated"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture through one coder at one quality."""
-
-    dataset: str
-    name: str
-    coder: str  # "jpeg", or a mode of refscale
-    quality: int  # 1..100
-    bytes_total: int  # the whole file
-    bytes_by_section: dict[str, int]  # its parts: see `container.bytes_by_section`, or one "picture"
-    bpp: float  # bits of the whole file per high-res pixel
-    psnr: float  # dB, RGB
-    psnr_y: float  # dB, luma
-    ssim: float  # NaN where the picture is too small for it
-    ms_ssim: float
-    si_lr_mean: float  # spatial information of the decoded low-res picture; NaN where there is none
-    si_lr_std: float  # the same as in ITU-T P.910
-    seconds: dict[str, float]  # by stage; at least "encode" and "decode"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """BD-rate of a coder against an anchor, mean over the pictures of a dataset."""
-
-    dataset: str
-    coder: str
-    anchor: str
-    percent: float  # negative: the coder saves bits
-    bd_psnr: float  # dB that the coder gains at equal rate
-    pictures: int  # that count in the mean
-    left_out: int  # without a BD-rate, see the notes
-    notes: tuple[str, ...]
 
 
 def evaluate(
@@ -81,6 +46,8 @@ def evaluate(
 ) -> list[Row]:
     """Code all pairs; `report` is called after each. A pair without a reference is coded alone only.
 
+    The rows' coders are "jpeg" and the modes.
+
     Raises:
         ImageError: a picture cannot be read.
     """
@@ -89,10 +56,11 @@ def evaluate(
     for place, pair in enumerate(pairs):
         target = pictures.read_rgb(pair.target)
         references = _references(pairs, place, target)
-        rows += [_jpeg_row(pair, target, quality) for quality in JPEG_DENSE]
+        rows += _rows(pair, "jpeg", JPEG, target, None, JPEG_DENSE)
         for mode in modes:
             if mode in references:
-                rows += [_row(pair, mode, target, references[mode], net, quality) for quality in qualities]
+                coder = Refscale(net, "refscale", mode)
+                rows += _rows(pair, mode, coder, target, references[mode], qualities)
         report(pair)
     return rows
 
@@ -131,32 +99,15 @@ def _references(pairs: list[Pair], place: int, target: Image) -> dict[Mode, Imag
     return references
 
 
-def unrelated(pairs: list[Pair], place: int) -> Path | None:
-    """Return the reference of the next pair that shows another place; None where there is none."""
-    here = {pairs[place].reference, pairs[place].target}
-    for pair in pairs[place + 1 :] + pairs[:place]:
-        if pair.reference and not here & {pair.reference, pair.target}:
-            return pair.reference
-    return None
+def _rows(
+    pair: Pair, name: str, coder: Coder, target: Image, reference: Image | None, qualities: tuple[int, ...]
+) -> list[Row]:
+    coded = zip(qualities, coder.code(target, reference, qualities), strict=True)
+    return [measured(pair, name, quality, target, each) for quality, each in coded]
 
 
-def cut_to(other: Image, target: Image) -> Image:
-    """Return a picture repeated or cropped to the size of another."""
-    times = [-(-have // side) for have, side in zip(target.pixels.shape, other.pixels.shape, strict=True)]
-    return Image(np.ascontiguousarray(np.tile(other.pixels, times)[: target.height, : target.width]))
-
-
-def _row(pair: Pair, mode: Mode, target: Image, reference: Image | None, net: RescaleNet, quality: int) -> Row:
-    coder = coders.Refscale(net, "alone" if reference is None else "reference")
-    return measured(pair, mode, quality, target, coder.code(target, reference, quality))
-
-
-def _jpeg_row(pair: Pair, target: Image, quality: int) -> Row:
-    return measured(pair, "jpeg", quality, target, coders.JPEG.code(target, None, quality))
-
-
-def measured(pair: Pair, coder: str, quality: int, target: Image, coded: Coded) -> Row:
-    """Return the figures of a target that was coded and decoded."""
+def measured(pair: Pair, coder: str, quality: int, target: Image, coded: CodedPicture) -> Row:
+    """Return the figures of a target that was coded."""
     si = (math.nan, math.nan) if coded.lr is None else metrics.spatial_information(coded.lr)
     return Row(
         dataset=pair.dataset,
@@ -176,68 +127,46 @@ def measured(pair: Pair, coder: str, quality: int, target: Image, coded: Coded) 
     )
 
 
-def compare(rows: list[Row], coder: str, anchor: str, low: float = 0.1, high: float = 1.0) -> list[Comparison]:
-    """Return the BD-rate of `coder` against `anchor` over [low, high] bits per pixel, by dataset and for "all"."""
-    curves: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        curves[row.dataset, row.name][row.coder].append(row)
-    found: dict[str, list[metrics.BdRate]] = defaultdict(list)
-    for (dataset, _), of_coder in curves.items():
-        if coder in of_coder and anchor in of_coder:
-            a, b = of_coder[anchor], of_coder[coder]
-            rate = metrics.bd_rate(
-                [r.bpp for r in a], [r.psnr for r in a], [r.bpp for r in b], [r.psnr for r in b], low, high
-            )
-            found[dataset].append(rate)
-    if len(found) > 1:
-        found["all"] = [rate for rates in found.values() for rate in rates]
-    return [_comparison(dataset, coder, anchor, rates) for dataset, rates in found.items()]
-
-
-def _comparison(dataset: str, coder: str, anchor: str, rates: list[metrics.BdRate]) -> Comparison:
-    percents = [rate.percent for rate in rates if np.isfinite(rate.percent)]
-    decibels = [rate.psnr for rate in rates if np.isfinite(rate.psnr)]
-    mean, gain = (float(np.mean(values)) if values else math.nan for values in (percents, decibels))
-    used = [rate for rate in rates if np.isfinite(rate.percent)]
-    notes = sorted({rate.note for rate in rates if not np.isfinite(rate.percent)})
-    for count, what in (
-        (sum(rate.overlap < metrics.GOOD_OVERLAP for rate in used), "curves with little PSNR in common"),
-        (sum(rate.dropped > 0 for rate in used), "curves with points whose PSNR does not rise with the rate, left out"),
-    ):
-        notes += [f"{count} of {len(rates)} pictures: {what}"] if count else []
-    return Comparison(dataset, coder, anchor, mean, gain, len(percents), len(rates) - len(percents), tuple(notes))
-
-
-def map_bpp(rows: list[Row]) -> float:
+def map_bpp(rows: Iterable[Row]) -> float:
     """Return the mean bits per pixel of the similarity map, over pictures and qualities coded with their reference."""
     shares = [row.bpp * row.bytes_by_section["map"] / row.bytes_total for row in rows if row.coder == "reference"]
-    return float(np.mean(shares)) if shares else float("nan")
+    return float(np.mean(shares)) if shares else math.nan
 
 
-def as_json(
-    rows: list[Row], comparisons: list[Comparison], rounded: dict[str, float], net: RescaleNet, command: str
-) -> dict[str, Any]:
-    """Return everything for a results file: what was measured, with what, where and how."""
-    return {
-        "command": command,
-        "convention": "whole file, bits per high-res pixel; RGB PSNR, 8 bits, no crop; BD-rate Akima, mean of pictures",
-        "weights": net.fingerprint.hex(),
-        "net": asdict(net.config),
-        "versions": {
+def results(
+    rows: list[Row],
+    comparisons: list[Comparison],
+    rounded: dict[str, float],
+    net: RescaleNet,
+    weights: str,
+    command: str,
+) -> Results:
+    """Return everything for a results file, for weights of a name.
+
+    Its further figures are the net's config, `map_bpp` and `rounded_psnr`.
+    """
+    used = {row.coder for row in rows}
+    coders: list[Coder] = [JPEG, *(Refscale(net, weights, mode) for mode in MODES)]
+    named = zip(("jpeg", *MODES), coders, strict=True)
+    return Results(
+        command=command,
+        convention="whole file, bits per high-res pixel; RGB PSNR, 8 bits, no crop; BD-rate Akima, mean of pictures; "
+        "how the reference is used is decided once for all qualities",
+        versions={
             "refscale": refscale_codec.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "pillow": PIL.__version__,
             "numpy": np.__version__,
         },
-        "machine": {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        "map_bpp": finite({"mean": map_bpp(rows)})["mean"],
-        "rounded_psnr": finite(dict(rounded)),
-        "comparisons": [finite(asdict(comparison)) for comparison in comparisons],
-        "rows": [finite(asdict(row)) for row in rows],
-    }
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace what JSON cannot hold: no BD-rate, and the PSNR of a lossless picture, become null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        machine={"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
+        weights={weights: net.fingerprint.hex()},
+        coders=tuple(
+            CoderInfo(name, coder.label, coder.needs_reference, None if name == "jpeg" else weights)
+            for name, coder in named
+            if name in used
+        ),
+        comparisons=tuple(comparisons),
+        rows=tuple(rows),
+        figures={"net": asdict(net.config), "map_bpp": map_bpp(rows), "rounded_psnr": rounded},
+    )

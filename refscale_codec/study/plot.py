@@ -1,26 +1,19 @@
 """Results of `refscale rd-curve` -> rate-distortion curves, as PNG for documents and SVG for pages.
 
-Each coder is one line: bits per pixel and PSNR at each quality setting, both averaged over pictures. Lines can only be
-compared if they are means of the same pictures, so a picture that some coder was not run on (no reference), or that
-has no finite PSNR at one of its settings (lossless there), is left out of all of them; the title says how many remain.
-Only where that would leave none, each coder has the mean of its own pictures, and the legend says of how many.
+Each coder is one line, the mean of `curves`; the title says of how many pictures, or the legend where coders differ.
 
 How to read the lines: refscale is thick and warm, everything else thin; dots mark coders that use the reference; those
 among them that are not refscale are dashed, in the colour of the codec they are a variant of (`x265-reference` in that
 of `x265`). Shaded is where the middle 80 % of pictures lie (PSNR interpolated at common rates), for the first refscale
-coder and the first anchor: fifteen bands on top of each other say nothing.
+coder and the first anchor: fifteen bands on top of each other tell nothing.
 
 Matplotlib comes with the extra `rd` and is loaded only when something is drawn; neither its global figures nor a
 user's settings file play a part. The same results give the same bytes.
-
-Longer than most modules: one figure, and where its labels go.
 """
 
 import importlib
 import io
-import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -29,6 +22,8 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError
 from refscale_codec.picture.files import write_atomically
+from refscale_codec.study.curves import Curve, band, differ, mean_curves
+from refscale_codec.study.results import CoderInfo, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +33,7 @@ HIGHEST = 2.0
 """Largest rate shown, bits per pixel."""
 
 _WARM = ("#D55E00", "#8C2D04", "#E69F00", "#B8860B", "#E31A1C", "#FF8A65")  # refscale
-_COOL = (  # all else; with the warm ones told apart by the colour-blind, as is, by lightness or by the label at the end
+_COOL = (  # all else; the colour-blind tell them from the warm ones by hue, by lightness or by the label at the end
     "#6B6B6B",
     "#0072B2",
     "#009E73",
@@ -75,15 +70,6 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class Curve(NamedTuple):
-    """One coder over all pictures."""
-
-    rates: NDArray[np.float64]  # mean bits per pixel at each quality, rising
-    psnrs: NDArray[np.float64]  # mean PSNR there, dB
-    names: tuple[tuple[str, str], ...]  # dataset and name of each picture in the mean
-    pictures: list[NDArray[np.float64]]  # of each picture in the mean: [qualities, 2], rate and PSNR, by rising rate
-
-
 class Style(NamedTuple):
     """How a coder's line looks."""
 
@@ -93,11 +79,11 @@ class Style(NamedTuple):
     dots: bool  # at the points of the curve: uses the reference
 
 
-def save_curves(results: Mapping[str, Any], folder: Path) -> list[Path]:
+def save_curves(results: Results, folder: Path) -> list[Path]:
     """Write `rd.png` and `rd.svg` with a linear, `rd-log.png` and `rd-log.svg` with a logarithmic rate.
 
     Args:
-        results: what `refscale rd-curve` saves as results.json.
+        results: of `refscale rd-curve`.
         folder: where to; made if it is not there.
 
     Raises:
@@ -114,7 +100,7 @@ def save_curves(results: Mapping[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def render(results: Mapping[str, Any], kind: Literal["png", "svg"], *, log: bool, all_bands: bool = False) -> bytes:
+def render(results: Results, kind: Literal["png", "svg"], *, log: bool, all_bands: bool = False) -> bytes:
     """Return the figure as a file, "png" or "svg".
 
     In an SVG the line, the label at its end, what leads there and the band of coder number i of `results` are groups
@@ -148,102 +134,36 @@ def require_matplotlib() -> None:
         raise UsageError(f"plots and reports need Matplotlib ({error}): pip install 'refscale-codec[rd]'") from error
 
 
-def curves(results: Mapping[str, Any]) -> dict[str, Curve]:
-    """Return the mean curve of each coder that has one, in the order of `results["coders"]`.
-
-    They are over the same pictures where there are such; see the module's docstring.
-    """
-    found: dict[str, dict[tuple[str, str], dict[int, tuple[float, float]]]]
-    found = defaultdict(lambda: defaultdict(dict))
-    for row in results["rows"]:
-        points = found[row["coder"]][row["dataset"], row["name"]]
-        if is_finite(row["bpp"]) and is_finite(row["psnr"]):
-            points[row["quality"]] = (row["bpp"], row["psnr"])
-    complete: dict[str, dict[tuple[str, str], NDArray[np.float64]]] = {}
-    for name in _names(results):
-        pictures = found.get(name, {})
-        qualities = sorted({quality for points in pictures.values() for quality in points})
-        whole = {
-            picture: np.array([points[quality] for quality in qualities], np.float64)
-            for picture, points in pictures.items()
-            if qualities and len(points) == len(qualities)
-        }
-        if whole:
-            complete[name] = whole
-    common = set.intersection(*(set(whole) for whole in complete.values())) if complete else set()
-    result = {}
-    for name, whole in complete.items():
-        names = tuple(picture for picture in whole if picture in common or not common)
-        mean = _by_rate(np.mean([whole[picture] for picture in names], axis=0))
-        result[name] = Curve(mean[:, 0], mean[:, 1], names, [_by_rate(whole[picture]) for picture in names])
-    return result
-
-
-def styles(results: Mapping[str, Any]) -> dict[str, Style]:
+def styles(results: Results) -> dict[str, Style]:
     """Return how each coder is drawn, as the module's docstring says."""
     result: dict[str, Style] = {}
-    warm = cool = 0
-    for coder in sorted(results["coders"], key=lambda coder: bool(coder["needs_reference"])):  # plain codecs first
-        name, dots = coder["name"], coder["needs_reference"]
-        if is_refscale(name):
+    cool = 0
+    for coder in sorted(results.coders, key=lambda coder: coder.needs_reference):  # plain codecs first
+        if coder.is_refscale:
             continue
+        name, dots = coder.name, coder.needs_reference
         kin = [style for other, style in result.items() if dots and name.startswith(f"{other}-")]
         colour = kin[-1].colour if kin else _COOL[cool % len(_COOL)]
         cool += not kin
         result[name] = Style(colour, 1.3, (5, 2) if dots else (), dots)
-    for coder in results["coders"]:
-        if is_refscale(coder["name"]):
-            result[coder["name"]] = Style(_WARM[warm % len(_WARM)], 2.8, (), coder["needs_reference"])
-            warm += 1
+    for warm, coder in enumerate(coder for coder in results.coders if coder.is_refscale):
+        result[coder.name] = Style(_WARM[warm % len(_WARM)], 2.8, (), coder.needs_reference)
     return result
 
 
-def is_refscale(name: str) -> bool:
-    """Tell our own coders from those they are measured against."""
-    return name.startswith("refscale")
-
-
-def is_finite(value: float | None) -> bool:
-    """Tell a number from what results.json has in its place where there is none."""
-    return value is not None and math.isfinite(value)
-
-
-def band(pictures: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return [rates, 3]: a rate and the 10th and 90th percentile of PSNR there, at rates that all pictures reach.
-
-    PSNR is interpolated linearly over log rate and never continued beyond a picture's own points. Empty where no rate
-    is common, or with fewer than two pictures.
-    """
-    low = max(points[0, 0] for points in pictures)
-    high = min(points[-1, 0] for points in pictures)
-    if len(pictures) < 2 or not low < high:
-        return np.empty((0, 3))
-    rates = np.geomspace(low, high, 40)
-    psnrs = [np.interp(np.log(rates), np.log(points[:, 0]), points[:, 1]) for points in pictures]
-    return np.column_stack([rates, *np.percentile(psnrs, (10, 90), axis=0)])
-
-
-def _by_rate(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return points[np.argsort(points[:, 0], kind="stable")]
-
-
-def _names(results: Mapping[str, Any]) -> list[str]:
-    return [coder["name"] for coder in results["coders"]]
-
-
-def _shaded(results: Mapping[str, Any], drawn: Mapping[str, Curve]) -> tuple[str, ...]:
-    """Return the coders whose spread is shown: the first anchor and the first refscale coder, where they have one."""
-    anchors = [comparison["anchor"] for comparison in results["comparisons"]]
-    ours = [name for name in _names(results) if is_refscale(name)]
-    chosen = (*anchors[:1], *ours[:1]) or _names(results)[:1]
+def _shaded(results: Results, drawn: Mapping[str, Curve]) -> tuple[str, ...]:
+    """Return the coders whose spread is shaded: the first anchor and the first of refscale, where they have one."""
+    anchors = [comparison.anchor for comparison in results.comparisons]
+    ours = [coder.name for coder in results.coders if coder.is_refscale]
+    chosen = (*anchors[:1], *ours[:1]) or [coder.name for coder in results.coders][:1]
     return tuple(name for name in dict.fromkeys(chosen) if name in drawn and len(band(drawn[name].pictures)))
 
 
-def _figure(results: Mapping[str, Any], log: bool, all_bands: bool) -> "Figure":
+def _figure(results: Results, log: bool, all_bands: bool) -> "Figure":
     """Draw everything; called with `_SETTINGS` in force."""
     from matplotlib.figure import Figure
 
-    drawn, looks = curves(results), styles(results)
+    drawn, looks = mean_curves(results), styles(results)
     shaded = tuple(drawn) if all_bands else _shaded(results, drawn)
     legend_height = _legend_height(_legend_columns(results, drawn))
     height = _TOP + _PLOT_HEIGHT + _UNDER + legend_height
@@ -254,8 +174,8 @@ def _figure(results: Mapping[str, Any], log: bool, all_bands: bool) -> "Figure":
         (_LEFT / _WIDTH, (legend_height + _UNDER) / height, plot_width / _WIDTH, _PLOT_HEIGHT / height)
     )
     _prepare(axes, drawn, log)
-    for index, name in enumerate(_names(results)):
-        if name in drawn:
+    for index, coder in enumerate(results.coders):
+        if (name := coder.name) in drawn:
             _draw_curve(axes, drawn[name], looks[name], index, name in shaded)
     _label_ends(axes, results, drawn, looks)
     _legend(figure, results, drawn, looks)
@@ -264,25 +184,20 @@ def _figure(results: Mapping[str, Any], log: bool, all_bands: bool) -> "Figure":
     return figure
 
 
-def _title(results: Mapping[str, Any], drawn: Mapping[str, Curve], shaded: Sequence[str]) -> str:
-    pictures = {(row["dataset"], row["name"]) for row in results["rows"]}
+def _title(results: Results, drawn: Mapping[str, Curve], shaded: Sequence[str]) -> str:
+    pictures = {(row.dataset, row.name) for row in results.rows}
     datasets = {dataset for dataset, _ in pictures}
     title = f"Mean of {counted(len(pictures), 'picture')}"
     if len(datasets) > 1:
         title += f" in {len(datasets)} datasets"
-    used = next(iter(drawn.values())).names if drawn and not _differ(drawn) else ()
+    used = next(iter(drawn.values())).names if drawn and not differ(drawn) else ()
     if 0 < len(used) < len(pictures):
         title = f"Mean of the {counted(len(used), 'picture')}, out of {len(pictures)}, that all coders have"
-    if _differ(drawn):
+    if differ(drawn):
         title = "Mean of each coder's own pictures"
     if shaded:
         title += f"; shaded: 10 to 90 % of the pictures, {' and '.join(shaded)}"
     return title
-
-
-def _differ(drawn: Mapping[str, Curve]) -> bool:
-    """Tell whether the curves are means of different pictures."""
-    return len({frozenset(curve.names) for curve in drawn.values()}) > 1
 
 
 def counted(number: int, noun: str) -> str:
@@ -302,7 +217,7 @@ def _prepare(axes: "Axes", drawn: Mapping[str, Curve], log: bool) -> None:
     axes.set_ylabel("PSNR in dB, RGB")
     if not drawn:
         axes.text(0.5, 0.5, "nothing with a finite PSNR was measured", ha="center", transform=axes.transAxes)
-    points = np.concatenate([_shown(curve) for curve in drawn.values()]) if drawn else np.array([[1.0, 30.0]])
+    points = np.concatenate([_visible(curve) for curve in drawn.values()]) if drawn else np.array([[1.0, 30.0]])
     (low, bottom), (high, top) = points.min(axis=0), points.max(axis=0)
     if log:
         axes.set_xscale("log")
@@ -316,7 +231,7 @@ def _prepare(axes: "Axes", drawn: Mapping[str, Curve], log: bool) -> None:
     axes.set_ylim(bottom - margin, top + margin)
 
 
-def _shown(curve: Curve) -> NDArray[np.float64]:
+def _visible(curve: Curve) -> NDArray[np.float64]:
     """Return the points of a curve up to `HIGHEST`, [n >= 1, 2], with one put there if the curve goes on."""
     points = np.column_stack([curve.rates, curve.psnrs])
     inside = points[curve.rates <= HIGHEST]
@@ -338,7 +253,7 @@ def _draw_curve(axes: "Axes", curve: Curve, style: Style, index: int, with_band:
 
 
 def _line(style: Style, alone: bool = False) -> dict[str, Any]:
-    """Return how Matplotlib is told; a point without neighbours needs a mark to be seen at all."""
+    """Return Matplotlib's settings for a line; a point without neighbours needs a mark to be seen at all."""
     return {
         "color": style.colour,
         "linewidth": style.width,
@@ -351,28 +266,25 @@ def _line(style: Style, alone: bool = False) -> dict[str, Any]:
     }
 
 
-def _label_ends(
-    axes: "Axes", results: Mapping[str, Any], drawn: Mapping[str, Curve], looks: Mapping[str, Style]
-) -> None:
+def _label_ends(axes: "Axes", results: Results, drawn: Mapping[str, Curve], looks: Mapping[str, Style]) -> None:
     """Write each coder's name to the right of the axes at the height where its line ends, none over another."""
-    names = [name for name in _names(results) if name in drawn]
-    ends = np.array([_shown(drawn[name])[-1] for name in names]).reshape(-1, 2)
-    places = axes.transAxes.inverted().transform(axes.transData.transform(ends)) if names else ends
+    listed = [(index, coder) for index, coder in enumerate(results.coders) if coder.name in drawn]
+    ends = np.array([_visible(drawn[coder.name])[-1] for _, coder in listed]).reshape(-1, 2)
+    places = axes.transAxes.inverted().transform(axes.transData.transform(ends)) if len(ends) else ends
     gap = _LABEL_GAP / 72 / _PLOT_HEIGHT
     heights = spread_out([float(y) for _, y in places], gap)
-    indices = {name: index for index, name in enumerate(_names(results))}
-    for name, (x, y), height in zip(names, places, heights, strict=True):
-        style = looks[name]
+    for (index, coder), (x, y), height in zip(listed, places, heights, strict=True):
+        style = looks[coder.name]
         (lead,) = axes.plot(
             [x, 1.006, 1.036], [y, y, height], color=style.colour, linewidth=0.6, linestyle=(0, (1, 1.5)),
             transform=axes.transAxes, clip_on=False, zorder=1.6,
         )  # fmt: skip
         text = axes.text(
-            1.042, height, name, color=style.colour, transform=axes.transAxes, va="center_baseline", fontsize=8.5,
-            fontweight="bold" if is_refscale(name) else "normal",
+            1.042, height, coder.name, color=style.colour, transform=axes.transAxes, va="center_baseline", fontsize=8.5,
+            fontweight="bold" if coder.is_refscale else "normal",
         )  # fmt: skip
-        lead.set_gid(f"lead-{indices[name]}")
-        text.set_gid(f"label-{indices[name]}")
+        lead.set_gid(f"lead-{index}")
+        text.set_gid(f"label-{index}")
 
 
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:
@@ -396,40 +308,38 @@ def spread_out(heights: Sequence[float], gap: float) -> list[float]:
     return [height for _, height in sorted(zip(order, placed, strict=True))]
 
 
-def _legend_columns(results: Mapping[str, Any], drawn: Mapping[str, Curve]) -> list[list[Mapping[str, Any]]]:
+def _legend_columns(results: Results, drawn: Mapping[str, Curve]) -> list[list[CoderInfo]]:
     """Return the coders that are drawn: refscale and those that use the reference on the left, the others right."""
-    coders = [coder for coder in results["coders"] if coder["name"] in drawn]
-    left = [coder for coder in coders if is_refscale(coder["name"]) or coder["needs_reference"]]
+    coders = [coder for coder in results.coders if coder.name in drawn]
+    left = [coder for coder in coders if coder.is_refscale or coder.needs_reference]
     right = [coder for coder in coders if coder not in left]
     return [column for column in (by_family(left), right) if column]
 
 
-def by_family(coders: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def by_family(coders: Iterable[CoderInfo]) -> list[CoderInfo]:
     """Return coders in another order: refscale, then those that use the reference, then the others."""
-    return sorted(coders, key=lambda coder: (not is_refscale(coder["name"]), not coder["needs_reference"]))
+    return sorted(coders, key=lambda coder: (not coder.is_refscale, not coder.needs_reference))
 
 
-def _legend(
-    figure: "Figure", results: Mapping[str, Any], drawn: Mapping[str, Curve], looks: Mapping[str, Style]
-) -> None:
+def _legend(figure: "Figure", results: Results, drawn: Mapping[str, Curve], looks: Mapping[str, Style]) -> None:
     """Write below the axes what each line is, in the words of the coder's label."""
     from matplotlib.lines import Line2D
 
-    total = len({(row["dataset"], row["name"]) for row in results["rows"]})
-    differ = _differ(drawn)
+    total = len({(row.dataset, row.name) for row in results.rows})
+    own_pictures = differ(drawn)
     height = figure.get_figheight()
     columns = _legend_columns(results, drawn)
     top = _legend_height(columns)
     for x, coders in zip(_LEGEND_COLUMNS, columns, strict=False):
         for row, coder in enumerate(coders):
-            style, curve = looks[coder["name"]], drawn[coder["name"]]
+            style, curve = looks[coder.name], drawn[coder.name]
             y = (top - _ROW_HEIGHT * (row + 0.5)) / height
             ends = np.array([x, x + 0.2, x + 0.4]) / _WIDTH
             figure.add_artist(Line2D(ends, [y, y, y], **{**_line(style), "markevery": [1]}))
-            count = f" ({len(curve.pictures)} of {total} pictures)" if differ else ""
-            text = figure.text((x + 0.5) / _WIDTH, y, coder["label"] + count, va="center_baseline", fontsize=7.5)
-            text.set_fontweight("bold" if is_refscale(coder["name"]) else "normal")
-    if any(coder["needs_reference"] for column in columns for coder in column):
+            count = f" ({len(curve.pictures)} of {total} pictures)" if own_pictures else ""
+            text = figure.text((x + 0.5) / _WIDTH, y, coder.label + count, va="center_baseline", fontsize=7.5)
+            text.set_fontweight("bold" if coder.is_refscale else "normal")
+    if any(coder.needs_reference for column in columns for coder in column):
         y = (top - _ROW_HEIGHT * (len(columns[0]) + 0.5)) / height
         figure.text(_LEGEND_COLUMNS[0] / _WIDTH, y, _DOTS, va="center_baseline", fontsize=7.5, color="#666666")
 

@@ -1,40 +1,28 @@
 """Results of `refscale rd-curve` -> one page, report.html, that is opened in a browser or sent to somebody.
 
 The page holds everything: the curves as SVG, BD-rates as tables, how it was measured, and pictures to compare under a
-divider. It loads nothing, and its content security policy forbids it to. `report.html` beside this module is its frame
-with `<!-- name -->` where this module puts something; whatever comes from outside is escaped on its way there.
-
-Heat maps are for looking, with fixed scales, so that two of them can be compared:
-
-- Error: mean absolute difference of R, G and B, black at 0, brightest at `ERROR_SCALE` levels of 255 and above.
-- Similarity: the levels of the map as the net takes them, dark at 0 (not alike), yellow at the highest (alike).
-
-Longer than most modules: one page, from its parts to its file.
+divider. It loads nothing, and its content security policy forbids it to. What it looks like is in `templates`, which
+escape everything that comes from outside; this module works out what they fill in.
 """
 
 import base64
 import io
 import math
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
+import jinja2
 import PIL.Image
-from numpy.typing import NDArray
+from markupsafe import Markup
 
 from refscale_codec.picture.files import write_atomically
-from refscale_codec.picture.image import Image
-from refscale_codec.study import plot
+from refscale_codec.study import heatmaps, plot
+from refscale_codec.study.curves import mean_curves
+from refscale_codec.study.results import ALL, CoderInfo, Comparison, Results
 
-ERROR_SCALE = 32
-"""Mean absolute RGB error, in levels of 255, that is drawn brightest."""
-
-_ERROR_COLOURS, _SIMILARITY_COLOURS = "inferno", "viridis"
 _LAYER_NAMES = {
     "target": "Target",
     "reference": "Reference",
@@ -43,9 +31,6 @@ _LAYER_NAMES = {
     "similarity": "Similarity map",
 }
 _OF_PICTURE = ("target", "reference")  # layers that are the same whatever the coder
-_TOTAL = "all"  # the dataset that stands for all of them
-
-Comparison = Mapping[str, Any]  # an item of results["comparisons"]
 
 
 class Scene(NamedTuple):
@@ -55,17 +40,22 @@ class Scene(NamedTuple):
     name: str  # scenes of the same dataset and name share a viewer, where their coders can be compared
     coder: str
     bpp: float
-    psnr: float | None  # dB; None or not finite where the picture came back unchanged
+    psnr: float  # dB; not finite where the picture came back unchanged
     bytes_total: int
     layers: Mapping[str, bytes]
     """A PNG, WebP or JPEG file for each of target, reference, reconstruction, error, similarity, or any of them."""
 
+    @property
+    def lossless(self) -> bool:
+        """Whether the picture came back unchanged."""
+        return not math.isfinite(self.psnr)
 
-def write(results: Mapping[str, Any], scenes: Sequence[Scene], folder: Path) -> Path:
+
+def write(results: Results, scenes: Sequence[Scene], folder: Path) -> Path:
     """Write report.html and return its path.
 
     Args:
-        results: what `refscale rd-curve` saves as results.json.
+        results: of `refscale rd-curve`.
         scenes: pictures to compare, in the order of the page; may be empty.
         folder: where to; made if it is not there.
 
@@ -74,204 +64,112 @@ def write(results: Mapping[str, Any], scenes: Sequence[Scene], folder: Path) -> 
         ValueError: a layer is no PNG, WebP or JPEG. That is a mistake of the program, not of a user.
         OSError: the file cannot be written.
     """
-    parts = {
-        "summary": _summary(results),
-        "lead": _lead(results),
-        "curves": _curves(results),
-        "chips": _chips(results),
-        "tables": _tables(results),
-        "viewers": _viewers(scenes),
-        "measured": _measured(results),
-    }
-    frame = resources.files("refscale_codec").joinpath("report.html").read_text(encoding="utf-8")
-    page = re.sub(
-        r"<!-- (\w+) -->", lambda place: parts[place[1]], frame
-    )  # one pass: nothing put in is looked at again
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"counted": plot.counted, "signed": _signed}
+    pictures = {(row.dataset, row.name) for row in results.rows}
+    drawn = mean_curves(results)
+    page = templates.get_template("report.html").render(
+        ALL=ALL,
+        results=results,
+        coders=results.coders,
+        pictures=len(pictures),
+        datasets=len({dataset for dataset, _ in pictures}),
+        lead=_lead(results),
+        plots=[_Plot("rd", _svg(results, "rd", "linear")), _Plot("rd-log", _svg(results, "rd-log", "logarithmic"))],
+        styles={name: style for name, style in plot.styles(results).items() if name in drawn},
+        tables=[_table(results, anchor) for anchor in dict.fromkeys(c.anchor for c in results.comparisons)],
+        viewers=_viewers(scenes),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     write_atomically(path, page.encode())
     return path
 
 
-def error_heat_map(target: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Image:
-    """Return where two pictures differ: mean absolute RGB error, on a scale of 0 to `ERROR_SCALE`, and above alike.
-
-    Args:
-        target: picture, uint8 [h, w, 3].
-        decoded: picture of the same shape.
-
-    Raises:
-        ValueError: another shape.
-        UsageError: Matplotlib is not installed.
-    """
-    if target.shape != decoded.shape or target.ndim != 3:
-        raise ValueError(f"pictures of different shape: {target.shape = }, {decoded.shape = }")
-    error = np.abs(target.astype(np.int16) - decoded).mean(axis=2)  # [h, w]
-    return Image(_palette(_ERROR_COLOURS)[_to_bytes(error / ERROR_SCALE)])
-
-
-def similarity_heat_map(levels: NDArray[np.uint8], map_levels: int, height: int, width: int) -> Image:
-    """Return the similarity map, enlarged to the picture; its cells stay visible.
-
-    Args:
-        levels: the map, uint8 [rows, columns], each 0 .. map_levels - 1.
-        map_levels: number of levels, at least 2.
-        height: rows of the result, in pixels.
-        width: columns of the result, in pixels.
-
-    Raises:
-        ValueError: a map that is empty or has other levels.
-        UsageError: Matplotlib is not installed.
-    """
-    if levels.ndim != 2 or levels.size == 0 or map_levels < 2 or levels.max() >= map_levels:
-        raise ValueError(f"no map of levels 0 .. {map_levels - 1}: {levels.shape = }, {levels.max(initial=0) = }")
-    rows = np.arange(height) * levels.shape[0] // height  # stretched over the picture, as the net does
-    columns = np.arange(width) * levels.shape[1] // width
-    similarity = levels[rows[:, None], columns] / (map_levels - 1)  # [h, w]
-    return Image(_palette(_SIMILARITY_COLOURS)[_to_bytes(similarity)])
-
-
-def _to_bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-
-
-def _palette(name: str) -> NDArray[np.uint8]:
-    """Return one of Matplotlib's colour maps as [256, 3]."""
-    plot.require_matplotlib()
-    import matplotlib
-
-    colours: NDArray[np.uint8] = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
-    return colours
-
-
-# --- what came out ---------------------------------------------------------------------------------------------------
-
-
-def _summary(results: Mapping[str, Any]) -> str:
-    pictures = {(row["dataset"], row["name"]) for row in results["rows"]}
-    counts = (
-        plot.counted(len(results["coders"]), "coder"),
-        plot.counted(len(pictures), "picture"),
-        plot.counted(len({dataset for dataset, _ in pictures}), "dataset"),
-    )
-    return ", ".join(counts)
-
-
-def _lead(results: Mapping[str, Any]) -> str:
+def _lead(results: Results) -> list[Comparison]:
     """Return how the first refscale coder does against each anchor, over everything."""
-    ours = [coder["name"] for coder in results["coders"] if plot.is_refscale(coder["name"])]
-    datasets = {c["dataset"] for c in results["comparisons"]}
-    total = datasets if len(datasets) == 1 else {_TOTAL}
-    found = [c for c in results["comparisons"] if c["coder"] in ours[:1] and c["dataset"] in total]
-    items = "".join(
-        f"<li{_class('worse' if c['percent'] > 0 else '')}><strong>{abs(c['percent']):.1f} % "
-        f"{'more' if c['percent'] > 0 else 'fewer'} bits</strong> <span>{escape(c['coder'])} against "
-        f"{escape(c['anchor'])} at equal PSNR, mean of {plot.counted(c['pictures'], 'picture')}</span></li>"
-        for c in found
-        if plot.is_finite(c["percent"])
-    )
-    return f'<ul class="lead">{items}</ul>' if items else ""
+    ours = [coder.name for coder in results.coders if coder.is_refscale]
+    datasets = {c.dataset for c in results.comparisons}
+    total = datasets if len(datasets) == 1 else {ALL}
+    return [c for c in results.comparisons if c.coder in ours[:1] and c.dataset in total and math.isfinite(c.percent)]
 
 
-def _curves(results: Mapping[str, Any]) -> str:
-    plots = []
-    for key, log, words in (("rd", False, "linear"), ("rd-log", True, "logarithmic")):
-        svg = plot.render(results, "svg", log=log, all_bands=True).decode()
-        label = f"PSNR over bits per pixel, {words} rate, one line a coder; the figures are in the table below"
-        plots.append(f'<div class="plot" id="{key}"{" hidden" if log else ""}>{_inline(svg, key, label)}</div>')
-    return "\n".join(plots)
+# --- curves ----------------------------------------------------------------------------------------------------------
 
 
-def _inline(svg: str, prefix: str, label: str) -> str:
-    """Return an SVG file as an element of a page, where its ids may meet those of another one."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(\sid="|xlink:href="#|url\(#)', rf"\1{prefix}-", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+class _Plot(NamedTuple):
+    id: str
+    svg: Markup
 
 
-def _chips(results: Mapping[str, Any]) -> str:
-    looks, drawn = plot.styles(results), plot.curves(results)
-    return "".join(
-        f'<button type="button" aria-pressed="false" data-coder="{index}" title="{escape(coder["label"])}">'
-        f'<i style="background:{looks[coder["name"]].colour}"></i>{escape(coder["name"])}</button>'
-        for index, coder in enumerate(results["coders"])
-        if coder["name"] in drawn
-    )
+def _svg(results: Results, prefix: str, axis: str) -> Markup:
+    """Return a plot as an element of a page, where its ids may meet those of another one."""
+    svg = plot.render(results, "svg", log=axis == "logarithmic", all_bands=True).decode()  # escapes its texts itself
+    svg = re.sub(r'(\sid="|xlink:href="#|url\(#)', rf"\1{prefix}-", svg[svg.index("<svg") :])
+    label = f"PSNR over bits per pixel, {axis} rate, one line a coder; the figures are in the table below"
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 # --- BD-rates --------------------------------------------------------------------------------------------------------
 
 
-def _tables(results: Mapping[str, Any]) -> str:
-    anchors = dict.fromkeys(comparison["anchor"] for comparison in results["comparisons"])
-    if not anchors:
-        return "<p>Nothing was compared.</p>"
-    return (
-        "<p>The mean difference in bits between two curves at equal PSNR (BD-rate), a mean over pictures: "
-        "<b>−30 %</b> is 30 % saved. Below it the difference in PSNR at equal bits (BD-PSNR). "
-        '<span aria-hidden="true">▲</span> marks where a coder is worse than what it is compared with; bold is the '
-        "best of a row.</p>"
-        + "".join(
-            _table(results, anchor, [c for c in results["comparisons"] if c["anchor"] == anchor]) for anchor in anchors
-        )
-    )
+class _Cell(NamedTuple):
+    percent: float | None  # None where there is no figure, here and below
+    bd_psnr: float | None
+    pictures: int
+    note: int | None  # its number
 
 
-def _table(results: Mapping[str, Any], anchor: str, comparisons: Sequence[Comparison]) -> str:
+class _Row(NamedTuple):
+    dataset: str
+    pictures: int
+    best: float | None  # percent
+    cells: list[_Cell | None]  # one a coder; None where it was not compared
+
+
+class _Table(NamedTuple):
+    anchor: str
+    label: str  # the anchor's
+    coders: list[CoderInfo]
+    rows: list[_Row]
+    notes: list[str]
+
+
+def _table(results: Results, anchor: str) -> _Table:
     """Return the table of one anchor: a row a dataset, a column a coder, and the notes below."""
-    found = {(c["dataset"], c["coder"]): c for c in comparisons}
-    compared = {c["coder"] for c in comparisons}
-    coders = [coder for coder in plot.by_family(results["coders"]) if coder["name"] in compared]
-    datasets = sorted(dict.fromkeys(c["dataset"] for c in comparisons), key=lambda dataset: dataset == _TOTAL)
+    compared = {(c.dataset, c.coder): c for c in results.comparisons if c.anchor == anchor}
+    names = {name for _, name in compared}
+    coders = [coder for coder in plot.by_family(results.coders) if coder.name in names]
     notes: dict[str, int] = {}  # text: its number
     rows = []
-    for dataset in datasets:
-        row = [found.get((dataset, coder["name"])) for coder in coders]
-        percents = [c["percent"] for c in row if c and plot.is_finite(c["percent"])]
-        most = max((c["pictures"] for c in row if c), default=0)
-        cells = "".join(_cell(c, anchor, min(percents, default=math.nan), most, notes) for c in row)
+    for dataset in sorted(dict.fromkeys(dataset for dataset, _ in compared), key=lambda dataset: dataset == ALL):
+        of_dataset = [compared.get((dataset, coder.name)) for coder in coders]
+        percents = [c.percent for c in of_dataset if c and math.isfinite(c.percent)]
+        most = max((c.pictures for c in of_dataset if c), default=0)
         rows.append(
-            f'<tr{_class("all" if dataset == _TOTAL else "")}><th scope="row">{escape(dataset)}'
-            f"<small>{plot.counted(most, 'picture')}</small></th>{cells}</tr>"
+            _Row(
+                dataset, most, min(percents, default=None), [None if c is None else _cell(c, notes) for c in of_dataset]
+            )
         )
-    heads = "".join(
-        f'<th scope="col"{_class("ours" if plot.is_refscale(coder["name"]) else "")} title="{escape(coder["label"])}">'
-        f"{escape(coder['name'])}{'<small>uses the reference</small>' if coder['needs_reference'] else ''}</th>"
-        for coder in coders
-    )
-    label = next((coder["label"] for coder in results["coders"] if coder["name"] == anchor), anchor)
-    listed = "".join(f'<li value="{number}">{escape(text)}</li>' for text, number in notes.items())
-    return (
-        f"<h3>Against {escape(anchor)}{'' if label == anchor else f' <small>{escape(label)}</small>'}</h3>"
-        f'<div class="wide" tabindex="0" role="region" aria-label="BD-rate against {escape(anchor)}"><table>'
-        f'<thead><tr><th scope="col">Dataset</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        + (f'<div class="notes"><ol>{listed}</ol></div>' if listed else "")
-    )
+    label = next((coder.label for coder in results.coders if coder.name == anchor), anchor)
+    return _Table(anchor, label, coders, rows, list(notes))
 
 
-def _cell(comparison: Comparison | None, anchor: str, best: float, most: int, notes: dict[str, int]) -> str:
-    """Return one BD-rate; its notes get a number each in `notes` unless they have one."""
-    if comparison is None:
-        return "<td>–</td>"
-    texts = list(comparison["notes"])
-    if comparison["left_out"]:
-        of = plot.counted(comparison["pictures"] + comparison["left_out"], "picture")
-        texts.insert(0, f"{comparison['left_out']} of {of} left out")
-    mark = ""
-    if texts:
-        number = notes.setdefault("; ".join(texts), len(notes) + 1)
-        mark = f'<sup aria-label="note {number}"> {number}</sup>'
-    percent = comparison["percent"]
-    if not plot.is_finite(percent):
-        return f"<td>–{mark}</td>"
-    worse = percent > 0
-    kind = "worse" if worse else "best" if percent == best else ""
-    value = f"<b>{_signed(percent, 1)} %</b>"
-    if worse:
-        value = f'<span aria-hidden="true">▲ </span>{value}<span class="unseen"> worse than {escape(anchor)}</span>'
-    below = f"<small>{_signed(comparison['bd_psnr'], 2)} dB</small>" if plot.is_finite(comparison["bd_psnr"]) else ""
-    count = f"<small>{plot.counted(comparison['pictures'], 'picture')}</small>" if comparison["pictures"] < most else ""
-    return f"<td{_class(kind)}>{value}{mark}{below}{count}</td>"
+def _cell(comparison: Comparison, notes: dict[str, int]) -> _Cell:
+    """Return one BD-rate; its notes get a number in `notes` unless they have one."""
+    texts = list(comparison.notes)
+    if comparison.left_out:
+        of = plot.counted(comparison.pictures + comparison.left_out, "picture")
+        texts.insert(0, f"{comparison.left_out} of {of} left out")
+    number = notes.setdefault("; ".join(texts), len(notes) + 1) if texts else None
+    percent, bd_psnr = (x if math.isfinite(x) else None for x in (comparison.percent, comparison.bd_psnr))
+    return _Cell(percent, None if percent is None else bd_psnr, comparison.pictures, number)
 
 
 def _signed(value: float, digits: int) -> str:
@@ -286,19 +184,38 @@ class _Layer(NamedTuple):
     kind: str  # a key of Scene.layers
     data: bytes
 
+    @property
+    def source(self) -> str:
+        """The picture as an address."""
+        kind, _, _ = _type_and_size(self.data)
+        return f"data:{kind};base64,{base64.b64encode(self.data).decode()}"
 
-def _viewers(scenes: Sequence[Scene]) -> str:
-    groups: dict[tuple[str, str], list[Scene]] = defaultdict(list)
+
+class _Scale(NamedTuple):
+    """The colour bar of a heat map."""
+
+    low: str
+    colours: str
+    high: str
+
+
+class _Viewer(NamedTuple):
+    dataset: str
+    name: str
+    scenes: list[Scene]
+    layers: list[_Layer]
+    left: int  # index of the layer that it begins with
+    right: int
+    width: int
+    height: int
+    scales: list[_Scale]
+
+
+def _viewers(scenes: Sequence[Scene]) -> list[_Viewer]:
+    groups: dict[tuple[str, str], list[Scene]] = {}
     for scene in scenes:
-        groups[scene.dataset, scene.name].append(scene)
-    viewers = "\n".join(_viewer(place, group) for place, group in enumerate(groups.values()) if _layers(group))
-    if not viewers:
-        return ""
-    return (
-        '<section id="pictures" aria-labelledby="pictures-title"><h2 id="pictures-title">Pictures</h2>'
-        "<p>Drag the divider, or move it with the arrow keys. At 100 % a pixel of the picture is one of the page.</p>"
-        f"{viewers}</section>"
-    )
+        groups.setdefault((scene.dataset, scene.name), []).append(scene)
+    return [_viewer(group, layers) for group in groups.values() if (layers := _layers(group))]
 
 
 def _layers(scenes: Sequence[Scene]) -> list[_Layer]:
@@ -314,99 +231,36 @@ def _layers(scenes: Sequence[Scene]) -> list[_Layer]:
     return list(layers.values())
 
 
-def _viewer(place: int, scenes: Sequence[Scene]) -> str:
-    layers = _layers(scenes)
+def _viewer(scenes: list[Scene], layers: list[_Layer]) -> _Viewer:
     kinds = [layer.kind for layer in layers]
     left = kinds.index("target") if "target" in kinds else 0
     right = kinds.index("reconstruction") if "reconstruction" in kinds else len(layers) - 1
-    sizes = [_picture_type(layer.data) for layer in layers]
-    width, height = sizes[left][1:]
-    images = "".join(
-        f'<img alt="{escape(layer.label)}" decoding="async" draggable="false"{"" if index == left else " hidden"} '
-        f'src="data:{kind};base64,{base64.b64encode(layer.data).decode()}">'
-        for index, (layer, (kind, _, _)) in enumerate(zip(layers, sizes, strict=True))
+    _, width, height = _type_and_size(layers[left].data)
+    return _Viewer(
+        scenes[0].dataset, scenes[0].name, scenes, layers, left, right, width, height, _scales(frozenset(kinds))
     )
-    title = f"{escape(scenes[0].name)} <small>{escape(scenes[0].dataset)}</small>"
-    captions = "".join(f"<p>{_caption(scene)}</p>" for scene in scenes)
-    scales = "".join(_scale(kind) for kind in ("error", "similarity") if kind in kinds)
-    return f"""<article class="viewer" aria-labelledby="viewer-{place}">
-<h3 id="viewer-{place}">{title}</h3>
-<div class="bar">
-<label><span>Left</span> {_select("left", layers, left)}</label>
-<label><span>Right</span> {_select("right", layers, right)}</label>
-<div class="choice" role="group" aria-label="Zoom"><button type="button" data-zoom="0" aria-pressed="true">Fit</button>\
-<button type="button" data-zoom="1" aria-pressed="false">100 %</button>\
-<button type="button" data-zoom="2" aria-pressed="false">200 %</button></div>
-</div>
-<figure>
-<div class="frame" style="--ratio:{width / height:.6f}">
-<div class="view"><div class="stage" data-width="{width}" data-height="{height}">{images}</div></div>
-<span class="tag left" aria-hidden="true"></span><span class="tag right" aria-hidden="true"></span>
-<div class="divider" role="slider" tabindex="0" aria-label="Divider between the left and the right picture" \
-aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div>
-</div>
-<figcaption>{captions}{scales}</figcaption>
-</figure>
-</article>"""
 
 
-def _select(side: str, layers: Sequence[_Layer], chosen: int) -> str:
-    options = "".join(
-        f"<option{' selected' if index == chosen else ''}>{escape(layer.label)}</option>"
-        for index, layer in enumerate(layers)
-    )
-    return f'<select class="{side}" autocomplete="off">{options}</select>'
+def _scales(kinds: Iterable[str]) -> list[_Scale]:
+    bars = {
+        "error": (
+            "Error: 0",
+            heatmaps.ERROR_COLOURS,
+            f"{heatmaps.ERROR_SCALE} or more levels of 255 (mean of R, G, B)",
+        ),
+        "similarity": ("Similarity: 0, not similar", heatmaps.SIMILARITY_COLOURS, "1, similar"),
+    }
+    return [
+        _Scale(low, ",".join(f"#{bytes(colour).hex()}" for colour in heatmaps.palette(name)[::17]), high)
+        for kind, (low, name, high) in bars.items()
+        if kind in kinds
+    ]
 
 
-def _caption(scene: Scene) -> str:
-    psnr = f"PSNR {scene.psnr:.2f} dB" if scene.psnr is not None and math.isfinite(scene.psnr) else "lossless"
-    return f"<b>{escape(scene.coder)}</b>: {scene.bytes_total:,} bytes, {scene.bpp:.3f} bits per pixel, {psnr}"
-
-
-def _scale(kind: str) -> str:
-    """Return the colour bar of a heat map."""
-    if kind == "error":
-        name, low, high = _ERROR_COLOURS, "Error: 0", f"{ERROR_SCALE} or more levels of 255 (mean of R, G, B)"
-    else:
-        name, low, high = _SIMILARITY_COLOURS, "Similarity: 0, not alike", "1, alike"
-    colours = ",".join(f"#{bytes(colour).hex()}" for colour in _palette(name)[::17])
-    return f'<span class="scale">{low} <i style="background:linear-gradient(90deg,{colours})"></i> {high}</span>'
-
-
-def _picture_type(data: bytes) -> tuple[str, int, int]:
+def _type_and_size(data: bytes) -> tuple[str, int, int]:
     """Return MIME type, width and height of a PNG, WebP or JPEG file."""
     try:
         with PIL.Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as picture:
             return PIL.Image.MIME[str(picture.format)], picture.width, picture.height
     except PIL.UnidentifiedImageError:
         raise ValueError(f"a layer must be a PNG, WebP or JPEG file, not {data[:12]!r}...") from None
-
-
-# --- how it was measured ---------------------------------------------------------------------------------------------
-
-
-def _measured(results: Mapping[str, Any]) -> str:
-    facts = [("Convention", escape(str(results["convention"])))]
-    for title, key in (("Machine", "machine"), ("Versions", "versions"), ("Weights", "weights")):
-        if results[key]:
-            facts.append((title, _joined(results[key])))
-    facts.append(("Coders", "<br>".join(f"{escape(c['name'])}: {escape(c['label'])}" for c in results["coders"])))
-    listed = "".join(f"<dt>{title}</dt><dd>{text}</dd>" for title, text in facts)
-    missing = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td><code>{escape(remedy)}</code></td></tr>'
-        for name, remedy in results["missing"].items()
-    )
-    if missing:
-        missing = (
-            "<h3>Left out, because something is not installed</h3>"
-            f'<div class="wide"><table class="missing"><tbody>{missing}</tbody></table></div>'
-        )
-    return f"<pre>{escape(str(results['command']))}</pre><dl>{listed}</dl>{missing}"
-
-
-def _joined(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{escape(str(name))} {escape(str(value))}" for name, value in facts.items())
-
-
-def _class(name: str) -> str:
-    return f' class="{name}"' if name else ""

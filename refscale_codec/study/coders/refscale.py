@@ -1,0 +1,111 @@
+"""Refscale as one of the coders."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from refscale_codec.codec import decoder, encoder, payloads
+from refscale_codec.errors import UsageError
+from refscale_codec.fileformat import container
+from refscale_codec.picture.image import Image
+from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.study.coders.protocol import CodedPicture, Pixels, require
+
+Mode = Literal["reference", "alone", "unrelated"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+_QUALITIES = {2: (10, 35, 60, 78, 90, 96), 4: (8, 30, 55, 75, 88, 96)}  # by scale
+_WORDS = {"reference": "with reference", "alone": "without reference", "unrelated": "with an unrelated reference"}
+
+
+@dataclass(frozen=True, eq=False)
+class Refscale:
+    """Refscale with one file of weights; the whole file counts.
+
+    A picture is prepared once for all qualities, so how its reference is used is decided at the encoder's default
+    quality. The encoder may find that the reference does not help. The file of the first quality is decoded, and must
+    give what `Coded.picture` says it does; the others are not.
+
+    The mode "unrelated" is "reference" for a caller who gives a picture of another place instead.
+    """
+
+    net: RescaleNet
+    weights: str  # the name of the weights, which begins with "refscale"
+    mode: Mode = "reference"
+
+    @property
+    def name(self) -> str:
+        """Such as "refscale-x2", "refscale-x2-alone" and "refscale-x2-gmm"."""
+        return self.weights + ("" if self.mode == "reference" else f"-{self.mode}")
+
+    @property
+    def label(self) -> str:
+        """Such as "refscale ×2 with reference", and with the weights' name unless it is that of those that ship."""
+        learned = self.net.low_res is not None
+        shipped = self.weights == f"refscale-x{self.net.config.scale}{'-gmm' if learned else ''}"
+        codec, which = " + GMM" if learned else "", "" if shipped else f" ({self.weights})"
+        return f"refscale ×{self.net.config.scale}{codec}{which} {_WORDS[self.mode]}"
+
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        """See `Coder.qualities`."""
+        return _QUALITIES[self.net.config.scale]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `code` must be given a reference."""
+        return self.mode != "alone"
+
+    def code(self, target: Image, reference: Image | None, qualities: Sequence[int]) -> Iterator[CodedPicture]:
+        """See `Coder.code`. "encode" takes the preparing with it, as if there were one quality.
+
+        Raises:
+            RuntimeError: a file does not decode to what the encoder says.
+        """
+        used = require(reference) if self.needs_reference else None
+        start = time.perf_counter()
+        plan = encoder.prepare(Image(target.pixels), used, self.net)  # no other coder has metadata
+        prepared = time.perf_counter() - start
+        for place, quality in enumerate(qualities):
+            start = time.perf_counter()
+            coded = plan.code(quality)
+            file = coded.file()
+            seconds = {"encode": prepared + time.perf_counter() - start}
+            decoded = coded.picture().pixels
+            if place == 0:
+                seconds["decode"] = self._require_same(file, used, decoded)
+            sizes = container.bytes_by_section(container.unpack(file))
+            group = coded.groups[0]
+            low = payloads.as_received(group.low, self.net, quality, group.dead_zone)
+            yield CodedPicture(decoded, sizes, seconds, low.picture, low.levels)
+
+    def _require_same(self, file: bytes, reference: Image | None, expected: Pixels) -> float:
+        """Decode a file, and return the seconds. A GPU need not round alike twice; so there a level is allowed."""
+        start = time.perf_counter()
+        decoded = decoder.decode(file, reference, self.net).pixels
+        seconds = time.perf_counter() - start
+        on_cpu = next(self.net.parameters()).device.type == "cpu"
+        away = int(np.abs(decoded.astype(np.int16) - expected).max())
+        if away > (0 if on_cpu else 1):
+            raise RuntimeError(f"{self.name}: the file decodes to samples {away} levels off what the encoder says")
+        return seconds
+
+
+def weights_names(paths: Sequence[Path]) -> list[str]:
+    """Name coders by their weights' files: "refscale-x2" for "refscale-x2.safetensors", "refscale-mine" for "mine...".
+
+    Files of equal names are told apart by their folders.
+
+    Raises:
+        UsageError: the same file twice, or names that are equal with their folders.
+    """
+    for parts in (1, 2):
+        names = ["-".join([*path.parts[-parts:-1], path.stem]) for path in paths]
+        names = [name if name.startswith("refscale") else f"refscale-{name}" for name in names]
+        if len(set(names)) == len(names):
+            return names
+    raise UsageError(f"two files of weights have one name: {', '.join(sorted(names))}")

@@ -1,0 +1,102 @@
+"""The pairs to measure: from a CSV, from two folders or from two pictures; read once before anything is measured."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from refscale_codec.errors import UsageError
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.training.data import Pair, read_manifest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+class Checked(NamedTuple):
+    """A pair whose pictures can be read."""
+
+    pair: Pair
+    digest: str  # of both files' bytes
+    unrelated: Path | None = None  # the reference of another place
+    resampled: bool = False  # whether the reference has another size, which only refscale takes as it is
+
+
+def find(source: Path, reference: Path | None, split: str | None = None) -> list[Pair]:
+    """Return the pairs to measure, each with a name of its own within its dataset.
+
+    Args:
+        source: a CSV (see `data.read_manifest`), a folder of targets, or one target.
+        reference: nothing, a folder of references with the same file names, or one reference.
+        split: only rows of this split of a CSV.
+
+    Raises:
+        UsageError: nothing to measure, or the two do not belong together.
+    """
+    if split is not None and source.suffix.lower() != ".csv":
+        raise UsageError("--split goes with a CSV of pairs")
+    if source.is_dir():
+        if reference is None or not reference.is_dir():
+            raise UsageError(f"{source} is a folder: give a folder of references with the same file names, too")
+        pairs = _of_folders(source, reference)
+    elif source.suffix.lower() == ".csv":
+        if reference is not None:
+            raise UsageError(f"{source} names the references itself; {reference} would have no effect")
+        pairs = read_manifest(source, None if split is None else (split,))
+    else:
+        pairs = [Pair(source.parent.name or "pictures", source.stem, source, reference)]
+    for name_of in (lambda p: p.name, lambda p: f"{p.target.parent.name}/{p.target.stem}", lambda p: str(p.target)):
+        named = [replace(pair, name=name_of(pair)) for pair in pairs]
+        if max(Counter((pair.dataset, pair.name) for pair in named).values()) == 1:
+            return named
+    raise UsageError(f"{source} lists the same target more than once")
+
+
+def _of_folders(targets: Path, references: Path) -> list[Pair]:
+    names = {
+        folder: {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+        for folder in (targets, references)
+    }
+    common = sorted(names[targets] & names[references])
+    if not common:
+        raise UsageError(f"{targets} and {references} have no picture of the same name")
+    return [Pair(targets.name, Path(name).stem, targets / name, references / name) for name in common]
+
+
+def check(pairs: Iterable[Pair]) -> list[Checked]:
+    """Read every picture once, so that a bad one is reported before hours of work.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    pairs, checked = list(pairs), []
+    for place, pair in enumerate(pairs):
+        digest = hashlib.sha256()
+        sizes = []
+        for path in (pair.target, pair.reference):
+            if path is not None:
+                pixels = pictures.read_rgb(path).pixels
+                digest.update(path.read_bytes())
+                sizes.append(pixels.shape)
+        digits, other = digest.hexdigest()[:16], unrelated(pairs, place)
+        checked.append(Checked(pair, digits, other, len(set(sizes)) > 1))
+    return checked
+
+
+def unrelated(pairs: list[Pair], place: int) -> Path | None:
+    """Return the reference of the next pair that is of another place; None where there is none."""
+    here = {pairs[place].reference, pairs[place].target}
+    for pair in pairs[place + 1 :] + pairs[:place]:
+        if pair.reference and not here & {pair.reference, pair.target}:
+            return pair.reference
+    return None
+
+
+def cut_to(other: Image, target: Image) -> Image:
+    """Return a picture repeated or cropped to the size of another."""
+    times = [-(-have // side) for have, side in zip(target.pixels.shape, other.pixels.shape, strict=True)]
+    return Image(np.ascontiguousarray(np.tile(other.pixels, times)[: target.height, : target.width]))

@@ -1,0 +1,153 @@
+"""What `rd-curve` and `eval` measured, in memory and in files: the one schema of results.json and rows.jsonl.
+
+A number that is not finite (no BD-rate, the PSNR of a lossless picture) is null in a file, and NaN once read back.
+Nothing here needs torch, so that results can be drawn where it is not installed.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from refscale_codec.errors import UsageError, reason
+from refscale_codec.picture.files import write_atomically
+
+SCHEMA = 1
+"""Of results.json; rises when a field changes."""
+
+ALL = "all"
+"""The dataset of a comparison over all datasets."""
+
+Record = TypeVar("Record", bound="Row | Comparison | CoderInfo")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture through one coder at one quality."""
+
+    dataset: str
+    name: str  # of the picture, unique in its dataset
+    coder: str  # a `CoderInfo.name`
+    quality: int  # the coder's own; higher is better and bigger
+    bytes_total: int  # what a receiver needs beside the reference; mostly the whole file
+    bytes_by_section: dict[str, int]  # its parts: see `container.bytes_by_section`, or one "picture"
+    bpp: float  # bits of `bytes_total` per high-res pixel
+    psnr: float  # dB, RGB
+    psnr_y: float  # dB, luma
+    ssim: float  # NaN where the picture is too small for it
+    ms_ssim: float
+    si_lr_mean: float  # spatial information of the decoded low-res picture; NaN where there is none
+    si_lr_std: float  # the same as in ITU-T P.910
+    seconds: dict[str, float]  # "encode", and "decode" where the file was decoded: see the coder
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """BD-rate of a coder against an anchor, mean over the pictures of a dataset."""
+
+    dataset: str  # or `ALL`
+    coder: str
+    anchor: str
+    percent: float  # negative: the coder saves bits; NaN for no figure
+    bd_psnr: float  # dB that the coder gains at equal rate
+    pictures: int  # that count in the mean
+    left_out: int  # without a BD-rate, see the notes
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CoderInfo:
+    """One coder of the rows."""
+
+    name: str
+    label: str  # for legends
+    needs_reference: bool
+    weights: str | None = None  # of refscale: a key of `Results.weights`; None for all others
+
+    @property
+    def is_refscale(self) -> bool:
+        """Whether it is this codec, and not one that it is compared with."""
+        return self.weights is not None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything in a results.json: what was measured, with what, where and how."""
+
+    command: str
+    convention: str  # how the figures are to be read
+    versions: dict[str, str]  # of the packages that the figures depend on
+    machine: dict[str, Any]
+    weights: dict[str, str]  # fingerprints in hex
+    coders: tuple[CoderInfo, ...]
+    comparisons: tuple[Comparison, ...]
+    rows: tuple[Row, ...]
+    missing: dict[str, str] = field(default_factory=dict)  # coders that are not installed, and what installs them
+    figures: dict[str, Any] = field(default_factory=dict)  # others, of one command only
+
+
+def write(results: Results, path: Path) -> None:
+    """Write a results file; OSError if it cannot be written."""
+    write_atomically(path, dumps(results).encode())
+
+
+def dumps(results: Results) -> str:
+    """Return the text of a results file. Each row is a line, so that files can be compared by their lines."""
+    fields = {"schema": SCHEMA} | _finite(dataclasses.asdict(results))
+    rows = ",\n".join(json.dumps(row, allow_nan=False) for row in fields["rows"])
+    text = json.dumps({**fields, "rows": []}, indent=1, allow_nan=False)
+    return text.replace('"rows": []', f'"rows": [\n{rows}\n]') + "\n"
+
+
+def read(path: Path) -> Results:
+    """Read a results file.
+
+    Raises:
+        UsageError: it cannot be read, is no results file, or was written by a version with another schema.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the results {path}: {reason(error)}") from None
+    schema = fields.pop("schema", None) if isinstance(fields, dict) else None
+    if schema != SCHEMA:
+        shape = "is older than schemas have numbers" if schema is None else f"has the schema {schema}"
+        raise UsageError(f"the results {path}: the file {shape}, this version reads {SCHEMA}: measure it again")
+    try:
+        fields["coders"] = tuple(from_fields(CoderInfo, record) for record in fields["coders"])
+        fields["comparisons"] = tuple(from_fields(Comparison, record) for record in fields["comparisons"])
+        fields["rows"] = tuple(from_fields(Row, record) for record in fields["rows"])
+        return Results(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is not a results file of schema {SCHEMA}: {error}") from None
+
+
+def to_fields(record: Row | Comparison | CoderInfo) -> dict[str, Any]:
+    """Return a record as an object for JSON."""
+    fields: dict[str, Any] = _finite(dataclasses.asdict(record))
+    return fields
+
+
+def from_fields(kind: type[Record], fields: Mapping[str, Any]) -> Record:
+    """Return the record that `to_fields` wrote; ValueError for missing or unknown fields."""
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    if fields.keys() != types.keys():
+        odd = sorted(fields.keys() ^ types.keys())
+        raise ValueError(f"{kind.__name__}: unexpected or missing: {', '.join(odd)}")
+    values: dict[str, Any] = {
+        name: math.nan if value is None and types[name] is float else tuple(value) if isinstance(value, list) else value
+        for name, value in fields.items()
+    }
+    return kind(**values)
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot hold by None."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
