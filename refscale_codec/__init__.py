@@ -5,8 +5,8 @@
     data = refscale.encode(new, reference=old, quality=75)
     hat = refscale.decode(data, reference=old)
 
-`docs/API.md` has the whole of it. Importing the package is cheap: numpy is loaded with the first name that needs it,
-and torch with the first picture that is coded.
+`docs/API.md` describes all of it. Importing the package is cheap: numpy is imported with the first name that needs it,
+and torch with the first picture that is encoded or decoded.
 """
 
 import importlib
@@ -34,12 +34,12 @@ __all__ = ["Image", "RefscaleError", "Scene", "decode", "encode", "fingerprint",
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Return what there is, loaded or not."""
+    """Return all names, imported or not."""
     return sorted({*globals(), *__all__})

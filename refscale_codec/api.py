@@ -1,7 +1,7 @@
-"""The API: pictures as arrays, paths or `Image`s in, bytes and arrays out; see `docs/API.md`.
+"""The Python API: pictures as arrays, paths or `Image`s in; bytes and arrays out. See `docs/API.md`.
 
-Axes are rows, columns, bands: an array is [h, w], or [h, w, bands]. Everything may be called from several threads at
-once. What codes imports torch when it is called, so that looking into a file and taking a fingerprint start fast.
+The axes of arrays are rows, columns, bands: [h, w] or [h, w, bands]. All functions are thread-safe. Torch is imported
+by the first call that encodes or decodes, so that inspecting a file and computing a fingerprint start fast.
 """
 
 import math
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FilePath = str | os.PathLike[str]
 Picture = NDArray[Any] | str | os.PathLike[str] | Image
 """An array [h, w] or [h, w, bands] of uint8, uint16 or int16; the path of a PNG, JPEG, WebP or TIFF file; or an
-`Image`, which has alpha, nodata and metadata beside the pixels."""
+`Image`, which can have alpha, a nodata value and metadata."""
 
 
 def encode(
@@ -52,34 +52,34 @@ def encode(
     strip: bool = False,
     tile: int = TILE,
 ) -> bytes:
-    """Return a picture as the bytes of a `.rsc` file.
+    """Encode a picture and return the bytes of a `.rsc` file.
 
     Args:
-        picture: What to code, of any size and up to 255 bands.
-        reference: An older picture of the same place with the same bands, of any size; None codes without one.
-        quality: 1..100, higher is better and bigger; 75 unless a target is given instead.
-        target_bytes: The largest size of the file.
-        target_bpp: Likewise, in bits per pixel.
-        target_psnr: The least PSNR of what comes out, in dB.
+        picture: Of any size and up to 255 bands.
+        reference: An older picture of the same place with the same bands, of any size; None encodes without one.
+        quality: 1..100, higher is better and larger; 75 unless a target is given instead.
+        target_bytes: Largest size of the file, in bytes.
+        target_bpp: Largest size of the file, in bits per pixel of the picture.
+        target_psnr: Lowest PSNR of the decoded picture, in dB.
         model: Weights, loaded or the path of a file; by default those that ship for `scale` and `codec`.
-        scale: 2 (default) or 4, by which the low-res picture is smaller.
-        codec: `jpeg` (default) or `gmm`, for the low-res picture.
+        scale: Downscaling factor, 2 (default) or 4.
+        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`.
         device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
-        value_range: Lowest and highest value that 16-bit bands can have; by default those that each band has.
-        output_hash: Decode, too, and store the hash of what comes out.
-        strip: Leave out colour profile, EXIF, XMP and georeference of a path or an `Image`.
-        tile: Largest side of a tile in pixels, a multiple of 16: takes memory, saves time.
+        value_range: Lowest and highest value of 16-bit bands; by default those of each band.
+        output_hash: Also decode, and store a hash of the decoded picture.
+        strip: Drop colour profile, EXIF, XMP and georeference.
+        tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
 
     Raises:
-        ImageError: A picture cannot be read or is of no kind that is coded, or the reference has other bands.
-        UsageError: Arguments that contradict each other, are out of range or of another type.
+        ImageError: A picture cannot be read or is of an unsupported kind, or the reference has other bands.
+        UsageError: Arguments that exclude each other, are out of range or of a wrong type.
         WeightsError: The weights cannot be used.
-        TargetError: No quality gives the target.
+        TargetError: No quality reaches the target.
     """
     targets = {"target_bytes": target_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr}
     given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
     if len(given) > 1:
-        raise UsageError(f"give one of {', '.join(given)}; they contradict each other")
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one")
     for name, value in targets.items():
         if value is not None and not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
             raise UsageError(f"{name} must be a positive number, not {value!r}")
@@ -102,7 +102,7 @@ def encode(
 
 
 def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":
-    """Return what a search is to reach: a size in bytes or in bits per pixel, or a PSNR in dB; None for none."""
+    """Return the target of a search: a size in bytes or bits per pixel, or a PSNR in dB; None if none is given."""
     from refscale_codec.codec.rate_control import Target
 
     if psnr is not None:
@@ -121,13 +121,13 @@ def decode(
     device: str | None = None,
     tile: int = TILE,
 ) -> NDArray[Any]:
-    """Return the picture in a `.rsc` file, or a window of it; short for `open` and `Scene.read`, which see."""
+    """Decode the picture in a `.rsc` file, or a window of it; short for `open` and `Scene.read`."""
     with open(data, reference, model=model, device=device, tile=tile) as scene:
         return scene.read(window=window)
 
 
 def fingerprint(picture: Picture) -> str:
-    """Return what files name their reference by: 12 hexadecimal digits that stand for the pixels; alpha does not count.
+    """Return the id by which a file names its reference: 12 hexadecimal digits, a hash of the pixels without alpha.
 
     Raises:
         ImageError: The picture cannot be read.
@@ -138,17 +138,17 @@ def fingerprint(picture: Picture) -> str:
 def load_model(
     path: FilePath | None = None, *, scale: int | None = None, codec: str | None = None, device: str | None = None
 ) -> "RescaleNet":
-    """Return weights in memory, ready to code with; the same object again for the same file and device.
+    """Load weights; a later call with the same file and device returns the same object.
 
     Args:
-        path: A `.safetensors` file; by default what ships for `scale` and `codec`.
-        scale: 2 (default) or 4.
-        codec: `jpeg` (default) or `gmm`.
-        device: `auto` (default: the fastest that is there), `cpu`, `cuda` or `mps`.
+        path: A `.safetensors` file; by default the weights that ship for `scale` and `codec`.
+        scale: Downscaling factor, 2 (default) or 4.
+        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`.
+        device: `auto` (default: the fastest available), `cpu`, `cuda` or `mps`.
 
     Raises:
-        WeightsError: There is no such file, or it holds no weights of refscale.
-        UsageError: An unknown scale, codec or device, or scale or codec beside a path.
+        WeightsError: There is no such file, or it is not a weights file of refscale.
+        UsageError: An unknown scale, codec or device, or scale or codec together with a path.
     """
     from refscale_codec import model as models
 
@@ -157,7 +157,7 @@ def load_model(
     elif scale not in (None, *container.SCALES):
         raise UsageError(f"scale must be 2 or 4, not {scale!r}")
     elif codec not in (None, *lrcodec.NAMES.values()):
-        raise UsageError(f"unknown codec {codec!r}; there are: {', '.join(lrcodec.NAMES.values())}")
+        raise UsageError(f"unknown codec {codec!r}: use {' or '.join(lrcodec.NAMES.values())}")
     where = models.device_named(device or "auto")
     file = Path(path) if path is not None else models.shipped(scale or 2, codec or "jpeg")
     return models.kept(file, where)
@@ -199,29 +199,29 @@ def open(
     device: str | None = None,
     tile: int = TILE,
 ) -> "Scene":
-    """Return what a `.rsc` file holds, without decoding it yet.
+    """Open a `.rsc` file; nothing is decoded before `Scene.read`.
 
     Args:
         data: The path of the file, or its bytes.
-        reference: The very picture that the file was made with; not needed to look at anything but pixels.
-        model: The weights that the file was made with, loaded or the path of a file; by default found among those that
-            ship.
+        reference: The picture that the file was encoded against, with equal pixels; needed only to read pixels.
+        model: The weights that the file was encoded with, loaded or the path of a file; by default they are looked up
+            among those that ship.
         device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
-        tile: Largest side of a tile in pixels, a multiple of 16: takes memory, saves time.
+        tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
 
     Raises:
-        ContainerError: It is no `.rsc` file, or a damaged one.
+        ContainerError: Not a `.rsc` file, or a damaged one.
         ImageError: The reference cannot be read.
-        UsageError: An argument of another type.
+        UsageError: An argument of a wrong type.
     """
     return Scene(data, reference, model=model, device=device, tile=tile)
 
 
 class Scene:
-    """A picture in a `.rsc` file: what is said of it at once, its pixels when they are read.
+    """An open `.rsc` file: its properties are available at once, its pixels by `read`.
 
-    It reads like a dataset of rasterio's, but for the order of axes: arrays are [h, w, bands] here, and [h, w] for a
-    single band. Several threads may read at once.
+    The interface follows rasterio's datasets, except that arrays are [h, w, bands], and [h, w] for a single band. It is
+    thread-safe.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Scene:
         device: str | None = None,
         tile: int = TILE,
     ) -> None:
-        """Take the file apart; arguments and errors are those of `open`."""
+        """Parse the file; arguments and errors are those of `open`."""
         self._path = os.fspath(data) if isinstance(data, str | os.PathLike) else None
         self._data: bytes | None = _bytes(data)
         with self._named():
@@ -243,7 +243,7 @@ class Scene:
         self._model, self._device, self._tile = model, device, _whole(tile, "tile")
 
     def _named(self) -> AbstractContextManager[None]:
-        """Return what puts the file's name before errors; bytes have none."""
+        """Return a context that puts the file's name before error messages; bytes have none."""
         return nullcontext() if self._path is None else naming(self._path)
 
     @cached_property
@@ -263,32 +263,32 @@ class Scene:
 
     @property
     def count(self) -> int:
-        """Bands, of which an alpha band is the last."""
+        """Number of bands; alpha, if any, is the last."""
         return self._bands.depth + (self._bands.alpha is not None)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the whole picture as an array: (h, w, bands), or (h, w) for a single band."""
+        """Shape of the whole picture as an array: (h, w, bands), or (h, w) for a single band."""
         return (self.height, self.width) if self.count == 1 else (self.height, self.width, self.count)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the samples: uint8, uint16 or int16."""
+        """Type of the samples: uint8, uint16 or int16."""
         return self._bands.dtype
 
     @property
     def nodata(self) -> int | None:
-        """The value that stands for no data; None if there is none."""
+        """The nodata value; None if there is none."""
         return self._bands.nodata
 
     @property
     def crs(self) -> str | None:
-        """The coordinate reference system, as `EPSG:code` or WKT; None if the file does not say."""
+        """The coordinate reference system, as `EPSG:code` or WKT; None if there is none."""
         return geotiff.crs(self._metadata.geo)
 
     @property
     def transform(self) -> tuple[float, ...] | None:
-        """a, b, c, d, e, f, in the order of `affine.Affine`; None if the file does not say.
+        """a, b, c, d, e, f, in the order of `affine.Affine`; None if there is none.
 
         x = a column + b row + c, y = d column + e row + f.
         """
@@ -296,30 +296,30 @@ class Scene:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a GeoTIFF's tags say of the whole picture."""
+        """The GeoTIFF tags of the whole picture."""
         return geotiff.tags(self._metadata.geo)
 
     @property
     def reference_id(self) -> str | None:
-        """The `fingerprint` of the reference that the file needs; None if it needs none."""
+        """The `fingerprint` of the reference; None if the file was encoded without one."""
         wanted = self._content.header.reference
         return None if wanted is None else wanted.hex()
 
     @property
     def quality(self) -> int:
-        """The quality that the low-res picture was coded with, 1..100."""
+        """The quality that the picture was encoded with, 1..100."""
         return self._content.header.quality
 
     def read(self, *, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
-        """Return the picture, or a part of it, as an array that is the caller's: [h, w, bands], or [h, w] for one band.
+        """Decode the picture, or a window of it, to a new array [h, w, bands], or [h, w] for a single band.
 
         Args:
-            window: x, y, width and height of the part in pixels, or a `rasterio.windows.Window` of whole numbers. Its
-                pixels are exactly those that it has in the whole, and not more is computed than they need.
+            window: x, y, width and height in pixels, or a `rasterio.windows.Window` of whole numbers. Its pixels are
+                equal to those of the whole picture, and only the tiles that it touches are computed.
 
         Raises:
-            ReferenceMismatch: The file needs a reference and there is none or another one, or it was made without.
-            WeightsError: The weights are not those that the file was made with, or none such ship.
+            ReferenceMismatch: The reference is missing, another one, or given for a file that has none.
+            WeightsError: The weights are not those that the file was encoded with, or no such weights ship.
             ContainerError: The file is damaged.
             UsageError: The window is not inside the picture, or the scene is closed.
         """
@@ -336,11 +336,11 @@ class Scene:
         return arrays.of_image(image)
 
     def close(self) -> None:
-        """Let go of the file's bytes and the reference; what is said of the picture stays."""
+        """Release the bytes of the file and the reference; the properties remain available."""
         self._data = self._reference = None
 
     def __enter__(self) -> "Scene":
-        """Return the scene itself."""
+        """Return the object itself."""
         return self
 
     def __exit__(
@@ -350,7 +350,7 @@ class Scene:
         self.close()
 
     def __repr__(self) -> str:
-        """Tell what it is of."""
+        """Return path, shape and type."""
         return f"<refscale scene {self._path or 'of bytes'}: {' x '.join(map(str, self.shape))} {self.dtype}>"
 
 
@@ -364,7 +364,7 @@ def _bytes(data: bytes | FilePath) -> bytes:
 
 
 def _image(given: Picture, what: str, *, need_georeference: bool) -> Image:
-    """Return a picture however it is given."""
+    """Return a picture as `Image`."""
     if isinstance(given, Image):
         return given
     if isinstance(given, str | os.PathLike):
@@ -382,7 +382,7 @@ def _whole(number: Any, name: str) -> int:
 
 
 def _box(window: Any) -> Box:
-    """Return the box that x, y, width and height stand for, as numbers or as rasterio's Window."""
+    """Return the box of x, y, width and height, given as numbers or as rasterio's Window."""
     flatten = getattr(window, "flatten", None)
     try:
         left, top, width, height = map(operator.index, flatten() if callable(flatten) else window)

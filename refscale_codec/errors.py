@@ -1,12 +1,12 @@
 """The exception tree and the exit codes of the command line.
 
-    RefscaleError                anything a user can cause; its message says what, where and what was expected
-    ├── UsageError           2   options that contradict each other or would have no effect
+    RefscaleError                anything a user can cause; the message says what, where and what was expected
+    ├── UsageError           2   options that exclude each other or would have no effect
     ├── ImageError           3   a picture that is missing, damaged, unwritable or of an unsupported kind
     ├── ContainerError       4   a file that is not a `.rsc` file, or a damaged or too new one
-    ├── WeightsError         5   weights that are missing, damaged, or not those the file was made with
-    ├── ReferenceMismatch    6   no reference, or not the one the file was made with
-    └── TargetError          7   a size or PSNR that no quality gives
+    ├── WeightsError         5   weights that are missing, damaged, or not those of the file
+    ├── ReferenceMismatch    6   the reference is missing, superfluous, or another one
+    └── TargetError          7   a size or PSNR that no quality reaches
 
 `cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug and keeps its
 traceback.
@@ -17,13 +17,13 @@ from contextlib import contextmanager
 
 
 class RefscaleError(Exception):
-    """Base of everything that a user can cause and that a message can explain."""
+    """Base class of the errors that a user can cause."""
 
     exit_code = 1
 
 
 class UsageError(RefscaleError):
-    """Options that contradict each other, are out of range, or would have no effect."""
+    """Options that exclude each other, are out of range, or would have no effect."""
 
     exit_code = 2
 
@@ -35,37 +35,37 @@ class ImageError(RefscaleError):
 
 
 class ContainerError(RefscaleError):
-    """Bytes that are not a valid `.rsc` container of a version and feature set known here."""
+    """Bytes that are not a valid `.rsc` file of a known version and feature set."""
 
     exit_code = 4
 
 
 class WeightsError(RefscaleError):
-    """A weights file that cannot be used, or that is not the one a container names."""
+    """A weights file that cannot be used, or is not the one that a `.rsc` file names."""
 
     exit_code = 5
 
 
 class ReferenceMismatch(RefscaleError):
-    """The reference picture is missing, superfluous, or not the one a container names."""
+    """The reference is missing, superfluous, or not the one that a `.rsc` file names."""
 
     exit_code = 6
 
 
 class TargetError(RefscaleError):
-    """A size or a PSNR that no quality from 1 to 100 gives."""
+    """A size or PSNR that no quality from 1 to 100 reaches."""
 
     exit_code = 7
 
 
 def reason(error: BaseException) -> str:
-    """Return what an exception of others says, in a few words."""
+    """Return a short message of a foreign exception."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put a file's name before the message of any error raised inside, where nothing knows the name."""
+    """Put a file's name before the message of any error raised inside, where the name is not known."""
     try:
         yield
     except RefscaleError as error:

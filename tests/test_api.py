@@ -199,7 +199,7 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"reference": PICTURE.astype(np.uint16)}, errors.ImageError, ("16-bit RGB",)),
         ({"quality": 0}, errors.UsageError, ("quality", "1..100", "0")),
         ({"quality": 75.0}, errors.UsageError, ("quality", "whole number", "75.0")),
-        ({"quality": 75, "target_bpp": 1.0}, errors.UsageError, ("quality, target_bpp", "contradict")),
+        ({"quality": 75, "target_bpp": 1.0}, errors.UsageError, ("quality and target_bpp", "exclude")),
         ({"target_psnr": float("nan")}, errors.UsageError, ("target_psnr", "positive", "nan")),
         ({"target_bytes": 0}, errors.UsageError, ("target_bytes", "positive")),
         ({"target_bytes": 7.5}, errors.UsageError, ("target_bytes", "whole")),
@@ -211,7 +211,7 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"model": 5}, errors.UsageError, ("model must be", "int")),
         ({"model": None, "device": "gpu"}, errors.UsageError, ("device must be auto, cpu, cuda or mps, not gpu",)),
         ({"model": None, "scale": 3}, errors.UsageError, ("scale must be 2 or 4, not 3",)),
-        ({"model": None, "codec": "jpg"}, errors.UsageError, ("jpg", "jpeg, gmm")),
+        ({"model": None, "codec": "jpg"}, errors.UsageError, ("jpg", "jpeg or gmm")),
     ],
 )
 def test_a_mistake_is_one_line_of_the_packages_own(
