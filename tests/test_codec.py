@@ -485,7 +485,7 @@ def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, c
 def test_damaged_coefficients_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
     file = container.unpack(coded)
     for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
-        with pytest.raises(ContainerError, match=r"^the low-res payload (holds no coded DCT|is damaged)"):
+        with pytest.raises(ContainerError, match="^the low-res payload is (malformed|damaged)"):
             decoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
 
 

@@ -13,6 +13,7 @@ from refscale_codec.errors import ContainerError
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
+from refscale_codec.rangecoder import Encoder
 from refscale_codec.reference import warp
 from refscale_codec.reference.warp import Alignment, GainOffset, Transform
 
@@ -224,8 +225,8 @@ def test_golden_bytes() -> None:
         assert np.array_equal(found.motion, made.motion)
 
 
-GOLDEN = "04030201962d6e0b42a27c3edab804e0c077c64eba93f7c062d6c3df43176cee454964885d0edcd78079ad2f"
-GOLDEN_TURN = "00000000fd93d4014260d317"
+GOLDEN = "040302017769350b8d71ee6a807671f4376612a3787025cbadb5e14aa3401e876cc90ef8f64df11b"
+GOLDEN_TURN = "00000000dfcf9b0162cc5c60"
 GOLDEN_SHIFT = "0000000051d86000825934062d1b1ef8"
 
 
@@ -254,6 +255,22 @@ def test_a_damaged_payload_is_an_error_or_another_alignment(draws: st.DataObject
 def test_what_would_leave_the_range_is_refused(bent: Transform) -> None:
     with pytest.raises(ContainerError, match="alignment"):
         warp.unpack(warp.pack(warp.still(300, 300)._replace(transform=bent)), 300, 300)
+
+
+def test_motion_vectors_that_run_away_are_refused() -> None:
+    coder, statistics = Encoder(), warp.Statistics()
+    for size, value in ((warp.MAX_FACTOR, 0), (5, 0), (2, 0), (2, 1)):
+        coder.uniform(size, value)
+    vectors = np.zeros((1, 300, 2), np.int64)
+    for column in range(300):  # each 128 quarters of a pixel further down than the one before
+        for part, further in ((0, 2 * warp.LIMIT), (1, 0)):
+            middle, context = statistics.expected(vectors, 0, column, part)
+            symbol = further + 2 * warp.LIMIT
+            coder.symbols(statistics.probabilities(context)[None], np.array([symbol], np.int32))
+            statistics.update(context, symbol)
+            vectors[0, column, part] = middle + further
+    with pytest.raises(ContainerError, match="a motion vector is out of range"):
+        warp.unpack(bytes(4) + coder.payload(), warp.BLOCK, 300 * warp.BLOCK)
 
 
 def test_a_wild_matrix_has_no_transform() -> None:

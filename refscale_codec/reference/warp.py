@@ -10,10 +10,8 @@ coded as one stream, with the motion vectors under adaptive statistics, each pre
 
 import struct
 import zlib
-from collections.abc import Callable
 from typing import NamedTuple
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +19,7 @@ from refscale_codec.errors import ContainerError
 from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
+from refscale_codec.rangecoder import Coder, Decoder, Encoder
 
 MotionVectors = NDArray[np.int16]  # block motion vectors [rows, columns, 2]: down and right, in quarters of a pixel
 Integers = NDArray[np.int64]
@@ -35,12 +34,10 @@ _LOOKS = 256  # rows and columns at most that the mean is taken over
 _MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
 _AT_ONCE = 1 << 19  # pixels that are warped at once, about, to bound memory
 
-_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
 _INCREMENT = 24
 _CHECK = struct.Struct("<I")
-_MAX_BITS = 36  # of a number, its sign included
-_CHUNK = 16  # bits of a number that are coded at once
+_ORDER = 4  # of the Exp-Golomb code of numbers: most are of a few bits more
 
 
 class Transform(NamedTuple):
@@ -298,19 +295,11 @@ class Statistics:
         self.counts[context, symbol] += _INCREMENT
 
 
-Code = Callable[..., int]  # codes a symbol under a model and its parameters, and returns it; decoding, only returns it
-
-
 def pack(alignment: Alignment) -> bytes:
     """Return an alignment as bytes, without the picture's size, which the file's header holds."""
-    coder = constriction.stream.queue.RangeEncoder()
-
-    def code(symbol: int, model: object, *parameters: NDArray[np.float64]) -> int:
-        coder.encode(np.array([symbol], np.int32) if parameters else symbol, model, *parameters)
-        return symbol
-
-    _code(alignment, 0 if alignment.radiometry is None else len(alignment.radiometry), code)
-    return _CHECK.pack(alignment.check) + bytes(coder.get_compressed().astype("<u4").tobytes())
+    coder = Encoder()
+    _code(alignment, 0 if alignment.radiometry is None else len(alignment.radiometry), coder)
+    return _CHECK.pack(alignment.check) + coder.payload()
 
 
 def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment:
@@ -319,74 +308,51 @@ def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment
     Raises:
         ContainerError: the payload holds none.
     """
-    if len(payload) <= _CHECK.size or len(payload) % 4:
-        raise ContainerError(f"the alignment of {len(payload)} bytes is malformed")
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=_CHECK.size).astype(np.uint32))
-
-    def code(_: int, model: object, *parameters: NDArray[np.float64]) -> int:
-        return int(coder.decode(model, *parameters)[0] if parameters else coder.decode(model))
-
-    try:
-        alignment = _code(still(height, width), bands, code)
-    except (AssertionError, ValueError):
-        raise ContainerError("the alignment is damaged: it does not decode") from None
+    alignment = _code(still(height, width), bands, Decoder(payload[_CHECK.size :], "the alignment"))
     alignment = alignment._replace(check=_CHECK.unpack_from(payload)[0])
-    in_range = abs(alignment.motion).max() <= LIMIT and alignment.transform.in_range(height, width)
-    if not in_range or pack(alignment) != payload:
+    if not alignment.transform.in_range(height, width) or pack(alignment) != payload:
         raise ContainerError("the alignment is damaged: nothing is coded like that")
     return alignment
 
 
-def _code(known: Alignment, bands: int, code: Code) -> Alignment:
+def _code(known: Alignment, bands: int, coder: Coder) -> Alignment:
     """Encode or decode an alignment, with the same steps for both.
 
     Args:
         known: what is to be encoded; a decoder gives any alignment of the target's size.
         bands: of the reference.
-        code: encodes a symbol, or ignores it and decodes one.
+        coder: either end.
 
     Returns:
         The alignment without its checksum.
     """
-    factor = 1 + code(known.factor - 1, _uniform(MAX_FACTOR))
-    pairs = code(known.transform.pairs, _uniform(5))
-    numbers = [_number(number, code) for number in known.transform[: 2 * pairs]]
+    factor = 1 + coder.uniform(MAX_FACTOR, known.factor - 1)
+    pairs = coder.uniform(5, known.transform.pairs)
+    numbers = [coder.signed(number, _ORDER) for number in known.transform[: 2 * pairs]]
     if pairs == 2:  # a similarity
         numbers += [-numbers[3], numbers[2]]
     radiometry = None
-    if code(int(known.radiometry is not None), _uniform(2)):
-        numbers_of = known.radiometry or (GainOffset(),) * bands
+    if coder.bit(int(known.radiometry is not None)):
         radiometry = tuple(
-            GainOffset(GAIN + _number(gain - GAIN, code), _number(offset, code)) for gain, offset in numbers_of
+            GainOffset(GAIN + coder.signed(gain - GAIN, _ORDER), coder.signed(offset, _ORDER))
+            for gain, offset in known.radiometry or (GainOffset(),) * bands
         )
     vectors = known.motion
-    if code(int(vectors.any()), _uniform(2)):
-        vectors = _code_vectors(vectors, code)
+    if coder.bit(int(vectors.any())):
+        vectors = _code_vectors(vectors, coder)
     return Alignment(known.height, known.width, factor, Transform(*numbers), vectors, radiometry)
 
 
-def _number(value: int, code: Code) -> int:
-    """Code a signed number: folded to an unsigned one, its bit length, then the bits below the leading one."""
-    folded = 2 * value + 1 if value >= 0 else -2 * value
-    length = code(folded.bit_length() - 1, _uniform(_MAX_BITS))
-    read = 1
-    for left in range(length, 0, -_CHUNK):
-        bits = min(_CHUNK, left)
-        read = read << bits | code(folded >> left - bits & (1 << bits) - 1, _uniform(1 << bits))
-    return read // 2 if read % 2 else -(read // 2)
-
-
-def _code_vectors(known: MotionVectors, code: Code) -> MotionVectors:
+def _code_vectors(known: MotionVectors, coder: Coder) -> MotionVectors:
     """Encode or decode motion vectors, block by block, see `_code`."""
     vectors, statistics = np.zeros_like(known), Statistics()
     for row, column, part in np.ndindex(vectors.shape):
         middle, context = statistics.expected(vectors, row, column, part)
-        symbol = int(known[row, column, part]) - middle + 2 * LIMIT
-        symbol = code(symbol, _CATEGORICAL, statistics.probabilities(context)[None])
+        wanted = np.array([int(known[row, column, part]) - middle + 2 * LIMIT], np.int32)
+        symbol = int(coder.symbols(statistics.probabilities(context)[None], wanted)[0])
         statistics.update(context, symbol)
-        vectors[row, column, part] = middle + symbol - 2 * LIMIT
+        found = middle + symbol - 2 * LIMIT
+        if abs(found) > LIMIT:
+            raise ContainerError("the alignment is damaged: a motion vector is out of range")
+        vectors[row, column, part] = found
     return vectors
-
-
-def _uniform(size: int) -> object:
-    return constriction.stream.model.Uniform(size)

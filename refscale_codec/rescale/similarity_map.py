@@ -1,6 +1,6 @@
 """The similarity map <-> bytes: lossless, adaptive, small.
 
-Rows are coded from top to bottom with constriction's range coder. In a row the even columns come first, each under its
+Rows are coded from top to bottom with the range coder. In a row the even columns come first, each under its
 upper neighbours; then the odd columns, each between the two columns just coded. A context is a pair of neighbouring
 values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is
 sent. A map of the highest level everywhere, the most frequent one, is no payload at all; one of zeros has no bytes,
@@ -9,17 +9,16 @@ another one that is the same everywhere a single one.
 The levels of a map are few (4 by default). With many levels the contexts are merged to at most 8 classes a neighbour.
 """
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
+from refscale_codec.rangecoder import Coder, Decoder, Encoder
 
 Levels = NDArray[np.uint8]  # [rows, columns], each 0 .. levels - 1
 
 _INCREMENT = 16  # weight of one seen level against the initial count of 1 for each
 _CLASSES = 8  # contexts tell at most so many values of a neighbour apart
-_MODEL = constriction.stream.model.Categorical(perfect=False)
 
 
 class _Counts:
@@ -61,17 +60,9 @@ def encode(smap: Levels, levels: int) -> bytes | None:
         if smap[0, 0] == levels - 1:
             return None
         return bytes([smap[0, 0]]) if smap[0, 0] else b""
-    counts, coder = _Counts(levels), constriction.stream.queue.RangeEncoder()
-    above = np.zeros_like(smap[0])
-    for row in smap:
-        for phase in (0, 1):
-            symbols = row[phase::2]
-            if symbols.size:
-                contexts = counts.contexts(phase, *_neighbours(above, row, phase))
-                coder.encode(symbols.astype(np.int32), _MODEL, counts.probabilities(contexts))
-                counts.update(contexts, symbols)
-        above = row
-    return bytes(coder.get_compressed().astype("<u4").tobytes())
+    coder = Encoder()
+    _code(smap, levels, coder)
+    return coder.payload()
 
 
 def decode(payload: bytes | None, rows: int, columns: int, levels: int) -> Levels:
@@ -86,25 +77,21 @@ def decode(payload: bytes | None, rows: int, columns: int, levels: int) -> Level
         return np.zeros((rows, columns), np.uint8)
     if len(payload) == 1 and 0 < payload[0] < levels - 1:
         return np.full((rows, columns), payload[0], np.uint8)
-    if len(payload) % 4:
-        raise ContainerError(f"the similarity map has {len(payload)} bytes, which no such map has")
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
-    again, counts = constriction.stream.queue.RangeEncoder(), _Counts(levels)
-    smap = np.zeros((rows, columns), np.uint8)
-    above = np.zeros_like(smap[0])
-    try:
-        for row in smap:
-            for phase in (0, 1):
-                if row[phase::2].size:
-                    contexts = counts.contexts(phase, *_neighbours(above, row, phase))
-                    probabilities = counts.probabilities(contexts)
-                    symbols = coder.decode(_MODEL, probabilities)
-                    again.encode(symbols, _MODEL, probabilities)
-                    row[phase::2] = symbols
-                    counts.update(contexts, row[phase::2])
-            above = row
-    except AssertionError:
-        raise ContainerError("the similarity map is damaged: it does not decode") from None
-    if (smap == smap[0, 0]).all() or again.get_compressed().astype("<u4").tobytes() != payload:
+    smap = _code(np.zeros((rows, columns), np.uint8), levels, Decoder(payload, "the similarity map"))
+    if encode(smap, levels) != payload:
         raise ContainerError("the similarity map is damaged: no map is coded like that")
+    return smap
+
+
+def _code(known: Levels, levels: int, coder: Coder) -> Levels:
+    """Encode a map, or decode one of the same size, with the same steps for both, and return it."""
+    counts, smap = _Counts(levels), np.zeros_like(known)
+    above = np.zeros_like(known[0])
+    for row, values in zip(smap, known, strict=True):
+        for phase in (0, 1):
+            if row[phase::2].size:
+                contexts = counts.contexts(phase, *_neighbours(above, row, phase))
+                row[phase::2] = coder.symbols(counts.probabilities(contexts), values[phase::2].astype(np.int32))
+                counts.update(contexts, row[phase::2])
+        above = row
     return smap

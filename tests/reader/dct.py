@@ -45,9 +45,7 @@ class Decoder:
     """Indices, group by group."""
 
     def __init__(self, payload: bytes, rows: int, columns: int, quality: int, tables: Tables) -> None:
-        if payload[0] != 1 or len(payload) % 4:
-            raise ValueError("no coefficients")
-        self.highest, self.coder, self.tables = list(payload[1:4]), RangeDecoder(payload[4:]), tables
+        self.highest, self.coder, self.tables = list(payload[:3]), RangeDecoder(payload[3:]), tables
         self.rows, self.columns, self.q = rows, columns, steps(quality)
         self.index = np.zeros((3, 64, rows, columns), np.int64)
         self.value = np.zeros((3, 64, rows, columns), np.int64)  # coefficients: index times step size
@@ -143,12 +141,8 @@ class Decoder:
         limits = self.tables.limits[min(component, 1) + (2 if k else 0)]
         off = np.array([self.coder.symbol(limits[i]) - 16 for i in row.tolist()])
         for i in np.flatnonzero(abs(off) == 16):
-            off[i] += np.sign(off[i]) * self._excess()
+            off[i] += np.sign(off[i]) * self.coder.unsigned()
         self._put(component, k, cells, v + np.where(d < 0, -1, 1) * off)
-
-    def _excess(self) -> int:
-        bits = self.coder.uniform(16)
-        return (1 << bits) + (self.coder.uniform(1 << bits) if bits else 0) - 1
 
 
 def rounded(x: np.ndarray, n: int) -> np.ndarray:

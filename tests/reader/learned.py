@@ -112,13 +112,12 @@ class Latents:
             for at, symbol in zip(own.tolist(), symbols, strict=True):
                 values[at] = middle[at] - half + symbol
             for at in (at for at, symbol in zip(own.tolist(), symbols, strict=True) if symbol == size):
-                values[at] = middle[at] + self._beyond(coder, half)
+                values[at] = middle[at] + _beyond(coder.signed(), half)
         return values
 
-    def _beyond(self, coder: RangeDecoder, half: int) -> int:
-        bits = coder.uniform(16)
-        f = (1 << bits) + (coder.uniform(1 << bits) if bits else 0)
-        return (f + 1) // 2 + half if f % 2 else -(f // 2) - half
+
+def _beyond(f: int, half: int) -> int:
+    return half + 1 + f if f >= 0 else f - half
 
 
 def finished(t: np.ndarray, shift: np.ndarray, leaky: bool) -> np.ndarray:

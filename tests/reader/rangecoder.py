@@ -53,6 +53,26 @@ class RangeDecoder:
         self._take(symbol * each, ONE if symbol == n - 1 else (symbol + 1) * each)
         return symbol
 
+    def unsigned(self, order: int = 0) -> int:
+        """Return the next unsigned integer."""
+        zeros = 0
+        while not self.uniform(2):
+            zeros += 1
+            if zeros > 31:
+                raise ValueError("no such integer")
+        m = 1
+        for _ in range(zeros):
+            m = 2 * m + self.uniform(2)
+        n = m - 1
+        for _ in range(order):
+            n = 2 * n + self.uniform(2)
+        return n
+
+    def signed(self, order: int = 0) -> int:
+        """Return the next signed integer."""
+        n = self.unsigned(order)
+        return -(n + 1) // 2 if n % 2 else n // 2
+
     def require_end(self) -> None:
         """Refuse words to spare."""
         rest = (self.point - self.low) & ALL

@@ -17,25 +17,18 @@ class Alignment:
         self.height, self.width = height, width
         self.k = 1 + coder.uniform(64)
         pairs = coder.uniform(5)
-        numbers = [self._number() for _ in range(2 * pairs)]
+        numbers = [coder.signed(4) for _ in range(2 * pairs)]
         if pairs == 2:
             numbers += [-numbers[3], numbers[2]]
         numbers += [0] * (8 - len(numbers))
         self.t, self.u, self.yy, self.yx, self.xy, self.xx, self.ty, self.tx = numbers
         self.gains: list[tuple[int, int]] | None = None
         if coder.uniform(2):
-            self.gains = [(256 + self._number(), self._number()) for _ in range(bands)]
+            self.gains = [(256 + coder.signed(4), coder.signed(4)) for _ in range(bands)]
         self.vectors = np.zeros((-(-height // 64), -(-width // 64), 2), np.int64)
         if coder.uniform(2):
             self._read_vectors()
         coder.require_end()
-
-    def _number(self) -> int:
-        left, f = self.coder.uniform(36), 1
-        while left:
-            bits = min(16, left)
-            f, left = f << bits | self.coder.uniform(1 << bits), left - bits
-        return f // 2 if f % 2 else -(f // 2)
 
     def _read_vectors(self) -> None:
         counts = [[1 + int(256 * 0.55 ** abs(x)) for x in range(-128, 129)] for _ in range(3)]

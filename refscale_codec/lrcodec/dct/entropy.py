@@ -5,7 +5,7 @@ goes by groups that are coded as arrays: first all DC, hierarchically, on grids 
 then frequency by frequency, component by component, in four polyphase passes over the blocks' rows and columns. The
 context of a group is all that was coded before: lower frequencies of the block and of the blocks around it, the other
 components, and the same frequency of neighbours from earlier passes. One weighted sum of these predicts the
-coefficient, another its expected error; both select one of a few hundred distributions for constriction's range coder.
+coefficient, another its expected error; both select one of a few hundred distributions for the range coder.
 
 All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
 file decodes the same on every machine.
@@ -18,13 +18,13 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.coefficients import Levels
+from refscale_codec.rangecoder import Decoder, Encoder
 
 Integers = NDArray[np.int64]
 Exact = NDArray[np.float64]  # of integers below 2^53
@@ -33,7 +33,7 @@ Short = NDArray[np.float32]  # of integers below 2^24
 ONE = 4096  # weights are multiples of 1 / ONE
 BINS = 48  # classes of the expected error, four to an octave
 FRACTIONS = 4  # classes of the distance between a prediction and its nearest level, 0 to 1/2
-ESCAPE = 16  # errors of this magnitude or more are escaped: bit length and bits of the excess follow
+ESCAPE = 16  # errors of this magnitude or more are escaped: the excess follows
 _LOWEST = 7.125  # octaves below one level where the second class of expected errors begins
 _ROOT = 4096  # number of values of the first block's DC levels, coded uniformly
 
@@ -45,10 +45,6 @@ _WINDOW = 6  # next lower frequencies of neighbouring blocks in a context, besid
 _AROUND = 8  # blocks around one
 _AT_ONCE = 1024  # symbols that are handed to the range coder at once
 _LARGEST_EXACT = 2.0**53
-_MAGIC = 0x01  # first byte of a payload; a JPEG has 0xFF
-
-_BITS = constriction.stream.model.Uniform(16)
-_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
 class Group(NamedTuple):
@@ -313,32 +309,29 @@ def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) ->
 
 def encode(levels: Levels, quality: int) -> bytes:
     """Return levels of a quality, each within `coefficients.LARGEST`, as bytes."""
-    model, coder = shipped(), constriction.stream.queue.RangeEncoder()
+    model, coder = shipped(), Encoder()
     probability = model.frequency / 65536
     used = (levels != 0).any(axis=(0, 1))  # [3, 64]
     highest = [int(np.flatnonzero(of).max(initial=0)) for of in used]
     first = levels[0, 0, :, 0].astype(np.int64)
     for level in first:
-        coder.encode(int(level) + _ROOT // 2, constriction.stream.model.Uniform(_ROOT))
+        coder.uniform(_ROOT, int(level) + _ROOT // 2)
 
     def code(group: Group) -> Integers:
         ys, xs, component, k = group.place
         values = levels[ys, xs, component, k].ravel().astype(np.int64)
         given = context(group, model.mean[group.key], model.spread[group.key])
         off = (values - given.nearest) * given.sign
-        symbols = np.clip(off, -ESCAPE, ESCAPE) + ESCAPE
+        symbols = (np.clip(off, -ESCAPE, ESCAPE) + ESCAPE).astype(np.int32)
         for part in _parts(len(values)):
-            coder.encode(symbols[part].astype(np.int32), _CATEGORICAL, probability[group.kind].take(given.row[part], 0))
-        for far in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
-            bits = int(far + 1).bit_length() - 1
-            coder.encode(bits, _BITS)
-            if bits:
-                coder.encode(int(far + 1) - (1 << bits), constriction.stream.model.Uniform(1 << bits))
+            coder.symbols(probability[group.kind].take(given.row[part], 0), symbols[part])
+        for excess in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
+            coder.unsigned(int(excess))
         return values
 
     rows, columns = levels.shape[:2]
     scan(rows, columns, coefficients.steps(quality), first, highest, code)
-    return bytes([_MAGIC, *highest]) + bytes(coder.get_compressed().astype("<u4").tobytes())
+    return bytes(highest) + coder.payload()
 
 
 def _parts(n: int) -> Iterator[slice]:
@@ -352,10 +345,9 @@ def decode(payload: bytes, height: int, width: int, quality: int) -> Levels:
     Raises:
         ContainerError: the payload holds no levels of this size and quality.
     """
-    highest = list(payload[1:4])
-    if len(payload) < 4 or payload[0] != _MAGIC or len(payload) % 4 or max(highest) > 63:
-        raise ContainerError("the low-res payload holds no coded DCT coefficients")
-    model, coder = shipped(), constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4", offset=4))
+    model, coder, highest = shipped(), Decoder(payload[3:], "the low-res payload"), list(payload[:3])
+    if max(highest) > 63:
+        raise ContainerError("the low-res payload is damaged: a frequency is out of range")
     probability = model.frequency / 65536
 
     def in_range(values: Integers) -> Integers:
@@ -367,21 +359,14 @@ def decode(payload: bytes, height: int, width: int, quality: int) -> Levels:
         given = context(group, model.mean[group.key], model.spread[group.key])
         off = np.empty_like(given.nearest)
         for part in _parts(len(off)):
-            off[part] = coder.decode(_CATEGORICAL, probability[group.kind].take(given.row[part], 0))
+            off[part] = coder.symbols(probability[group.kind].take(given.row[part], 0))
         off -= ESCAPE
         for i in np.flatnonzero(abs(off) == ESCAPE):
-            bits = int(coder.decode(_BITS))
-            far = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0) - 1
-            off[i] = np.sign(off[i]) * (ESCAPE + far)
+            off[i] = np.sign(off[i]) * (ESCAPE + coder.unsigned())
         values: Integers = given.nearest + given.sign * off
         return in_range(values)
 
-    try:
-        uniform = constriction.stream.model.Uniform(_ROOT)
-        first = in_range(np.array([int(coder.decode(uniform)) - _ROOT // 2 for _ in range(3)]))
-        levels = scan(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
-        if not coder.maybe_exhausted():
-            raise ContainerError("the low-res payload is damaged: it has bytes to spare")
-        return levels
-    except (AssertionError, ValueError):
-        raise ContainerError("the low-res payload is damaged: it does not decode") from None
+    first = in_range(np.array([coder.uniform(_ROOT) - _ROOT // 2 for _ in range(3)]))
+    levels = scan(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
+    coder.require_end()
+    return levels

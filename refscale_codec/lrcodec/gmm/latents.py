@@ -20,16 +20,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import constriction
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.gmm import mixture
 from refscale_codec.lrcodec.gmm.integers import CLAMP, Dense, Layer
 from refscale_codec.lrcodec.gmm.mixture import Integers, Lookup, Mixture, Part, Tables
+from refscale_codec.rangecoder import Decoder, Encoder
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
 """Rows and columns, from a latent, of those that its context sees."""
@@ -39,7 +38,6 @@ HYPER = 2  # latents a side that share a hyper-latent
 Z_LARGEST = 15  # magnitude of a hyper-latent
 _ONE = 1 << 16  # frequencies add up to that
 _TOGETHER = 256  # positions whose mixtures the encoder computes at once
-_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,9 +235,9 @@ def _batches(wavefronts: Iterator[tuple[Integers, Integers]]) -> Iterator[list[t
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
     """Return the latents as bytes; for the other arguments see `features`."""
     y, z = latents
-    coder = constriction.stream.queue.RangeEncoder()
+    coder = Encoder()
     rows = np.repeat(np.arange(len(z)), z[0].size)
-    coder.encode((z.ravel() + Z_LARGEST).astype(np.int32), _CATEGORICAL, model.frequency[rows] / _ONE)
+    coder.symbols(model.frequency[rows] / _ONE, (z.ravel() + Z_LARGEST).astype(np.int32))
 
     field = _Field(model, y, features(model, z, reference, quality, *y.shape[1:]))
     for wavefronts in _batches(_wavefronts(*y.shape[1:])):
@@ -253,7 +251,7 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
         for first, last in zip(ends[:-1], ends[1:], strict=True):
             for laid_out, n in groups:
                 mixture.encode(coder, laid_out, first * n, last * n)
-    return bytes(coder.get_compressed().astype("<u4").tobytes())
+    return coder.payload()
 
 
 @torch.inference_mode()
@@ -263,23 +261,16 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
     Raises:
         ContainerError: the payload holds no such latents.
     """
-    if len(payload) < 4 or len(payload) % 4:
-        raise ContainerError("the low-res payload holds no latents")
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    coder = Decoder(payload, "the low-res payload")
     size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
-    try:
-        rows = np.repeat(np.arange(size[0]), size[1] * size[2])
-        symbols = coder.decode(_CATEGORICAL, model.frequency[rows] / _ONE)
-        z = symbols.astype(np.int64).reshape(size) - Z_LARGEST
-        side_features = features(model, z, reference, quality, height, width)
-        field = _Field(model, np.zeros((model.channels, height, width), np.int64), side_features)
-        for ys, xs in _wavefronts(height, width):
-            wavefront = field.wavefront(ys, xs)
-            for group in range(len(model.groups)):
-                field.fill(wavefront, group, mixture.decode(coder, field.parts(wavefront, group)))
-        if not coder.maybe_exhausted():
-            raise ContainerError("the low-res payload is damaged: it has bytes to spare")
-    except (AssertionError, ValueError):
-        raise ContainerError("the low-res payload is damaged: it does not decode") from None
+    rows = np.repeat(np.arange(size[0]), size[1] * size[2])
+    z = coder.symbols(model.frequency[rows] / _ONE).astype(np.int64).reshape(size) - Z_LARGEST
+    side_features = features(model, z, reference, quality, height, width)
+    field = _Field(model, np.zeros((model.channels, height, width), np.int64), side_features)
+    for ys, xs in _wavefronts(height, width):
+        wavefront = field.wavefront(ys, xs)
+        for group in range(len(model.groups)):
+            field.fill(wavefront, group, mixture.decode(coder, field.parts(wavefront, group)))
+    coder.require_end()
     y = field.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
     return Latents(y.astype(np.int64), z)

@@ -5,18 +5,18 @@ are integers: scale indices, and means and logits in sixteenths. Cumulative freq
 entries and integer weights, all below 2^53, so every machine codes and decodes alike. The tables travel with the
 weights; they are never computed again.
 
-A latent is coded inside a window around its mixture's mean, as wide as the mixture. One outside is escaped: its
-distance follows in exponential Golomb form.
+A latent is coded inside a window around its mixture's mean, as wide as the mixture. One outside is escaped: how far it
+lies outside follows as an integer of any size.
 """
 
 import math
 from typing import NamedTuple
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
+from refscale_codec.rangecoder import Decoder, Encoder
 
 Integers = NDArray[np.int64]
 
@@ -36,8 +36,6 @@ _MOST = 32_680  # mass on one side of a mean, of _ONE / 2, that the window holds
 _BELOW = _REACH + STEPS * WINDOWS[-1]  # steps below a mean from which no window reaches back to its mass
 _SPAN = _BELOW + _REACH + STEPS * WINDOWS[-1] + 1  # steps from there to the last edge of a window that begins beyond it
 _HALF_WINDOWS = np.array(WINDOWS) // 2
-_BITS = constriction.stream.model.Uniform(16)
-_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
 class Tables(NamedTuple):
@@ -193,22 +191,18 @@ def coded(values: Integers, laid_out: list[Part]) -> list[Coded]:
     return found
 
 
-def encode(coder: constriction.stream.queue.RangeEncoder, laid_out: list[Coded], first: int, last: int) -> None:
+def encode(coder: Encoder, laid_out: list[Coded], first: int, last: int) -> None:
     """Append the latents `first` to `last` - 1 of [n] to a coder."""
     for at, symbols, beyond, probabilities in laid_out:
         start, end = at.searchsorted((first, last))
         if start == end:
             continue
-        coder.encode(symbols[start:end], _CATEGORICAL, probabilities[start:end])
+        coder.symbols(probabilities[start:end], symbols[start:end])
         for far in beyond[start:end][beyond[start:end] != 0]:
-            number = int(2 * abs(far) - (far > 0))  # from 1, positive and negative in turn
-            bits = number.bit_length() - 1
-            coder.encode(bits, _BITS)
-            if bits:
-                coder.encode(number - (1 << bits), constriction.stream.model.Uniform(1 << bits))
+            coder.signed(int(far - (far > 0)))
 
 
-def decode(coder: constriction.stream.queue.RangeDecoder, laid_out: list[Part]) -> Integers:
+def decode(coder: Decoder, laid_out: list[Part]) -> Integers:
     """Return the next latents [n] of a coder.
 
     Raises:
@@ -216,11 +210,10 @@ def decode(coder: constriction.stream.queue.RangeDecoder, laid_out: list[Part]) 
     """
     values = np.zeros(sum(len(part.at) for part in laid_out), np.int64)
     for window, at, middle, probabilities in laid_out:
-        off = coder.decode(_CATEGORICAL, probabilities) - window // 2
+        off = coder.symbols(probabilities).astype(np.int64) - window // 2
         for i in (off > window // 2).nonzero()[0]:
-            bits = int(coder.decode(_BITS))
-            number = (1 << bits) + (int(coder.decode(constriction.stream.model.Uniform(1 << bits))) if bits else 0)
-            off[i] = ((number + 1) // 2 + window // 2) * (1 if number % 2 else -1)
+            far = coder.signed()
+            off[i] = far + 1 + window // 2 if far >= 0 else far - window // 2
         values[at] = middle + off
     if abs(values).max(initial=0) > LARGEST:
         raise ContainerError("the low-res payload is damaged: a latent is out of range")

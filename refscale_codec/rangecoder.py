@@ -1,0 +1,149 @@
+"""The range coder under similarity map, alignment and low-res picture: constriction's, with integers of any size.
+
+A `Coder` is either end of it, so that one function can serve both: it hands each value over and goes on with what it
+gets back. An `Encoder` appends the value and returns it; a `Decoder` ignores it and returns the one in the payload.
+
+Symbols have probabilities, or are equally likely. Integers that have no largest value take the Exp-Golomb code, whose
+bits are equally likely symbols (H.264 and HEVC code motion vectors so). `docs/FORMAT.md`, *Range coder*, is normative.
+"""
+
+from abc import ABC, abstractmethod
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError
+
+Symbols = NDArray[np.int32]
+
+LONGEST = 31
+"""Zeros at most before an Exp-Golomb code's first one."""
+
+_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+_BIT = constriction.stream.model.Uniform(2)
+
+
+class Coder(ABC):
+    """Either end of the range coder."""
+
+    _what = "the payload"  # in messages
+
+    @abstractmethod
+    def symbols(self, probabilities: NDArray[np.float64], values: Symbols) -> Symbols:
+        """Code the values [n], each in 0 .. m - 1 under its row of probabilities [n, m]."""
+
+    @abstractmethod
+    def uniform(self, size: int, value: int) -> int:
+        """Code a value of 0 .. size - 1, all equally likely; at most 2^24 of them."""
+
+    @abstractmethod
+    def bit(self, value: int) -> int:
+        """Code a bit, 0 and 1 equally likely."""
+
+    def unsigned(self, value: int = 0, order: int = 0) -> int:
+        """Code a value of 0 or more, below 2^(`LONGEST` + order), by the Exp-Golomb code of an order.
+
+        The bits of (value >> order) + 1, after one zero for each but the first, then the `order` lowest bits of value.
+
+        Raises:
+            ContainerError: the payload holds no such code.
+        """
+        above = (value >> order) + 1
+        zeros = above.bit_length() - 1
+        if zeros > LONGEST:
+            raise ValueError(f"{value} is too large to be coded")
+        count, read = 0, 1
+        while not self.bit(int(count == zeros)):
+            count += 1
+            if count > LONGEST:
+                raise self._damaged("a number is out of range")
+        for shift in reversed(range(count)):
+            read = 2 * read + self.bit(above >> shift & 1)
+        read -= 1
+        for shift in reversed(range(order)):
+            read = 2 * read + self.bit(value >> shift & 1)
+        return read
+
+    def signed(self, value: int = 0, order: int = 0) -> int:
+        """Code a value of any sign as an unsigned one: 0, -1, 1, -2, 2 ... as 0, 1, 2, 3, 4 ..."""
+        folded = self.unsigned(2 * value if value >= 0 else -2 * value - 1, order)
+        return -(folded + 1) // 2 if folded % 2 else folded // 2
+
+    def _damaged(self, problem: str) -> ContainerError:
+        return ContainerError(f"{self._what} is damaged: {problem}")
+
+
+class Encoder(Coder):
+    """Appends to a payload."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def symbols(self, probabilities: NDArray[np.float64], values: Symbols) -> Symbols:
+        """See `Coder`."""
+        self._coder.encode(values, _CATEGORICAL, probabilities)
+        return values
+
+    def uniform(self, size: int, value: int) -> int:
+        """See `Coder`."""
+        self._coder.encode(value, constriction.stream.model.Uniform(size))
+        return value
+
+    def bit(self, value: int) -> int:
+        """See `Coder`."""
+        self._coder.encode(value, _BIT)
+        return value
+
+    def payload(self) -> bytes:
+        """Return what was coded, as 32-bit words."""
+        return bytes(self._coder.get_compressed().astype("<u4").tobytes())
+
+
+_NONE = np.zeros(0, np.int32)
+
+
+class Decoder(Coder):
+    """Reads a payload; the values that its methods take are ignored."""
+
+    def __init__(self, payload: bytes, what: str) -> None:
+        """Start at the beginning.
+
+        Args:
+            payload: what an encoder gave.
+            what: names it in messages.
+
+        Raises:
+            ContainerError: it is not one or more whole words.
+        """
+        self._what = what
+        if not payload or len(payload) % 4:
+            raise ContainerError(f"{what} is malformed: {len(payload)} bytes of coded symbols, expected words of 4")
+        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+
+    def symbols(self, probabilities: NDArray[np.float64], values: Symbols = _NONE) -> Symbols:
+        """See `Coder`; ContainerError where nothing is coded like that."""
+        try:
+            return np.asarray(self._coder.decode(_CATEGORICAL, probabilities))
+        except (AssertionError, ValueError):
+            raise self._damaged("it does not decode") from None
+
+    def uniform(self, size: int, value: int = 0) -> int:
+        """See `Coder`; ContainerError where nothing is coded like that."""
+        return self._next(constriction.stream.model.Uniform(size))
+
+    def bit(self, value: int = 0) -> int:
+        """See `Coder`; ContainerError where nothing is coded like that."""
+        return self._next(_BIT)
+
+    def _next(self, model: object) -> int:
+        try:
+            return int(self._coder.decode(model))
+        except (AssertionError, ValueError):
+            raise self._damaged("it does not decode") from None
+
+    def require_end(self) -> None:
+        """Raise a ContainerError if there are words to spare."""
+        if not self._coder.maybe_exhausted():
+            raise self._damaged("it has bytes to spare")
