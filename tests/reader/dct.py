@@ -1,4 +1,4 @@
-"""FORMAT.md, "Coefficients": payload of codec 1 -> quantisation indices -> low-res picture."""
+"""FORMAT.md, "Coded DCT coefficients": payload of codec 1 -> quantisation indices -> low-res picture."""
 
 from pathlib import Path
 

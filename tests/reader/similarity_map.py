@@ -1,4 +1,4 @@
-"""FORMAT.md, "Similarity map section"."""
+"""FORMAT.md, "MAP section": payload -> similarity map."""
 
 import numpy as np
 
