@@ -35,7 +35,6 @@ from refscale_codec.codec import payloads
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
@@ -43,6 +42,7 @@ from refscale_codec.rescale import blocks, refnet, tiled
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import metrics
+from refscale_codec.study.coders import jpeg as jpeg_coder
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
 from refscale_codec.training.recipe import TrainConfig
@@ -265,8 +265,8 @@ def cut(picture: Image, side: int = 256) -> Image:
 
 def jpeg(target: Image, quality: int) -> tuple[Image, int]:
     """Return a target as JPEG leaves it, and the bytes."""
-    payload = Jpeg(standard=True).encode(target.pixels, quality)
-    return Image(Jpeg().decode(payload, target.height, target.width)), len(payload)
+    payload = jpeg_coder.encode(target.pixels, quality)
+    return Image(jpeg_coder.decode(payload)), len(payload)
 
 
 def point(target: Image, decoded: Image, size: int) -> tuple[float, float]:
