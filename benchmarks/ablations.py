@@ -31,18 +31,20 @@ import torch
 from torch import Tensor, nn
 
 from refscale_codec import model
-from refscale_codec.codec import payloads
-from refscale_codec.fileformat import container
+from refscale_codec.codec import encoder
 from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.lrcodec.interface import Floats
+from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
+from refscale_codec.reference.source import Warped
 from refscale_codec.rescale import blocks, refnet, tiled
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import metrics
-from refscale_codec.study.coders import jpeg as jpeg_coder
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
 from refscale_codec.training.recipe import TrainConfig
@@ -89,14 +91,14 @@ def cubic(lr: Tensor, quality: Tensor) -> Tensor:
 @contextmanager
 def latent_sampled() -> Iterator[None]:
     """Go up with a normal latent instead of zeros while training."""
-    up = RescaleNet.rebuild
+    up = RescaleNet.upscale
 
     def sampled(net: RescaleNet, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
         if net.training:
             z = [torch.randn(len(lr_hat), 9, *f_c.shape[-2:]) for f_c in condition]
         return up(net, lr_hat, condition, z)
 
-    with patch.object(RescaleNet, "rebuild", sampled):
+    with patch.object(RescaleNet, "upscale", sampled):
         yield
 
 
@@ -119,11 +121,11 @@ def eight_bits() -> Iterator[None]:
     def coded(lr: Tensor, quality: Tensor) -> Tensor:
         return rounded(through(rounded(lr), quality))
 
-    def quantised(lr: coefficients.Floats, quality: int) -> coefficients.Levels:
-        return quantise(tiled.to_8_bits(lr).astype(np.float32), quality)
+    def quantised(lr: Floats, quality: int) -> coefficients.Levels:
+        return quantise(tiled.LowRes(lr, None).picture.astype(np.float32), quality)
 
-    def restored(levels: coefficients.Levels, height: int, width: int, quality: int) -> coefficients.Floats:
-        return tiled.to_8_bits(restore(levels, height, width, quality)).astype(np.float32)
+    def restored(levels: coefficients.Levels, height: int, width: int, quality: int) -> Floats:
+        return tiled.LowRes(restore(levels, height, width, quality), None).picture.astype(np.float32)
 
     with (
         patch.object(loop, "through_jpeg", coded),
@@ -227,17 +229,15 @@ class Judge:
                 self.pictures.append((target, warp.apply(reference, registration.estimate(target, reference))))
         self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
 
-    def __call__(self, net: RescaleNet) -> tuple[float, float]:
+    def __call__(self, net: Model) -> tuple[float, float]:
         """Return the mean BD-rate against JPEG in %, and the mean bits per pixel of the map."""
         found, maps = [], []
         for (target, reference), anchor in zip(self.pictures, self.anchors, strict=True):
-            curve = []
+            plan, curve = encoder.prepare(target, reference, net, choose=lambda *_: Warped(None)), []
             for quality in QUALITIES:
-                low = tiled.downscale(target, reference, net, quality)
-                file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, quality)
-                decoded = tiled.upscale(payloads.unpack_low_res(file, net, reference), reference, file.header, net)
-                curve.append(point(target, decoded, len(container.pack(file))))
-                maps.append(8 * len(file.similarity_map or b"") / (target.height * target.width))
+                coded = plan.code(quality)
+                curve.append(point(target, coded.picture(), coded.size()))
+                maps.append(8 * len(coded.groups[0].file.similarity_map or b"") / (target.height * target.width))
             (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
             found.append(metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0).percent)
         return float(np.nanmean(found)), float(np.mean(maps))
@@ -265,8 +265,8 @@ def cut(picture: Image, side: int = 256) -> Image:
 
 def jpeg(target: Image, quality: int) -> tuple[Image, int]:
     """Return a target as JPEG leaves it, and the bytes."""
-    payload = jpeg_coder.encode(target.pixels, quality)
-    return Image(jpeg_coder.decode(payload)), len(payload)
+    payload = Jpeg(standard=True).encode(target.pixels, quality)
+    return Image(Jpeg().decode(payload, target.height, target.width)), len(payload)
 
 
 def point(target: Image, decoded: Image, size: int) -> tuple[float, float]:

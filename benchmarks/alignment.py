@@ -22,16 +22,16 @@ import tables
 import torch
 
 from refscale_codec import model
-from refscale_codec.codec import encoder, payloads
-from refscale_codec.fileformat import container
+from refscale_codec.codec import encoder
+from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
+from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.training import data
+from refscale_codec.training.losses import SLOPE
 
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (10, 30, 55, 80)
@@ -49,7 +49,7 @@ BEST = {
 Tried = tuple[int, float]  # bytes, and mean squared error
 
 
-def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
+def curves(pair: data.Pair, net: Model) -> dict[str, list[Tried]]:
     """Return what each way gives at each quality."""
     assert pair.reference is not None
     target, reference = image.read(pair.target), image.read(pair.reference)
@@ -65,26 +65,25 @@ def curves(pair: data.Pair, net: RescaleNet) -> dict[str, list[Tried]]:
         for name, alignment in ways.items():
             told = warp.pack(alignment)
             if told not in known:
-                guide = warp.apply(reference, alignment)
-                known[told] = coded(target, guide, None if alignment.does_nothing else alignment, net, quality)
+                warped = warp.apply(reference, alignment)
+                known[told] = coded(target, warped, None if alignment.does_nothing else alignment, net, quality)
             result.setdefault(name, []).append(known[told])
         result.setdefault(NONE, []).append(coded(target, None, None, net, quality))
     return result
 
 
-def coded(target: Image, guide: Image | None, alignment: Alignment | None, net: RescaleNet, quality: int) -> Tried:
+def coded(target: Image, warped: Image | None, alignment: Alignment | None, net: Model, quality: int) -> Tried:
     """Return bytes of the file, and the mean squared error of what comes out."""
-    low = tiled.downscale(target, guide, net, quality)._replace(alignment=alignment)
-    fingerprint = None if guide is None else guide.fingerprint()
-    file = payloads.pack_low_res(low, target.pixels.shape[:2], fingerprint, net, quality)
-    decoded = tiled.upscale(payloads.unpack_low_res(file, net, guide), guide, file.header, net)
-    return len(container.pack(file)), float(np.square(target.pixels.astype(float) - decoded.pixels).mean())
+    source = Unused() if warped is None else Warped(None)
+    result = encoder.prepare(target, warped, net, choose=lambda *_: source).code(quality)
+    size = result.size() + (0 if alignment is None else 6 + len(warp.pack(alignment)))
+    return size, float(np.square(target.pixels.astype(float) - result.picture().pixels).mean())
 
 
 def best(of: dict[str, list[Tried]], names: tuple[str, ...]) -> list[Tried]:
     """Return, at each quality, what codes best."""
     choices = zip(*(of[name] for name in names), strict=True)
-    return [min(each, key=lambda x: math.log(x[0]) + encoder.SLOPE * math.log(x[1] + 0.25)) for each in choices]
+    return [min(each, key=lambda x: math.log(x[0]) + SLOPE * math.log(x[1] + 0.25)) for each in choices]
 
 
 def against(anchor: list[Tried], tried: list[Tried], pixels: int) -> float:

@@ -26,12 +26,12 @@ from tables import replace_table
 
 from refscale_codec import model
 from refscale_codec.codec import encoder, reference_choice
-from refscale_codec.codec.reference_choice import Candidate
 from refscale_codec.fileformat import container
+from refscale_codec.model import Model
 from refscale_codec.picture import bands, image
 from refscale_codec.picture.image import Image
+from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.training import data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,12 +50,12 @@ def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Imag
             yield pair.dataset, pair.name, Image(target), Image(older)
 
 
-def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, first: Image | None) -> list[Candidate]:
-    """Return what is tried where no group can be predicted."""
-    return reference_choice.shortlist(group, older, alignment)
+def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, first: Image | None) -> ReferenceSource:
+    """Choose as where no group can be predicted."""
+    return reference_choice.choose(group, older, alignment)
 
 
-def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[str, Any]]:
+def measured(picture: Image, older: Image | None, net: Model) -> list[dict[str, Any]]:
     """Return bytes and PSNR of the second band group at each quality, with and without the prediction."""
     described = bands.describe(picture)
     second = list(bands.split_groups(picture, described))[1]
@@ -63,7 +63,7 @@ def measured(picture: Image, older: Image | None, net: RescaleNet) -> list[dict[
     for quality in QUALITIES:
         plan = encoder.prepare(picture, older, net, encoder.EncodeOptions(quality=quality))
         groups = {"with": plan.code(quality).groups[1]}
-        plain = encoder.prepare(picture, older, net, plan.options, shortlist=unpredicted)
+        plain = encoder.prepare(picture, older, net, plan.options, choose=unpredicted)
         groups["without"] = plain.code(quality).groups[1]
         row: dict[str, Any] = {
             "quality": quality,

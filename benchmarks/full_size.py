@@ -31,13 +31,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refscale_codec import lrcodec as low_res_codecs
 from refscale_codec import model
-from refscale_codec.codec import payloads
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
+from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
-from refscale_codec.rescale import tiled
+from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.tiled import LowRes
 from refscale_codec.study import metrics
 from refscale_codec.training import data, loop, losses
 
@@ -53,13 +55,12 @@ ALONE = 0.3  # share of crops without a reference
 Coder = Callable[[Image, Image | None, int], tuple[Image, int]]
 
 
-def learn(net: RescaleNet, manifest: Path, steps: int) -> Gmm:
+def learn(given: Model, manifest: Path, steps: int) -> GmmCodec:
     """Train the codec of some weights on full-size crops, or go on with it; return it with its integers."""
     RUN.mkdir(parents=True, exist_ok=True)
     checkpoint, file = RUN / "checkpoint.pt", RUN / "weights.safetensors"
-    gmm = net.low_res
-    assert isinstance(gmm, Gmm)
-    gmm.requires_grad_(True)
+    assert isinstance(given.low_res, GmmCodec) and isinstance(given.rescaler, RescaleNet)
+    gmm = given.low_res.net.requires_grad_(True)
     optimizer = torch.optim.Adam(gmm.parameters(), RATE, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in gmm.state_dict().items()}
     step = 0
@@ -98,9 +99,9 @@ def learn(net: RescaleNet, manifest: Path, steps: int) -> Gmm:
             saved = time.monotonic()
     save()
     gmm.load_state_dict(average)
-    model.store(net, file)
+    model.store(given.rescaler, file, gmm)
     found = model.load(file).low_res
-    assert isinstance(found, Gmm)
+    assert isinstance(found, GmmCodec)
     return found
 
 
@@ -117,31 +118,27 @@ def loss_of(gmm: Gmm, batch: tuple[data.Pixels, data.Pixels], rng: np.random.Gen
     return (torch.log(bpp) + weight * torch.log(error)).mean()
 
 
-def at_full_size(gmm: Gmm) -> Coder:
+def at_full_size(codec: GmmCodec) -> Coder:
     """Return a coder by the codec alone; bytes are those of a file with its header and one section."""
-    codec = GmmCodec(gmm)
 
     def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
-        guide = None if reference is None else reference.pixels
-        payload = codec.encode(target.pixels.astype(np.float32), guide, quality)
-        decoded = codec.decode(payload, target.height, target.width, guide, quality)
-        header = container.Header(
-            target.width, target.height, 2, low_res_codecs.GMM, quality, bytes(6), None if guide is None else bytes(6)
-        )
-        return Image(tiled.to_8_bits(decoded)), len(container.pack(container.Container(header, payload)))
+        older = None if reference is None else reference.pixels
+        payload, _ = codec.code(target.pixels.astype(np.float32), older, quality)
+        decoded = codec.decode(payload, (target.height, target.width), older, quality)
+        fingerprint = None if older is None else bytes(6)
+        header = container.Header(target.width, target.height, 2, low_res_codecs.GMM, quality, bytes(6), fingerprint)
+        return Image(LowRes(decoded, None).picture), len(container.pack(container.Container(header, payload)))
 
     return code
 
 
-def rescaled(net: RescaleNet) -> Coder:
+def rescaled(given: Model) -> Coder:
     """Return a coder by rescaler and codec; the reference is in place already."""
 
     def code(target: Image, reference: Image | None, quality: int) -> tuple[Image, int]:
-        fingerprint = None if reference is None else reference.fingerprint()
-        low = tiled.downscale(target, reference, net, quality)
-        file = payloads.pack_low_res(low, target.pixels.shape[:2], fingerprint, net, quality)
-        low = payloads.unpack_low_res(file, net, reference)
-        return tiled.upscale(low, reference, file.header, net), len(container.pack(file))
+        source = Unused() if reference is None else Warped(None)
+        file = encoder.prepare(target, reference, given, choose=lambda *_: source).code(quality).file()
+        return decoder.decode(file, reference, given), len(file)
 
     return code
 
@@ -168,17 +165,15 @@ def measured(code: Coder, qualities: tuple[int, ...], timed: int, judge: Judge, 
     }
 
 
-def operations(net: RescaleNet, side: int = 256) -> tuple[float, float]:
+def operations(net: RescaleNet, gmm: Gmm, side: int = 256) -> tuple[float, float]:
     """Return 10^9 multiplications and additions a megapixel of rescaler and codec, both ways; entropy nets once."""
-    gmm = net.low_res
-    assert isinstance(gmm, Gmm)
     hr = torch.rand(1, 3, side, side)
     told = torch.tensor([0.5])
     lr = torch.rand(1, 3, side // net.config.scale, side // net.config.scale)
     with torch.no_grad():
         with FlopCounterMode(display=False) as rescaler:
             found = net.downscale(hr, hr, told)
-            net.rebuild(found.lr, found.condition)
+            net.upscale(found.lr, found.condition)
         with FlopCounterMode(display=False) as coder:
             gmm(lr, torch.zeros_like(lr), told)
     per = 1e-9 * 1e6 / side**2
@@ -194,14 +189,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     full = learn(model.load(args.weights), args.manifest, args.steps)
-    net = model.load(args.weights)
-    assert isinstance(net.low_res, Gmm)
+    given = model.load(args.weights)
+    assert isinstance(given.low_res, GmmCodec) and isinstance(given.rescaler, RescaleNet)
     judge = Judge(args.manifest)
-    parameters = sum(x.numel() for x in net.low_res.parameters())
-    every = sum(x.numel() for x in net.parameters())
-    of_rescaler, of_codec = operations(net)
-    alone = at_full_size(full), QUALITIES, TIMED[0], parameters, of_codec * net.config.scale**2
-    both = rescaled(net), HALF_SIZE, TIMED[1], every, of_rescaler + of_codec
+    parameters = sum(x.numel() for x in given.low_res.net.parameters())
+    every = parameters + sum(x.numel() for x in given.rescaler.parameters())
+    of_rescaler, of_codec = operations(given.rescaler, given.low_res.net)
+    alone = at_full_size(full), QUALITIES, TIMED[0], parameters, of_codec * given.scale**2
+    both = rescaled(given), HALF_SIZE, TIMED[1], every, of_rescaler + of_codec
     rows: list[dict[str, Any]] = []
     for name, (code, qualities, timed, size, work) in (("codec at full size", alone), ("rescaler x2 and codec", both)):
         for reference in (False, True):
@@ -211,7 +206,7 @@ def main() -> None:
             print(name, reference, f"{rows[-1]['percent']:+.2f} %", flush=True)
     result = {
         "command": f"python benchmarks/full_size.py manifest.csv {args.weights.name} --steps {args.steps}",
-        "weights": net.fingerprint.hex(),
+        "weights": given.fingerprint.hex(),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__},
         "pictures": len(judge.pictures),

@@ -26,6 +26,7 @@ from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.gmm import latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
 from refscale_codec.lrcodec.gmm.net import Gmm
+from refscale_codec.lrcodec.interface import Floats, LowResReference
 from refscale_codec.picture import image
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
@@ -36,31 +37,30 @@ QUALITIES = (35, 75)
 
 
 @torch.inference_mode()
-def ideal(gmm: Gmm, made: latents.Latents, guide: torch.Tensor, quality: int) -> float:
-    """Return the bytes of latents by the entropy model in floating point; the guide is in -128..127."""
+def ideal(gmm: Gmm, made: latents.Latents, reference: torch.Tensor, quality: int) -> float:
+    """Return the bytes of latents by the entropy model in floating point; the reference is in -128..127."""
     y, z = (torch.from_numpy(x).float()[None] for x in made)
-    mixtures = gmm.mixtures(y, z, guide.float()[None] / 128, torch.tensor([quality / 100]))
+    mixtures = gmm.mixtures(y, z, reference.float()[None] / 128, torch.tensor([quality / 100]))
     bits = -torch.log2(gmm.likelihood(y, *mixtures).clamp(min=1e-9)).sum()  # as training counts
     bits -= torch.log2(gmm.bottleneck.likelihood(z[0].reshape(len(z[0]), 1, -1))).sum()
     return float(bits) / 8
 
 
-def measured(gmm: Gmm, low: tiled.LowRes, quality: int) -> dict[str, Any]:
+def measured(codec: GmmCodec, lr: Floats, reference: LowResReference, quality: int) -> dict[str, Any]:
     """Return bytes and seconds for one low-res picture."""
-    codec = GmmCodec(gmm)
     model = codec.entropy_model
-    height, width = low.lr.shape[:2]
-    made = codec.analyse(torch.from_numpy(low.lr.transpose(2, 0, 1) / 255), quality)
+    height, width = lr.shape[:2]
+    made = codec.analyse(torch.from_numpy(lr.transpose(2, 0, 1) / 255), quality)
     rows, columns = made.y.shape[1:]
-    guide, none = (reference_samples(reference, rows, columns) for reference in (low.guide, None))
+    samples, none = (reference_samples(given, rows, columns) for given in (reference, None))
     sizes: dict[str, float] = {"bytes_without": len(latents.encode(made, none, quality, model))}
     started = time.process_time()
-    payload = latents.encode(made, guide, quality, model)
+    payload = latents.encode(made, samples, quality, model)
     halfway = time.process_time()
-    latents.decode(payload, rows, columns, guide, quality, model)
+    latents.decode(payload, rows, columns, samples, quality, model)
     ended = time.process_time()
-    sizes |= {"bytes": len(payload), "bytes_ideal": ideal(gmm, made, guide, quality)}
-    sizes |= {"bytes_packed": len(entropy.encode(coefficients.quantise(low.lr, quality), quality))}
+    sizes |= {"bytes": len(payload), "bytes_ideal": ideal(codec.net, made, samples, quality)}
+    sizes |= {"bytes_packed": len(entropy.encode(coefficients.quantise(lr, quality), quality))}
     seconds = {"seconds_encode": halfway - started, "seconds_decode": ended - halfway}
     return {"height": height, "width": width, "quality": quality} | sizes | seconds
 
@@ -73,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(args.weights)
-    assert isinstance(net.low_res, Gmm)
+    assert isinstance(net.low_res, GmmCodec)
     rows = []
     for pair in data.read_manifest(args.manifest, ("dev",)):
         if pair.reference is None:
@@ -81,13 +81,14 @@ def main() -> None:
         target, reference = image.read(pair.target), image.read(pair.reference)
         moved = warp.apply(reference, registration.estimate(target, reference))
         for quality in QUALITIES:
-            low = tiled.downscale(target, moved, net, quality)
-            rows.append({"name": pair.name, "dataset": pair.dataset} | measured(net.low_res, low, quality))
+            lr = tiled.downscale(target, moved, net.rescaler, quality).lr
+            found = measured(net.low_res, lr, tiled.low_res_reference(moved, net.scale), quality)
+            rows.append({"name": pair.name, "dataset": pair.dataset} | found)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/learned_codec.py manifest.csv weights.safetensors"
     result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}
     (ROOT / "benchmarks" / "results" / "learned-codec.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(table(rows, net.config.scale))
+    print(table(rows, net.scale))
 
 
 def table(rows: list[dict[str, Any]], scale: int) -> str:

@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 
 from refscale_codec import model
-from refscale_codec.codec import encoder
+from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.training import data
+from refscale_codec.training.losses import SLOPE
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
@@ -123,7 +123,7 @@ def coded_size(field: NDArray[np.int16]) -> float:
 
 
 def measured(
-    target: Image, reference: Image, net: RescaleNet, quality: int, wanted: list[str]
+    target: Image, reference: Image, net: Model, quality: int, wanted: list[str]
 ) -> dict[str, tuple[float, ...]]:
     """Return bytes and squared error of what is wanted and of the best without; of designs the field's bytes, too."""
     still = warp.still(SIDE, SIDE)
@@ -156,7 +156,7 @@ def measured(
 
 def cost(size: float, error: float) -> float:
     """Return what the encoder minimises."""
-    return math.log(size) + encoder.SLOPE * math.log(error + 0.25)
+    return math.log(size) + SLOPE * math.log(error + 0.25)
 
 
 def middle(path: Path) -> Image:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
-from refscale_codec.study.coders import jpeg
 from refscale_codec.training import data, losses
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,9 +62,9 @@ def main() -> None:
         target = image.read(pair.target)
         reference = None if pair.reference is None else image.read(pair.reference)
         for quality in QUALITIES:
-            low = tiled.downscale(target, reference, net, quality)
+            low = tiled.downscale(target, reference, net.rescaler, quality)
             lr, (height, width) = low.lr, low.lr.shape[:2]
-            plain = jpeg.encode(low.picture, quality, tables=coefficients.tables(quality))
+            plain = Jpeg().encode(low.picture, quality)
             started = time.perf_counter()
             packed = entropy.encode(coefficients.quantise(lr, quality), quality)
             halfway = time.perf_counter()

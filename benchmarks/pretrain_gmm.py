@@ -39,7 +39,7 @@ DECAY = 0.4
 @torch.inference_mode()
 def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generic]]:
     """Return low-res pictures, low-res references in 8 bits, and qualities."""
-    scale = net.config.scale
+    scale = net.scale
     pairs = data.read_manifest(manifest, ("train", "single"))
     crops = data.Crops(pairs, scale * SIDE, simulated=0.12, unrelated=0.08, changed=0.2)
     found: dict[str, list[NDArray[np.generic]]] = {"lr": [], "reference": [], "quality": []}
@@ -80,7 +80,8 @@ def main() -> None:
     args = parser.parse_args()
     started = saved = time.monotonic()
     args.output.mkdir(parents=True, exist_ok=True)
-    net = model.load(args.weights)
+    net = model.load(args.weights).rescaler
+    assert isinstance(net, RescaleNet)
     kept = args.output / "low-res.npz"
     if not kept.exists():
         np.savez(kept.with_suffix(".part.npz"), **make_samples(net, args.manifest))  # type: ignore[arg-type]
@@ -104,8 +105,7 @@ def main() -> None:
         state = {"gmm": gmm.state_dict(), "averaged": averaged.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(state | {"step": step}, checkpoint.with_suffix(".part"))
         checkpoint.with_suffix(".part").replace(checkpoint)
-        net.low_res = averaged
-        model.store(net, args.output / "weights.safetensors")
+        model.store(net, args.output / "weights.safetensors", averaged)
 
     recent: list[tuple[float, ...]] = []
     while step < args.steps and time.monotonic() - started < 60 * args.minutes:

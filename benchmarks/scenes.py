@@ -32,6 +32,7 @@ import throughput
 import refscale_codec
 from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
+from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture import tiles
@@ -106,16 +107,16 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
         row["same file"] = apart(decoder.decode(data, reference, net).pixels, decoded["whole"])
         difference = 8 * abs(decoded["tiled"].astype(int) - decoded["whole"])
         pictures.write(Image(difference.clip(0, 255).astype(np.uint8)), folder / f"tiles-x{scale}-difference-8.png")
-        low = tiled.downscale(target, reference, net, 75, whole)
-        header = container.unpack(data).header
-        made = tiled.upscale(low, reference, header, net, tile=whole).pixels
+        low = tiled.downscale(target, reference, net.rescaler, 75, whole)
+        size, warped = (target.height, target.width), tiled.reference_in_place(reference)
+        made = reconstruct(low, warped, size, net, 75, tile=whole)
         row["halo"] = {}
         for halo in HALOS:
-            with patch.dict(tiled.HALO, {scale: halo}):
-                away = abs(tiled.downscale(target, reference, net, 75).lr - low.lr)
+            with patch.object(type(net.rescaler), "halo", halo):
+                away = abs(tiled.downscale(target, reference, net.rescaler, 75).lr - low.lr)
                 row["halo"][halo] = {
                     "low_res_largest": float(away.max()),
-                    **apart(tiled.upscale(low, reference, header, net).pixels, made),
+                    **apart(reconstruct(low, warped, size, net, 75, tile=tiles.TILE), made),
                 }
         result[f"x{scale}"] = row
     return result

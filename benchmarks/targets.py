@@ -24,9 +24,9 @@ import torch
 from refscale_codec import model
 from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.errors import TargetError
+from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.training import data
 
@@ -42,7 +42,7 @@ def middle(path: Path) -> Image:
     return Image(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
 
 
-def measured(target: Image, reference: Image, net: RescaleNet, bpp: float) -> dict[str, Any]:
+def measured(target: Image, reference: Image, net: Model, bpp: float) -> dict[str, Any]:
     """Return what one target gives, in percent of its bytes and in dB."""
     size = int(bpp * SIDE**2 / 8)
     reached = rate_control.encode(target, reference, net, rate_control.Target("bytes", size))

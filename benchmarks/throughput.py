@@ -70,25 +70,25 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
     clock = clock_of(job.threads, job.device)
     start = clock()
 
-    def lap(stage: str) -> None:
+    def on_stage(stage: str) -> None:
         if job.device == "cuda":
             torch.cuda.synchronize()
         seconds[stage] = clock() - start - sum(seconds.values())
 
-    net = model.load(model.shipped(job.scale)).to(job.device)
-    lap("load")
+    net = model.load(model.shipped(job.scale), job.device)
+    on_stage("load")
     reference = pictures.read(folder / "reference.png")
     if job.direction == "encode":
         target = pictures.read(folder / "target.png")
-        lap("read")
-        data = encoder.encode(target, reference, net, encoder.EncodeOptions(QUALITY), lap=lap)
+        on_stage("read")
+        data = encoder.encode(target, reference, net, encoder.EncodeOptions(QUALITY), on_stage=on_stage)
         files.write_atomically(folder / "coded.rsc", data)
     else:
         coded = (folder / "coded.rsc").read_bytes()
-        lap("read")
-        data = pictures.to_bytes(decoder.decode(coded, reference, net, lap=lap), "png")
+        on_stage("read")
+        data = pictures.to_bytes(decoder.decode(coded, reference, net, on_stage=on_stage), "png")
         files.write_atomically(folder / "decoded.png", data)
-    lap("write")
+    on_stage("write")
     return data, {stage: seconds.get(stage, 0.0) for stage in STAGES}
 
 

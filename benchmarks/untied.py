@@ -25,12 +25,12 @@ import tables
 import torch
 from torch import Tensor, nn
 
-from refscale_codec import lrcodec
+from refscale_codec import lrcodec, model
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture.image import Image
-from refscale_codec.rescale import similarity_map, untied
+from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale.quantised import IntegerConv
 from refscale_codec.rescale.untied import Untied, spread
 from refscale_codec.study import metrics
@@ -105,7 +105,7 @@ def clouded(net: Untied, judge: ablations.Judge) -> dict[str, float]:
 
 def operations(net: Untied) -> dict[str, float]:
     """Return multiplications a pixel of the picture, on board and on the ground."""
-    count = {"down": 0, "up": 0}
+    count = {"downscaler": 0, "upscaler": 0}
     for part in count:
         for layer in getattr(net, part).modules():
             weight = getattr(layer, "weight", None)
@@ -151,7 +151,8 @@ def main() -> None:
     judge = ablations.Judge(args.manifest)
     results = []
     for path in args.weights:
-        net = untied.load(path)
+        net = model.load(path).rescaler
+        assert isinstance(net, Untied)
         highest = net.config.map_levels - 1
         each = [
             bd_rate(anchor, curve(net, target, reference, maps_of(target, highest)))

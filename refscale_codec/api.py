@@ -7,6 +7,7 @@ by the first call that encodes or decodes, so that inspecting a file and computi
 import math
 import operator
 import os
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -26,8 +27,9 @@ from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box
 
 if TYPE_CHECKING:
+    from refscale_codec.codec.decoder import Decoder
     from refscale_codec.codec.rate_control import Target
-    from refscale_codec.rescale.net import RescaleNet
+    from refscale_codec.model import Model
 
 FilePath = str | os.PathLike[str]
 Picture = NDArray[Any] | str | os.PathLike[str] | Image
@@ -43,7 +45,7 @@ def encode(
     target_bytes: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
-    model: "RescaleNet | FilePath | None" = None,
+    model: "Model | FilePath | None" = None,
     scale: int | None = None,
     codec: str | None = None,
     device: str | None = None,
@@ -93,12 +95,12 @@ def encode(
     options = encoder.EncodeOptions(
         quality=quality, output_hash=output_hash, tile=_whole(tile, "tile"), value_range=value_range
     )
-    net = _model(model, scale, codec, device)
+    loaded = _model(model, scale, codec, device)
     size = None if target_bytes is None else _whole(target_bytes, "target_bytes")
     target = target_of(image, size, target_bpp, target_psnr)
     if target is None:
-        return encoder.encode(image, older, net, options)
-    return rate_control.encode(image, older, net, target, options).data
+        return encoder.encode(image, older, loaded, options)
+    return rate_control.encode(image, older, loaded, target, options).data
 
 
 def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":
@@ -117,7 +119,7 @@ def decode(
     reference: Picture | None = None,
     *,
     window: tuple[int, int, int, int] | None = None,
-    model: "RescaleNet | FilePath | None" = None,
+    model: "Model | FilePath | None" = None,
     device: str | None = None,
     tile: int = TILE,
 ) -> NDArray[Any]:
@@ -137,7 +139,7 @@ def fingerprint(picture: Picture) -> str:
 
 def load_model(
     path: FilePath | None = None, *, scale: int | None = None, codec: str | None = None, device: str | None = None
-) -> "RescaleNet":
+) -> "Model":
     """Load weights; a later call with the same file and device returns the same object.
 
     Args:
@@ -171,8 +173,8 @@ def _shipped_as(wanted: bytes) -> Path:
 
 
 def _model(
-    given: "RescaleNet | FilePath | None", scale: int | None = None, codec: str | None = None, device: str | None = None
-) -> "RescaleNet":
+    given: "Model | FilePath | None", scale: int | None = None, codec: str | None = None, device: str | None = None
+) -> "Model":
     """Return the model that arguments ask for; see `load_model`."""
     if given is None:
         return load_model(scale=scale, codec=codec, device=device)
@@ -195,7 +197,7 @@ def open(
     data: bytes | FilePath,
     reference: Picture | None = None,
     *,
-    model: "RescaleNet | FilePath | None" = None,
+    model: "Model | FilePath | None" = None,
     device: str | None = None,
     tile: int = TILE,
 ) -> "Scene":
@@ -229,7 +231,7 @@ class Scene:
         data: bytes | FilePath,
         reference: Picture | None = None,
         *,
-        model: "RescaleNet | FilePath | None" = None,
+        model: "Model | FilePath | None" = None,
         device: str | None = None,
         tile: int = TILE,
     ) -> None:
@@ -241,6 +243,8 @@ class Scene:
             self._metadata = metadata.unpack(self._content.metadata)
         self._reference = None if reference is None else _image(reference, "the reference", need_georeference=False)
         self._model, self._device, self._tile = model, device, _whole(tile, "tile")
+        self._lock = threading.Lock()
+        self._decoder: Decoder | None = None
 
     def _named(self) -> AbstractContextManager[None]:
         """Return a context that puts the file's name before error messages; bytes have none."""
@@ -323,21 +327,30 @@ class Scene:
             ContainerError: The file is damaged.
             UsageError: The window is not inside the picture, or the scene is closed.
         """
-        if self._data is None:
-            raise UsageError("the scene is closed")
         box = None if window is None else _box(window)
-        from refscale_codec.codec import decoder
+        decoder = self._opened()
+        with self._named():
+            return arrays.of_image(decoder.read(box, tile=self._tile))
 
-        with self._named():
-            model = _shipped_as(self._content.header.weights) if self._model is None else self._model
-        net = _model(model, device=self._device)
-        with self._named():
-            image = decoder.decode(self._data, self._reference, net, tile=self._tile, window=box)
-        return arrays.of_image(image)
+    def _opened(self) -> "Decoder":
+        """Return the decoder, made by the first read."""
+        from refscale_codec.codec.decoder import Decoder
+
+        with self._lock:
+            if self._data is None:
+                raise UsageError("the scene is closed")
+            if self._decoder is None:
+                with self._named():
+                    given = _shipped_as(self._content.header.weights) if self._model is None else self._model
+                model = _model(given, device=self._device)
+                with self._named():
+                    self._decoder = Decoder(self._data, self._reference, model)
+            return self._decoder
 
     def close(self) -> None:
         """Release the bytes of the file and the reference; the properties remain available."""
-        self._data = self._reference = None
+        with self._lock:
+            self._data = self._reference = self._decoder = None
 
     def __enter__(self) -> "Scene":
         """Return the object itself."""

@@ -1,15 +1,18 @@
-"""One .safetensors file <-> one net: parameters, with the config as JSON in the file's metadata.
+"""One .safetensors file <-> one `Model`: a rescaler, and the low-res codec that it was trained with.
 
-A net that was trained together with the learned low-res codec has that in the same file, its entropy model in integers
-beside the parameters they were made from.
+The config lies in the file's metadata as JSON: the fields of the rescaler's config beside its `kind`, and those of a
+low-res codec that is trained under that codec's name. Its entropy model is in the file in integers, beside the
+parameters they were made from.
 """
 
 import hashlib
 import json
 import threading
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,10 +20,15 @@ import torch
 from torch import Tensor
 
 from refscale_codec.errors import UsageError, WeightsError, reason
+from refscale_codec.lrcodec.dct.codec import DctCodec
 from refscale_codec.lrcodec.gmm import export
-from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
+from refscale_codec.lrcodec.gmm.net import Gmm
+from refscale_codec.lrcodec.interface import LowResCodec
 from refscale_codec.picture.files import write_atomically
-from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.rescale.interface import Rescaler
+from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.untied import Untied
 
 SHIPPED = Path(__file__).parent / "_weights"  # inside an installed wheel
 SOURCE = Path(__file__).parent.parent / "weights"  # beside the package in a source checkout
@@ -28,8 +36,36 @@ SOURCE = Path(__file__).parent.parent / "weights"  # beside the package in a sou
 KEPT = 8
 """Most models that stay in memory."""
 
+RESCALERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor], str], Rescaler]] = {
+    "flow": RescaleNet.restored,
+    "untied": Untied.restored,
+}
+"""What makes a rescaler of config, tensors and device, by the `kind` in the config; the flow where there is none."""
+LOW_RES_CODECS: dict[str, Callable[[dict[str, Any], dict[str, Tensor], dict[str, Tensor], str], LowResCodec]] = {
+    "gmm": GmmCodec.restored,
+}
+"""What makes a trained low-res codec of config, parameters and integers, by its name in the config.
+
+Without one it is `DctCodec`.
+"""
+
 _loading = threading.Lock()
 _LOW_RES, _EXACT = "low_res.", "exact."  # where the names of the low-res codec's parameters and integers begin
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that encoder and decoder share. Several threads may use one object."""
+
+    rescaler: Rescaler
+    low_res: LowResCodec
+    fingerprint: bytes
+    """6 bytes by which a file asks for the model, see `fingerprint`."""
+
+    @property
+    def scale(self) -> int:
+        """High-res side over low-res side."""
+        return self.rescaler.scale
 
 
 def shipped(scale: int, codec: str = "jpeg") -> Path:
@@ -96,19 +132,25 @@ def _read(path: Path) -> tuple[bytes, bytes]:
     return data, hashlib.sha256(data).digest()[:6]
 
 
-def store(net: RescaleNet, path: Path) -> None:
-    """Write the net in half precision; every figure in weights/README.md is that of the stored file."""
-    tensors = {name: tensor.detach().cpu().contiguous().half() for name, tensor in net.state_dict().items()}
-    config = asdict(net.config)
-    if isinstance(net.low_res, Gmm):
-        config["gmm"] = asdict(net.low_res.config)
-        exact = export.to_integers(net.low_res).tensors()
-        tensors |= {f"{_EXACT}{name}": tensor.cpu().contiguous() for name, tensor in exact.items()}
+def store(rescaler: RescaleNet | Untied, path: Path, gmm: Gmm | None = None) -> None:
+    """Write a model, floats in half precision; every figure in weights/README.md is that of the stored file.
+
+    An untied rescaler must be exact. `gmm` is the low-res codec that was trained with it; None for `DctCodec`.
+    """
+    config: dict[str, Any] = {"kind": rescaler.kind} | asdict(rescaler.config)
+    tensors = dict(rescaler.state_dict())
+    if gmm is not None:
+        config["gmm"] = asdict(gmm.config)
+        tensors |= {f"{_LOW_RES}{name}": x for name, x in gmm.state_dict().items()}
+    tensors = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
+    if gmm is not None:
+        tensors |= {f"{_EXACT}{name}": x for name, x in export.to_integers(gmm).tensors().items()}
+    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     write_atomically(path, safetensors.torch.save(tensors, metadata={"config": json.dumps(config)}))
 
 
-def load(path: Path) -> RescaleNet:
-    """Read a net in float32, ready for inference.
+def load(path: Path, device: str = "cpu") -> Model:
+    """Read a model, ready for inference on a device.
 
     Raises:
         WeightsError: the file is missing, is no weights file of refscale, or does not fit its own config.
@@ -122,29 +164,24 @@ def load(path: Path) -> RescaleNet:
     parts: dict[str, dict[str, Tensor]] = {"": {}, _LOW_RES: {}, _EXACT: {}}
     for name, tensor in tensors.items():
         start = next(start for start in (_LOW_RES, _EXACT, "") if name.startswith(start))
-        parts[start][name.removeprefix(start)] = tensor if start == _EXACT else tensor.float()
+        floats = start != _EXACT and tensor.is_floating_point()
+        parts[start][name.removeprefix(start)] = tensor.float() if floats else tensor
     try:
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("some of its numbers are not finite")
         config = json.loads(header["__metadata__"]["config"])
-        gmm = config.pop("gmm", None)
-        wanted = RescaleConfig(**config)
-        if wanted.blocks > len(tensors):
-            raise ValueError(f"{wanted.blocks} blocks, but {len(tensors)} arrays")
-        with torch.device("meta"):
-            net = RescaleNet(wanted)
-        net.load_state_dict(parts[""], strict=True, assign=True)
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
-        if gmm is not None:
-            net.low_res = _loaded(Gmm(GmmConfig(**gmm)), parts[_LOW_RES], parts[_EXACT])
+        low_res: LowResCodec = DctCodec()
+        for name, restored in LOW_RES_CODECS.items():
+            if name in config:
+                low_res = restored(config.pop(name), parts[_LOW_RES], parts[_EXACT], device)
+        rescaler = RESCALERS[config.pop("kind", "flow")](config, parts[""], device)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{path} does not hold the weights of a refscale net: {reason}") from None
-    net.fingerprint = own_fingerprint
-    return net.eval().requires_grad_(False)
+        raise WeightsError(f"{path} does not hold the weights of a refscale model: {reason}") from None
+    return Model(rescaler, low_res, own_fingerprint)
 
 
-def kept(path: Path, device: str) -> RescaleNet:
+def kept(path: Path, device: str) -> Model:
     """Return what `load` reads, on a device: the same object again as long as the file does not change.
 
     The `KEPT` that were last asked for stay in memory. Threads that ask at once get one object.
@@ -158,11 +195,5 @@ def kept(path: Path, device: str) -> RescaleNet:
 
 
 @lru_cache(KEPT)
-def _kept_as(path: Path, version: tuple[int, int], device: str) -> RescaleNet:
-    return load(path).to(device)
-
-
-def _loaded(gmm: Gmm, parameters: dict[str, Tensor], exact: dict[str, Tensor]) -> Gmm:
-    gmm.load_state_dict(parameters)
-    gmm.entropy_model = export.read(gmm.config, exact)
-    return gmm
+def _kept_as(path: Path, version: tuple[int, int], device: str) -> Model:
+    return load(path, device)

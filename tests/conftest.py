@@ -19,8 +19,10 @@ from torch import nn
 from refscale_codec import model
 from refscale_codec.cli import main
 from refscale_codec.codec import reference_choice
+from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import warp
+from refscale_codec.reference.source import Predicted, ReferenceSource, Unused
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 ROOT = Path(__file__).parents[1]
@@ -55,8 +57,8 @@ def sine_filled(module: AnyModule) -> AnyModule:
     return module
 
 
-def stored_net(config: RescaleConfig, path: Path) -> RescaleNet:
-    """Return a sine-filled net as it comes out of a weights file, with that file's fingerprint."""
+def stored_model(config: RescaleConfig, path: Path) -> Model:
+    """Return a sine-filled net as it comes out of a weights file."""
     model.store(sine_filled(RescaleNet(config)), path)
     return model.load(path)
 
@@ -90,13 +92,13 @@ def restored_rng() -> Iterator[None]:
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of the weights file of a tiny x2 net."""
     path = tmp_path_factory.mktemp("weights") / "tiny-x2.safetensors"
-    stored_net(TINY, path)
+    stored_model(TINY, path)
     return path
 
 
 @pytest.fixture(scope="session")
-def tiny_net(tiny_weights: Path) -> RescaleNet:
-    """The net in `tiny_weights`; shared, so a test must not change it."""
+def tiny_model(tiny_weights: Path) -> Model:
+    """The model in `tiny_weights`; shared, so a test must not change it."""
     return model.load(tiny_weights)
 
 
@@ -128,11 +130,10 @@ def data_folder() -> Path:
 
 def always_predicted(
     group: Image, older: Image | None, alignment: warp.Alignment | None, first: Image | None
-) -> list[reference_choice.Candidate]:
-    """Leave only the prediction of every further band group, whatever it costs."""
-    found = reference_choice.candidates(group, older, alignment, first)
-    predicted = [candidate for candidate in found if candidate.choice.prediction is not None]
-    return predicted or found[:1]
+) -> ReferenceSource:
+    """Choose the prediction for every further band group, whatever it costs, and no reference for the first one."""
+    found = [candidate.source for candidate in reference_choice.candidates(group, older, alignment, first)]
+    return next((source for source in found if isinstance(source, Predicted)), Unused())
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import refscale_codec as refscale
 from refscale_codec import errors, model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
+from refscale_codec.model import Model
 from refscale_codec.picture import geotiff
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
@@ -38,7 +39,7 @@ def old(pair: tuple[Image, Image]) -> Array:
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_weights: Path) -> RescaleNet:
+def tiny(tiny_weights: Path) -> Model:
     return refscale.load_model(tiny_weights, device="cpu")
 
 
@@ -268,7 +269,7 @@ def test_a_model_is_loaded_once_even_by_threads_that_ask_together(
     path = tmp_path / "own.safetensors"
     path.write_bytes(tiny_weights.read_bytes())
     loads, load = [], model.load
-    monkeypatch.setattr(model, "load", lambda path: loads.append(path) or load(path))
+    monkeypatch.setattr(model, "load", lambda path, device: loads.append(path) or load(path, device))
     together = threading.Barrier(4)
 
     def ask(_: int) -> object:

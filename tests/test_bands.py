@@ -17,12 +17,12 @@ from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError
 from refscale_codec.fileformat import container
+from refscale_codec.model import Model
 from refscale_codec.picture import bands, image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 
 U8, U16, I16 = (np.dtype(name) for name in ("u1", "u2", "i2"))
@@ -330,11 +330,11 @@ KINDS = kinds()
 
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
+def test_a_picture_of_any_kind_comes_back(kind: str, tiny_model: Model, with_reference: bool) -> None:
     target, reference = KINDS[kind]
     given = reference if with_reference else None
-    data = encoder.encode(target, given, tiny_net, EncodeOptions(quality=95, output_hash=True))
-    decoded = decoder.decode(data, given, tiny_net)
+    data = encoder.encode(target, given, tiny_model, EncodeOptions(quality=95, output_hash=True))
+    decoded = decoder.decode(data, given, tiny_model)
     assert (decoded.pixels.dtype, decoded.pixels.shape) == (target.pixels.dtype, target.pixels.shape)
     assert decoded.nodata == target.nodata
     described, files = decoder.disassemble(container.unpack(data))
@@ -346,39 +346,39 @@ def test_a_picture_of_any_kind_comes_back(kind: str, tiny_net: RescaleNet, with_
         assert np.array_equal(decoded.pixels == target.nodata, target.pixels == target.nodata)
     assert container.unpack(data).output_hash == decoded.fingerprint()
     window = Box(3, 4, 17, 30)
-    part = decoder.decode(data, given, tiny_net, window=window)
+    part = decoder.decode(data, given, tiny_model, window=window)
     assert np.array_equal(part.pixels, decoded.pixels[window.slices])
 
 
-def test_what_is_hidden_does_not_change_the_file(tiny_net: RescaleNet) -> None:
+def test_what_is_hidden_does_not_change_the_file(tiny_model: Model) -> None:
     target, reference = KINDS["rgba"]
     pixels = target.pixels.copy()
     pixels[target.alpha == 0] = 99
-    assert encoder.encode(replace(target, pixels=pixels), reference, tiny_net) == encoder.encode(
-        target, reference, tiny_net
+    assert encoder.encode(replace(target, pixels=pixels), reference, tiny_model) == encoder.encode(
+        target, reference, tiny_model
     )
 
 
-def test_sixteen_bits_of_eight_are_coded_alike(tiny_net: RescaleNet) -> None:
+def test_sixteen_bits_of_eight_are_coded_alike(tiny_model: Model) -> None:
     target, reference = KINDS["rgb"]
     wide = [Image(picture.pixels.astype(np.uint16) * 257) for picture in (target, reference)]
-    narrow_data = encoder.encode(target, reference, tiny_net)
-    data = encoder.encode(*wide, tiny_net, EncodeOptions(value_range=(0, 65535)))
+    narrow_data = encoder.encode(target, reference, tiny_model)
+    data = encoder.encode(*wide, tiny_model, EncodeOptions(value_range=(0, 65535)))
     narrow_file, file = container.unpack(narrow_data), container.unpack(data)
     assert abs(len(file.lr) - len(narrow_file.lr)) <= 8  # a rounding here and there
-    decoded, narrow = decoder.decode(data, wide[1], tiny_net), decoder.decode(narrow_data, reference, tiny_net)
+    decoded, narrow = decoder.decode(data, wide[1], tiny_model), decoder.decode(narrow_data, reference, tiny_model)
     assert metrics.psnr((decoded.pixels >> 8).astype(np.uint8), narrow.pixels) > 40
     assert len(np.unique(decoded.pixels % 257)) > 100  # finer than 8 bits
 
 
 @pytest.mark.parametrize("kind", ["nodata", "rgba", "grey"])
-def test_targets_are_for_all_kinds(kind: str, tiny_net: RescaleNet) -> None:
+def test_targets_are_for_all_kinds(kind: str, tiny_model: Model) -> None:
     target, reference = KINDS[kind]
-    usual = len(encoder.encode(target, reference, tiny_net))
-    reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("bytes", usual))
+    usual = len(encoder.encode(target, reference, tiny_model))
+    reached = rate_control.encode(target, reference, tiny_model, rate_control.Target("bytes", usual))
     assert len(reached.data) <= usual
-    reached = rate_control.encode(target, reference, tiny_net, rate_control.Target("psnr", 20.0))
-    decoded = decoder.decode(reached.data, reference, tiny_net)
+    reached = rate_control.encode(target, reference, tiny_model, rate_control.Target("psnr", 20.0))
+    decoded = decoder.decode(reached.data, reference, tiny_model)
     assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
     assert reached.psnr >= 20
 
@@ -386,25 +386,25 @@ def test_targets_are_for_all_kinds(kind: str, tiny_net: RescaleNet) -> None:
 @pytest.mark.parametrize(
     ("kind", "other"), [("grey", "rgb"), ("rgb16", "rgb"), ("four signed", "seven"), ("rgb", "two")]
 )
-def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_net: RescaleNet) -> None:
+def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_model: Model) -> None:
     with pytest.raises(ImageError, match="bring both to the same"):
-        encoder.encode(KINDS[kind][0], KINDS[other][1], tiny_net)
-    data = encoder.encode(*KINDS[kind], tiny_net)
+        encoder.encode(KINDS[kind][0], KINDS[other][1], tiny_model)
+    data = encoder.encode(*KINDS[kind], tiny_model)
     with pytest.raises(ReferenceMismatch):
-        decoder.decode(data, KINDS[other][1], tiny_net)
+        decoder.decode(data, KINDS[other][1], tiny_model)
 
 
-def test_alpha_of_the_reference_is_ignored(tiny_net: RescaleNet) -> None:
+def test_alpha_of_the_reference_is_ignored(tiny_model: Model) -> None:
     target, reference = KINDS["rgba"]
     half = replace(reference, alpha=np.full(reference.pixels.shape[:2], 128, np.uint8))
-    assert encoder.encode(target, half, tiny_net) == encoder.encode(target, reference, tiny_net)
+    assert encoder.encode(target, half, tiny_model) == encoder.encode(target, reference, tiny_model)
     assert half.fingerprint() == reference.fingerprint()
 
 
-def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
+def test_files_within_files_must_fit(tiny_model: Model) -> None:
     target, reference = KINDS["seven"]
-    file = container.unpack(encoder.encode(target, reference, tiny_net))
-    grey = container.unpack(encoder.encode(*KINDS["grey"], tiny_net))
+    file = container.unpack(encoder.encode(target, reference, tiny_model))
+    grey = container.unpack(encoder.encode(*KINDS["grey"], tiny_model))
     assert file.extra_bands is not None
     for changed in (
         replace(file, extra_bands=None),
@@ -414,64 +414,64 @@ def test_files_within_files_must_fit(tiny_net: RescaleNet) -> None:
         replace(file, extra_bands=container.pack(file)),
     ):
         with pytest.raises(ContainerError, match="EXTRA_BANDS"):
-            decoder.decode(container.pack(changed), reference, tiny_net)
+            decoder.decode(container.pack(changed), reference, tiny_model)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
 @pytest.mark.parametrize("kind", ["seven", "four signed", "nodata"])
-def test_predicted_bands_come_back_in_windows_too(kind: str, tiny_net: RescaleNet, with_reference: bool) -> None:
+def test_predicted_bands_come_back_in_windows_too(kind: str, tiny_model: Model, with_reference: bool) -> None:
     target, reference = (replace(picture, pixels=np.tile(picture.pixels, (6, 5, 1))) for picture in KINDS[kind])
     given = reference if with_reference else None
     options = EncodeOptions(output_hash=True, tile=32)
-    data = encoder.prepare(target, given, tiny_net, options, shortlist=always_predicted).code(75).file()
+    data = encoder.prepare(target, given, tiny_model, options, choose=always_predicted).code(75).file()
     file = container.unpack(data)
     described, files = decoder.disassemble(file)
     assert [inner.prediction is not None for inner in files] == [False] + [True] * (len(files) - 1)
     assert all(inner.alignment is None for inner in files[1:])
-    assert file.output_hash == decoder.decode(data, given, tiny_net).fingerprint()
-    whole = decoder.decode(data, given, tiny_net, tile=32)
+    assert file.output_hash == decoder.decode(data, given, tiny_model).fingerprint()
+    whole = decoder.decode(data, given, tiny_model, tile=32)
     assert bands.psnr(target, whole, described) > 10  # the net is not trained
     for window in (Box(0, 0, 7, 9), Box(33, 60, 34, 97), Box(100, 90, 120, 165)):
-        part = decoder.decode(data, given, tiny_net, tile=32, window=window)
+        part = decoder.decode(data, given, tiny_model, tile=32, window=window)
         assert np.array_equal(part.pixels, whole.pixels[window.slices])
 
 
-def test_another_machines_first_bands_do_no_harm(tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machines_first_bands_do_no_harm(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     target, reference = KINDS["seven"]
-    data = encoder.prepare(target, reference, tiny_net, shortlist=always_predicted).code(75).file()
-    usual = decoder.decode(data, reference, tiny_net).pixels.astype(int)
+    data = encoder.prepare(target, reference, tiny_model, choose=always_predicted).code(75).file()
+    usual = decoder.decode(data, reference, tiny_model).pixels.astype(int)
     exact = band_prediction.predict
     level = np.random.default_rng(0).integers(-1, 2, (*target.pixels.shape[:2], 3))
     monkeypatch.setattr(
         band_prediction, "predict", lambda x, rows: exact((x + level).clip(0, 255).astype(np.uint8), rows)
     )
-    other = decoder.decode(data, reference, tiny_net).pixels
+    other = decoder.decode(data, reference, tiny_model).pixels
     assert 0 < abs(other - usual).max() <= 3
     assert np.array_equal(other[..., :3], usual[..., :3])
 
 
-def test_targets_are_for_predicted_bands(tiny_net: RescaleNet) -> None:
+def test_targets_are_for_predicted_bands(tiny_model: Model) -> None:
     target, reference = KINDS["seven"]
     options = EncodeOptions(output_hash=True)
-    plan = encoder.prepare(target, reference, tiny_net, options, shortlist=always_predicted)
+    plan = encoder.prepare(target, reference, tiny_model, options, choose=always_predicted)
     usual = plan.code(75).size()
     assert len(rate_control.reach(plan, target, rate_control.Target("bytes", usual)).data) <= usual
     reached = rate_control.reach(plan, target, rate_control.Target("psnr", 20.0))
-    decoded = decoder.decode(reached.data, reference, tiny_net)
+    decoded = decoder.decode(reached.data, reference, tiny_model)
     assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
     file = container.unpack(reached.data)
     assert file.output_hash == decoded.fingerprint()
     assert all(inner.prediction is not None for inner in decoder.disassemble(file)[1][1:])
 
 
-def test_first_bands_are_not_predicted(tiny_net: RescaleNet) -> None:
+def test_first_bands_are_not_predicted(tiny_model: Model) -> None:
     target, _ = KINDS["seven"]
-    file = container.unpack(encoder.prepare(target, None, tiny_net, shortlist=always_predicted).code(75).file())
+    file = container.unpack(encoder.prepare(target, None, tiny_model, choose=always_predicted).code(75).file())
     further = decoder.disassemble(file)[1][1]
     changed = container.pack(replace(file, prediction=further.prediction))
     with pytest.raises(ContainerError, match="predicted from themselves"):
-        decoder.decode(changed, None, tiny_net)
+        decoder.decode(changed, None, tiny_model)
 
 
 def test_a_real_pair_with_infrared(data_folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The sentence works end to end, and refuses what would give a plausible wrong picture."""
 
-import copy
 import csv
 import io
 from dataclasses import replace
@@ -10,45 +9,58 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
-import torch
-from conftest import ROOT, TINY, stored_net
+from conftest import ROOT, TINY, stored_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale_codec import lrcodec, model
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.codec.encoder import EncodeOptions
+from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import registration, warp
+from refscale_codec.reference.source import ReferenceSource, Unused, Warped
 from refscale_codec.rescale import similarity_map, tiled
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
-from refscale_codec.study.coders import jpeg
 
 Pair = tuple[Image, Image]
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["x2", "x4"])
-def net(request: pytest.FixtureRequest, tiny_net: RescaleNet, tmp_path_factory: pytest.TempPathFactory) -> RescaleNet:
+def net(request: pytest.FixtureRequest, tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The tiny net, and one of scale 4."""
     if request.param == 2:
-        return tiny_net
-    return stored_net(replace(TINY, scale=4, blocks=1), tmp_path_factory.mktemp("weights") / "tiny-x4.safetensors")
+        return tiny_model
+    return stored_model(replace(TINY, scale=4, blocks=1), tmp_path_factory.mktemp("weights") / "tiny-x4.safetensors")
 
 
 @pytest.fixture(scope="module")
-def coded(pair: Pair, tiny_net: RescaleNet) -> bytes:
+def coded(pair: Pair, tiny_model: Model) -> bytes:
     """The pair's target, coded with its reference."""
-    return encoder.encode(*pair, tiny_net)
+    return encoder.encode(*pair, tiny_model)
 
 
 def cut(picture: Image, height: int, width: int) -> Image:
     return Image(np.ascontiguousarray(picture.pixels[:height, :width]))
+
+
+def in_place(*_: object) -> ReferenceSource:
+    """Choose the reference as it lies."""
+    return Warped(None)
+
+
+def upscaled(low: tiled.LowRes, reference: Image, net: Model, quality: int = 75) -> np.ndarray:
+    """Return what the net makes of a low-res picture and a reference in place, of the picture's size."""
+    size = reference.height, reference.width
+    return reconstruct(low, tiled.reference_in_place(reference), size, net, quality, tile=512)
 
 
 def with_header(data: bytes, **changes: object) -> bytes:
@@ -63,161 +75,154 @@ def with_header(data: bytes, **changes: object) -> bytes:
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (3, 2), (37, 29)])
 def test_a_picture_of_any_size_comes_back_in_it(
-    pair: Pair, net: RescaleNet, width: int, height: int, with_reference: bool
+    pair: Pair, net: Model, width: int, height: int, with_reference: bool
 ) -> None:
     target, reference = (cut(picture, height, width) for picture in pair)
-    given = reference if with_reference else None
-    data = encoder.encode(target, given, net, EncodeOptions(quality=95))
+    given, choose = (reference, in_place) if with_reference else (None, lambda *_: Unused())
+    data = encoder.prepare(target, given, net, choose=choose).code(95).file()
     decoded = decoder.decode(data, given, net)
     assert decoded.pixels.shape == (height, width, 3)
 
     file = container.unpack(data)
-    scale = net.config.scale
+    scale = net.scale
     assert file.header == container.Header(
         width, height, scale, lrcodec.JPEG, 95, net.fingerprint, reference.fingerprint() if with_reference else None
     )
-    low = payloads.unpack_low_res(file, net, None)
+    low = payloads.low_res_of(file, net, None)
     assert (low.lr.shape, low.lr.dtype) == ((-(-height // scale), -(-width // scale), 3), np.float32)
     if with_reference:
-        assert low.levels is not None
-        assert low.levels.shape == net.config.map_size(*low.lr.shape[:2])
+        assert low.similarity_map is not None
+        assert low.similarity_map.shape == tuple(-(-scale * side // net.rescaler.cell) for side in low.lr.shape[:2])
     else:
-        assert low.levels is None
+        assert low.similarity_map is None
 
 
-def test_a_decoded_picture_resembles_what_was_coded(pair: Pair, tiny_net: RescaleNet) -> None:
+def test_a_decoded_picture_resembles_what_was_coded(pair: Pair, tiny_model: Model) -> None:
     target, reference = pair
-    data = encoder.encode(target, reference, tiny_net, EncodeOptions(quality=95))
-    assert metrics.psnr(target.pixels, decoder.decode(data, reference, tiny_net).pixels) > 20  # the net is not trained
+    data = encoder.encode(target, reference, tiny_model, EncodeOptions(quality=95))
+    assert (
+        metrics.psnr(target.pixels, decoder.decode(data, reference, tiny_model).pixels) > 20
+    )  # the net is not trained
 
 
-def test_coding_and_decoding_are_deterministic(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_coding_and_decoding_are_deterministic(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     target, reference = pair
-    assert encoder.encode(target, reference, tiny_net) == coded
-    first, second = (decoder.decode(coded, reference, tiny_net) for _ in range(2))
+    assert encoder.encode(target, reference, tiny_model) == coded
+    first, second = (decoder.decode(coded, reference, tiny_model) for _ in range(2))
     assert np.array_equal(first.pixels, second.pixels)
 
 
-def test_pictures_are_left_alone(pair: Pair, tiny_net: RescaleNet) -> None:
+def test_pictures_are_left_alone(pair: Pair, tiny_model: Model) -> None:
     copies = [Image(picture.pixels.copy()) for picture in pair]
-    decoder.decode(encoder.encode(*copies, tiny_net), copies[1], tiny_net)
+    decoder.decode(encoder.encode(*copies, tiny_model), copies[1], tiny_model)
     for picture, kept in zip(copies, pair, strict=True):
         assert np.array_equal(picture.pixels, kept.pixels)
 
 
-def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, net: RescaleNet) -> None:
-    scale = net.config.scale
+def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, net: Model) -> None:
+    scale = net.scale
     height, width = 4 * scale - 1, 3 * scale - 1
     odd = [cut(picture, height, width) for picture in pair]
     padded = [Image(np.pad(picture.pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")) for picture in odd]
-    low, expected = tiled.downscale(*odd, net, 75), tiled.downscale(*padded, net, 75)
+    low, expected = (tiled.downscale(*both, net.rescaler, 75) for both in (odd, padded))
     assert np.array_equal(low.lr, expected.lr)
-    assert np.array_equal(low.levels, expected.levels)
-    header = container.Header(width, height, scale, lrcodec.JPEG, 75, net.fingerprint, odd[1].fingerprint())
-    whole = tiled.upscale(low, padded[1], replace(header, width=width + 1, height=height + 1), net)
-    assert np.array_equal(tiled.upscale(low, odd[1], header, net).pixels, whole.pixels[:height, :width])
+    assert np.array_equal(low.similarity_map, expected.similarity_map)
+    whole = upscaled(low, padded[1], net, 75)
+    assert np.array_equal(upscaled(low, odd[1], net, 75), whole[:height, :width])
 
 
-def test_low_res_samples_are_neither_rounded_nor_clipped(tiny_net: RescaleNet) -> None:
-    net = RescaleNet(TINY).eval()  # fresh: it averages
+def test_low_res_samples_are_neither_rounded_nor_clipped(tiny_model: Model) -> None:
+    fresh = RescaleNet(TINY).eval()  # it averages
     pixels = np.array([[10, 10, 10, 10], [10, 13, 10, 11]], np.uint8)[..., None].repeat(3, axis=2)  # 10.75, 10.25
-    low = tiled.downscale(Image(pixels), None, net, 75)
+    low = tiled.downscale(Image(pixels), None, fresh, 75)
     assert low.lr.dtype == np.float32
     assert low.lr[..., 0].tolist() == [pytest.approx([10.75, 10.25], abs=1e-3)]
     assert low.picture.dtype == np.uint8
     assert low.picture[..., 0].tolist() == [[11, 10]]
 
     halves = Image(np.repeat([0, 255], 8).astype(np.uint8)[None, :, None].repeat(16, axis=0).repeat(3, axis=2))
-    low = tiled.downscale(halves, None, tiny_net, 75)
+    low = tiled.downscale(halves, None, tiny_model.rescaler, 75)
     assert low.lr.min() < 0
     assert low.lr.max() > 255
-    assert np.array_equal(low.picture, tiled.to_8_bits(low.lr))
     assert (low.picture.min(), low.picture.max()) == (0, 255)
 
 
 def test_eight_bits_are_the_nearest_in_range() -> None:
     samples = np.array([-300, -0.6, 0.4, 0.6, 127.4, 254.6, 255.4, 256, 700], np.float32)
-    found = tiled.to_8_bits(samples)
+    found = tiled.LowRes(samples, None).picture
     assert found.dtype == np.uint8
     assert found.tolist() == [0, 0, 0, 1, 127, 255, 255, 255, 255]
 
 
 @pytest.mark.parametrize("quality", [20, 85, 100])
-def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
+def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_model: Model, quality: int) -> None:
     target, reference = pair
-    options = EncodeOptions(quality=quality)
-    low = tiled.downscale(target, reference, tiny_net, quality)
-    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), tiny_net, options.quality)
-    sent = payloads.unpack_low_res(file, tiny_net, None)
-    assert np.array_equal(low.levels, sent.levels)
-    assert file.lr == entropy.encode(coefficients.quantise(low.lr, quality), quality)
+    group = encoder.prepare(target, reference, tiny_model, choose=in_place).code(quality).groups[0]
+    low = tiled.downscale(target, reference, tiny_model.rescaler, quality)
+    sent = payloads.low_res_of(group.file, tiny_model, None)
+    assert np.array_equal(low.similarity_map, sent.similarity_map)
+    assert group.file.lr == entropy.encode(coefficients.quantise(low.lr, quality), quality)
     expected = coefficients.restore(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
     assert np.array_equal(sent.lr, expected)
     assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
 
 
 @pytest.mark.parametrize("dead_zone", [0.5, 0.7])
-def test_the_encoder_knows_what_is_received(pair: Pair, tiny_net: RescaleNet, dead_zone: float) -> None:
-    target, reference = pair
-    low = tiled.downscale(target, reference, tiny_net, 40)
-    size, fingerprint = target.pixels.shape[:2], reference.fingerprint()
-    sent = payloads.unpack_low_res(
-        payloads.pack_low_res(low, size, fingerprint, tiny_net, 40, dead_zone), tiny_net, None
-    )
-    received = payloads.as_received(low, tiny_net, 40, dead_zone)
-    assert np.array_equal(received.lr, sent.lr)
-    assert np.array_equal(received.levels, sent.levels)
+def test_the_encoder_knows_what_is_received(pair: Pair, tiny_model: Model, dead_zone: float) -> None:
+    coded = encoder.prepare(*pair, tiny_model).code(40, dead_zone)
+    sent = payloads.low_res_of(coded.groups[0].file, tiny_model, None)
+    assert np.array_equal(coded.groups[0].low.lr, sent.lr)
+    assert np.array_equal(coded.groups[0].low.similarity_map, sent.similarity_map)
+    assert np.array_equal(coded.picture().pixels, decoder.decode(coded.file(), pair[1], tiny_model).pixels)
 
 
-def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
-    file = container.unpack(coded)
-    low = payloads.unpack_low_res(file, tiny_net, None)
+def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_model: Model) -> None:
+    coded = encoder.prepare(*pair, tiny_model, choose=in_place).code(75).file()
+    low = payloads.low_res_of(container.unpack(coded), tiny_model, None)
     assert (low.lr != low.picture).any()
     rounded = low._replace(lr=low.picture.astype(np.float32))
-    exact, other = (tiled.upscale(x, pair[1], file.header, tiny_net).pixels for x in (low, rounded))
-    assert np.array_equal(decoder.decode(coded, pair[1], tiny_net).pixels, exact)
+    exact, other = (upscaled(x, pair[1], tiny_model) for x in (low, rounded))
+    assert np.array_equal(decoder.decode(coded, pair[1], tiny_model).pixels, exact)
     assert not np.array_equal(exact, other)
 
 
-def test_the_reference_and_the_quality_reach_the_decoded_picture(
-    pair: Pair, tiny_net: RescaleNet, coded: bytes
-) -> None:
+def test_the_reference_and_the_quality_reach_the_decoded_picture(pair: Pair, tiny_model: Model) -> None:
     target, reference = pair
-    decoded = decoder.decode(coded, reference, tiny_net)
-    low = payloads.unpack_low_res(container.unpack(coded), tiny_net, None)
-    header = container.unpack(coded).header
-    darker = Image(reference.pixels // 2)
-    assert not np.array_equal(tiled.upscale(low, darker, header, tiny_net).pixels, decoded.pixels)
-    told = replace(header, quality=1)
-    assert not np.array_equal(tiled.upscale(low, reference, told, tiny_net).pixels, decoded.pixels)
-    assert len(encoder.encode(target, reference, tiny_net, EncodeOptions(quality=30))) < len(coded)
+    low = tiled.downscale(target, reference, tiny_model.rescaler, 75)
+    decoded = upscaled(low, reference, tiny_model, 75)
+    assert not np.array_equal(upscaled(low, Image(reference.pixels // 2), tiny_model, 75), decoded)
+    assert not np.array_equal(upscaled(low, reference, tiny_model, 1), decoded)
+    sizes = [len(encoder.encode(target, reference, tiny_model, EncodeOptions(quality))) for quality in (30, 75)]
+    assert sizes[0] < sizes[1]
 
 
 @pytest.mark.parametrize("level", range(TINY.map_levels))
-def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_net: RescaleNet, level: int) -> None:
+def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_model: Model, level: int) -> None:
     target, reference = pair
-    options = EncodeOptions()
-    low = tiled.downscale(target, reference, tiny_net, options.quality)
-    low = low._replace(levels=np.full(TINY.map_size(*low.lr.shape[:2]), level, np.uint8))
-    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), tiny_net, options.quality)
+    coded = encoder.prepare(target, reference, tiny_model, choose=in_place).code(75).groups[0]
+    low = coded.low._replace(similarity_map=np.full((8, 10), level, np.uint8))
+    file = payloads.pack(coded.file.lr, low, Warped(None), (29, 37), reference.fingerprint(), tiny_model, 75)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
-    data = container.pack(file)
-    sent = payloads.unpack_low_res(container.unpack(data), tiny_net, None)
-    assert np.array_equal(sent.levels, low.levels)
-    expected = tiled.upscale(sent, reference, file.header, tiny_net)
-    assert np.array_equal(decoder.decode(data, reference, tiny_net).pixels, expected.pixels)
+    sent = payloads.low_res_of(file, tiny_model, None)
+    assert np.array_equal(sent.similarity_map, low.similarity_map if level else None)
+    decoded = decoder.decode(container.pack(file), reference, tiny_model)
+    if level:
+        assert np.array_equal(decoded.pixels, upscaled(sent, reference, tiny_model))
+    else:
+        alone = reconstruct(sent, None, (29, 37), tiny_model, 75, tile=512)
+        assert np.array_equal(decoded.pixels, alone)
 
 
-def test_no_map_is_not_an_empty_one(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_no_map_is_not_an_empty_one(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     file = container.unpack(coded)
     none, empty = (container.pack(replace(file, similarity_map=payload)) for payload in (None, b""))
     assert len(empty) == len(none) + 6
-    decoded = [decoder.decode(data, pair[1], tiny_net).pixels for data in (none, empty)]
+    decoded = [decoder.decode(data, pair[1], tiny_model).pixels for data in (none, empty)]
     assert not np.array_equal(*decoded)
 
 
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
-def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: RescaleNet, with_reference: bool) -> None:
+def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: Model, with_reference: bool) -> None:
     target, reference = pair
     given = reference if with_reference else None
     plain = encoder.encode(target, given, net)
@@ -247,9 +252,9 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     assert file.header.reference == noise.fingerprint()  # it is asked for all the same: one rule for the receiver
     assert file.lr == container.unpack(alone).lr
     assert np.array_equal(decoder.decode(data, noise, net).pixels, decoder.decode(alone, None, net).pixels)
-    sent = payloads.unpack_low_res(container.unpack(helped), net, None)
-    assert sent.levels is not None
-    assert sent.levels.any()
+    sent = payloads.low_res_of(container.unpack(helped), net, None)
+    assert sent.similarity_map is not None
+    assert sent.similarity_map.any()
 
 
 @pytest.mark.slow
@@ -260,9 +265,7 @@ def test_a_reference_is_moved_only_where_that_helps() -> None:
         registration.estimate(target, reference) is not None
     )  # light and season mislead it: this reference lies in place
     [lit] = decoder.alignments(container.unpack(encoder.encode(target, reference, net)))
-    assert lit is not None
-    assert lit.radiometry is not None  # spread as the target is
-    assert lit._replace(radiometry=None).does_nothing
+    assert lit is None or lit._replace(radiometry=None).does_nothing
     off = Image(np.roll(reference.pixels, (5, -3), axis=(0, 1)))
     assert container.unpack(encoder.encode(target, off, net)).alignment is not None
 
@@ -286,10 +289,9 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
     assert sizes[120] < 0.9 * len(encoder.encode(target, None, net))
 
 
-def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pair: Pair, net: RescaleNet) -> None:
+def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pair: Pair, net: Model) -> None:
     target, reference = pair[0], cut(pair[1], 8, 8)
-    low = tiled.downscale(target, None, net, 75)
-    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, 75)
+    file = encoder.prepare(target, reference, net, choose=lambda *_: Unused()).code(75).groups[0].file
     assert file.header.reference == reference.fingerprint()
     assert decoder.decode(container.pack(file), reference, net).height == target.height
     wrong = container.pack(replace(file, similarity_map=None))  # says that the reference lies in place
@@ -297,38 +299,14 @@ def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pa
         decoder.decode(wrong, reference, net)
 
 
-def test_another_guide_than_the_encoders_is_noticed(scene: Pair, mapped: bytes, net: RescaleNet) -> None:
+def test_another_warped_reference_than_the_encoders_is_noticed(scene: Pair, mapped: bytes, net: Model) -> None:
     file = container.unpack(mapped)
-    found = payloads.unpack_alignment(file)
+    [found] = decoder.alignments(file)
     assert found is not None
     forged = container.pack(replace(file, alignment=warp.pack(found._replace(check=found.check ^ 1))))
     decoder.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
     with pytest.raises(ReferenceMismatch, match="moved into place"):
         decoder.decode(forged, scene[1], net)
-
-
-# --- the latent ------------------------------------------------------------------------------------------------------
-
-
-def test_a_latent_of_zero_scale_is_the_default(pair: Pair, net: RescaleNet) -> None:
-    target, reference = pair
-    data = encoder.encode(target, reference, net)
-    default = decoder.decode(data, reference, net)
-    assert np.array_equal(decoder.decode(data, reference, net, z_scale=0.0, z_seed=5).pixels, default.pixels)
-
-
-def test_a_sampled_latent_differs_and_is_reproducible_by_its_seed(pair: Pair, net: RescaleNet) -> None:
-    target, reference = pair
-    data = encoder.encode(target, reference, net)
-    default = decoder.decode(data, reference, net).pixels
-    state = torch.get_rng_state()
-    first, again, other = (decoder.decode(data, reference, net, z_scale=0.1, z_seed=seed).pixels for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert not np.array_equal(first, default)
-    stronger = decoder.decode(data, reference, net, z_scale=0.5, z_seed=1).pixels
-    assert metrics.psnr(stronger, default) < metrics.psnr(first, default)
 
 
 # --- tiles and windows -----------------------------------------------------------------------------------------------
@@ -344,66 +322,62 @@ def scene() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def mapped(scene: Pair, net: RescaleNet) -> bytes:
+def mapped(scene: Pair, net: Model) -> bytes:
     """The scene, coded with a moved reference and a map that varies."""
     target, reference = scene
-    options = EncodeOptions()
-    low = tiled.downscale(target, reference, net, options.quality)
-    assert low.levels is not None
     still = warp.still(target.height, target.width)
     alignment = still._replace(motion=np.full((3, 4, 2), 7, np.int16))
-    low = low._replace(
-        levels=np.random.default_rng(1).integers(0, 4, low.levels.shape, dtype=np.uint8),
-        alignment=alignment._replace(check=warp.checksum(warp.apply(reference, alignment))),
-    )
-    return container.pack(
-        payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, options.quality)
-    )
+    plan = encoder.prepare(target, reference, net, choose=lambda *_: Warped(alignment))
+    group = plan.code(75).groups[0]
+    assert group.low.similarity_map is not None
+    levels = np.random.default_rng(1).integers(0, 4, group.low.similarity_map.shape, dtype=np.uint8)
+    low = group.low._replace(similarity_map=levels)
+    fingerprint = reference.fingerprint()
+    return container.pack(payloads.pack(group.file.lr, low, group.source, plan.size, fingerprint, net, 75))
 
 
-def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: RescaleNet, mapped: bytes) -> None:
+def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: Model, mapped: bytes) -> None:
     target, reference = scene
-    whole, parts = (tiled.downscale(target, reference, net, 75, tile) for tile in (512, 64))
-    assert whole.levels is not None
+    whole, parts = (tiled.downscale(target, reference, net.rescaler, 75, tile) for tile in (512, 64))
+    assert whole.similarity_map is not None
     assert abs(whole.lr - parts.lr).max() < 0.05
-    assert (whole.levels != parts.levels).mean() < 0.002  # on the edge between two levels
+    assert (whole.similarity_map != parts.similarity_map).mean() < 0.002  # on the edge between two levels
     decoded = [decoder.decode(mapped, reference, net, tile=tile).pixels.astype(int) for tile in (512, 64)]
     assert abs(decoded[0] - decoded[1]).max() <= 1
     assert (decoded[0] != decoded[1]).mean() < 0.002
 
 
-def test_a_tile_is_what_the_net_makes_of_it_and_its_halo(scene: Pair, tiny_net: RescaleNet) -> None:
+def test_a_tile_is_what_the_net_makes_of_it_and_its_halo(scene: Pair, tiny_model: Model) -> None:
     target = scene[0]
-    whole = tiled.downscale(target, None, tiny_net, 75, 64)
-    corner = tiled.downscale(cut(target, 48 + 48, 64 + 48), None, tiny_net, 75)  # the first core is 64 x 64 or less
-    assert np.array_equal(whole.lr[:24, :24], corner.lr[:24, :24])
+    whole = tiled.downscale(target, None, tiny_model.rescaler, 75, 64)
+    corner = tiled.downscale(
+        cut(target, 48 + 48, 64 + 48), None, tiny_model.rescaler, 75
+    )  # the first core is 64 x 64 or less
+    assert np.allclose(whole.lr[:24, :24], corner.lr[:24, :24], atol=1e-3)  # rounding goes with a tensor's size
 
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_a_window_has_exactly_the_pixels_of_the_whole(
-    scene: Pair, net: RescaleNet, mapped: bytes, data: st.DataObject
+    scene: Pair, net: Model, mapped: bytes, data: st.DataObject
 ) -> None:
     reference = scene[1]
     top, left = data.draw(st.integers(0, 149)), data.draw(st.integers(0, 202))
     box = Box(top, left, data.draw(st.integers(top + 1, 150)), data.draw(st.integers(left + 1, 203)))
-    z_scale = data.draw(st.sampled_from([0.0, 0.2]))
-    whole, part = (
-        decoder.decode(mapped, reference, net, tile=64, window=window, z_scale=z_scale) for window in (None, box)
-    )
+    whole, part = (decoder.decode(mapped, reference, net, tile=64, window=window) for window in (None, box))
     assert np.array_equal(part.pixels, whole.pixels[box.slices])
 
 
 @pytest.mark.parametrize("window", [Box(0, 0, 29, 38), Box(-1, 0, 5, 5), Box(29, 0, 30, 1), Box(3, 3, 3, 9)])
-def test_a_window_beyond_the_picture_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes, window: Box) -> None:
+def test_a_window_beyond_the_picture_is_refused(pair: Pair, tiny_model: Model, coded: bytes, window: Box) -> None:
     with pytest.raises(UsageError, match="picture of 37x29"):
-        decoder.decode(coded, pair[1], tiny_net, window=window)
+        decoder.decode(coded, pair[1], tiny_model, window=window)
 
 
-def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     with pytest.raises(UsageError, match="multiple of 16"):
-        decoder.decode(coded, pair[1], tiny_net, tile=100)
+        decoder.decode(coded, pair[1], tiny_model, tile=100)
     with pytest.raises(UsageError, match="multiple of 16"):
         EncodeOptions(tile=0)
 
@@ -427,77 +401,76 @@ def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
 # --- it refuses ------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_reference_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_a_wrong_reference_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     target, reference = pair
     pixels = reference.pixels.copy()
     pixels[-1, -1, -1] ^= 1
     with pytest.raises(
         ReferenceMismatch, match=f"{reference.fingerprint().hex()}.*{Image(pixels).fingerprint().hex()}"
     ):
-        decoder.decode(coded, Image(pixels), tiny_net)
+        decoder.decode(coded, Image(pixels), tiny_model)
     with pytest.raises(ReferenceMismatch):
-        decoder.decode(coded, cut(reference, 28, 37), tiny_net)
+        decoder.decode(coded, cut(reference, 28, 37), tiny_model)
     with pytest.raises(ReferenceMismatch):
-        decoder.decode(coded, target, tiny_net)
+        decoder.decode(coded, target, tiny_model)
 
 
-def test_a_missing_reference_is_named(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_a_missing_reference_is_named(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     with pytest.raises(ReferenceMismatch, match=pair[1].fingerprint().hex()):
-        decoder.decode(coded, None, tiny_net)
+        decoder.decode(coded, None, tiny_model)
 
 
-def test_a_superfluous_reference_is_refused(pair: Pair, tiny_net: RescaleNet) -> None:
+def test_a_superfluous_reference_is_refused(pair: Pair, tiny_model: Model) -> None:
     target, reference = pair
-    data = encoder.encode(target, None, tiny_net)
+    data = encoder.encode(target, None, tiny_model)
     with pytest.raises(ReferenceMismatch, match="without a reference"):
-        decoder.decode(data, reference, tiny_net)
+        decoder.decode(data, reference, tiny_model)
 
 
-def test_other_weights_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
-    other = copy.deepcopy(tiny_net)
-    other.fingerprint = bytes(range(6))
-    with pytest.raises(WeightsError, match=f"{tiny_net.fingerprint.hex()}.*{bytes(range(6)).hex()}"):
+def test_other_weights_are_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
+    other = replace(tiny_model, fingerprint=bytes(range(6)))
+    with pytest.raises(WeightsError, match=f"{tiny_model.fingerprint.hex()}.*{bytes(range(6)).hex()}"):
         decoder.decode(coded, pair[1], other)
 
 
 @pytest.mark.parametrize("size", [(28, 37), (29, 36), (30, 37), (1, 1), (58, 74)])
-def test_a_reference_of_any_size_will_do(pair: Pair, net: RescaleNet, size: tuple[int, int]) -> None:
+def test_a_reference_of_any_size_will_do(pair: Pair, net: Model, size: tuple[int, int]) -> None:
     reference = Image(cv2.resize(pair[1].pixels, size[::-1]))
     decoded = decoder.decode(encoder.encode(pair[0], reference, net), reference, net)
     assert (decoded.height, decoded.width) == (29, 37)
 
 
-def test_a_header_whose_size_is_not_the_references_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_a_header_whose_size_is_not_the_references_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="another size"):
-        decoder.decode(with_header(coded, width=38), pair[1], tiny_net)
+        decoder.decode(with_header(coded, width=38), pair[1], tiny_model)
 
 
-def test_a_header_of_another_scale_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_a_header_of_another_scale_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="scale 4.*scale 2"):
-        decoder.decode(with_header(coded, scale=4), pair[1], tiny_net)
+        decoder.decode(with_header(coded, scale=4), pair[1], tiny_model)
 
 
-def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="codec 77"):
-        decoder.decode(with_header(coded, codec=77), pair[1], tiny_net)
+        decoder.decode(with_header(coded, codec=77), pair[1], tiny_model)
 
 
-def test_damaged_coefficients_are_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_damaged_coefficients_are_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     file = container.unpack(coded)
     for lr in (file.lr[:-1], file.lr + bytes(8), b"\0" + file.lr[1:]):
         with pytest.raises(ContainerError, match="^the low-res payload is (malformed|damaged)"):
-            decoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_net)
+            decoder.decode(container.pack(replace(file, lr=lr)), pair[1], tiny_model)
 
 
 @pytest.mark.parametrize("quality", [30, 85, 100])
-def test_the_jpeg_of_a_file_shows_its_low_res_picture(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
+def test_the_jpeg_of_a_file_shows_its_low_res_picture(pair: Pair, tiny_model: Model, quality: int) -> None:
     target, reference = pair
-    file = container.unpack(encoder.encode(target, reference, tiny_net, EncodeOptions(quality=quality)))
-    low = payloads.unpack_low_res(file, tiny_net, None)
+    file = container.unpack(encoder.encode(target, reference, tiny_model, EncodeOptions(quality=quality)))
+    low = payloads.low_res_of(file, tiny_model, None)
     size = low.lr.shape[:2]
     plain = coefficients.write(entropy.decode(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)
-    shown = jpeg.decode(plain)
+    shown = Jpeg().decode(plain, *size)
     assert abs(shown.astype(int) - low.picture).max() <= 2
 
 
@@ -506,18 +479,16 @@ def test_the_jpeg_of_a_file_shows_its_low_res_picture(pair: Pair, tiny_net: Resc
     [b"abc", bytes(400), similarity_map.encode(np.arange(900, dtype=np.uint8).reshape(30, 30) % 4, 4)],
     ids=["no words", "too long", "of another size"],
 )
-def test_a_map_that_does_not_fit_is_refused(
-    pair: Pair, tiny_net: RescaleNet, coded: bytes, similarity_map: bytes
-) -> None:
+def test_a_map_that_does_not_fit_is_refused(pair: Pair, tiny_model: Model, coded: bytes, similarity_map: bytes) -> None:
     data = container.pack(replace(container.unpack(coded), similarity_map=similarity_map))
     with pytest.raises(ContainerError, match="similarity map"):
-        decoder.decode(data, pair[1], tiny_net)
+        decoder.decode(data, pair[1], tiny_model)
 
 
-def test_a_truncated_file_is_refused(pair: Pair, tiny_net: RescaleNet, coded: bytes) -> None:
+def test_a_truncated_file_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     for size in range(0, len(coded), 7):
         with pytest.raises(ContainerError):
-            decoder.decode(coded[:size], pair[1], tiny_net)
+            decoder.decode(coded[:size], pair[1], tiny_model)
 
 
 @pytest.mark.parametrize("quality", [-1, 0, 101])
@@ -527,9 +498,9 @@ def test_a_quality_out_of_range_is_refused(quality: int) -> None:
 
 
 @pytest.mark.parametrize("quality", [1, 100])
-def test_the_ends_of_the_quality_scale_work(pair: Pair, tiny_net: RescaleNet, quality: int) -> None:
-    data = encoder.encode(*pair, tiny_net, EncodeOptions(quality=quality))
-    assert decoder.decode(data, pair[1], tiny_net).pixels.shape == pair[0].pixels.shape
+def test_the_ends_of_the_quality_scale_work(pair: Pair, tiny_model: Model, quality: int) -> None:
+    data = encoder.encode(*pair, tiny_model, EncodeOptions(quality=quality))
+    assert decoder.decode(data, pair[1], tiny_model).pixels.shape == pair[0].pixels.shape
 
 
 # --- another device, the trained net ---------------------------------------------------------------------------------
@@ -538,16 +509,14 @@ def test_the_ends_of_the_quality_scale_work(pair: Pair, tiny_net: RescaleNet, qu
 @pytest.mark.cuda
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
 def test_a_file_written_on_cuda_decodes_on_the_cpu(
-    pair: Pair, tiny_weights: Path, tiny_net: RescaleNet, with_reference: bool
+    pair: Pair, tiny_weights: Path, tiny_model: Model, with_reference: bool
 ) -> None:
     target, reference = pair
     given = reference if with_reference else None
-    on_cuda = model.load(tiny_weights).to("cuda")
+    on_cuda = model.load(tiny_weights, "cuda")
     data = encoder.encode(target, given, on_cuda)
-    there, here = decoder.decode(data, given, on_cuda), decoder.decode(data, given, tiny_net)
+    there, here = decoder.decode(data, given, on_cuda), decoder.decode(data, given, tiny_model)
     assert metrics.psnr(there.pixels, here.pixels) > 50
-    sampled = [decoder.decode(data, given, net, z_scale=0.1, z_seed=3).pixels for net in (on_cuda, tiny_net)]
-    assert metrics.psnr(*sampled) > 50
 
 
 def smallest_jpeg(pixels: np.ndarray, psnr: float) -> int:

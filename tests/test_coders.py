@@ -12,10 +12,11 @@ import pytest
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct.jfif import Jpeg
+from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
-from refscale_codec.study.coders import baselines, jpeg, video
+from refscale_codec.study.coders import baselines, video
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
 from refscale_codec.study.coders.refscale import Refscale, weights_names
 
@@ -111,10 +112,10 @@ def test_only_those_that_need_a_reference_look_at_it(name: str) -> None:
 @pytest.mark.parametrize(("name", "subsampling"), [("jpeg", "4:4:4"), ("jpeg-420", "4:2:0")])
 def test_jpeg_is_one_with_standard_tables(name: str, subsampling: Any) -> None:
     target = picture(29, 37)
-    payload = jpeg.encode(target.pixels, 65, subsampling)
+    payload = Jpeg(subsampling, standard=True).encode(target.pixels, 65)
     coded = coded_by(known(name), target, None, 65)
     assert coded.bytes_total == len(payload)
-    assert np.array_equal(coded.decoded, jpeg.decode(payload))
+    assert np.array_equal(coded.decoded, Jpeg().decode(payload, 29, 37))
     assert coded.lr is None
 
 
@@ -123,10 +124,10 @@ def test_bicubic_codes_a_reduction_rounded_up(name: str, size: tuple[int, int]) 
     target = picture(29, 37)
     coded = coded_by(known(name), target, None, 97)
     reduced = PIL.Image.fromarray(target.pixels).resize(size[::-1], PIL.Image.Resampling.BICUBIC)
-    payload = jpeg.encode(np.array(reduced), 97)
+    payload = Jpeg(standard=True).encode(np.array(reduced), 97)
     assert coded.lr is not None
     assert coded.bytes_total == len(payload)
-    assert np.array_equal(coded.lr, jpeg.decode(payload))
+    assert np.array_equal(coded.lr, Jpeg().decode(payload, *size))
 
 
 # --- video -----------------------------------------------------------------------------------------------------------
@@ -202,34 +203,34 @@ def test_the_colours_of_video_come_back() -> None:
 # --- refscale --------------------------------------------------------------------------------------------------------
 
 
-def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_net: RescaleNet) -> None:
+def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_model: Model) -> None:
     target, reference = pair
-    coded = coded_by(Refscale(tiny_net, "refscale-x2"), target, reference, 70)
-    data = encoder.prepare(target, reference, tiny_net).code(70).file()
+    coded = coded_by(Refscale(tiny_model, "refscale-x2"), target, reference, 70)
+    data = encoder.prepare(target, reference, tiny_model).code(70).file()
     sizes = container.bytes_by_section(container.unpack(data))
     assert_sound(coded, target)
     assert (coded.bytes_total, coded.bytes_by_section) == (len(data), sizes)
-    assert np.array_equal(coded.decoded, decoder.decode(data, reference, tiny_net).pixels)
-    low = payloads.unpack_low_res(container.unpack(data), tiny_net, None)
+    assert np.array_equal(coded.decoded, decoder.decode(data, reference, tiny_model).pixels)
+    low = payloads.low_res_of(container.unpack(data), tiny_model, None)
     assert coded.lr is not None
     assert np.array_equal(coded.lr, low.picture)
-    assert (coded.similarity is None) == (low.levels is None)
+    assert (coded.similarity is None) == (low.similarity_map is None)
 
 
-def test_refscale_alone_uses_no_reference(pair: tuple[Image, Image], tiny_net: RescaleNet) -> None:
+def test_refscale_alone_uses_no_reference(pair: tuple[Image, Image], tiny_model: Model) -> None:
     target, reference = pair
-    coder = Refscale(tiny_net, "refscale-x2", "alone")
+    coder = Refscale(tiny_model, "refscale-x2", "alone")
     coded = coded_by(coder, target, reference, 70)
-    data = encoder.prepare(target, None, tiny_net).code(70).file()
+    data = encoder.prepare(target, None, tiny_model).code(70).file()
     assert (coded.bytes_total, coded.bytes_by_section["map"], coded.similarity) == (len(data), 0, None)
     assert (coder.name, coder.needs_reference) == ("refscale-x2-alone", False)
-    assert Refscale(tiny_net, "refscale-x2").name == "refscale-x2"
+    assert Refscale(tiny_model, "refscale-x2").name == "refscale-x2"
     with pytest.raises(ValueError, match="needs a reference"):
-        coded_by(Refscale(tiny_net, "refscale-x2"), target, None, 70)
+        coded_by(Refscale(tiny_model, "refscale-x2"), target, None, 70)
 
 
 def test_refscale_prepares_a_picture_once_and_decodes_one_of_its_files(
-    pair: tuple[Image, Image], tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Image, Image], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
 
@@ -239,7 +240,7 @@ def test_refscale_prepares_a_picture_once_and_decodes_one_of_its_files(
 
     counted(encoder, "prepare")
     counted(decoder, "decode")
-    coder = Refscale(tiny_net, "refscale-x2")
+    coder = Refscale(tiny_model, "refscale-x2")
     first, *others = coder.code(*pair, [20, 50, 80])
     assert calls == ["prepare", "decode"]
     assert first.seconds.keys() == {"encode", "decode"}
@@ -248,7 +249,7 @@ def test_refscale_prepares_a_picture_once_and_decodes_one_of_its_files(
 
 
 def test_a_file_that_decodes_to_something_else_is_no_result(
-    pair: tuple[Image, Image], tiny_net: RescaleNet, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Image, Image], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = decoder.decode
 
@@ -259,31 +260,31 @@ def test_a_file_that_decodes_to_something_else_is_no_result(
 
     monkeypatch.setattr(decoder, "decode", off_by_one)
     with pytest.raises(RuntimeError, match="1 levels off"):
-        list(Refscale(tiny_net, "refscale-x2").code(*pair, [50]))
+        list(Refscale(tiny_model, "refscale-x2").code(*pair, [50]))
 
 
-def test_the_map_is_only_the_map_though_the_reference_is_moved(tiny_net: RescaleNet) -> None:
+def test_the_map_is_only_the_map_though_the_reference_is_moved(tiny_model: Model) -> None:
     y, x = np.mgrid[0:96, 0:96]
     place = 128 + 60 * np.sin(x / 3)[..., None] * np.cos(y / 5 + np.arange(3)[:, None, None]).transpose(1, 2, 0)
     place = place + np.random.default_rng(0).normal(0, 12, place.shape)
     older, target = (Image(place[top : top + 80, :80].clip(0, 255).astype(np.uint8)) for top in (0, 6))
-    coded = coded_by(Refscale(tiny_net, "refscale-x2"), target, older, 50)
-    file = container.unpack(encoder.prepare(target, older, tiny_net).code(50).file())
+    coded = coded_by(Refscale(tiny_model, "refscale-x2"), target, older, 50)
+    file = container.unpack(encoder.prepare(target, older, tiny_model).code(50).file())
     assert file.alignment is not None, "the test needs a reference that is moved"
     assert file.similarity_map is not None
     assert 0 < coded.bytes_by_section["map"] - len(file.similarity_map) < 10  # around a payload
     assert coded.bytes_by_section["alignment"] > len(file.alignment)
 
 
-def test_weights_name_their_coders(tmp_path: Path, tiny_net: RescaleNet) -> None:
+def test_weights_name_their_coders(tmp_path: Path, tiny_model: Model) -> None:
     paths = [tmp_path / name for name in ("refscale-x2.safetensors", "mine.safetensors")]
     assert weights_names(paths) == ["refscale-x2", "refscale-mine"]
     runs = [tmp_path / run / "weights.safetensors" for run in ("a", "b")]
     assert weights_names(runs) == ["refscale-a-weights", "refscale-b-weights"]
     with pytest.raises(UsageError, match="one name"):
         weights_names([runs[0], runs[0]])
-    assert Refscale(tiny_net, "refscale-x2").label == "refscale ×2 with reference"
-    assert Refscale(tiny_net, "refscale-mine", "alone").label == "refscale ×2 (refscale-mine) without reference"
+    assert Refscale(tiny_model, "refscale-x2").label == "refscale ×2 with reference"
+    assert Refscale(tiny_model, "refscale-mine", "alone").label == "refscale ×2 (refscale-mine) without reference"
 
 
 # --- what is not installed -------------------------------------------------------------------------------------------

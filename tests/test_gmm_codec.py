@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,15 +19,18 @@ from conftest import TINY, Outcome, always_predicted, sine_filled
 from refscale_codec import lrcodec, model
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.codec.encoder import EncodeOptions
+from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.gmm import export, latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
+from refscale_codec.model import Model
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp
+from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
@@ -51,34 +55,33 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    net.low_res = small
     path = tmp_path_factory.mktemp("gmm") / "tiny-gmm.safetensors"
-    model.store(net, path)
+    model.store(net, path, small)
     return path
 
 
 @pytest.fixture(scope="module")
-def net(path: Path) -> RescaleNet:
+def net(path: Path) -> Model:
     return model.load(path)
 
 
-def learned(net: RescaleNet) -> Gmm:
-    assert isinstance(net.low_res, Gmm)
+def coder(net: Model) -> GmmCodec:
+    assert isinstance(net.low_res, GmmCodec)
     return net.low_res
 
 
-def coder(net: RescaleNet) -> GmmCodec:
-    return GmmCodec(learned(net))
+def learned(net: Model) -> Gmm:
+    return coder(net).net
 
 
-def exact(net: RescaleNet) -> latents.EntropyModel:
+def exact(net: Model) -> latents.EntropyModel:
     return coder(net).entropy_model
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def test_weights_come_back_with_the_integers_of_the_file(path: Path, net: RescaleNet) -> None:
+def test_weights_come_back_with_the_integers_of_the_file(path: Path, net: Model) -> None:
     tensors = safetensors.torch.load_file(path)
     assert learned(net).config == SMALL
     for name, integers in exact(net).tensors().items():
@@ -148,7 +151,7 @@ def test_numbers_out_of_range_are_refused(
     tensors, metadata = opened(path)
     tensors[f"exact.{name}"][place] = number
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", metadata)
-    with pytest.raises(WeightsError, match=f"does not hold the weights of a refscale net: .*{said}"):
+    with pytest.raises(WeightsError, match=f"does not hold the weights of a refscale model: .*{said}"):
         model.load(tmp_path / "bad.safetensors")
 
 
@@ -172,21 +175,25 @@ def test_a_host_that_uses_compressai_gets_its_own() -> None:
 
 
 @pytest.mark.parametrize("with_reference", [True, False])
-def test_a_picture_is_what_its_latents_make(net: RescaleNet, pair: tuple[Image, Image], with_reference: bool) -> None:
+def test_a_picture_is_what_its_latents_make(net: Model, pair: tuple[Image, Image], with_reference: bool) -> None:
     target, reference = pair[0], pair[1] if with_reference else None
     data = encoder.encode(target, reference, net, GOOD)
     file = container.unpack(data)
     assert file.header.codec == lrcodec.GMM
     decoded = decoder.decode(data, reference, net)
-    moved = None if reference is None else warp.apply(reference, payloads.unpack_alignment(file))
-    low = payloads.unpack_low_res(file, net, moved)
+    source, tiles_of, low_reference = payloads.source_of(file), None, None
+    if reference is not None and isinstance(source, Warped):
+        moved = warp.apply(reference, source.alignment)
+        tiles_of, low_reference = tiled.reference_in_place(moved), tiled.low_res_reference(moved, net.scale)
+    low = payloads.low_res_of(file, net, low_reference)
     assert low.lr.shape == (15, 19, 3)
-    assert np.array_equal(tiled.upscale(low, moved, file.header, net).pixels, decoded.pixels)
+    expected = reconstruct(low, tiles_of, (29, 37), net, GOOD.quality, tile=512)
+    assert np.array_equal(expected, decoded.pixels)
     assert encoder.encode(target, reference, net, GOOD) == data
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (33, 64)])
-def test_constant_and_extreme_pictures_come_back(net: RescaleNet, height: int, width: int) -> None:
+def test_constant_and_extreme_pictures_come_back(net: Model, height: int, width: int) -> None:
     for value in (0, 128, 255):
         flat = Image(np.full((height, width, 3), value, np.uint8))
         for quality in (1, 100):
@@ -195,12 +202,13 @@ def test_constant_and_extreme_pictures_come_back(net: RescaleNet, height: int, w
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 40])
-def test_low_res_pictures_of_any_size_come_back(net: RescaleNet, size: int) -> None:
+def test_low_res_pictures_of_any_size_come_back(net: Model, size: int) -> None:
     rng = np.random.default_rng(size)
     lr = rng.normal(128, 60, (size, 2 * size, 3)).astype(np.float32)
     reference = rng.integers(0, 256, lr.shape, np.uint8)
-    payload = coder(net).encode(lr, reference, 90)
-    found = coder(net).decode(payload, *lr.shape[:2], reference, 90)
+    payload, received = coder(net).code(lr, reference, 90)
+    found = coder(net).decode(payload, lr.shape[:2], reference, 90)
+    assert np.array_equal(found, received)
     assert found.shape == lr.shape
     made = coder(net).analyse(torch.from_numpy(lr.transpose(2, 0, 1) / 255), 90)
     expected = coder(net).synthesise(made.y, *lr.shape[:2], 90).numpy().transpose(1, 2, 0)
@@ -208,18 +216,18 @@ def test_low_res_pictures_of_any_size_come_back(net: RescaleNet, size: int) -> N
     assert abs(made.y).max() > 0
 
 
-def test_another_reference_or_model_is_an_error_and_no_picture(net: RescaleNet, path: Path, tmp_path: Path) -> None:
+def test_another_reference_or_model_is_an_error_and_no_picture(net: Model, path: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     lr = rng.normal(128, 60, (48, 48, 3)).astype(np.float32)
     reference, other = (rng.integers(0, 256, lr.shape, np.uint8) for _ in range(2))
-    payload = coder(net).encode(lr, reference, 90)
+    payload, _ = coder(net).code(lr, reference, 90)
     tensors, metadata = opened(path)
     tensors["exact.parameters.2.2.bias"] += 1 << 16
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
     elsewhere = coder(model.load(tmp_path / "other.safetensors"))
     for codec_, guide in ((coder(net), other), (coder(net), None), (elsewhere, reference)):
         with pytest.raises(ContainerError):
-            codec_.decode(payload, 48, 48, guide, 90)
+            codec_.decode(payload, (48, 48), guide, 90)
 
 
 def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> None:
@@ -228,8 +236,7 @@ def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> Non
         "from pathlib import Path\n"
         "from refscale_codec import model\n"
         "from refscale_codec.lrcodec.gmm import latents\n"
-        "from refscale_codec.lrcodec.gmm.codec import GmmCodec\n"
-        "coder = GmmCodec(model.load(Path(sys.argv[1])).low_res)\n"
+        "coder = model.load(Path(sys.argv[1])).low_res\n"
         "entered, leave = threading.Barrier(3), {True: threading.Event(), False: threading.Event()}\n"
         "counts, encode = [], latents.encode\n"
         "def watched(*args):\n"
@@ -239,7 +246,7 @@ def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> Non
         "    return encode(*args)\n"
         "latents.encode = watched\n"
         "def code():\n"
-        "    coder.encode(np.zeros((9, 9, 3), np.float32), None, 50)\n"
+        "    coder.code(np.zeros((9, 9, 3), np.float32), None, 50)\n"
         "    counts.append(torch.get_num_threads())\n"
         "threads = [threading.Thread(target=code, name=name) for name in ('first', 'second')]\n"
         "[thread.start() for thread in threads]\n"
@@ -261,90 +268,83 @@ def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> Non
     assert done.stdout.split() == ["1", "1", "2", "2", "2", "2"]
 
 
-def test_damaged_latents_are_refused(net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    file = container.unpack(encoder.encode(*pair, net, GOOD))
-    moved = warp.apply(pair[1], payloads.unpack_alignment(file))
+def test_damaged_latents_are_refused(net: Model, pair: tuple[Image, Image]) -> None:
+    file = container.unpack(encoder.prepare(*pair, net, GOOD, choose=lambda *_: Warped(None)).code(90).file())
+    reference = tiled.low_res_reference(pair[1], net.scale)
     rng = np.random.default_rng(4)
     for length in [*range(1, 12), len(file.lr) - 1, len(file.lr) + 1]:
         cut = file.lr[:length] + bytes(max(0, length - len(file.lr)))
         with pytest.raises(ContainerError):
-            payloads.unpack_low_res(replace(file, lr=cut), net, moved)
+            payloads.low_res_of(replace(file, lr=cut), net, reference)
     for _ in range(60):
         flipped = bytearray(file.lr)
         flipped[int(rng.integers(len(flipped)))] ^= 1 << int(rng.integers(8))
         with pytest.raises(ContainerError):
-            payloads.unpack_low_res(replace(file, lr=bytes(flipped)), net, moved)
+            payloads.low_res_of(replace(file, lr=bytes(flipped)), net, reference)
 
 
-def test_the_encoder_knows_what_is_received(net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    low = tiled.downscale(*pair, net, GOOD.quality)
-    sent = payloads.unpack_low_res(
-        payloads.pack_low_res(low, pair[0].pixels.shape[:2], pair[1].fingerprint(), net, GOOD.quality), net, pair[1]
-    )
-    assert np.array_equal(payloads.as_received(low, net, GOOD.quality).lr, sent.lr)
+def test_the_encoder_knows_what_is_received(net: Model, pair: tuple[Image, Image]) -> None:
+    group = encoder.prepare(*pair, net, choose=lambda *_: Warped(None)).code(90).groups[0]
+    sent = payloads.low_res_of(group.file, net, tiled.low_res_reference(pair[1], net.scale))
+    assert np.array_equal(group.low.lr, sent.lr)
 
 
-def test_the_reference_is_moved_once_and_its_check_is_proved(
-    net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+def test_the_reference_is_warped_once_and_checked(
+    net: Model, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, reference = pair
     alignment = warp.still(target.height, target.width)._replace(radiometry=(warp.GainOffset(250, 3),) * 3)
-    moved = warp.apply(reference, alignment)
-    alignment = alignment._replace(check=warp.checksum(moved))
-    low = tiled.downscale(target, moved, net, 90)._replace(alignment=alignment)
-    file = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, GOOD.quality)
-    whole = decoder.decode(container.pack(file), reference, net)
-    plain = replace(file, alignment=None, header=replace(file.header, reference=moved.fingerprint()))
-    assert np.array_equal(whole.pixels, decoder.decode(container.pack(plain), moved, net).pixels)
-    unpack, unpacked = warp.unpack, []
+    coded = encoder.prepare(target, reference, net, choose=lambda *_: Warped(alignment)).code(90)
+    file, warped = coded.groups[0].file, warp.apply(reference, alignment)
+    apply, applied = warp.apply, []
 
-    def counted(payload: bytes, height: int, width: int) -> warp.Alignment:
-        unpacked.append(payload)
-        return unpack(payload, height, width)
+    def counted(reference: Image, alignment: warp.Alignment | None, *box: Any) -> Image:
+        if alignment is not None:
+            applied.append(alignment)
+        return apply(reference, alignment, *box)
 
-    monkeypatch.setattr(warp, "unpack", counted)
-    window = decoder.decode(container.pack(file), reference, net, window=Box(3, 5, 20, 30))
+    monkeypatch.setattr(warp, "apply", counted)
+    scene = decoder.Decoder(container.pack(file), reference, net)
+    whole, window = scene.read(), scene.read(Box(3, 5, 20, 30))
+    assert len(applied) == 1
     assert np.array_equal(window.pixels, whole.pixels[3:20, 5:30])
-    assert len(unpacked) == 1
-    forged = replace(file, alignment=warp.pack(alignment._replace(check=alignment.check ^ 1)))
+    plain = replace(file, alignment=None, header=replace(file.header, reference=warped.fingerprint()))
+    assert np.array_equal(whole.pixels, decoder.decode(container.pack(plain), warped, net).pixels)
+    [found] = decoder.alignments(file)
+    assert found is not None
+    forged = replace(file, alignment=warp.pack(found._replace(check=found.check ^ 1)))
     with pytest.raises(ReferenceMismatch, match="moved into place"):
         decoder.decode(container.pack(forged), reference, net)
 
 
-def test_codec_and_weights_must_belong_together(
-    net: RescaleNet, tiny_net: RescaleNet, pair: tuple[Image, Image]
-) -> None:
+def test_codec_and_weights_must_belong_together(net: Model, tiny_model: Model, pair: tuple[Image, Image]) -> None:
     file = container.unpack(encoder.encode(pair[0], None, net, GOOD))
     with pytest.raises(ContainerError, match="not the one that its weights were trained with"):
-        payloads.unpack_low_res(file, tiny_net, None)
+        payloads.low_res_of(file, tiny_model, None)
     other = replace(file, header=replace(file.header, codec=lrcodec.JPEG))
     with pytest.raises(ContainerError, match="not the one"):
-        payloads.unpack_low_res(other, net, None)
+        payloads.low_res_of(other, net, None)
 
 
-def test_a_reference_left_unused_is_not_needed_for_the_low_res_picture(
-    net: RescaleNet, pair: tuple[Image, Image]
-) -> None:
-    target, reference = pair
-    low = tiled.downscale(target, None, net, 90)
-    unused = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, GOOD.quality)
-    assert np.isfinite(payloads.unpack_low_res(unused, net, None).lr).all()
-    low = tiled.downscale(target, reference, net, 90)
-    used = payloads.pack_low_res(low, target.pixels.shape[:2], reference.fingerprint(), net, GOOD.quality)
+def test_a_reference_left_unused_is_not_needed_for_the_low_res_picture(net: Model, pair: tuple[Image, Image]) -> None:
+    unused, used = (
+        encoder.prepare(*pair, net, choose=lambda *_, found=source: found).code(90).groups[0].file
+        for source in (Unused(), Warped(None))
+    )
+    assert np.isfinite(payloads.low_res_of(unused, net, None).lr).all()
     assert used.similarity_map != b""
-    with pytest.raises(ReferenceMismatch):
-        payloads.unpack_low_res(used, net, None)
+    with pytest.raises(ContainerError):
+        payloads.low_res_of(used, net, None)
 
 
 def test_latents_do_not_hang_on_predicted_bands(
-    net: RescaleNet, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+    net: Model, pair: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, reference = (Image(np.dstack([x.pixels, x.pixels.mean(axis=2).astype(np.uint8)])) for x in pair)
-    data = encoder.prepare(target, reference, net, GOOD, shortlist=always_predicted).code(GOOD.quality).file()
+    data = encoder.prepare(target, reference, net, GOOD, choose=always_predicted).code(GOOD.quality).file()
     _, (_, further) = decoder.disassemble(container.unpack(data))
     assert further.prediction is not None
-    low = payloads.unpack_low_res(further, net, None)
-    assert low.guide is None
+    payloads.low_res_of(further, net, None)
     usual = decoder.decode(data, reference, net).pixels.astype(int)
     exact = band_prediction.predict
     monkeypatch.setattr(
@@ -354,9 +354,9 @@ def test_latents_do_not_hang_on_predicted_bands(
     assert 0 < abs(other - usual).max() <= 3
 
 
-def test_the_low_res_reference_is_the_rounded_mean(net: RescaleNet) -> None:
+def test_the_low_res_reference_is_the_rounded_mean(net: Model) -> None:
     pixels = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
-    found = tiled.low_res_reference(Image(pixels), net)
+    found = tiled.low_res_reference(Image(pixels), net.scale)
     padded = np.pad(pixels.astype(float), ((0, 1), (0, 1), (0, 0)), "edge")
     assert np.array_equal(found, np.floor(padded.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)) + 0.5))
     tensor = torch.from_numpy(padded / 255).permute(2, 0, 1)[None].float()
@@ -364,7 +364,7 @@ def test_the_low_res_reference_is_the_rounded_mean(net: RescaleNet) -> None:
     assert np.array_equal(128 * told.numpy() + 128, found)
 
 
-def test_a_real_pair_comes_back(net: RescaleNet, data_folder: Path) -> None:
+def test_a_real_pair_comes_back(net: Model, data_folder: Path) -> None:
     from refscale_codec.training.data import read_manifest
 
     pair = next(p for p in read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference)
@@ -418,7 +418,7 @@ def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
         run.update(loss, run.config)
         moved = {name for name, parameter in run.net.named_parameters() if not torch.equal(parameter, before[name])}
         assert any(name.startswith("low_res.") for name in moved)
-        assert any(name.startswith("stages.") for name in moved) == (step == 1)
+        assert any(name.startswith("rescaler.stages.") for name in moved) == (step == 1)
 
 
 def test_recipes_name_the_codec(place: Path) -> None:

@@ -14,10 +14,10 @@ from refscale_codec.codec.rate_control import Target
 from refscale_codec.errors import TargetError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.training import data
 
@@ -72,8 +72,8 @@ def test_a_psnr_is_reached(wanted: float, level: float, slope: float, start: int
     assert count == len(tried) <= rate_control.TRIES
 
 
-def test_a_wider_dead_zone_only_zeroes_what_is_small(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    low = tiled.downscale(pair[0], None, tiny_net, 80)
+def test_a_wider_dead_zone_only_zeroes_what_is_small(tiny_model: Model, pair: tuple[Image, Image]) -> None:
+    low = tiled.downscale(pair[0], None, tiny_model.rescaler, 80)
     plain = coefficients.quantise(low.lr, 80)
     wide = coefficients.quantise(low.lr, 80, 1.2)
     changed = plain != wide
@@ -85,28 +85,28 @@ def test_a_wider_dead_zone_only_zeroes_what_is_small(tiny_net: RescaleNet, pair:
 
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_a_file_of_a_size_decodes_and_holds_the_hash(
-    tiny_net: RescaleNet, pair: tuple[Image, Image], with_reference: bool
+    tiny_model: Model, pair: tuple[Image, Image], with_reference: bool
 ) -> None:
     picture, reference = pair[0], pair[1] if with_reference else None
     options = encoder.EncodeOptions(output_hash=True)
-    reached = rate_control.encode(picture, reference, tiny_net, Target("bytes", 350), options)
+    reached = rate_control.encode(picture, reference, tiny_model, Target("bytes", 350), options)
     assert 0.9 * 350 <= len(reached.data) <= 350  # the curves of an untrained net are rough
     assert reached.tries <= rate_control.TRIES
     content = container.unpack(reached.data)
     assert content.header.quality == reached.quality
-    assert content.output_hash == decoder.decode(reached.data, reference, tiny_net).fingerprint()
+    assert content.output_hash == decoder.decode(reached.data, reference, tiny_model).fingerprint()
 
 
-def test_a_psnr_is_that_of_what_the_file_decodes_to(tiny_net: RescaleNet, pair: tuple[Image, Image]) -> None:
-    reached = rate_control.encode(*pair, tiny_net, Target("psnr", 20.0))
-    assert reached.psnr == metrics.psnr(pair[0].pixels, decoder.decode(reached.data, pair[1], tiny_net).pixels)
+def test_a_psnr_is_that_of_what_the_file_decodes_to(tiny_model: Model, pair: tuple[Image, Image]) -> None:
+    reached = rate_control.encode(*pair, tiny_model, Target("psnr", 20.0))
+    assert reached.psnr == metrics.psnr(pair[0].pixels, decoder.decode(reached.data, pair[1], tiny_model).pixels)
     assert reached.psnr >= 20.0
 
 
 @pytest.mark.parametrize("target", [Target("bytes", 40), Target("bytes", 10**6), Target("psnr", 90)], ids=str)
-def test_what_no_quality_gives_is_an_error(tiny_net: RescaleNet, pair: tuple[Image, Image], target: Target) -> None:
+def test_what_no_quality_gives_is_an_error(tiny_model: Model, pair: tuple[Image, Image], target: Target) -> None:
     with pytest.raises(TargetError, match=r"cannot be reached: quality (1|100) gives"):
-        rate_control.encode(*pair, tiny_net, target)
+        rate_control.encode(*pair, tiny_model, target)
 
 
 def test_a_real_picture_comes_within_two_percent(data_folder: Path) -> None:

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from refscale_codec import model
 from refscale_codec.errors import WeightsError
-from refscale_codec.fileformat.container import Header
+from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
 from refscale_codec.rescale import blocks, tiled
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
@@ -132,8 +133,8 @@ def test_whole_net_is_undone_from_what_a_decoder_has_and_z(flow: str, scale: int
         rebuilt = net.condition(ref, levels, quality, *hr.shape[-2:])
         for ours, theirs in zip(condition, rebuilt, strict=True):
             assert torch.equal(ours, theirs)
-        assert (net.upscale(lr, rebuilt, z) - hr).abs().max() < tolerance
-        assert (net.upscale(lr, rebuilt) - hr).abs().max() > 1e-2  # zeros for z do lose something
+        assert (net.inverse(lr, rebuilt, z) - hr).abs().max() < tolerance
+        assert (net.inverse(lr, rebuilt) - hr).abs().max() > 1e-2  # zeros for z do lose something
         assert (lr - functional.avg_pool2d(hr, scale)).abs().max() > 1e-3
 
 
@@ -167,10 +168,10 @@ def test_any_picture_size_goes_down_and_up(pair: tuple[Image, Image], scale: int
     rows, columns = -(-height // scale), -(-width // scale)
     assert (low.lr.shape, low.lr.dtype) == ((rows, columns, 3), np.float32)
     assert (low.picture.shape, low.picture.dtype) == ((rows, columns, 3), np.uint8)
-    assert low.levels is not None
-    assert low.levels.shape == net.config.map_size(rows, columns)
-    header = Header(width, height, scale, 1, 75, bytes(6), bytes(6))
-    assert tiled.upscale(low, reference, header, net).pixels.shape == (height, width, 3)
+    assert low.similarity_map is not None
+    assert low.similarity_map.shape == tuple(-(-scale * side // net.cell) for side in (rows, columns))
+    [(box, levels)] = tiled.upscale(low, tiled.reference_in_place(reference), (height, width), net, 75)
+    assert (box, levels.shape) == (Box(0, 0, height, width), (height, width, 3))
 
 
 # --- the similarity map and the condition ----------------------------------------------------------------------------
@@ -184,8 +185,8 @@ def test_map_has_the_size_that_the_config_says(divisor: int, scale: int) -> None
         hr = waves(1, 3, scale * rows, scale * columns).float()
         levels = net.downscale(hr, similar(hr), torch.tensor([0.5])).levels
         assert levels is not None
-        assert tuple(levels.shape[2:]) == net.config.map_size(rows, columns)
-        assert net.config.map_size(rows, columns) == (-(-rows // divisor), -(-columns // divisor))
+        assert tuple(levels.shape[2:]) == (-(-rows // divisor), -(-columns // divisor))
+        assert net.cell == scale * divisor
 
 
 @pytest.mark.parametrize("map_levels", [2, 4, 256])
@@ -228,7 +229,7 @@ def test_a_map_of_zeros_codes_as_no_reference_does(scale: int) -> None:
     net = tiny(scale=scale)
     ref = waves(2, 3, 8 * scale, 6 * scale).float()
     quality = torch.tensor([0.25, 1.0])
-    zeros = torch.zeros(2, 1, *net.config.map_size(8, 6))
+    zeros = torch.zeros(2, 1, 4, 3)
     distrusted = net.condition(ref, zeros, quality, 8 * scale, 6 * scale)
     alone = net.condition(None, None, quality, 8 * scale, 6 * scale)
     for a, b in zip(distrusted, alone, strict=True):
@@ -238,7 +239,7 @@ def test_a_map_of_zeros_codes_as_no_reference_does(scale: int) -> None:
             assert torch.equal(a[picture, -2], torch.full_like(a[picture, -2], q))
             assert torch.equal(a[picture, -1], torch.full_like(a[picture, -1], q**4))
     lr = waves(2, 3, 8, 6, phase=0.5).float()
-    assert torch.equal(net.upscale(lr, distrusted), net.upscale(lr, alone))
+    assert torch.equal(net.inverse(lr, distrusted), net.inverse(lr, alone))
 
 
 def test_reference_map_and_quality_matter() -> None:
@@ -246,13 +247,13 @@ def test_reference_map_and_quality_matter() -> None:
     lr = waves(1, 3, 6, 8).float()
     ref = waves(1, 3, 12, 16, phase=1.0).float()
     levels, quality = torch.full((1, 1, 3, 4), 3.0), torch.tensor([0.5])
-    base = net.upscale(lr, net.condition(ref, levels, quality, 12, 16))
+    base = net.inverse(lr, net.condition(ref, levels, quality, 12, 16))
     for other in (
         net.condition(1 - ref, levels, quality, 12, 16),
         net.condition(ref, levels - 1, quality, 12, 16),
         net.condition(ref, levels, quality + 0.3, 12, 16),
     ):
-        assert (net.upscale(lr, other) - base).abs().max() > 1e-4
+        assert (net.inverse(lr, other) - base).abs().max() > 1e-4
 
 
 # --- numeric goldens -------------------------------------------------------------------------------------------------
@@ -272,11 +273,11 @@ def golden_values(flow: str, scale: int) -> list[float]:
     hr = waves(1, 3, 12, 16).float()
     ref = similar(hr)
     quality = torch.tensor([0.6])
-    rows, columns = net.config.map_size(12 // scale, 16 // scale)
+    rows, columns = -(-12 // net.cell), -(-16 // net.cell)
     levels = (torch.arange(rows * columns) % 4).reshape(1, 1, rows, columns).float()
     condition = net.condition(ref, levels, quality, 12, 16)
-    lr, _ = net.descend(hr, condition)
-    hr_hat = net.upscale(lr, condition)
+    lr, _ = net(hr, condition)
+    hr_hat = net.inverse(lr, condition)
     similarity = net.refnet.similarity(net.refnet.features(hr), net.refnet.features(ref))
     values = [lr.mean(), lr[0, 0, 0, 0], lr[0, 1, 1, 2], lr[0, 2, 2, 3]]
     values += [hr_hat.mean(), hr_hat[0, 0, 0, 0], hr_hat[0, 1, 5, 7], hr_hat[0, 2, 11, 15], similarity.mean()]
@@ -296,7 +297,7 @@ def test_restoring_comes_before_the_flow_and_starts_as_nothing() -> None:
         lr, _, _, condition = net.downscale(hr, similar(hr), quality)
         difference = net.restore(lr, condition[-1])
         assert difference.any() == (net is filled)
-        assert torch.equal(net.rebuild(lr, condition), net.upscale(lr + difference, condition))
+        assert torch.equal(net.upscale(lr, condition), net.inverse(lr + difference, condition))
 
 
 # --- config ----------------------------------------------------------------------------------------------------------
@@ -327,11 +328,12 @@ def test_config_refuses_what_no_net_can_be_built_for(field: str, value: object) 
 
 
 @pytest.mark.parametrize("flow", ["haar", "paper"])
-def test_a_stored_net_is_the_same_net(tmp_path: Path, flow: str) -> None:
+def test_a_stored_model_is_the_same_net(tmp_path: Path, flow: str) -> None:
     path = tmp_path / "net.safetensors"
     net = sine_filled(RescaleNet(replace(TINY, flow=flow, scale=4, map_divisor=4)))
     model.store(net, path)
-    loaded = model.load(path)
+    loaded = model.load(path).rescaler
+    assert isinstance(loaded, RescaleNet)
     assert loaded.config == net.config
     assert loaded.state_dict().keys() == net.state_dict().keys()
     for name, value in loaded.state_dict().items():
@@ -341,20 +343,25 @@ def test_a_stored_net_is_the_same_net(tmp_path: Path, flow: str) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_a_stored_net_is_in_half_precision_with_its_config_beside_it(tiny_weights: Path) -> None:
+def test_a_stored_model_is_in_half_precision_with_its_config_beside_it(tiny_weights: Path) -> None:
     with safe_open(tiny_weights, framework="pt") as file:
-        assert json.loads(file.metadata()["config"]) == asdict(TINY)
+        assert json.loads(file.metadata()["config"]) == {"kind": "flow"} | asdict(TINY)
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
 
 
-def test_fingerprint_is_of_the_file(tiny_weights: Path, tiny_net: RescaleNet) -> None:
+def test_fingerprint_is_of_the_file(tiny_weights: Path, tiny_model: Model) -> None:
     expected = hashlib.sha256(tiny_weights.read_bytes()).digest()[:6]
-    assert model.fingerprint(tiny_weights) == tiny_net.fingerprint == expected
+    assert model.fingerprint(tiny_weights) == tiny_model.fingerprint == expected
 
 
-def test_storing_twice_gives_the_same_file(tmp_path: Path, tiny_weights: Path, tiny_net: RescaleNet) -> None:
-    model.store(tiny_net, tmp_path / "again.safetensors")
+def test_storing_twice_gives_the_same_file(tmp_path: Path, tiny_weights: Path, tiny_model: Model) -> None:
+    model.store(flow_of(tiny_model), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == tiny_weights.read_bytes()
+
+
+def flow_of(given: Model) -> RescaleNet:
+    assert isinstance(given.rescaler, RescaleNet)
+    return given.rescaler
 
 
 def weights_file(path: Path, metadata: dict[str, str] | None, tensors: dict[str, Tensor] | None = None) -> None:
@@ -401,26 +408,26 @@ def test_a_safetensors_file_of_another_kind_is_refused(tmp_path: Path, metadata:
 
 @pytest.mark.parametrize("change", [{"width": 9}, {"ref_width": 7}, {"blocks": 3}, {"scale": 4}, {"flow": "paper"}])
 def test_weights_that_do_not_fit_their_config_are_refused(
-    tmp_path: Path, tiny_net: RescaleNet, change: dict[str, object]
+    tmp_path: Path, tiny_model: Model, change: dict[str, object]
 ) -> None:
     path = tmp_path / "misfit.safetensors"
-    weights_file(path, config_with(**change), tiny_net.state_dict())
+    weights_file(path, config_with(**change), flow_of(tiny_model).state_dict())
     with pytest.raises(WeightsError, match=re.escape(str(path))):
         model.load(path)
 
 
-def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, tiny_net: RescaleNet) -> None:
+def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, tiny_model: Model) -> None:
     path = tmp_path / "short.safetensors"
-    tensors: dict[str, Tensor] = dict(tiny_net.state_dict())
+    tensors: dict[str, Tensor] = dict(flow_of(tiny_model).state_dict())
     tensors.popitem()
     weights_file(path, config_with(), tensors)
     with pytest.raises(WeightsError, match=re.escape(str(path))):
         model.load(path)
 
 
-def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_net: RescaleNet) -> None:
+def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_model: Model) -> None:
     path = tmp_path / "bad.safetensors"
-    tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
+    tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in flow_of(tiny_model).state_dict().items()}
     weights_file(path, config_with(blocks=1_000_000_000), tensors)
     with pytest.raises(WeightsError, match="1000000000 blocks"):
         model.load(path)
@@ -451,7 +458,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 def test_weights_that_come_with_the_package_are_found_by_their_fingerprint() -> None:
     path = model.shipped(2)
     assert model.shipped_as(model.fingerprint(path)).read_bytes() == path.read_bytes()
-    assert model.load(path).config.scale == 2
+    assert model.load(path).scale == 2
 
 
 def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
@@ -459,7 +466,3 @@ def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
         model.shipped_as(bytes(range(1, 7)))
     with pytest.raises(WeightsError, match="scale 3"):
         model.shipped(3)
-
-
-def test_an_unstored_net_has_no_fingerprint() -> None:
-    assert RescaleNet(TINY).fingerprint == bytes(6)

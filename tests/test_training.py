@@ -18,11 +18,10 @@ from torch import Tensor
 from refscale_codec import model
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.lrcodec.gmm.net import GmmConfig
-from refscale_codec.rescale import untied
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.rescale.untied import UntiedConfig
-from refscale_codec.study.coders import jpeg
 from refscale_codec.training import loop as training
 from refscale_codec.training import losses
 from refscale_codec.training.losses import through_jpeg
@@ -96,8 +95,8 @@ def test_training_lowers_the_loss_and_keeps_it_finite(place: Path) -> None:
 def test_every_kind_of_net_trains_and_its_weights_load(place: Path, net: RescaleConfig) -> None:
     path = training.train(recipe(net=net, steps=2), place, place / "run")
     assert path == place / "run" / "weights.safetensors"
-    loaded = model.load(path)
-    assert loaded.config == net
+    loaded = model.load(path).rescaler
+    assert isinstance(loaded, RescaleNet) and loaded.config == net
     assert all(torch.isfinite(value).all() for value in loaded.state_dict().values())
     torch.manual_seed(1)
     assert not same(loaded.state_dict(), RescaleNet(net).state_dict())
@@ -107,6 +106,12 @@ def test_every_kind_of_net_trains_and_its_weights_load(place: Path, net: Rescale
         "optimizer-2.pt",
         "weights.safetensors",
     ]
+
+
+def prefixed(given: model.Model) -> dict[str, Tensor]:
+    """Return the rescaler's parameters as a checkpoint names them."""
+    assert isinstance(given.rescaler, RescaleNet)
+    return {f"rescaler.{name}": value for name, value in given.rescaler.state_dict().items()}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -159,7 +164,7 @@ def test_a_finished_run_is_not_changed(place: Path) -> None:
 def test_no_minutes_means_no_step(place: Path) -> None:
     path = training.train(recipe(), place, place / "run", minutes=0)
     assert state_of(place / "run")["counters"][0] == 0
-    assert model.load(path).config == TINY
+    assert model.load(path).rescaler.config == TINY
 
 
 def test_another_seed_gives_other_weights(place: Path) -> None:
@@ -194,7 +199,7 @@ def test_missing_pictures_and_too_small_ones_are_named(place: Path) -> None:
 
 def test_the_log_has_a_line_every_fifty_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cheap(
-        net: RescaleNet, config: TrainConfig, batch: Any, step: int, device: torch.device
+        net: training.Trained, config: TrainConfig, batch: Any, step: int, device: torch.device
     ) -> tuple[Tensor, dict[str, Tensor]]:
         loss = sum(parameter.square().sum() for parameter in net.parameters())
         assert isinstance(loss, Tensor)
@@ -229,7 +234,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     path = training.train(recipe(), place, place / "run")
     state = state_of(place / "run")
     assert state["counters"][:2] == (4, 1)
-    assert all(torch.isfinite(value).all() for value in model.load(path).state_dict().values())
+    assert all(torch.isfinite(value).all() for value in model.load(path).rescaler.state_dict().values())
     assert {int(moments["step"]) for moments in state["optimizer"]["state"].values()} == {3}
 
 
@@ -295,7 +300,7 @@ def test_the_default_checkpoint_stays_under_the_limit(tmp_path: Path, scale: int
 def test_the_weights_are_the_average(place: Path) -> None:
     path = training.train(recipe(steps=2), place, place / "run")
     average = state_of(place / "run")["average"]
-    assert same(model.load(path).state_dict(), {name: value.half().float() for name, value in average.items()})
+    assert same(prefixed(model.load(path)), {name: value.half().float() for name, value in average.items()})
 
 
 def test_start_from_takes_over_parameters_of_equal_name_and_shape(
@@ -312,11 +317,11 @@ def test_start_from_takes_over_parameters_of_equal_name_and_shape(
     # no step taken: what is written is what was taken over
     config = recipe(start_from="given.safetensors")
     path = training.train(config, place, place / "same", minutes=0)
-    assert same(model.load(path).state_dict(), given.state_dict())
-    assert same(state_of(place / "same")["net"], given.state_dict())
+    assert same(model.load(path).rescaler.state_dict(), given.state_dict())
+    assert same(state_of(place / "same")["net"], prefixed(model.load(path)))
 
     wider = replace(config, net=replace(TINY, blocks=2, width=12))
-    found = model.load(training.train(wider, place, place / "wider", minutes=0)).state_dict()
+    found = model.load(training.train(wider, place, place / "wider", minutes=0)).rescaler.state_dict()
     taken = {name for name, value in given.state_dict().items() if torch.equal(found[name], value)}
     assert taken == {name for name, value in given.state_dict().items() if found[name].shape == value.shape}
     assert any(name.startswith("refnet.") for name in taken)
@@ -328,7 +333,9 @@ def test_start_from_takes_over_parameters_of_equal_name_and_shape(
     named = re.search(r"(\d+) of another shape \((\S+), ", left)
     assert named is not None
     assert int(named[1]) == sum(value.shape != found[name].shape for name, value in given.state_dict().items())
-    assert given.state_dict()[named[2]].shape != found[named[2]].shape
+    assert (
+        given.state_dict()[named[2].removeprefix("rescaler.")].shape != found[named[2].removeprefix("rescaler.")].shape
+    )
 
     with pytest.raises(WeightsError, match="none.safetensors"):
         training.train(replace(config, start_from="none.safetensors"), place, place / "none", minutes=0)
@@ -408,8 +415,8 @@ def test_the_pixels_after_jpeg_are_those_that_a_decoder_restores(contrast: float
 
 def test_what_comes_out_of_a_real_jpeg_passes_another_of_its_quality() -> None:
     lr = 255 * (0.5 + 0.4 * (rough()[0] - 0.5))  # in range before and after
-    payload = jpeg.encode(lr.round().to(torch.uint8).permute(1, 2, 0).numpy(), 50, tables=coefficients.tables(50))
-    decoded = torch.from_numpy(jpeg.decode(payload)).permute(2, 0, 1)[None] / 255
+    payload = Jpeg().encode(lr.round().to(torch.uint8).permute(1, 2, 0).numpy(), 50)
+    decoded = torch.from_numpy(Jpeg().decode(payload, 16, 24)).permute(2, 0, 1)[None] / 255
     lr_hat = through_jpeg(decoded, torch.tensor([50.0]))
     assert (lr_hat - decoded).abs().max() < 2 / 255
 
@@ -424,7 +431,7 @@ def test_the_mixed_precision_of_training_stops_at_jpeg(place: Path, monkeypatch:
 
     monkeypatch.setattr(training, "through_jpeg", watched)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        training.loss_of(RescaleNet(TINY), config, batch_of(place, config), 0, torch.device("cpu"))
+        training.loss_of(training.Trained(config), config, batch_of(place, config), 0, torch.device("cpu"))
     ((lr, quality, lr_hat),) = calls
     for number, q in enumerate(quality.tolist()):
         assert_as_decoded(lr_hat[number], lr[number], int(q))
@@ -439,7 +446,7 @@ def test_quality_above_100_is_rounding_only() -> None:
 @pytest.mark.parametrize("rounded", [0.0, 1.0])
 def test_only_rounded_low_res_pictures_have_no_bits(place: Path, rounded: float) -> None:
     config = recipe(rounded=rounded)
-    _, figures = training.loss_of(RescaleNet(TINY), config, batch_of(place, config), 0, torch.device("cpu"))
+    _, figures = training.loss_of(training.Trained(config), config, batch_of(place, config), 0, torch.device("cpu"))
     assert ((figures["bpp_lr"] == 0) == bool(rounded)).all()
 
 
@@ -551,7 +558,7 @@ def test_a_resumed_run_of_untied_nets_equals_an_uninterrupted_one(place: Path) -
     assert same(one["net"], other["net"])
     for number, moments in one["optimizer"]["muon"]["state"].items():
         assert same(moments, other["optimizer"]["muon"]["state"][number])
-    assert untied.load(parts).config == SMALL
+    assert model.load(parts).rescaler.config == SMALL
 
 
 def test_maps_are_off_where_told_weakened_and_alone() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from refscale_codec.errors import WeightsError
+from refscale_codec.model import load, store
 from refscale_codec.rescale.quantised import floats
-from refscale_codec.rescale.untied import MAP_FULL, Untied, UntiedConfig, load, spread, store
+from refscale_codec.rescale.untied import MAP_FULL, Untied, UntiedConfig, spread
 
 CONFIG = UntiedConfig(down_width=8, down_blocks=1, up_width=32, up_blocks=2)
 QUALITY = torch.tensor([40, 75])
@@ -18,9 +19,9 @@ def net(seed: int = 1) -> Untied:
     """Return a net whose last layers are not zero."""
     torch.manual_seed(seed)
     made = Untied(CONFIG)
-    for layer in (made.down.output, made.up.output):
+    for layer in (made.downscaler.output, made.upscaler.output):
         torch.nn.init.normal_(layer.weight, std=0.02)
-    torch.nn.init.normal_(made.up.phase, std=0.05)
+    torch.nn.init.normal_(made.upscaler.phase, std=0.05)
     return made.to(memory_format=torch.channels_last)
 
 
@@ -137,7 +138,8 @@ def test_config_refuses(wrong):
 def test_what_is_stored_makes_the_same_pixels(tmp_path):
     made, (lr, _), (ref, _) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
     store(made, tmp_path / "net.safetensors")
-    again = load(tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors").rescaler
+    assert isinstance(again, Untied)
     assert again.config == made.config
     wanted = made.upscale(lr, ref, half_off(), QUALITY, torch.bfloat16)
     assert torch.equal(again.upscale(lr, ref, half_off(), QUALITY, torch.float32), wanted)
@@ -146,23 +148,19 @@ def test_what_is_stored_makes_the_same_pixels(tmp_path):
     assert near.abs().max() < 1e-3  # half precision
 
 
-def test_load_refuses_other_files(tmp_path):
+def test_a_file_that_does_not_fit_its_config_is_refused(tmp_path):
     path = tmp_path / "net.safetensors"
-    with pytest.raises(WeightsError, match="cannot read"):
-        load(path)
-    path.write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match="does not hold"):
-        load(path)
     store(net().make_exact(), path)
     data = path.read_bytes()
     for changed in (
         data.replace(b"untied", b"united"),
         data[:-1],
         data.replace(b'up_blocks\\": 2', b'up_blocks\\": 3'),
+        data.replace(b'up_blocks\\": 2', b'up_blocks\\": 9'),
     ):
         assert changed != data
         path.write_bytes(changed)
-        with pytest.raises(WeightsError, match="does not hold"):
+        with pytest.raises(WeightsError, match=str(path)):
             load(path)
 
 

@@ -111,11 +111,11 @@ def encode(
         side = options.tile_side(tile, max_memory, image.height, image.width, depth)
         limits = None if value_range is None else options.range_of(value_range)
         settings = encoder.EncodeOptions(quality or 75, output_hash, side, limits)
-        net = terminal.load_net(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
+        model = terminal.load_model(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("encoding")
         target = api.target_of(image, target_bytes, target_bpp, target_psnr)
-        reached = None if target is None else rate_control.encode(image, reference, net, target, settings, step=step)
-        data = encoder.encode(image, reference, net, settings) if reached is None else reached.data
+        reached = None if target is None else rate_control.encode(image, reference, model, target, settings, step=step)
+        data = encoder.encode(image, reference, model, settings) if reached is None else reached.data
         terminal.write(output, data)
     sizes = container.bytes_by_section(container.unpack(data))
     summary = {
@@ -147,10 +147,6 @@ def decode(
     output: OutputOption,
     ref: RefOption = None,
     format_name: FormatOption = None,
-    z_scale: Annotated[
-        float, typer.Option(min=0, help="Standard deviation of the latent; above 0 it adds noise.")
-    ] = 0.0,
-    z_seed: Annotated[int | None, typer.Option(help="Random seed of the latent, with --z-scale.")] = None,
     window: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part, to the same pixels as in the whole.")
     ] = None,
@@ -165,8 +161,6 @@ def decode(
     Colour profile, EXIF, XMP and georeference are restored; a message on stderr names what the output format cannot
     hold. TIFF can hold every picture.
     """
-    if z_seed is not None and not z_scale:
-        raise UsageError("--z-seed would have no effect without --z-scale")
     box = None if window is None else options.window_of(window)
     terminal.require_streams(output, file, ref, weights)
     with terminal.progress(quiet) as step:
@@ -190,9 +184,9 @@ def decode(
         reference = None if ref is None else terminal.read_picture(ref)
         from refscale_codec.codec import decoder
 
-        net = terminal.load_net(weights or terminal.wanted_weights(header), device)
+        model = terminal.load_model(weights or terminal.wanted_weights(header), device)
         step("decoding")
         with naming(name):
-            picture = decoder.decode(data, reference, net, z_scale=z_scale, z_seed=z_seed or 0, tile=side, window=box)
+            picture = decoder.decode(data, reference, model, tile=side, window=box)
         terminal.write(output, pictures.to_bytes(picture, kind))
     terminal.say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")

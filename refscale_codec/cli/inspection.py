@@ -89,20 +89,16 @@ def verify(
     with terminal.progress(quiet) as step:
         step("starting")
         reference = None if ref is None else terminal.read_picture(ref)
-        from refscale_codec.codec import decoder, payloads
+        from refscale_codec.codec import decoder
 
-        net = terminal.load_net(weights or terminal.wanted_weights(content.header), device)
+        model = terminal.load_model(weights or terminal.wanted_weights(content.header), device)
         with naming(name):
             if content.header.reference is not None and reference is None:
-                decoder.require_same_weights(content.header, net)
-                metadata.unpack(content.metadata)
-                for group in decoder.disassemble(content)[1]:
-                    if group.header.codec == lrcodec.JPEG:
-                        payloads.unpack_low_res(group, net, None)
+                decoder.check_without_reference(content, model)
                 terminal.say(quiet, f"{name}: valid; give --ref to check the reference and the decoded picture, too")
                 return
             step("decoding")
-            picture = decoder.decode(data, reference, net)
+            picture = decoder.decode(data, reference, model)
     if content.output_hash is None:
         terminal.say(quiet, f"{name}: valid; it decodes, and has no hash to compare the picture with")
     elif content.output_hash == picture.fingerprint():
@@ -149,14 +145,14 @@ def diff(
 
         if weights is None:
             weights = weights_files.shipped(2) if header is None else terminal.wanted_weights(header)
-        net = terminal.load_net(weights, device)
+        model = terminal.load_model(weights, device)
         step("comparing")
         with naming(name):
             if picture is None:
                 needed = header is not None and header.reference is not None
-                picture = decoder.decode(data, reference if needed else None, net)
+                picture = decoder.decode(data, reference if needed else None, model)
             alignments = [] if content is None else decoder.alignments(content)
-            values = change.change(picture, reference, net, alignments)
+            values = change.change(picture, reference, model, alignments)
         terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())
     if json_output:

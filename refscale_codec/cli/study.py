@@ -42,9 +42,7 @@ def train(
 
         def report(line: dict[str, float]) -> None:
             terminal.tell(json.dumps(line))
-            step(
-                f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp_lr']} + {line['bpp_map']} bpp"
-            )
+            step(f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp']} bpp")
 
         path = training.train(recipe, config.parent, output, minutes=minutes, device=where, report=report)
     terminal.say(quiet, f"weights in {path}")
@@ -83,21 +81,21 @@ def evaluate_command(
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))
         path = weights or weights_files.shipped(scale or 2)
-        net = terminal.load_net(path, device)
+        model = terminal.load_model(path, device)
         done = iter(range(1, len(pairs) + 1))
         rows = evaluate.evaluate(
             pairs,
-            net,
+            model,
             qualities=wanted,
             modes=chosen,  # type: ignore[arg-type]
             report=lambda pair: step(f"{next(done)} of {len(pairs)}: {pair.dataset} {pair.name}"),
         )
-        rounded = evaluate.rounded_psnr(pairs, net)
+        rounded = evaluate.rounded_psnr(pairs, model)
         comparisons = [c for mode in chosen for c in compare(rows, mode, "jpeg")]
         comparisons += compare(rows, "reference", "unrelated") + compare(rows, "unrelated", "alone")
         if output is not None:
             (name,) = weights_names([path])
-            results = evaluate.results(rows, comparisons, rounded, net, name, _command())
+            results = evaluate.results(rows, comparisons, rounded, model, name, _command())
             terminal.write(output, results_files.dumps(results).encode())
     from rich.console import Console
     from rich.table import Table

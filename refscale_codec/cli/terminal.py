@@ -17,8 +17,8 @@ from refscale_codec.fileformat import container
 from refscale_codec.picture import files
 
 if TYPE_CHECKING:
+    from refscale_codec.model import Model
     from refscale_codec.picture.image import Image
-    from refscale_codec.rescale.net import RescaleNet
 
 PATIENCE = 2.0  # seconds before progress is shown
 
@@ -30,12 +30,12 @@ def device_named(name: str) -> str:
     return model.device_named(name, "--device")
 
 
-def load_net(path: Path, device: str) -> "RescaleNet":
+def load_model(path: Path, device: str) -> "Model":
     """Load weights onto a device."""
     from refscale_codec import model
 
     process.keep_freed_memory()
-    return model.load(path).to(device_named(device))
+    return model.load(path, device_named(device))
 
 
 def wanted_weights(header: container.Header) -> Path:

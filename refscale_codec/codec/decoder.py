@@ -1,131 +1,208 @@
 """The decoder: a file and its reference -> the picture, or a window of it.
 
 bytes ── container ──> similarity map, lr_hat ──┐
-                                                ├─ RescaleNet up ──> hr_hat
+                                                ├─ rescaler up ──> hr_hat
                            warped reference ────┘
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from refscale_codec import lrcodec
 from refscale_codec.codec import payloads
 from refscale_codec.codec.encoder import reference_groups, untimed
+from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
+from refscale_codec.model import Model
 from refscale_codec.picture import bands, geotiff, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.tiles import TILE, Box
+from refscale_codec.picture.tiles import TILE, Box, Tile
 from refscale_codec.reference import band_prediction, warp
+from refscale_codec.reference.source import Predicted, ReferenceSource, Warped
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.tiled import LowRes
 
 
 def decode(
     data: bytes,
     reference: Image | None,
-    net: RescaleNet,
+    model: Model,
     *,
-    z_scale: float = 0.0,
-    z_seed: int = 0,
     tile: int = TILE,
     window: Box | None = None,
-    lap: Callable[[str], None] = untimed,
+    on_stage: Callable[[str], None] = untimed,
 ) -> Image:
     """Return the picture in a `.rsc` file with its metadata, or a window of it.
-
-    A window has the whole's metadata, but for a transform to places, which is moved along.
 
     Args:
         data: the file's bytes.
         reference: the very picture the file was made with; None if it was made without.
-        net: the very weights the file was made with, see `model.load`.
-        z_scale: standard deviation of the latent; 0, the default, is best and deterministic (supplement, section 2.1).
-        z_seed: seed of the latent, drawn on the CPU.
+        model: the very one the file was made with, see `model.load`.
         tile: largest side of a tile in pixels, a multiple of `tiles.STEP`; it decides on memory and time, and on the
             last bits of floating point.
-        window: the part of the picture that is wanted; exactly the same pixels as in the whole in tiles of this size.
-        lap: for timing, called when each of the stages "entropy" and "net" is done; "net" moves the reference, too.
+        window: see `Decoder.read`.
+        on_stage: timing hook, called when each of the stages "entropy" and "net" is done; "net" warps, too.
 
     Raises:
-        UsageError: such a tile cannot be, or the window reaches beyond the picture.
-        ContainerError: not a valid file, or its payloads do not fit its header.
-        WeightsError: other weights than the file asks for.
-        ReferenceMismatch: no reference, a superfluous one, another one than the file asks for, or one that is moved to
-            other pixels than the encoder's. With codec 1, a window is not enough to tell the last.
+        UsageError, ContainerError, WeightsError, ReferenceMismatch: see `Decoder` and `Decoder.read`.
     """
-    file = container.unpack(data)
-    require_same(file.header, reference, net)
-    tiles.require_side(tile)
-    if window is not None:
-        _require_inside(window, file.header)
-    said = metadata.unpack(file.metadata)
-    described, files = disassemble(file)
-    shown = window or Box(0, 0, file.header.height, file.header.width)
-
-    predicted = any(inner.prediction is not None for inner in files)
-    wide = tiled.padded_window(shown, file.header, tile) if predicted else shown  # of the first band group
-
-    def parts() -> Iterator[NDArray[Any]]:
-        first: NDArray[Any] | None = None
-        for inner, older in zip(files, reference_groups(reference, described), strict=False):
-            low, older, place = _unpacked(inner, older, first, wide, net)
-            lap("entropy")
-            part = tiled.upscale(
-                low,
-                older,
-                inner.header,
-                net,
-                alignment=low.alignment,
-                z_scale=z_scale,
-                z_seed=z_seed,
-                tile=tile,
-                window=wide if first is None else shown,
-                dtype=described.group_dtype,
-                place=place,
-            ).pixels
-            lap("net")
-            if first is None:
-                first, part = part, part[shown.within(wide).slices]
-            yield part
-
-    said = replace(said, geo=geotiff.of_window(said.geo, shown.left, shown.top))
-    return replace(bands.join_groups(parts(), described, shown), metadata=said)
+    return Decoder(data, reference, model).read(window, tile=tile, on_stage=on_stage)
 
 
-def _unpacked(
-    file: Container, reference: Image | None, first: NDArray[Any] | None, wide: Box, net: RescaleNet
-) -> tuple[LowRes, Image | None, Box | None]:
-    """Return the payloads of a band group, the reference that its net needs, and where that lies, as for `upscale`.
+class Decoder:
+    """A file with its reference and its model: what windows have in common is done once.
 
-    `reference` is the group's. `first` is the part of the first group in the box `wide`, None for that group itself.
+    Several threads may read at once.
     """
-    if file.prediction is not None and first is not None:
-        low = payloads.unpack_low_res(file, net, None)
-        if low.prediction is None or not payloads.uses_reference(file):
-            return low, None, None
-        return low, Image(band_prediction.predict(first, low.prediction)), wide
-    older = reference if payloads.uses_reference(file) else None
-    size = file.header.height, file.header.width
-    if older is not None and file.alignment is None and size != (older.height, older.width):
-        raise ContainerError("the file says that its reference lies in place, but it has another size")
-    if older is not None and file.header.codec != lrcodec.JPEG:  # elsewhere it is moved tile by tile
-        older, file = _moved(older, payloads.unpack_alignment(file)), replace(file, alignment=None)
-    return payloads.unpack_low_res(file, net, older), older, None
+
+    def __init__(self, data: bytes, reference: Image | None, model: Model) -> None:
+        """Take the file apart.
+
+        Args:
+            data: the file's bytes.
+            reference: the very picture the file was made with; None if it was made without.
+            model: the very one the file was made with, see `model.load`.
+
+        Raises:
+            ContainerError: not a valid file.
+            WeightsError: another model than the file asks for.
+            ReferenceMismatch: no reference, a superfluous one, or another one than the file asks for.
+        """
+        self.file = container.unpack(data)
+        require_same(self.file.header, reference, model)
+        self.model = model
+        self.metadata = metadata.unpack(self.file.metadata)
+        self.described, self.files = disassemble(self.file)
+        self._older = reference_groups(reference, self.described)
+        self._groups: list[_Group] = []
+        self._lock = threading.Lock()
+
+    def read(self, window: Box | None = None, *, tile: int = TILE, on_stage: Callable[[str], None] = untimed) -> Image:
+        """Return the picture, or a window of it with the metadata of the whole, whose transform is moved along.
+
+        Args:
+            window: the part that is wanted; exactly the same pixels as in the whole in tiles of this size.
+            tile: largest side of a tile in pixels, a multiple of `tiles.STEP`.
+            on_stage: as in `decode`.
+
+        Raises:
+            UsageError: such a tile cannot be, or the window reaches beyond the picture.
+            ContainerError: payloads do not fit the header.
+            ReferenceMismatch: the reference, warped, is not the one that the encoder saw. If the low-res codec is not
+                conditional, a window is not enough to tell.
+        """
+        tiles.require_side(tile)
+        header = self.file.header
+        size = header.height, header.width
+        if window is not None:
+            _require_inside(window, header)
+        window = window or Box(0, 0, *size)
+        predicted = any(file.prediction is not None for file in self.files)
+        wide = tiled.padded_window(window, *size, self.model.rescaler, tile) if predicted else window
+
+        def parts() -> Iterator[NDArray[Any]]:
+            first: NDArray[Any] | None = None  # of the first group, in the box `wide`
+            for index in range(len(self.files)):
+                group = self._group(index)
+                on_stage("entropy")
+                checked = None
+                if isinstance(group.source, Predicted) and first is not None:
+                    reference = _part_of(band_prediction.predict(first, group.source.prediction), wide)
+                elif isinstance(group.source, Warped) and group.reference is not None:
+                    checked = _WarpedTiles(group.reference, group.alignment)
+                    reference = checked
+                else:
+                    reference = None
+                part = reconstruct(
+                    group.low,
+                    reference,
+                    size,
+                    self.model,
+                    header.quality,
+                    tile=tile,
+                    window=wide if first is None else window,
+                    dtype=self.described.group_dtype,
+                )
+                if checked is not None and window == Box(0, 0, *size):
+                    checked.require_same()
+                on_stage("net")
+                if first is None:
+                    first, part = part, part[window.within(wide).slices]
+                yield part
+
+        moved = replace(self.metadata, geo=geotiff.of_window(self.metadata.geo, window.left, window.top))
+        return replace(bands.join_groups(parts(), self.described, window), metadata=moved)
+
+    @property
+    def low_res(self) -> LowRes:
+        """The low-res picture and the map of the first band group."""
+        return self._group(0).low
+
+    def _group(self, index: int) -> "_Group":
+        """Return a group's payloads, entropy-decoded once; groups are asked for in order."""
+        with self._lock:
+            while len(self._groups) <= index:
+                self._groups.append(self._decoded(self.files[len(self._groups)], next(self._older)))
+            return self._groups[index]
+
+    def _decoded(self, file: Container, older: Image | None) -> "_Group":
+        source, model = payloads.source_of(file), self.model
+        if not isinstance(source, Warped) or older is None:
+            return _Group(payloads.low_res_of(file, model, None), source, None, None)
+        size = file.header.height, file.header.width
+        if source.alignment is None and size != (older.height, older.width):
+            raise ContainerError("the file says that its reference lies in place, but it has another size")
+        if not model.low_res.conditional:
+            return _Group(payloads.low_res_of(file, model, None), source, older, source.alignment)
+        warped = warp.apply(older, source.alignment)
+        if source.alignment is not None:
+            _require_check(warp.checksum(warped), source.alignment)
+        reference = tiled.low_res_reference(warped, model.scale)
+        return _Group(payloads.low_res_of(file, model, reference), source, warped, None)
 
 
-def _moved(reference: Image, alignment: warp.Alignment | None) -> Image:
-    """Return the reference in place, all of it; ReferenceMismatch if it is not the one that the alignment tells."""
-    guide = warp.apply(reference, alignment)
-    if alignment is not None:
-        tiled.require_check(warp.checksum(guide), alignment)
-    return guide
+@dataclass(frozen=True)
+class _Group:
+    """A band group as it was received."""
+
+    low: LowRes
+    source: ReferenceSource
+    reference: Image | None  # the same bands of the older picture, if they are used
+    alignment: warp.Alignment | None  # what is still to be done to it
+
+
+class _WarpedTiles:
+    """A reference that is warped tile by tile, and summed up to be compared with what the encoder saw."""
+
+    def __init__(self, reference: Image, alignment: warp.Alignment | None) -> None:
+        self.reference, self.alignment, self.check = reference, alignment, 0
+
+    def __call__(self, tile: Tile) -> NDArray[Any]:
+        warped = warp.apply(self.reference, self.alignment, tile.padded)
+        if self.alignment is not None:
+            self.check += warp.checksum(Image(warped.pixels[tile.box.within(tile.padded).slices]), tile.box)
+        return warped.pixels
+
+    def require_same(self) -> None:
+        """Raise ReferenceMismatch if the whole is not what the encoder saw."""
+        if self.alignment is not None:
+            _require_check(self.check, self.alignment)
+
+
+def _require_check(found: int, alignment: warp.Alignment) -> None:
+    if found % (1 << 32) != alignment.check:
+        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
+
+
+def _part_of(pixels: NDArray[Any], place: Box) -> tiled.Reference:
+    """Return the reference of which only a part is there: all that is looked at."""
+    return lambda tile: pixels[(tile.padded.overlap(place) or place).within(place).slices]
 
 
 def disassemble(file: Container) -> tuple[Bands, list[Container]]:
@@ -149,9 +226,24 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
     return described, files
 
 
-def require_same(header: Header, reference: Image | None, net: RescaleNet) -> None:
+def check_without_reference(file: Container, model: Model) -> None:
+    """Check all of a file that can be checked without its reference.
+
+    Raises:
+        ContainerError: a part of it is not valid.
+        WeightsError: another model than the file asks for.
+    """
+    require_same_model(file.header, model)
+    metadata.unpack(file.metadata)
+    for group in disassemble(file)[1]:
+        source = payloads.source_of(group)
+        if not (model.low_res.conditional and isinstance(source, Warped)):
+            payloads.low_res_of(group, model, None)
+
+
+def require_same(header: Header, reference: Image | None, model: Model) -> None:
     """Check that weights and reference are those that a file names; see `decode` for what is raised."""
-    require_same_weights(header, net)
+    require_same_model(header, model)
     if header.reference is None and reference is not None:
         raise ReferenceMismatch("the file was made without a reference; decode it without one")
     if header.reference is not None and reference is None:
@@ -172,16 +264,17 @@ def _require_inside(window: Box, header: Header) -> None:
         )
 
 
-def require_same_weights(header: Header, net: RescaleNet) -> None:
+def require_same_model(header: Header, model: Model) -> None:
     """Check that the weights are those that a file names: else WeightsError, or ContainerError for another scale."""
-    if header.weights != net.fingerprint:
+    if header.weights != model.fingerprint:
         raise WeightsError(
-            f"the file was made with the weights {header.weights.hex()}, these are {net.fingerprint.hex()}"
+            f"the file was made with the weights {header.weights.hex()}, these are {model.fingerprint.hex()}"
         )
-    if header.scale != net.config.scale:
-        raise ContainerError(f"the header says scale {header.scale}, but its weights have scale {net.config.scale}")
+    if header.scale != model.scale:
+        raise ContainerError(f"the header says scale {header.scale}, but its weights have scale {model.scale}")
 
 
 def alignments(file: Container) -> list[warp.Alignment | None]:
-    """Return where the reference lies for each band group; ContainerError when a payload does not fit."""
-    return [payloads.unpack_alignment(inner) for inner in disassemble(file)[1]]
+    """Return where the reference of each band group lies; ContainerError when a payload does not fit."""
+    sources = [payloads.source_of(group) for group in disassemble(file)[1]]
+    return [source.alignment if isinstance(source, Warped) else None for source in sources]

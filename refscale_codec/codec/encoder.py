@@ -1,41 +1,38 @@
 """The encoder: *prepare -> Plan -> code -> Coded -> bytes*.
 
-    hr ──┐                        ┌─> similarity map ──────────────┐
-         ├─ choose ─ RescaleNet ──┤                                ├─ container ──> bytes
-    ref ─┘           down         └─> lr ── low-res codec ─────────┘
+    hr ──┐                      ┌─> similarity map ──────────────┐
+         ├─ choose ─ rescaler ──┤                                ├─ container ──> bytes
+    ref ─┘             down     └─> lr ── low-res codec ─────────┘
 
 After RefScale (paper, Fig. 2). `prepare` does what no quality changes: it fingerprints the reference, finds where it
-lies (`registration`), decides whether and how it is used (`reference_choice`), and warps it once. `Plan.code` runs the
-net down and codes what it leaves, once for each quality asked for. What the decoder will make of that is known without
+lies (`registration`), decides whether and how it is used (`reference_choice`), and warps it once. `Plan.code` makes the
+picture small and codes that, once for each quality asked for. What the decoder will make of it is known without
 decoding anything: `Coded.picture`. The decoder is in `decoder`.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
-from typing import NamedTuple
-
-import numpy as np
 
 from refscale_codec.codec import payloads, reference_choice
-from refscale_codec.codec.reference_choice import Candidate, Choice
+from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
-from refscale_codec.lrcodec.dct.coefficients import ROUNDING
+from refscale_codec.lrcodec.interface import ROUNDING
+from refscale_codec.model import Model
 from refscale_codec.picture import bands, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.tiles import TILE, Box
 from refscale_codec.reference import band_prediction, georeference, registration, warp
+from refscale_codec.reference.source import Predicted, ReferenceSource, Warped
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.tiled import LowRes
 
-Shortlist = Callable[[Image, Image | None, warp.Alignment | None, Image | None], list[Candidate]]
-SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves; training weighs the two alike
+Choose = Callable[[Image, Image | None, warp.Alignment | None, Image | None], ReferenceSource]
+"""See `reference_choice.choose`."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,19 @@ def untimed(stage: str) -> None:
 def encode(
     image: Image,
     reference: Image | None,
-    net: RescaleNet,
+    model: Model,
     options: EncodeOptions | None = None,
     *,
-    lap: Callable[[str], None] = untimed,
+    on_stage: Callable[[str], None] = untimed,
 ) -> bytes:
     """Return a complete `.rsc` file.
 
     Args:
         image: the picture, any size from 1x1 and of any bands. Alpha, nodata and metadata go into the file as they are.
         reference: an older picture of the same place and the same bands, of any size; None codes without one.
-        net: from `model.load`; the computation runs on its device.
+        model: from `model.load`; the computation runs on its device.
         options: see `EncodeOptions`.
-        lap: for timing, called when each of the stages "align", "choose", "net" and "entropy" is done.
+        on_stage: timing hook, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
         ImageError: the reference has other bands, both are georeferenced but not with places in common, or there is
@@ -81,16 +78,17 @@ def encode(
         UsageError: a range of values that the picture's type does not hold.
     """
     options = options or EncodeOptions()
-    return prepare(image, reference, net, options, lap=lap).code(options.quality, lap=lap).file()
+    plan = prepare(image, reference, model, options, on_stage=on_stage)
+    return plan.code(options.quality, on_stage=on_stage).file()
 
 
-class BandGroup(NamedTuple):
+@dataclass(frozen=True)
+class BandGroup:
     """Three bands of the picture, and how they use their reference."""
 
     image: Image
+    source: ReferenceSource  # its prediction, if it is one, is fitted again at each quality
     warped: Image | None  # the reference in place; None if it is not used, or if the group is predicted
-    alignment: warp.Alignment | None  # that put it there, with the checksum of `warped`; None for as it lies
-    predicted: bool = False  # from the picture's first group as it decodes
 
 
 @dataclass(frozen=True)
@@ -101,90 +99,67 @@ class Plan:
     metadata: Metadata
     size: tuple[int, int]  # height and width in pixels
     fingerprint: bytes | None  # of the reference
-    net: RescaleNet
+    model: Model
     options: EncodeOptions
     groups: list[BandGroup] = field(default_factory=list)
     _low: dict[tuple[int, int], LowRes] = field(default_factory=dict, repr=False)  # by group and quality
     _coded: dict[tuple[int, int, float], "CodedGroup"] = field(default_factory=dict, repr=False)
 
-    def code(self, quality: int, dead_zone: float = ROUNDING, *, lap: Callable[[str], None] = untimed) -> "Coded":
+    def code(self, quality: int, dead_zone: float = ROUNDING, *, on_stage: Callable[[str], None] = untimed) -> "Coded":
         """Return the picture coded at a quality of 1..100.
 
         Args:
             quality: higher is better and bigger.
-            dead_zone: see `coefficients.quantise`; no effect with the learned codec.
-            lap: as in `encode`.
+            dead_zone: see `LowResCodec.code`.
+            on_stage: as in `encode`.
         """
-        groups = [self._group(index, quality, dead_zone, lap) for index in range(len(self.groups))]
+        groups = [self._group(index, quality, dead_zone, on_stage) for index in range(len(self.groups))]
         return Coded(self, quality, groups)
 
-    def _group(self, index: int, quality: int, dead_zone: float, lap: Callable[[str], None] = untimed) -> "CodedGroup":
+    def _group(
+        self, index: int, quality: int, dead_zone: float, on_stage: Callable[[str], None] = untimed
+    ) -> "CodedGroup":
         key = index, quality, dead_zone
         if key not in self._coded:
-            warped, low = self._low_res(index, quality, dead_zone)
-            lap("net")
-            file = payloads.pack_low_res(low, self.size, self.fingerprint, self.net, quality, dead_zone)
-            lap("entropy")
-            self._coded[key] = CodedGroup(self, file, low, warped, dead_zone)
+            source, warped = self._reference(index, quality, dead_zone)
+            low, low_res = self._low_res(index, quality, warped), self.model.low_res
+            on_stage("net")
+            reference = None
+            if low_res.conditional and isinstance(source, Warped) and warped and low.similarity_map is not None:
+                reference = tiled.low_res_reference(warped, self.model.scale)
+            coded = low_res.code(low.lr, reference, quality, dead_zone)
+            file = payloads.pack(coded.payload, low, source, self.size, self.fingerprint, self.model, quality)
+            on_stage("entropy")
+            self._coded[key] = CodedGroup(self, file, low._replace(lr=coded.received), source, warped)
         return self._coded[key]
 
-    def _choose(self, group: Image, older: Image | None, found: list[Candidate]) -> None:
-        """Take the candidate that codes the sample best: that of the least ln(bytes) + SLOPE ln(squared error)."""
-        boxes = reference_choice.sample_boxes(*self.size)
-        whole = len(boxes) == len(boxes[0]) == 1
-        sample = reference_choice.gathered(group, boxes)
-        trials = [self._trial(sample, candidate) for candidate in found] if len(found) > 1 else []
-        best = min(range(len(trials)), key=lambda at: trials[at][0], default=0)
-        self.groups.append(_prepared(group, older, found[best].choice))
-        if whole and trials:
-            coded = trials[best][1]
-            index, quality = len(self.groups) - 1, self.options.quality
-            if coded.low.prediction is None:
-                self._low[index, quality] = coded.low
-            self._coded[index, quality, ROUNDING] = coded
-
-    def _trial(self, sample: Image, candidate: Candidate) -> tuple[float, "CodedGroup"]:
-        """Code the sample as one candidate has it; return the cost, and what was coded."""
-        choice, quality = candidate.choice, self.options.quality
-        low = tiled.downscale(sample, candidate.warped, self.net, quality, self.options.tile, choice.prediction)
-        size, share = (sample.height, sample.width), sample.height * sample.width / (self.size[0] * self.size[1])
-        if choice.alignment is not None and candidate.warped is not None and share == 1:
-            low = low._replace(alignment=choice.alignment._replace(check=warp.checksum(candidate.warped)))
-        file = payloads.pack_low_res(low, size, self.fingerprint, self.net, quality)
-        coded = CodedGroup(self, file, low, candidate.warped, ROUNDING)
-        decoded = coded.picture()
-        levels = 255 / np.iinfo(sample.pixels.dtype).max
-        error = np.square((sample.pixels.astype(np.float64) - decoded.pixels) * levels).mean()
-        total: float = len(container.pack(file))
-        if share < 1:  # what is sent once for the whole picture counts by the sample's share
-            if choice.alignment is not None:
-                total += (reference_choice.SECTION + len(warp.pack(choice.alignment))) * share
-            if choice.prediction is not None:
-                total -= (reference_choice.SECTION + len(band_prediction.pack(choice.prediction))) * (1 - share)
-        return math.log(total) + SLOPE * math.log(error + 0.25), coded  # levels; rounding limits the error anyway
-
-    def _low_res(self, index: int, quality: int, dead_zone: float) -> tuple[Image | None, LowRes]:
-        """Run the net down; return the reference that it saw, too."""
+    def _reference(self, index: int, quality: int, dead_zone: float) -> tuple[ReferenceSource, Image | None]:
+        """Return the reference that a group has at a quality."""
         group = self.groups[index]
-        if group.predicted:
-            first = self._group(0, quality, dead_zone).picture()
-            rows = band_prediction.fit(first.pixels, group.image.pixels)
-            warped = Image(band_prediction.predict(first.pixels, rows))
-            return warped, tiled.downscale(group.image, warped, self.net, quality, self.options.tile, rows)
+        if not isinstance(group.source, Predicted):
+            return group.source, group.warped
+        first = self._group(0, quality, dead_zone).picture()
+        prediction = band_prediction.fit(first.pixels, group.image.pixels)
+        return Predicted(prediction), Image(band_prediction.predict(first.pixels, prediction))
+
+    def _low_res(self, index: int, quality: int, warped: Image | None) -> LowRes:
+        group, tile = self.groups[index], self.options.tile
+        if isinstance(group.source, Predicted):  # the reference follows from what was coded
+            return tiled.downscale(group.image, warped, self.model.rescaler, quality, tile)
         if (index, quality) not in self._low:
-            low = tiled.downscale(group.image, group.warped, self.net, quality, self.options.tile)
-            self._low[index, quality] = low._replace(alignment=group.alignment)
-        return group.warped, self._low[index, quality]
+            self._low[index, quality] = tiled.downscale(group.image, warped, self.model.rescaler, quality, tile)
+        return self._low[index, quality]
 
 
-class CodedGroup(NamedTuple):
+@dataclass(frozen=True)
+class CodedGroup:
     """Three bands as they are in a file."""
 
     plan: Plan
     file: Container
-    low: LowRes  # before it was coded
-    warped: Image | None  # the reference that the net saw
-    dead_zone: float
+    low: LowRes  # as the decoder receives it
+    source: ReferenceSource
+    warped: Image | None  # the reference
 
     def picture(self, tile: int | None = None, first: Image | None = None) -> Image:
         """Return what the group decodes to.
@@ -193,13 +168,22 @@ class CodedGroup(NamedTuple):
             tile: side of tiles in pixels; the plan's by default.
             first: the picture's first group in such tiles, for a group that is predicted from it; as coded by default.
         """
-        net, header, plan = self.plan.net, self.file.header, self.plan
-        received = payloads.as_received(self.low, net, header.quality, self.dead_zone)
-        warped = self.warped
-        if first is not None and self.low.prediction is not None:
-            warped = Image(band_prediction.predict(first.pixels, self.low.prediction))
-        dtype = plan.described.group_dtype
-        return tiled.upscale(received, warped, header, net, tile=tile or plan.options.tile, dtype=dtype)
+        plan, warped = self.plan, self.warped
+        if first is not None and isinstance(self.source, Predicted):
+            warped = Image(band_prediction.predict(first.pixels, self.source.prediction))
+        if self.low.similarity_map is None:
+            warped = None
+        return Image(
+            reconstruct(
+                self.low,
+                None if warped is None else tiled.reference_in_place(warped),
+                plan.size,
+                plan.model,
+                self.file.header.quality,
+                tile=tile or plan.options.tile,
+                dtype=plan.described.group_dtype,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -237,41 +221,40 @@ class Coded:
 def prepare(
     image: Image,
     reference: Image | None,
-    net: RescaleNet,
+    model: Model,
     options: EncodeOptions | None = None,
     *,
-    shortlist: Shortlist = reference_choice.shortlist,
-    lap: Callable[[str], None] = untimed,
+    choose: Choose = reference_choice.choose,
+    on_stage: Callable[[str], None] = untimed,
 ) -> Plan:
     """Find where the reference lies and decide how it is used; arguments and errors are those of `encode`.
 
     `options.quality` matters only for further bands, which may be predicted from the first three at that quality.
-    `shortlist` says which ways of using its reference a band group is tried with, see `reference_choice.shortlist`.
+    `choose` says how a band group uses its reference.
     """
     options = options or EncodeOptions()
     described = bands.describe(image, options.value_range)
     fingerprint = None if reference is None else reference.fingerprint()
-    plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, net, options)
-    where = georeference.prior(image, reference)
+    plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, model, options)
+    prior = georeference.prior(image, reference)
     for group, older in band_groups(image, reference, described):
-        alignment = None if older is None else registration.estimate(group, older, where)
-        lap("align")
+        alignment = None if older is None else registration.estimate(group, older, prior)
+        on_stage("align")
         first = plan._group(0, options.quality, ROUNDING).picture() if plan.groups else None
-        plan._choose(group, older, shortlist(group, older, alignment, first))
-        lap("choose")
+        plan.groups.append(_in_place(group, older, choose(group, older, alignment, first)))
+        on_stage("choose")
     return plan
 
 
-def _prepared(group: Image, older: Image | None, chosen: Choice) -> BandGroup:
+def _in_place(group: Image, reference: Image | None, source: ReferenceSource) -> BandGroup:
     """Warp the whole reference, once, as chosen."""
-    if chosen.prediction is not None:
-        return BandGroup(group, None, None, predicted=True)
-    if not chosen.used or older is None:
-        return BandGroup(group, None, None)
-    if chosen.alignment is None:
-        return BandGroup(group, older, None)
-    warped = warp.apply(older, chosen.alignment)
-    return BandGroup(group, warped, chosen.alignment._replace(check=warp.checksum(warped)))
+    if not isinstance(source, Warped) or reference is None:
+        return BandGroup(group, source, None)
+    if source.alignment is None:
+        return BandGroup(group, source, reference)
+    warped = warp.apply(reference, source.alignment)
+    checked = source.alignment._replace(check=warp.checksum(warped))
+    return BandGroup(group, Warped(checked), warped)
 
 
 def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:

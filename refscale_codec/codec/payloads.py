@@ -1,125 +1,104 @@
-"""The integers of a group of three bands <-> the sections of a file that hold them.
+"""What is coded of a band group <-> the file that holds it.
 
-Weights that were trained with the learned low-res codec (`lrcodec.gmm`) use that; all others code the low-res picture's
-quantised DCT coefficients (`lrcodec.dct`).
+A map that is empty leaves the reference out everywhere; a file without any reference has no map.
 """
 
-from refscale_codec import lrcodec
-from refscale_codec.errors import ContainerError, ReferenceMismatch
+from dataclasses import replace
+
+from refscale_codec.errors import ContainerError
 from refscale_codec.fileformat.container import Container, Header
-from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.dct.coefficients import Floats
-from refscale_codec.lrcodec.gmm.codec import GmmCodec
-from refscale_codec.lrcodec.gmm.net import Gmm
-from refscale_codec.picture.image import Image
+from refscale_codec.lrcodec import NAMES
+from refscale_codec.lrcodec.interface import LowResReference
+from refscale_codec.model import Model
 from refscale_codec.reference import band_prediction, warp
-from refscale_codec.rescale import similarity_map, tiled
-from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.reference.source import Predicted, ReferenceSource, Unused, Warped
+from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale.tiled import LowRes
 
 
-def pack_low_res(
+def pack(
+    payload: bytes,
     low: LowRes,
+    source: ReferenceSource,
     size: tuple[int, int],
-    fingerprint: bytes | None,
-    net: RescaleNet,
+    reference: bytes | None,
+    model: Model,
     quality: int,
-    dead_zone: float = coefficients.ROUNDING,
 ) -> Container:
-    """Return the file of one group of bands.
+    """Return the file of one band group.
 
     Args:
-        low: what the net leaves of the group.
+        payload: what the low-res codec made of the low-res picture.
+        low: its map is what counts.
+        source: of the reference; not looked at if the map is None.
         size: height and width of the picture in pixels.
-        fingerprint: of the reference; None for none. A reference that `low` was made without gets an empty map.
-        net: the weights that made `low`.
+        reference: fingerprint of the reference; None for none.
+        model: what the group was coded with.
         quality: 1..100.
-        dead_zone: see `coefficients.quantise`; the learned codec has none.
     """
     header = Header(
         width=size[1],
         height=size[0],
-        scale=net.config.scale,
-        codec=lrcodec.JPEG if net.low_res is None else lrcodec.GMM,
+        scale=model.scale,
+        codec=model.low_res.id,
         quality=quality,
-        weights=net.fingerprint,
-        reference=fingerprint,
+        weights=model.fingerprint,
+        reference=reference,
     )
-    coded_map = None
-    if fingerprint is not None or low.prediction is not None:
-        coded_map = b"" if low.levels is None else similarity_map.encode(low.levels, net.config.map_levels)
-    if isinstance(net.low_res, Gmm):
-        payload = GmmCodec(net.low_res).encode(low.lr, low.guide, quality)
-    else:
-        payload = entropy.encode(coefficients.quantise(low.lr, quality, dead_zone), quality)
-    return Container(
-        header,
-        payload,
-        coded_map,
-        alignment=None if low.alignment is None else warp.pack(low.alignment),
-        prediction=None if low.prediction is None else band_prediction.pack(low.prediction),
-    )
+    file = Container(header, payload)
+    if low.similarity_map is None or isinstance(source, Unused):
+        return file if reference is None else replace(file, similarity_map=b"")
+    file = replace(file, similarity_map=similarity_map.encode(low.similarity_map, model.rescaler.map_levels))
+    if isinstance(source, Predicted):
+        return replace(file, prediction=band_prediction.pack(source.prediction))
+    return file if source.alignment is None else replace(file, alignment=warp.pack(source.alignment))
 
 
-def as_received(low: LowRes, net: RescaleNet, quality: int, dead_zone: float = coefficients.ROUNDING) -> LowRes:
-    """Return what `unpack_low_res` gives after `pack_low_res`, without the entropy coding between."""
-    height, width = low.lr.shape[:2]
-    if isinstance(net.low_res, Gmm):
-        return low._replace(lr=GmmCodec(net.low_res).quantised(low.lr, quality))
-    levels = coefficients.quantise(low.lr, quality, dead_zone)
-    return low._replace(lr=coefficients.restore(levels, height, width, quality))
+def source_of(file: Container) -> ReferenceSource:
+    """Return where the reference of a file's band group comes from.
+
+    Raises:
+        ContainerError: a payload does not fit the header.
+    """
+    if not _uses_reference(file):
+        return Unused()
+    if file.prediction is not None:
+        return Predicted(band_prediction.unpack(file.prediction))
+    if file.alignment is None:
+        return Warped(None)
+    return Warped(warp.unpack(file.alignment, file.header.height, file.header.width))
 
 
-def unpack_low_res(file: Container, net: RescaleNet, reference: Image | None) -> LowRes:
-    """Decode the payloads of a group of bands.
+def low_res_of(file: Container, model: Model, reference: LowResReference | None) -> LowRes:
+    """Decode the low-res picture and the map of a file.
 
     Args:
         file: see `container.unpack`.
-        net: the weights that its header names.
-        reference: the warped reference. Codec 1 does without.
+        model: the one that its header names.
+        reference: for a low-res codec that is conditional.
 
     Raises:
         ContainerError: the payloads do not fit the header.
-        ReferenceMismatch: the low-res codec needs the reference, and it is not given.
     """
-    header = file.header
-    height, width = header.low_res_size
-    similarity = None
-    if header.reference is not None or file.prediction is not None:
-        similarity = similarity_map.decode(
-            file.similarity_map, *net.config.map_size(height, width), net.config.map_levels
-        )
-    lr, guide = _low_res_picture(file, net, reference)
-    predicted = None if file.prediction is None else band_prediction.unpack(file.prediction)
-    return LowRes(lr, similarity, unpack_alignment(file), guide, predicted)
+    require_codec(file, model)
+    header, levels = file.header, None
+    size = header.low_res_size
+    if _uses_reference(file):
+        cell = model.rescaler.cell
+        rows, columns = (-(-header.scale * side // cell) for side in size)
+        levels = similarity_map.decode(file.similarity_map, rows, columns, model.rescaler.map_levels)
+    return LowRes(model.low_res.decode(file.lr, size, reference, header.quality), levels)
 
 
-def _low_res_picture(file: Container, net: RescaleNet, reference: Image | None) -> tuple[Floats, tiled.Guide | None]:
-    """Return the low-res picture of a file, and the low-res reference that its entropy model saw."""
-    header = file.header
-    height, width = header.low_res_size
-    if header.codec == lrcodec.JPEG and net.low_res is None:
-        levels = entropy.decode(file.lr, height, width, header.quality)
-        return coefficients.restore(levels, height, width, header.quality), None
-    if header.codec == lrcodec.GMM and isinstance(net.low_res, Gmm):
-        guide = None
-        if uses_reference(file) and file.prediction is None:
-            if reference is None:
-                raise ReferenceMismatch("the low-res picture does not decode without the reference")
-            guide = tiled.low_res_reference(reference, net)
-        return GmmCodec(net.low_res).decode(file.lr, height, width, guide, header.quality), guide
-    if header.codec in (lrcodec.JPEG, lrcodec.GMM):
-        raise ContainerError("the file's low-res codec is not the one that its weights were trained with")
-    raise ContainerError(f"the file uses the low-res codec {header.codec}, which this version does not know")
-
-
-def unpack_alignment(file: Container) -> warp.Alignment | None:
-    """Decode where the reference lies; ContainerError when the payload does not fit the header."""
-    if file.alignment is None:
-        return None
-    return warp.unpack(file.alignment, file.header.height, file.header.width)
-
-
-def uses_reference(file: Container) -> bool:
-    """Return whether a reference, or a prediction, was used: an empty map leaves it out everywhere."""
+def _uses_reference(file: Container) -> bool:
     return (file.header.reference is not None or file.prediction is not None) and file.similarity_map != b""
+
+
+def require_codec(file: Container, model: Model) -> None:
+    """Raise ContainerError for a low-res codec that is not the model's."""
+    wanted = file.header.codec
+    if wanted == model.low_res.id:
+        return
+    if wanted in NAMES:
+        raise ContainerError("the file's low-res codec is not the one that its weights were trained with")
+    raise ContainerError(f"the file uses the low-res codec {wanted}, which this version does not know")

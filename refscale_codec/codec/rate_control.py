@@ -5,7 +5,7 @@ ln(bytes) and PSNR are almost straight over the logarithm of JPEG's quantiser st
 tries soon leads to the quality next above the target. One step of quality is more than the bytes may be off, so what
 is too much is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
 
-Only DCT coefficients have a dead zone. With the learned codec the search ends at the best whole quality.
+Only `DctCodec` has a dead zone; with the learned codec the search ends at the best whole quality.
 """
 
 import math
@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 from refscale_codec.codec import encoder
 from refscale_codec.codec.encoder import Coded, EncodeOptions, Plan
 from refscale_codec.errors import TargetError
-from refscale_codec.lrcodec.dct.coefficients import ROUNDING
+from refscale_codec.lrcodec.interface import ROUNDING
+from refscale_codec.model import Model
 from refscale_codec.picture import bands
 from refscale_codec.picture.image import Image
-from refscale_codec.rescale.net import RescaleNet
 
 TRIES = 6
 """Most times that the low-res picture is coded."""
@@ -62,7 +62,7 @@ class _Try(NamedTuple):
 def encode(
     image: Image,
     reference: Image | None,
-    net: RescaleNet,
+    model: Model,
     target: Target,
     options: EncodeOptions | None = None,
     *,
@@ -75,7 +75,7 @@ def encode(
     Args:
         image: the picture.
         reference: as for `codec.encode`.
-        net: likewise.
+        model: likewise.
         target: what to reach.
         options: likewise; the quality is the search's.
         step: told what each try gave.
@@ -84,7 +84,7 @@ def encode(
         TargetError: no quality gives it.
     """
     start = _start(target, image.height * image.width)
-    plan = encoder.prepare(image, reference, net, replace(options or EncodeOptions(), quality=start))
+    plan = encoder.prepare(image, reference, model, replace(options or EncodeOptions(), quality=start))
     return reach(plan, image, target, step=step)
 
 
@@ -101,7 +101,7 @@ def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], Non
         step(f"quality {quality}: {psnr:.2f} dB")
         return _Try(quality, dead_zone, psnr, coded)
 
-    best, tries = _search(tried, target, plan.options.quality, finer=plan.net.low_res is None)
+    best, tries = _search(tried, target, plan.options.quality, finer=plan.model.low_res.has_dead_zone)
     psnr = best.value if target.measure == "psnr" else None
     return Reached(best.coded.file(), best.quality, psnr, tries)
 

@@ -1,12 +1,11 @@
 """Whether and how the reference is used for three bands.
 
 The candidates are: no reference; the reference as it lies; moved into place; that with a radiometric gain and offset;
-and without block motion vectors. They are compared on a sample of the picture, a regular grid of boxes, and only those
-boxes are warped. What counts is the detail that a candidate leaves unexplained: the mean over the coefficients of a
-block transform of ln(residual energy + noise), where each block of each band may weaken the candidate by a factor of
-its own, as the net does. That tells far from near, but
-not a gain of a few percent: of those that are close, at most three are left for the encoder to code the sample with
-(benchmarks/reference_choice.py measures what that loses).
+without block motion vectors; and, for further bands, a prediction from the first ones. They are compared on a sample of
+the picture, a regular grid of boxes, and only those boxes are warped. The cost is the detail that a candidate leaves
+unexplained: the mean over the coefficients of a block transform of ln(residual energy + noise), where each block of
+each band may weaken the candidate by a factor of its own, as the net does. Nothing is coded for it
+(benchmarks/reference_choice.py measures what that loses against coding every candidate).
 """
 
 import math
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, registration, warp
-from refscale_codec.reference.band_prediction import Prediction
+from refscale_codec.reference.source import Predicted, ReferenceSource, Unused, Warped
 
 SAMPLE = 3, 64
 """The sample is at most 3 x 3 boxes of 64 x 64 pixels."""
@@ -27,38 +26,24 @@ _BLOCK = 8  # side of the transform, in pixels
 _NOISE = 64.0  # squared 8-bit levels that no reference explains
 _MOST = 1.2  # by so much at most may a block strengthen a candidate
 _PRIOR = 0.3  # how strongly a block's factor is drawn to 1, in units of the mean energy of blocks
-_CLOSE = 0.1  # of ln(residual energy): candidates are kept that leave no more than that beyond the best
-_KEPT = 3  # candidates at most
 _TYPICAL = 0.4  # bits per pixel of a usual file: what a byte of alignment is weighed against
-SECTION = 6
-"""Bytes around a short payload in the file."""
-
-
-class Choice(NamedTuple):
-    """How a group of bands uses its reference."""
-
-    used: bool
-    """Whether it does."""
-    alignment: warp.Alignment | None = None
-    """That brings the reference into place; None for as it lies."""
-    prediction: Prediction | None = None
-    """That makes the group from the picture's first one, in the place of the reference; None for none."""
+_SECTION = 6  # bytes around a short payload in the file
 
 
 class Candidate(NamedTuple):
-    """A choice, and the reference in the boxes of the sample as it would have it."""
+    """A way of using the reference."""
 
-    choice: Choice
+    source: ReferenceSource
     warped: Image | None
-    """None for no reference."""
+    """The reference in the boxes of the sample; None for no reference."""
     cost: float = 0.0
     """ln(residual energy) that it leaves, its own bytes counted."""
 
 
-def shortlist(
+def choose(
     image: Image, reference: Image | None, alignment: warp.Alignment | None, first: Image | None = None
-) -> list[Candidate]:
-    """Return the candidate that leaves the least unexplained, and those that are close, at most three in all.
+) -> ReferenceSource:
+    """Return the candidate of the least cost.
 
     Args:
         image: a group of three bands.
@@ -67,48 +52,59 @@ def shortlist(
         alignment: from `registration.estimate`.
         first: the picture's first group as it decodes, for a further one to be predicted from; None for none.
     """
-    found = sorted(candidates(image, reference, alignment, first), key=_cost)
-    return [candidate for candidate in found[:_KEPT] if candidate.cost <= found[0].cost + _CLOSE]
+    return min(candidates(image, reference, alignment, first), key=_cost).source
 
 
 def candidates(
     image: Image, reference: Image | None, alignment: warp.Alignment | None, first: Image | None = None
 ) -> list[Candidate]:
-    """Return all candidates with their costs; arguments as in `shortlist`."""
+    """Return all candidates with their costs, no reference first; arguments as in `choose`."""
     boxes = sample_boxes(image.height, image.width)
     target = gathered(image, boxes)
     spectrum = _spectrum(target)
     share = 1 / (_TYPICAL * image.height * image.width / 8)
 
-    def candidate(choice: Choice, warped: Image | None) -> Candidate:
+    def candidate(source: ReferenceSource, warped: Image | None) -> Candidate:
         unexplained = _unexplained(spectrum, None if warped is None else _spectrum(warped))
-        size = 0 if choice.alignment is None else SECTION + len(warp.pack(choice.alignment))
-        return Candidate(choice, warped, unexplained + share * size)
+        return Candidate(source, warped, unexplained + share * _bytes(source))
 
     def moved(alignment: warp.Alignment) -> Candidate:
         assert reference is not None
-        return candidate(Choice(True, alignment), _warped(reference, alignment, boxes))
+        return candidate(Warped(alignment), _warped(reference, alignment, boxes))
 
     tried = []
     if reference is not None and (reference.height, reference.width) == (image.height, image.width):
-        tried.append(candidate(Choice(True), gathered(reference, boxes)))
+        tried.append(candidate(Warped(None), gathered(reference, boxes)))
     if reference is not None and alignment is not None:
         tried.append(moved(alignment))
     if tried:
         best = min(tried, key=_cost)
         assert best.warped is not None
-        found = best.choice.alignment or warp.still(image.height, image.width)
-        tried += [moved(found._replace(radiometry=tones)) for tones in registration.radiometry(target, best.warped)]
-        chosen = min(tried, key=_cost).choice.alignment
+        found = _alignment(best) or warp.still(image.height, image.width)
+        tried += [moved(found._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)]
+        chosen = _alignment(min(tried, key=_cost))
         if chosen is not None and chosen.motion.any():
             plain = chosen._replace(motion=0 * chosen.motion)
             if not plain.does_nothing:
                 tried.append(moved(plain))
     if first is not None:
-        rows = band_prediction.fit(first.pixels, image.pixels)
-        shown = Image(band_prediction.predict(gathered(first, boxes).pixels, rows))
-        tried.append(candidate(Choice(True, prediction=rows), shown))
-    return [candidate(Choice(False), None), *tried]
+        prediction = band_prediction.fit(first.pixels, image.pixels)
+        predicted = Image(band_prediction.predict(gathered(first, boxes).pixels, prediction))
+        tried.append(candidate(Predicted(prediction), predicted))
+    return [candidate(Unused(), None), *tried]
+
+
+def _alignment(candidate: Candidate) -> warp.Alignment | None:
+    return candidate.source.alignment if isinstance(candidate.source, Warped) else None
+
+
+def _bytes(source: ReferenceSource) -> int:
+    """Return what a source takes in the file beside the map."""
+    if isinstance(source, Predicted):
+        return _SECTION + len(band_prediction.pack(source.prediction))
+    if isinstance(source, Warped) and source.alignment is not None:
+        return _SECTION + len(warp.pack(source.alignment))
+    return 0
 
 
 def _cost(candidate: Candidate) -> float:

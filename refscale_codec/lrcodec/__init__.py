@@ -1,7 +1,8 @@
 """Codecs of the low-res picture, named in files by their number here.
 
-`dct` is JPEG's transform: its coefficients under an entropy coding of our own, which is what files hold, or in a JPEG
-by Pillow. `gmm` is the learned codec.
+A codec is whatever has the members of `interface.LowResCodec`. `dct` entropy-codes the coefficients of JPEG's
+transform, `gmm` is learned. A new one needs a module here and, if weights are trained with it, a line in
+`model.LOW_RES_CODECS`.
 """
 
 JPEG = 1

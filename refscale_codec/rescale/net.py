@@ -16,12 +16,13 @@ RefScale paper: samples add only noise). The stages are exactly invertible; befo
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from refscale_codec.rescale.blocks import SubNet, haar_stage, paper_stage
+from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.refnet import RefNet
 
 
@@ -53,10 +54,6 @@ class RescaleConfig:
         if min(self.blocks, self.width, self.ref_width) < 1:
             raise ValueError(f"blocks, width and ref_width must be positive: {self}")
 
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the map's (rows, columns) for a low-res picture of this size in pixels."""
-        return -(-height // self.map_divisor), -(-width // self.map_divisor)
-
 
 class Downscaled(NamedTuple):
     """What the way down gives."""
@@ -68,21 +65,91 @@ class Downscaled(NamedTuple):
 
 
 class RescaleNet(nn.Module):
-    """Ref-Net and flow together. Built from a `RescaleConfig`; loaded from a file by `weights.load`."""
+    """Ref-Net and flow together, a `Rescaler`. Built from a `RescaleConfig`; loaded from a file by `model.load`.
+
+    The methods of a `Rescaler` take levels on 0..255, the others, which training uses, samples in [0, 1].
+    """
+
+    kind = "flow"
 
     def __init__(self, config: RescaleConfig) -> None:
         """Build with fresh parameters: the haar flow starts as plain 2x2 averaging."""
         super().__init__()
         self.config = config
-        self.fingerprint = bytes(6)  # of the file it was loaded from, see `weights.fingerprint`
-        self.low_res: nn.Module | None = None  # the `lrcodec.gmm.net.Gmm` trained together with it; None for JPEG
         stages = config.scale.bit_length() - 1
         self.refnet = RefNet(stages, config.ref_width, config.map_divisor, config.map_levels)
         stage = {"haar": haar_stage, "paper": paper_stage}[config.flow]
         self.stages = nn.ModuleList(
             stage(config.blocks, self.refnet.condition_channels, config.width) for _ in range(stages)
         )
-        self.restore = SubNet(3, 3, self.refnet.condition_channels, config.width)
+        self.restore = SubNet(3, 3, self.refnet.condition_channels, config.width)  # low-res enhancement
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor], device: str) -> "RescaleNet":
+        """Return the net of a weights file, ready for inference; see `model.RESCALERS`.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: config and tensors do not fit.
+        """
+        wanted = RescaleConfig(**config)
+        if wanted.blocks > len(tensors):
+            raise ValueError(f"{wanted.blocks} blocks, but {len(tensors)} arrays")
+        with torch.device("meta"):
+            net = cls(wanted)
+        net.load_state_dict(tensors, strict=True, assign=True)
+        net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+        return net.eval().requires_grad_(False)
+
+    @property
+    def scale(self) -> int:
+        """See `Rescaler`."""
+        return self.config.scale
+
+    @property
+    def halo(self) -> int:
+        """See `Rescaler`. The flow looks further, but what lies beyond hardly matters."""
+        return {2: 32, 4: 48}[self.config.scale]
+
+    @property
+    def cell(self) -> int:
+        """See `Rescaler`."""
+        return self.config.scale * self.config.map_divisor
+
+    @property
+    def map_levels(self) -> int:
+        """See `Rescaler`."""
+        return self.config.map_levels
+
+    @property
+    def device(self) -> torch.device:
+        """See `Rescaler`."""
+        return next(self.parameters()).device
+
+    def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
+        """See `Rescaler`: RefScale, Eq. 3."""
+        return self.refnet.cosine(self.refnet.features(hr / 255), self.refnet.features(reference / 255))
+
+    def quantise_similarity(self, similarity: Tensor) -> Tensor:
+        """See `Rescaler`."""
+        return self.refnet.quantise(self.refnet.ramped(similarity))
+
+    def planes(self, levels: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """See `Rescaler`: one for each x2 stage."""
+        return tuple(self.refnet.spread(levels.float(), height, width))
+
+    def down(self, hr: Tensor, context: Context) -> Tensor:
+        """See `Rescaler`."""
+        return 255 * self.forward(hr / 255, self._condition_of_tile(context, *hr.shape[-2:]))[0]
+
+    def up(self, lr: Tensor, context: Context) -> Tensor:
+        """See `Rescaler`."""
+        height, width = (self.config.scale * side for side in lr.shape[-2:])
+        return 255 * self.upscale(lr / 255, self._condition_of_tile(context, height, width))
+
+    def _condition_of_tile(self, context: Context, height: int, width: int) -> list[Tensor]:
+        features = None if context.reference is None else self.refnet.features(context.reference / 255)
+        quality = torch.tensor([context.quality / 100], device=self.device)
+        return self.refnet.condition(features, list(context.similarity_map), quality, height, width)
 
     def downscale(self, hr: Tensor, ref: Tensor | None, quality: Tensor) -> Downscaled:
         """Make the low-res picture and the similarity map.
@@ -97,10 +164,10 @@ class RescaleNet(nn.Module):
             ref_features = self.refnet.features(ref)
             levels = self.refnet.quantise(self.refnet.similarity(self.refnet.features(hr), ref_features))
         condition = self._condition(ref_features, levels, quality, *hr.shape[-2:])
-        lr, z = self.descend(hr, condition)
+        lr, z = self.forward(hr, condition)
         return Downscaled(lr, levels, z, condition)
 
-    def descend(self, hr: Tensor, condition: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, hr: Tensor, condition: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Run the flow down under a given condition; return lr and the latents, as in `Downscaled`."""
         lr, z = hr, []
         for stage, f_c in zip(self.stages, condition, strict=True):
@@ -122,7 +189,7 @@ class RescaleNet(nn.Module):
         maps = None if levels is None else self.refnet.spread(levels.to(quality.dtype), height, width)
         return self.refnet.condition(features, maps, quality, height, width)
 
-    def rebuild(self, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+    def upscale(self, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
         """Make the high-res picture of a decoded low-res one.
 
         Args:
@@ -133,10 +200,10 @@ class RescaleNet(nn.Module):
         Returns:
             [b, 3, h, w], about [0, 1], not clamped.
         """
-        return self.upscale(lr_hat + self.restore(lr_hat, condition[-1]), condition, z)
+        return self.inverse(lr_hat + self.restore(lr_hat, condition[-1]), condition, z)
 
-    def upscale(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
-        """Run the flow up: with the z of `descend` its exact inverse, up to rounding. None is zeros for z."""
+    def inverse(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+        """Run the flow up: with the z of `forward` its exact inverse, up to rounding. None is zeros for z."""
         latents: list[Tensor | None] = [None] * len(self.stages) if z is None else list(z)
         for stage, f_c, latent in zip(reversed(self.stages), reversed(condition), reversed(latents), strict=True):
             if latent is None:

@@ -1,9 +1,10 @@
-"""RescaleNet on whole pictures, tile by tile: picture and reference <-> low-res picture and similarity map.
+"""A rescaler on whole pictures, tile by tile: picture and reference <-> low-res picture and similarity map.
 
 The map is one for the whole picture, and so is the low-res picture; everything else is done for one tile after another,
-with a halo around it that makes tiles all but invisible (benchmarks/scenes.py).
+with the rescaler's halo around it (benchmarks/scenes.py measures what tiles change).
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,178 +13,165 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec.errors import ImageError, ReferenceMismatch
-from refscale_codec.fileformat.container import Header
-from refscale_codec.lrcodec.dct.coefficients import Floats
+from refscale_codec.errors import ImageError
+from refscale_codec.lrcodec.interface import Floats, LowResReference
 from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.tiles import TILE, Box
-from refscale_codec.reference import warp
-from refscale_codec.reference.band_prediction import Prediction
-from refscale_codec.reference.warp import Alignment
-from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.picture.tiles import TILE, Box, Tile
+from refscale_codec.rescale.interface import Context, Rescaler
 
-Guide = NDArray[np.uint8]  # [h, w, 3]: the low-res reference, for an entropy model
-HALO = {2: 32, 4: 48}  # pixels around a tile by scale: what lies beyond hardly matters
+Reference = Callable[[Tile], NDArray[Any]]
+"""Gives the warped reference over the padded part of a tile that lies in the picture, [h, w, 3]."""
 
 
 class LowRes(NamedTuple):
-    """What the net leaves of a picture: all that a file has to hold."""
+    """A picture made small."""
 
-    lr: Floats  # [ceil(h/s), ceil(w/s), 3] RGB on 0..255, real-valued; may lie outside
-    levels: NDArray[np.uint8] | None  # the similarity map [rows, columns]; None without a reference, or if left unused
-    alignment: Alignment | None = None  # where the reference lies on the picture; None for right where it is
-    guide: NDArray[np.uint8] | None = None  # [ceil(h/s), ceil(w/s), 3]: the moved reference, for the entropy model
-    prediction: Prediction | None = None  # from the first band group to the reference that was used; None for none
+    lr: Floats
+    """[ceil(h/s), ceil(w/s), 3]."""
+    similarity_map: NDArray[np.uint8] | None
+    """Levels [rows, columns]; None without a reference, and where it is left out everywhere."""
 
     @property
     def picture(self) -> NDArray[np.uint8]:
-        """The low-res picture in 8 bits."""
-        return to_8_bits(self.lr)
+        """The low-res picture in 8 bits, to look at."""
+        return np.clip(np.rint(self.lr), 0, 255).astype(np.uint8)
 
 
 @torch.inference_mode()
-def downscale(
-    image: Image,
-    reference: Image | None,
-    net: RescaleNet,
-    quality: int,
-    tile: int = TILE,
-    predicted: Prediction | None = None,
-) -> LowRes:
-    """Run the net down, tile by tile; the reference is taken as it lies.
+def downscale(image: Image, reference: Image | None, rescaler: Rescaler, quality: int, tile: int = TILE) -> LowRes:
+    """Make a picture of three bands small.
 
-    `quality` is that of the low-res codec to follow, 1..100; `tile` is the largest side of a tile in pixels. What made
-    a reference that is predicted goes into the result; such a one is not exact, and no guide of an entropy model.
+    Args:
+        image: the picture.
+        reference: the warped reference, of the same size; None for none.
+        rescaler: the net.
+        quality: of the low-res codec to follow, 1..100.
+        tile: largest side of a tile in pixels.
 
     Raises:
         ImageError: the reference has another size.
     """
+    levels = None
     if reference is not None:
-        _require_same_size(reference, image.height, image.width)
-    scale = net.config.scale
-    height, width = -(-image.height // scale), -(-image.width // scale)
-    similarity = None if reference is None else _similarity(image, reference, net, tile)
-    maps = _maps(similarity, height, width, net)
+        similar = torch.from_numpy(similarity(image, reference, rescaler, tile)).to(rescaler.device)
+        levels = rescaler.quantise_similarity(similar[None, None])[0, 0].to(torch.uint8).cpu().numpy()
+        if not levels.any():
+            levels = reference = None
+    scale = rescaler.scale
+    height, width = low_res_size(image.height, image.width, scale)
+    planes = _planes(levels, height, width, rescaler)
     lr = np.empty((height, width, 3), np.float32)
-    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
-        ref = None if reference is None else _tensor(reference.pixels, net, seen)
-        condition = _condition(ref, maps, seen, quality, net)
-        found, _ = net.descend(_tensor(image.pixels, net, seen), condition)
-        own = core.within(seen).reduced(scale).slices
-        lr[core.reduced(scale).slices] = (255 * found[0].permute(1, 2, 0).float()).cpu().numpy()[own]
-    guide, exact = None, None if predicted is not None else reference
-    if net.low_res is not None and exact is not None and similarity is not None and similarity.any():
-        guide = low_res_reference(exact, net)
-    return LowRes(lr, similarity, guide=guide, prediction=predicted)
+    for own, padded in tiles.grid(scale * height, scale * width, tile, rescaler.halo):
+        warped = None if reference is None else _tensor(reference.pixels[padded.slices], rescaler, padded)
+        hr = _tensor(image.pixels[padded.slices], rescaler, padded)
+        small = rescaler.down(hr, _context(quality, warped, planes, padded, scale * width))
+        part = own.within(padded).reduced(scale).slices
+        lr[own.reduced(scale).slices] = small[0].permute(1, 2, 0).float().cpu().numpy()[part]
+    return LowRes(lr, levels)
 
 
 @torch.inference_mode()
-def likeness(image: Image, reference: Image, net: RescaleNet, tile: int = TILE) -> NDArray[np.float32]:
-    """Return the cosine that the similarity map is made of, [rows, columns] of the map, in [-1, 1].
+def similarity(image: Image, reference: Image, rescaler: Rescaler, tile: int = TILE) -> NDArray[np.float32]:
+    """Return how similar a warped reference is, [rows, columns] of the map's cells, in [-1, 1].
 
-    The reference is taken as it lies. ImageError if it has another size.
+    Raises:
+        ImageError: the reference has another size.
     """
     _require_same_size(reference, image.height, image.width)
-    scale = net.config.scale
-    height, width = -(-image.height // scale), -(-image.width // scale)
-    cell = scale * net.config.map_divisor
-    cosine = np.empty(net.config.map_size(height, width), np.float32)
-    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
-        hr, ref = (net.refnet.features(_tensor(picture.pixels, net, seen)) for picture in (image, reference))
-        own = core.within(seen).reduced(cell).slices
-        cosine[core.reduced(cell).slices] = net.refnet.cosine(hr, ref)[0, 0].cpu().numpy()[own]
-    return cosine
-
-
-def _similarity(image: Image, reference: Image, net: RescaleNet, tile: int) -> NDArray[np.uint8]:
-    """Return the similarity map's levels [rows, columns]."""
-    cosine = torch.from_numpy(likeness(image, reference, net, tile)).to(_device(net))
-    return np.asarray(net.refnet.quantise(net.refnet.ramped(cosine)).to(torch.uint8).cpu().numpy())
-
-
-def _maps(levels: NDArray[np.uint8] | None, height: int, width: int, net: RescaleNet) -> list[Tensor] | None:
-    """Return the similarity map at the size of each stage, for a low-res picture of this size."""
-    if levels is None:
-        return None
-    scale = net.config.scale
-    return net.refnet.spread(
-        torch.from_numpy(levels).to(_device(net)).float()[None, None], scale * height, scale * width
-    )
-
-
-def _condition(ref: Tensor | None, maps: list[Tensor] | None, seen: Box, quality: int, net: RescaleNet) -> list[Tensor]:
-    """Return the condition of a tile: `ref` is the tile's, `maps` are the picture's."""
-    features = None if ref is None else net.refnet.features(ref)
-    near = None
-    if maps is not None:
-        near = [s_map[(..., *seen.reduced(2 << stage).slices)] for stage, s_map in enumerate(maps)]
-    told = torch.tensor([quality / 100], device=_device(net))
-    return net.refnet.condition(features, near, told, seen.height, seen.width)
+    scale, cell = rescaler.scale, rescaler.cell
+    height, width = (scale * side for side in low_res_size(image.height, image.width, scale))
+    found = np.empty((-(-height // cell), -(-width // cell)), np.float32)
+    for own, padded in tiles.grid(height, width, tile, rescaler.halo):
+        hr, ref = (_tensor(picture.pixels[padded.slices], rescaler, padded) for picture in (image, reference))
+        part = own.within(padded).reduced(cell).slices
+        found[own.reduced(cell).slices] = rescaler.similarity(hr, ref)[0, 0].float().cpu().numpy()[part]
+    return found
 
 
 @torch.inference_mode()
 def upscale(
     low: LowRes,
-    reference: Image | None,
-    header: Header,
-    net: RescaleNet,
+    reference: Reference | None,
+    size: tuple[int, int],
+    rescaler: Rescaler,
+    quality: int,
     *,
-    alignment: Alignment | None = None,
-    z_scale: float = 0.0,
-    z_seed: int = 0,
     tile: int = TILE,
     window: Box | None = None,
-    dtype: np.dtype[Any] | type[Any] = np.uint8,
-    place: Box | None = None,
-) -> Image:
-    """Run the net up, tile by tile; the reference is taken as it lies, but for an alignment that moves it.
+) -> Iterator[tuple[Box, Floats]]:
+    """Make a received low-res picture large, tile by tile.
 
-    The header gives the size of the picture and the quality. With a window, only that part of the picture is made.
-    Samples are of the given type, uint8 or uint16, over its full scale. With a place, the reference is only that part
-    of a whole one: all that the net sees of it.
+    Args:
+        low: the low-res picture, and the map.
+        reference: gives the warped reference; None if it is not used.
+        size: height and width of the picture.
+        rescaler: the net.
+        quality: of the low-res codec, 1..100.
+        tile: largest side of a tile in pixels.
+        window: the part that is wanted; None for all. Only tiles that it overlaps are made.
 
-    Raises:
-        ReferenceMismatch: the whole was made, and the moved reference is not the one that the alignment tells.
+    Yields:
+        What of a tile lies in the window, and its samples [h, w, 3] in levels on about 0..255, neither rounded nor
+        clipped.
     """
-    scale, (height, width) = net.config.scale, header.low_res_size
-    whole = Box(0, 0, header.height, header.width)
-    window = window or whole
-    check = 0
-    maps = _maps(low.levels, height, width, net)
-    z = _latents(height, width, net, z_scale, z_seed) if z_scale else None
-    pixels, full = np.empty((window.height, window.width, 3), dtype), np.iinfo(dtype).max
-    for core, seen in tiles.grid(scale * height, scale * width, tile, HALO[scale]):
-        shown = core.overlap(window)
-        if shown is None:
+    scale, (height, width) = rescaler.scale, low.lr.shape[:2]
+    window = window or Box(0, 0, *size)
+    planes = () if reference is None else _planes(low.similarity_map, height, width, rescaler)
+    for place in tiles.grid(scale * height, scale * width, tile, rescaler.halo):
+        wanted, padded = place.box.overlap(window), place.padded
+        if wanted is None:
             continue
-        near = None
-        if z is not None:
-            near = [part[(..., *seen.reduced(2 << stage).slices)].to(_device(net)) for stage, part in enumerate(z)]
-        ref = None
-        if reference is not None:
-            if place is None:
-                guide = warp.apply(reference, alignment, seen)
-            else:
-                guide = Image(reference.pixels[(seen.overlap(place) or place).within(place).slices])
-            if alignment is not None:
-                check += warp.checksum(Image(guide.pixels[core.within(seen).slices]), core)
-            ref = _tensor(guide.pixels, net, seen.within(seen))
-        condition = _condition(ref, maps, seen, header.quality, net)
-        hr_hat = net.rebuild(_tensor(low.lr, net, seen.reduced(scale)), condition, near)
-        own = hr_hat[(0, slice(None), *shown.within(seen).slices)].permute(1, 2, 0).float()
-        pixels[shown.within(window).slices] = _rounded(full * own.cpu().numpy(), dtype)
-    if reference is not None and alignment is not None and window == whole:
-        require_check(check, alignment)
-    return Image(pixels)
+        warped = None if reference is None else _tensor(reference(place), rescaler, padded)
+        lr = _tensor(low.lr[padded.reduced(scale).slices], rescaler, padded.reduced(scale))
+        hr_hat = rescaler.up(lr, _context(quality, warped, planes, padded, scale * width))
+        part = hr_hat[(0, slice(None), *wanted.within(padded).slices)]
+        yield wanted, part.permute(1, 2, 0).float().cpu().numpy()
 
 
-def _latents(height: int, width: int, net: RescaleNet, scale: float, seed: int) -> list[Tensor]:
-    """Return a sample of the latents for a low-res picture of this size, drawn on the CPU."""
-    generator = torch.Generator().manual_seed(seed)
-    stages = range(len(net.stages) - 1, -1, -1)
-    sizes = [(1, 9, height << stage, width << stage) for stage in stages]
-    return [scale * torch.randn(size, generator=generator) for size in sizes]
+def reference_in_place(warped: Image) -> Reference:
+    """Return the reference that is a whole picture, warped already."""
+    return lambda tile: warped.pixels[tile.padded.slices]
+
+
+def low_res_size(height: int, width: int, scale: int) -> tuple[int, int]:
+    """Return rows and columns of the low-res picture."""
+    return -(-height // scale), -(-width // scale)
+
+
+def low_res_reference(reference: Image, scale: int) -> LowResReference:
+    """Return the mean of each square of scale x scale pixels, rounded half up, of 16 bits the upper 8.
+
+    Beyond the picture its last pixels are repeated.
+    """
+    s, (height, width) = scale, (reference.height, reference.width)
+    padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
+    sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
+    means = (2 * sums + s * s) // (2 * s * s)
+    found: LowResReference = (means if reference.pixels.dtype == np.uint8 else means >> 8).astype(np.uint8)
+    return found
+
+
+def padded_window(window: Box, height: int, width: int, rescaler: Rescaler, tile: int) -> Box:
+    """Return the part of a picture of height x width pixels that all tiles with pixels in a window depend on."""
+    rows, columns = (rescaler.scale * side for side in low_res_size(height, width, rescaler.scale))
+    needed = [place.padded for place in tiles.grid(rows, columns, tile, rescaler.halo) if place.box.overlap(window)]
+    tops, lefts, bottoms, rights = zip(*needed, strict=True)
+    return Box(min(tops), min(lefts), min(max(bottoms), height), min(max(rights), width))
+
+
+def _planes(levels: NDArray[np.uint8] | None, height: int, width: int, rescaler: Rescaler) -> tuple[Tensor, ...]:
+    """Return the planes of a map for a low-res picture of this size."""
+    if levels is None:
+        return ()
+    whole = torch.from_numpy(levels).to(rescaler.device)[None, None]
+    return rescaler.planes(whole, rescaler.scale * height, rescaler.scale * width)
+
+
+def _context(quality: int, warped: Tensor | None, planes: tuple[Tensor, ...], padded: Box, width: int) -> Context:
+    """Return the context of a padded tile in a picture that is so wide."""
+    near = tuple(plane[(..., *padded.reduced(width // plane.shape[-1]).slices)] for plane in planes)
+    return Context(quality, warped, near)
 
 
 def _require_same_size(reference: Image, height: int, width: int) -> None:
@@ -194,50 +182,12 @@ def _require_same_size(reference: Image, height: int, width: int) -> None:
         )
 
 
-def _device(net: RescaleNet) -> torch.device:
-    return next(net.parameters()).device
+def _tensor(part: NDArray[Any], rescaler: Rescaler, box: Box) -> Tensor:
+    """Return a part of a picture as [1, 3, h, w] in levels; beyond the picture its last pixels are repeated.
 
-
-def _tensor(pixels: NDArray[Any], net: RescaleNet, box: Box) -> Tensor:
-    """Return a part as [1, 3, h, w] on the net's device; beyond the picture its last pixels are repeated.
-
-    The full scale of uint8 or uint16 goes to [0, 1], and so does 0..255 of floats.
+    The full scale of uint8 or uint16 goes to 0..255; floats stay as they are.
     """
-    part = pixels[box.slices]
-    full = 0xFFFF if part.dtype == np.uint16 else 255
-    part = part.astype(np.float32) if part.dtype == np.uint16 else part.copy()  # torch hardly knows that type
-    x = torch.from_numpy(part).to(_device(net)).permute(2, 0, 1)[None].float() / full
+    levels = part.astype(np.float32) / np.float32(257) if part.dtype == np.uint16 else part.astype(np.float32)
+    x = torch.from_numpy(levels).to(rescaler.device).permute(2, 0, 1)[None]
     bottom, right = box.height - x.shape[-2], box.width - x.shape[-1]
     return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def to_8_bits(picture: Floats) -> NDArray[np.uint8]:
-    """Return a picture on 0..255 rounded and clipped."""
-    return _rounded(picture, np.uint8)
-
-
-def _rounded(picture: Floats, dtype: np.dtype[Any] | type[Any]) -> NDArray[Any]:
-    return np.asarray(np.clip(np.rint(picture), 0, np.iinfo(dtype).max).astype(dtype))
-
-
-def low_res_reference(reference: Image, net: RescaleNet) -> NDArray[np.uint8]:
-    """Return the mean of each square of scale x scale pixels, rounded; sides are padded as the net's."""
-    s, (height, width) = net.config.scale, (reference.height, reference.width)
-    padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
-    sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
-    means: NDArray[np.uint8] = ((2 * sums + s * s) // (2 * s * s)).astype(reference.pixels.dtype)
-    return means.astype(np.uint8) if means.dtype == np.uint8 else (means >> 8).astype(np.uint8)
-
-
-def padded_window(window: Box, header: Header, tile: int) -> Box:
-    """Return what the net sees of the picture to make a window."""
-    height, width = (header.scale * side for side in header.low_res_size)
-    needed = [seen for core, seen in tiles.grid(height, width, tile, HALO[header.scale]) if core.overlap(window)]
-    tops, lefts, bottoms, rights = zip(*needed, strict=True)
-    return Box(min(tops), min(lefts), min(max(bottoms), header.height), min(max(rights), header.width))
-
-
-def require_check(found: int, alignment: Alignment) -> None:
-    """Raise ReferenceMismatch if a sum of `align.checksum` is not what the encoder saw."""
-    if found % (1 << 32) != alignment.check:
-        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")

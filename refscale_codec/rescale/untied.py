@@ -18,23 +18,23 @@ The low-res codec works in blocks of 8x8, and a learned table tells the upscaler
 padded tiles must begin at multiples of 8 low-res pixels.
 """
 
-import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import math
+from dataclasses import dataclass, fields
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from refscale_codec.errors import WeightsError
-from refscale_codec.picture.files import write_atomically
+from refscale_codec.picture.tiles import STEP
 from refscale_codec.rescale.blocks import HaarSplit, ResidualBlock, leaky_
+from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.quantised import (
     LIMIT,
     QuantisedBlock,
     QuantisedConv,
     carried,
+    fastest_carrier,
     make_exact,
     rectified,
     signed,
@@ -73,10 +73,6 @@ class UntiedConfig:
             raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
         if min(self.down_width, self.down_blocks, self.up_width, self.up_blocks) < 1:
             raise ValueError(f"widths and blocks must be positive: {self}")
-
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the map's (rows, columns) for a low-res picture of this size in pixels."""
-        return -(-height // self.map_divisor), -(-width // self.map_divisor)
 
 
 class Down(nn.Module):
@@ -154,21 +150,37 @@ def _coarse_and_fine(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Untied(nn.Module):
-    """Both nets. After `make_exact` the upscaler's state is integers and cannot be trained any more."""
+    """Both nets, a `Rescaler`. After `make_exact` the upscaler's state is integers and cannot be trained any more."""
+
+    kind = "untied"
 
     def __init__(self, config: UntiedConfig) -> None:
         """Build with fresh parameters."""
         super().__init__()
         self.config = config
         self.haar = HaarSplit()
-        self.down = Down(config.down_width, config.down_blocks)
-        self.up = Up(config.up_width, config.up_blocks)
+        self.downscaler = Down(config.down_width, config.down_blocks)
+        self.upscaler = Up(config.up_width, config.up_blocks)
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor], device: str) -> "Untied":
+        """Return the exact nets of a weights file, ready for inference; see `model.RESCALERS`.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: config and tensors do not fit.
+        """
+        wanted = UntiedConfig(**config)
+        if wanted.up_blocks + wanted.down_blocks > len(tensors):
+            raise ValueError(f"{wanted.up_blocks} and {wanted.down_blocks} blocks, but {len(tensors)} arrays")
+        net = cls(wanted).make_exact()
+        net.load_state_dict(tensors)
+        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def make_exact(self) -> "Untied":
         """Turn the trained upscaler into integers and fix the net for inference."""
-        make_exact(self.up)
+        make_exact(self.upscaler)
         with torch.no_grad():  # so that the table is the same in half precision and out of it
-            self.up.phase.copy_((PHASE_UNIT * self.up.phase).bfloat16().float() / PHASE_UNIT)
+            self.upscaler.phase.copy_((PHASE_UNIT * self.upscaler.phase).bfloat16().float() / PHASE_UNIT)
         return self.eval().requires_grad_(False)
 
     def downscale(self, hr: Tensor, ref: Tensor | None, s_map: Tensor | None, quality: Tensor) -> Tensor:
@@ -185,7 +197,7 @@ class Untied(nn.Module):
         if s_map is None:
             s_map = haar.new_zeros(len(hr), 1, *haar.shape[-2:])
         q = (quality / 100)[:, None, None, None].expand(-1, 1, *haar.shape[-2:])
-        return self.down(haar, known, torch.cat([s_map / self._full, q, q**4], dim=1))  # type: ignore[no-any-return]
+        return self.downscaler(haar, known, torch.cat([s_map / self._full, q, q**4], dim=1))  # type: ignore[no-any-return]
 
     def upscale(
         self, lr: Tensor, ref: Tensor | None, s_map: Tensor | None, quality: Tensor, carrier: torch.dtype
@@ -209,50 +221,75 @@ class Untied(nn.Module):
         s_map = s_map.long()
         planes = [_ratio(s_map, LIMIT, self._full), _ratio(q, LIMIT, 100), _ratio(q**4, LIMIT, 100**4)]
         gate = _ratio(s_map, MAP_UNIT, self._full).to(carrier) / MAP_UNIT
-        picture: Tensor = self.haar.inverse(self.up(lr, known, torch.cat(planes, dim=1), gate))
+        picture: Tensor = self.haar.inverse(self.upscaler(lr, known, torch.cat(planes, dim=1), gate))
         return picture
 
     @property
     def reach(self) -> int:
-        """How many low-res pixels away from a pixel of the picture the upscaler looks."""
-        return 2 + 2 * self.config.up_blocks + 1
+        """How many low-res pixels away from a low-res pixel either net looks."""
+        return 2 + 2 * max(self.config.up_blocks, self.config.down_blocks) + 1
+
+    @property
+    def scale(self) -> int:
+        """See `Rescaler`."""
+        return self.config.scale
+
+    @property
+    def halo(self) -> int:
+        """See `Rescaler`: all that the nets look at, so that tiles change nothing."""
+        return STEP * math.ceil(self.config.scale * self.reach / STEP)
+
+    @property
+    def cell(self) -> int:
+        """See `Rescaler`."""
+        return self.config.scale * self.config.map_divisor
+
+    @property
+    def map_levels(self) -> int:
+        """See `Rescaler`."""
+        return self.config.map_levels
+
+    @property
+    def device(self) -> torch.device:
+        """See `Rescaler`."""
+        return self.upscaler.phase.device
+
+    def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
+        """See `Rescaler`: the correlation of the pictures' Haar details in a cell."""
+        a, b = (self.haar(x)[:, 3:] for x in (hr, reference))
+        divisor = self.config.map_divisor
+        products = torch.stack([(x * y).sum(dim=1) for x, y in ((a, b), (a, a), (b, b))], dim=1)
+        both, own, other = functional.avg_pool2d(products, divisor, ceil_mode=True)[0]
+        found: Tensor = both / (own * other + 1e-3).sqrt()
+        return found[None, None]
+
+    def quantise_similarity(self, similarity: Tensor) -> Tensor:
+        """See `Rescaler`: the reference is used everywhere."""
+        return torch.full_like(similarity, self.config.map_levels - 1)
+
+    def planes(self, levels: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """See `Rescaler`."""
+        return (spread(levels, self.config.map_divisor, height // self.scale, width // self.scale),)
+
+    def down(self, hr: Tensor, context: Context) -> Tensor:
+        """See `Rescaler`."""
+        reference = None if context.reference is None else context.reference / 255
+        s_map = context.similarity_map[0] if context.similarity_map else None
+        quality = torch.tensor([context.quality], device=self.device)
+        lr: Tensor = 255 * self.downscale(hr / 255, reference, s_map, quality)
+        return lr
+
+    def up(self, lr: Tensor, context: Context) -> Tensor:
+        """See `Rescaler`: multiples of 1 / `GRID`, the same on every machine."""
+        s_map = context.similarity_map[0] if context.similarity_map else None
+        quality = torch.tensor([context.quality], device=self.device)
+        hr_hat: Tensor = self.upscale(lr, context.reference, s_map, quality, fastest_carrier(self.device))
+        return hr_hat
 
     @property
     def _full(self) -> int:
         """What `spread` returns where the map is highest."""
         return MAP_FULL * (self.config.map_levels - 1)
-
-
-def store(net: Untied, path: Path) -> None:
-    """Write a net that is exact: integers as they are, the downscaler and the table of places in half precision."""
-    state = {name: x.detach().cpu().contiguous() for name, x in net.state_dict().items()}
-    tensors = {name: x.half() if x.is_floating_point() else x for name, x in state.items()}
-    config = json.dumps({"kind": "untied"} | asdict(net.config))
-    write_atomically(path, safetensors.torch.save(tensors, metadata={"config": config}))
-
-
-def load(path: Path) -> Untied:
-    """Read what `store` wrote, ready for inference.
-
-    Raises:
-        WeightsError: the file is missing, or does not hold such a net.
-    """
-    try:
-        data = path.read_bytes()
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        config = json.loads(header["__metadata__"]["config"])
-        if config.pop("kind", None) != "untied":
-            raise ValueError("it is of another kind")
-        net = Untied(UntiedConfig(**config)).make_exact()
-        tensors = safetensors.torch.load(data)
-        if not all(x.isfinite().all() for x in tensors.values()):
-            raise ValueError("some of its numbers are not finite")
-        net.load_state_dict({name: x.float() if x.is_floating_point() else x for name, x in tensors.items()})
-    except OSError as error:
-        raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
-    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not hold an untied rescaler: {' '.join(str(error).split())[:200]}") from None
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def spread(levels: Tensor, divisor: int, height: int, width: int) -> Tensor:

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
+from refscale_codec.model import Model
 from refscale_codec.picture import bands, geotiff
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.reference import georeference, registration, warp
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 
 CHANGED = 0.5
 """A change above this counts where one figure is wanted."""
@@ -32,7 +32,7 @@ _SMALLEST = 1e-3  # radians; keeps a picture that is the same everywhere from sh
 
 
 def change(
-    image: Image, reference: Image, net: RescaleNet, alignments: Iterable[warp.Alignment | None] = ()
+    image: Image, reference: Image, model: Model, alignments: Iterable[warp.Alignment | None] = ()
 ) -> NDArray[np.float32]:
     """Return how much each pixel's surroundings changed, [h, w] in [0, 1].
 
@@ -42,7 +42,7 @@ def change(
     Args:
         image: the newer picture, or what a file decodes to.
         reference: the older picture, of any size and of the same bands.
-        net: from `weights.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
+        model: from `model.load`; a cell of its similarity map is what is told apart, 4 x 4 pixels by default at x2.
         alignments: where the reference lies for each band group, see `decoder.alignments`; a missing one is estimated.
 
     Raises:
@@ -52,7 +52,7 @@ def change(
     where = cache(lambda: georeference.prior(image, reference))  # asked for only where something is to be estimated
     older = bands.split_groups(reference, described, reference=True)
     found = (
-        _change(new, old, net, alignment or registration.estimate(new, old, where()))
+        _change(new, old, model, alignment or registration.estimate(new, old, where()))
         for new, old, alignment in zip(
             bands.split_groups(image, described), older, chain(alignments, repeat(None)), strict=False
         )
@@ -60,7 +60,7 @@ def change(
     return np.asarray(reduce(np.maximum, found))
 
 
-def _change(image: Image, reference: Image, net: RescaleNet, alignment: warp.Alignment | None) -> NDArray[np.float32]:
+def _change(image: Image, reference: Image, model: Model, alignment: warp.Alignment | None) -> NDArray[np.float32]:
     """Return how much a band group changed."""
     if alignment is None and (reference.height, reference.width) != (image.height, image.width):
         raise ImageError(
@@ -69,9 +69,9 @@ def _change(image: Image, reference: Image, net: RescaleNet, alignment: warp.Ali
         )
     moved = warp.apply(reference, alignment)
     turned = Image(np.ascontiguousarray(image.pixels[::-1, ::-1]))
-    angle, unlike = (np.arccos(tiled.likeness(image, other, net).clip(-1, 1)) for other in (moved, turned))
+    angle, unlike = (np.arccos(tiled.similarity(image, other, model.rescaler).clip(-1, 1)) for other in (moved, turned))
     cells = (angle / max(np.quantile(unlike, _UNLIKE), _SMALLEST)).clip(0, 1).astype(np.float32)
-    side = net.config.scale * net.config.map_divisor  # of a cell, in pixels
+    side = model.rescaler.cell
     size = cells.shape[1] * side, cells.shape[0] * side
     return np.asarray(cv2.resize(cells, size, interpolation=cv2.INTER_LINEAR)[: image.height, : image.width])
 

@@ -12,20 +12,19 @@ import math
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 
 import numpy as np
 import PIL
 import torch
 
 import refscale_codec
-from refscale_codec import lrcodec
-from refscale_codec.fileformat import container
+from refscale_codec.codec.reconstruction import reconstruct
+from refscale_codec.model import Model
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import TILE
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.study.coders.baselines import JPEG
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
@@ -38,7 +37,7 @@ from refscale_codec.training.data import Pair
 
 def evaluate(
     pairs: list[Pair],
-    net: RescaleNet,
+    model: Model,
     *,
     qualities: Iterable[int] = DOWNSCALED,
     modes: Iterable[Mode] = MODES,
@@ -59,13 +58,13 @@ def evaluate(
         rows += _rows(pair, "jpeg", JPEG, target, None, JPEG_DENSE)
         for mode in modes:
             if mode in references:
-                coder = Refscale(net, "refscale", mode)
+                coder = Refscale(model, "refscale", mode)
                 rows += _rows(pair, mode, coder, target, references[mode], qualities)
         report(pair)
     return rows
 
 
-def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference") -> dict[str, float]:
+def rounded_psnr(pairs: list[Pair], model: Model, *, mode: Mode = "reference") -> dict[str, float]:
     """Return the mean PSNR in dB by dataset when the low-res picture is rounded to 8 bits but not coded further.
 
     A reference of another size that cannot be brought onto the picture's grid is left out.
@@ -78,12 +77,11 @@ def rounded_psnr(pairs: list[Pair], net: RescaleNet, *, mode: Mode = "reference"
             alignment = registration.estimate(target, reference)
             fits = alignment is not None or reference.pixels.shape == target.pixels.shape
             reference = warp.apply(reference, alignment) if fits else None
-        low = tiled.downscale(target, reference, net, 100)
+        low = tiled.downscale(target, reference, model.rescaler, 100)
         low = low._replace(lr=low.picture.astype(np.float32))
-        header = container.Header(
-            target.width, target.height, net.config.scale, lrcodec.JPEG, 100, net.fingerprint, None
-        )
-        values[pair.dataset].append(metrics.psnr(target.pixels, tiled.upscale(low, reference, header, net).pixels))
+        warped = None if reference is None else tiled.reference_in_place(reference)
+        decoded = reconstruct(low, warped, (target.height, target.width), model, 100, tile=TILE)
+        values[pair.dataset].append(metrics.psnr(target.pixels, decoded))
     return {dataset: float(np.mean(psnrs)) for dataset, psnrs in values.items()}
 
 
@@ -137,16 +135,16 @@ def results(
     rows: list[Row],
     comparisons: list[Comparison],
     rounded: dict[str, float],
-    net: RescaleNet,
+    model: Model,
     weights: str,
     command: str,
 ) -> Results:
     """Return everything for a results file, for weights of a name.
 
-    Its further figures are the net's config, `map_bpp` and `rounded_psnr`.
+    Its further figures are `map_bpp` and `rounded_psnr`.
     """
     used = {row.coder for row in rows}
-    coders: list[Coder] = [JPEG, *(Refscale(net, weights, mode) for mode in MODES)]
+    coders: list[Coder] = [JPEG, *(Refscale(model, weights, mode) for mode in MODES)]
     named = zip(("jpeg", *MODES), coders, strict=True)
     return Results(
         command=command,
@@ -160,7 +158,7 @@ def results(
             "numpy": np.__version__,
         },
         machine={"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
-        weights={weights: net.fingerprint.hex()},
+        weights={weights: model.fingerprint.hex()},
         coders=tuple(
             CoderInfo(name, coder.label, coder.needs_reference, None if name == "jpeg" else weights)
             for name, coder in named
@@ -168,5 +166,5 @@ def results(
         ),
         comparisons=tuple(comparisons),
         rows=tuple(rows),
-        figures={"net": asdict(net.config), "map_bpp": map_bpp(rows), "rounded_psnr": rounded},
+        figures={"map_bpp": map_bpp(rows), "rounded_psnr": rounded},
     )

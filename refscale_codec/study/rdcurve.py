@@ -66,8 +66,8 @@ class Setup:
         usual, missing = baselines.available()
         unrelated: list[Coder] = []
         for path, name in zip(self.weights, weights_names(self.weights), strict=True):
-            net = model.kept(path, self.device)
-            *own, other = (Refscale(net, name, mode) for mode in MODES)
+            loaded = model.kept(path, self.device)
+            *own, other = (Refscale(loaded, name, mode) for mode in MODES)
             usual += own
             unrelated.append(other)
         if self.names is None:
@@ -167,9 +167,9 @@ class _Task(NamedTuple):
 
 def _key(pair: Checked, coder: Coder, quality: int) -> str:
     """Name everything that a row depends on but the machine."""
-    net = coder.net.fingerprint.hex() if isinstance(coder, Refscale) else None
+    weights = coder.model.fingerprint.hex() if isinstance(coder, Refscale) else None
     other = str(pair.unrelated.resolve()) if pair.unrelated and _wants_unrelated(coder) else None
-    depends = [pair.digest, coder.name, coder.label, quality, net, other, versions()]
+    depends = [pair.digest, coder.name, coder.label, quality, weights, other, versions()]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
 
@@ -269,7 +269,7 @@ def results(rows: Sequence[Row], setup: Setup, command: str) -> Results:
 
 def _first_of_scale(setup: Setup, names: Sequence[str]) -> list[str]:
     """Return for each file of weights the name of the first one of its scale."""
-    scales = [model.kept(path, setup.device).config.scale for path in setup.weights]
+    scales = [model.kept(path, setup.device).scale for path in setup.weights]
     return [names[scales.index(scale)] for scale in scales]
 
 
@@ -317,7 +317,7 @@ def scenes(pairs: list[Checked], rows: Sequence[Row], setup: Setup, rate: float,
             layers["reference"] = Image(resized(reference.pixels, target.height, target.width))
         if coded.similarity is not None and isinstance(coder, Refscale):
             layers["similarity"] = heatmaps.similarity(
-                coded.similarity, coder.net.config.map_levels, target.height, target.width
+                coded.similarity, coder.model.rescaler.map_levels, target.height, target.width
             )
         made.append(
             report.Scene(

@@ -27,9 +27,9 @@ from torch.nn import functional
 
 from refscale_codec import model
 from refscale_codec.errors import UsageError, WeightsError
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Coded, Gmm
 from refscale_codec.rescale import similarity_map
-from refscale_codec.rescale import untied as untied_net
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.quantised import floats
 from refscale_codec.rescale.untied import Untied
@@ -70,16 +70,32 @@ def coded_map_bits(exact: Tensor, config: TrainConfig) -> Tensor:
     return torch.tensor(bits, device=exact.device)
 
 
+class Trained(nn.Module):
+    """What is trained together: a rescaler, and the learned low-res codec if the recipe has one."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Build with fresh parameters."""
+        super().__init__()
+        self.rescaler: RescaleNet | Untied = RescaleNet(config.net) if config.untied is None else Untied(config.untied)
+        self.low_res = None if config.gmm is None else Gmm(config.gmm)
+
+
 def loss_of(
-    net: RescaleNet | Untied, config: TrainConfig, batch: tuple[Any, ...], step: int, device: torch.device
+    net: Trained, config: TrainConfig, batch: tuple[Any, ...], step: int, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run a `Crops.marked_batch` down, through the low-res codec and up; the flow does without the marks.
 
     Returns:
         The mean loss and, for the log, figures of each crop [b].
     """
-    if isinstance(net, Untied):
-        return untied.loss_of(net, config, batch, step, device)
+    if isinstance(net.rescaler, Untied):
+        return untied.loss_of(net.rescaler, config, batch, step, device)
+    return _loss_of_flow(net.rescaler, net.low_res, config, batch, step, device)
+
+
+def _loss_of_flow(
+    net: RescaleNet, gmm: Gmm | None, config: TrainConfig, batch: tuple[Any, ...], step: int, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
     rng = np.random.default_rng([config.seed, step])
     hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() / 255 for x in batch[:2])  # [b, 3, h, w]
     size = len(hr)
@@ -94,15 +110,14 @@ def loss_of(
     levels = net.refnet.quantise(similarity) * referenced
     maps = net.refnet.spread(levels, *hr.shape[-2:])
     condition = net.refnet.condition(features, maps, told, *hr.shape[-2:])
-    lr = net.descend(hr, condition)[0]
-    lr = lr.float()
-    if isinstance(net.low_res, Gmm):
-        lr_hat, lr_bits = through_gmm(net.low_res, lr, low_res_reference(ref, net.config.scale) * referenced, quality)
+    lr = net(hr, condition)[0].float()
+    if gmm is not None:
+        lr_hat, lr_bits = through_gmm(gmm, lr, low_res_reference(ref, net.config.scale) * referenced, quality)
     else:
         with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
             lr_hat = through_jpeg(lr, quality)
             lr_bits = losses.packed_bits(lr, quality.clamp(max=100)) * (quality <= 100)
-    hr_hat = net.rebuild(lr_hat, condition)
+    hr_hat = net.upscale(lr_hat, condition)
 
     pixels = hr.shape[-2] * hr.shape[-1]
     error = (hr_hat.float() - hr).square().mean(dim=(1, 2, 3))
@@ -118,6 +133,7 @@ def loss_of(
     figures = {
         "loss": beside + config.slope * torch.log(bounded),  # with one weight for all, so that crops compare
         "psnr": -10 * torch.log10(error),
+        "bpp": rate,
         "bpp_lr": rate_lr,
         "bpp_map": rate_map,
         "similarity": similarity.mean(dim=(1, 2, 3)),
@@ -132,11 +148,9 @@ class _Run:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.net = self._fresh()
-        self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if isinstance(self.net, RescaleNet) and self.net.low_res is not None:
-            # torch 2.13 crashes in its strided 1x1 convolutions with channels last
-            self.net.low_res.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.net = Trained(config).to(device)
+        # not the low-res codec: torch 2.13 crashes in its strided 1x1 convolutions with channels last
+        self.net.rescaler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
         hidden = self._hidden() if config.muon else []
         others = [x for x in self.net.parameters() if not any(x is kernel for kernel in hidden)]
@@ -149,21 +163,17 @@ class _Run:
         inside = [(name, x) for name, x in self.net.named_parameters() if "blocks." in name or "inject." in name]
         return [x for name, x in inside if name.endswith("weight")]
 
-    def _fresh(self) -> RescaleNet | Untied:
-        if self.config.untied is not None:
-            return Untied(self.config.untied)
-        net = RescaleNet(self.config.net)
-        net.low_res = None if self.config.gmm is None else Gmm(self.config.gmm)
-        return net
-
     def start_from(self, path: Path) -> None:
         """Take over what has equal name and shape in other weights; tell through `logging` what has not.
 
         Raises:
             WeightsError: not weights of any net here, or no parameter fits.
         """
-        given = floats(untied_net.load(path).state_dict()) if self.config.untied else model.load(path).state_dict()
-        own = self.net.state_dict()
+        loaded, own = model.load(path), self.net.state_dict()
+        assert isinstance(loaded.rescaler, RescaleNet | Untied)
+        given = {f"rescaler.{name}": x for name, x in floats(loaded.rescaler.state_dict()).items()}
+        if isinstance(loaded.low_res, GmmCodec):
+            given |= {f"low_res.{name}": x for name, x in loaded.low_res.net.state_dict().items()}
         fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
         if fitting.keys().isdisjoint(name for name, _ in self.net.named_parameters()):
             raise WeightsError(f"nothing in {path} fits the net of the recipe: no parameter has equal name and shape")
@@ -192,12 +202,11 @@ class _Run:
         for path in [*folder.glob("checkpoint-*.pt"), *folder.glob("optimizer-*.pt")]:
             if _step_of(path) != self.step:
                 path.unlink()
-        averaged = self._fresh()
+        averaged = Trained(self.config)
         averaged.load_state_dict(self.average)
-        if isinstance(averaged, Untied):
-            untied_net.store(averaged.make_exact(), folder / "weights.safetensors")
-        else:
-            model.store(averaged, folder / "weights.safetensors")
+        if isinstance(averaged.rescaler, Untied):
+            averaged.rescaler.make_exact()
+        model.store(averaged.rescaler, folder / "weights.safetensors", averaged.low_res)
 
     def load(self, path: Path, device: torch.device) -> None:
         """Continue from a checkpoint, with the optimizer's state in a file of its own beside it."""

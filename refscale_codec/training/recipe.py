@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from refscale_codec.codec.encoder import SLOPE
 from refscale_codec.errors import UsageError, reason
 from refscale_codec.lrcodec.gmm.latents import STRIDE
 from refscale_codec.lrcodec.gmm.net import GmmConfig
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.untied import UntiedConfig
+from refscale_codec.training.losses import SLOPE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,7 +55,7 @@ class TrainConfig:
     weakened: float = 0.15  # untied: share of samples with lower levels in random rectangles of the map
     rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
     quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly
-    slope: float = SLOPE  # about the weight of ln(squared error) beside ln(bits), as the encoder weighs them
+    slope: float = SLOPE  # about the weight of ln(squared error) beside ln(bits)
     guidance: float = 1.0  # weight of Eq. 5
 
     def __post_init__(self) -> None:

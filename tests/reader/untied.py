@@ -37,7 +37,9 @@ class Untied:
         self.weights, self.config = weights, weights.config
 
     def conv(self, name: str, x: Tensor) -> Tensor:
-        weight, bias, exponent = (self.weights.integers(f"up.{name}.{part}") for part in ("weight", "bias", "exponent"))
+        weight, bias, exponent = (
+            self.weights.integers(f"upscaler.{name}.{part}") for part in ("weight", "bias", "exponent")
+        )
         if (255 * abs(weight).sum(axis=(1, 2, 3)) + abs(bias)).max() > 1 << 24:
             raise ValueError("sums are not exact")
         kernel, start = (torch.from_numpy(part.astype(np.float64)) for part in (weight, bias))
@@ -73,7 +75,7 @@ class Untied:
         g = bf(gate * rectified(self.conv("ref_in", known))).round()
         own = torch.cat([*coarse_and_fine(low_res - 128), planes])
         x = bf(self.conv("input", own) + self.conv("inject.0", g))
-        phase = bf(32 * self.weights.floats("up.phase")[0])
+        phase = bf(32 * self.weights.floats("upscaler.phase")[0])
         x = bf(x + phase[:, torch.arange(rows) % 8][:, :, torch.arange(columns) % 8])
         for j in range(self.config["up_blocks"]):
             if j == self.config["up_blocks"] // 2:

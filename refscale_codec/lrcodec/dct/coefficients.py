@@ -15,8 +15,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale_codec.lrcodec.interface import ROUNDING, Floats
+
 Levels = NDArray[np.int16]  # [rows, columns, 3, 64]
-Floats = NDArray[np.float32]  # [h, w, 3] RGB on 0..255
 
 ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 """Position in an 8x8 block, row by row, of each coefficient (T.81, Figure 5)."""
@@ -67,7 +68,6 @@ _HUFFMAN = {
         ),
     ),
 }
-ROUNDING = 0.5  # the dead zone of plain rounding, in quantiser steps
 _STRIP = 512  # rows of a picture that are transformed at once, for memory
 _END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
 LARGEST = 1023

@@ -14,6 +14,7 @@ import struct
 import zlib
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import Any
 
 import numpy as np
 import threadpoolctl
@@ -22,11 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refscale_codec.errors import ContainerError
-from refscale_codec.lrcodec.dct.coefficients import Floats
-from refscale_codec.lrcodec.gmm import latents, mixture
+from refscale_codec.lrcodec import GMM
+from refscale_codec.lrcodec.gmm import export, latents, mixture
 from refscale_codec.lrcodec.gmm.latents import STRIDE, Z_LARGEST, Latents
 from refscale_codec.lrcodec.gmm.mixture import Integers
-from refscale_codec.lrcodec.gmm.net import Gmm, padded
+from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, padded
+from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
 from refscale_codec.picture import tiles
 
 _HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: neither transform looks further
@@ -35,6 +37,10 @@ _CHECK = struct.Struct("<I")
 
 class GmmCodec:
     """Codes low-res pictures with a net out of a weights file."""
+
+    id = GMM
+    conditional = True
+    has_dead_zone = False
 
     def __init__(self, net: Gmm) -> None:
         """Take a net that has its entropy model in integers.
@@ -46,28 +52,31 @@ class GmmCodec:
             raise ValueError("this net has no integer entropy model: store it and load it again")
         self.net, self.entropy_model = net, net.entropy_model
 
-    def encode(self, lr: Floats, reference: NDArray[np.uint8] | None, quality: int) -> bytes:
-        """Return the payload of a picture.
+    @classmethod
+    def restored(
+        cls, config: dict[str, Any], parameters: dict[str, Tensor], integers: dict[str, Tensor], device: str
+    ) -> "GmmCodec":
+        """Return the codec of a weights file; see `model.LOW_RES_CODECS`.
 
-        Args:
-            lr: [h, w, 3] RGB on about 0..255, any size from 1x1.
-            reference: the low-res reference, likewise; None for none.
-            quality: 1..100.
+        Raises:
+            TypeError, ValueError, RuntimeError: config and tensors do not fit.
         """
+        net = Gmm(GmmConfig(**config))
+        net.load_state_dict(parameters)
+        net.entropy_model = export.read(net.config, integers)
+        return cls(net.to(device).eval().requires_grad_(False))
+
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+        """See `LowResCodec.code`."""
         coded = self.analyse(self._tensor(lr), quality)
         samples = reference_samples(reference, *coded.y.shape[1:])
         with _one_thread():
             payload = latents.encode(coded, samples, quality, self.entropy_model)
-        return _CHECK.pack(_check(coded)) + payload
+        return Coded(_CHECK.pack(_check(coded)) + payload, self._picture(coded, lr.shape[0], lr.shape[1], quality))
 
-    def decode(
-        self, payload: bytes, height: int, width: int, reference: NDArray[np.uint8] | None, quality: int
-    ) -> Floats:
-        """Return the picture [height, width, 3] that `encode` was given, as the codec leaves it.
-
-        Raises:
-            ContainerError: the payload holds no such picture, or not with this reference.
-        """
+    def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
+        """See `LowResCodec.decode`."""
+        height, width = size
         rows, columns = -(-height // STRIDE), -(-width // STRIDE)
         if len(payload) < _CHECK.size:
             raise ContainerError("the low-res payload holds no latents")
@@ -77,11 +86,6 @@ class GmmCodec:
         if _check(decoded) != _CHECK.unpack_from(payload)[0]:
             raise ContainerError("the low-res payload is damaged: its latents do not fit their CRC-32")
         return self._picture(decoded, height, width, quality)
-
-    def quantised(self, lr: Floats, quality: int) -> Floats:
-        """Return what `decode` makes of the payload that `encode` makes of a picture, without entropy coding."""
-        height, width, _ = lr.shape
-        return self._picture(self.analyse(self._tensor(lr), quality), height, width, quality)
 
     @torch.inference_mode()
     def analyse(self, lr: Tensor, quality: int) -> Latents:

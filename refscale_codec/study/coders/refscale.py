@@ -8,11 +8,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from refscale_codec.codec import decoder, encoder, payloads
+from refscale_codec import lrcodec
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
+from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study.coders.protocol import CodedPicture, Pixels, require
 
 Mode = Literal["reference", "alone", "unrelated"]
@@ -33,7 +34,7 @@ class Refscale:
     The mode "unrelated" is "reference" for a caller who gives a picture of another place instead.
     """
 
-    net: RescaleNet
+    model: Model
     weights: str  # the name of the weights, which begins with "refscale"
     mode: Mode = "reference"
 
@@ -45,15 +46,15 @@ class Refscale:
     @property
     def label(self) -> str:
         """Such as "refscale ×2 with reference", and with the weights' name unless it is that of those that ship."""
-        learned = self.net.low_res is not None
-        shipped = self.weights == f"refscale-x{self.net.config.scale}{'-gmm' if learned else ''}"
+        learned = self.model.low_res.id == lrcodec.GMM
+        shipped = self.weights == f"refscale-x{self.model.scale}{'-gmm' if learned else ''}"
         codec, which = " + GMM" if learned else "", "" if shipped else f" ({self.weights})"
-        return f"refscale ×{self.net.config.scale}{codec}{which} {_WORDS[self.mode]}"
+        return f"refscale ×{self.model.scale}{codec}{which} {_WORDS[self.mode]}"
 
     @property
     def qualities(self) -> tuple[int, ...]:
         """See `Coder.qualities`."""
-        return _QUALITIES[self.net.config.scale]
+        return _QUALITIES[self.model.scale]
 
     @property
     def needs_reference(self) -> bool:
@@ -68,7 +69,7 @@ class Refscale:
         """
         used = require(reference) if self.needs_reference else None
         start = time.perf_counter()
-        plan = encoder.prepare(Image(target.pixels), used, self.net)  # no other coder has metadata
+        plan = encoder.prepare(Image(target.pixels), used, self.model)  # no other coder has metadata
         prepared = time.perf_counter() - start
         for place, quality in enumerate(qualities):
             start = time.perf_counter()
@@ -79,16 +80,15 @@ class Refscale:
             if place == 0:
                 seconds["decode"] = self._require_same(file, used, decoded)
             sizes = container.bytes_by_section(container.unpack(file))
-            group = coded.groups[0]
-            low = payloads.as_received(group.low, self.net, quality, group.dead_zone)
-            yield CodedPicture(decoded, sizes, seconds, low.picture, low.levels)
+            low = coded.groups[0].low
+            yield CodedPicture(decoded, sizes, seconds, low.picture, low.similarity_map)
 
     def _require_same(self, file: bytes, reference: Image | None, expected: Pixels) -> float:
         """Decode a file, and return the seconds. A GPU need not round alike twice; so there a level is allowed."""
         start = time.perf_counter()
-        decoded = decoder.decode(file, reference, self.net).pixels
+        decoded = decoder.decode(file, reference, self.model).pixels
         seconds = time.perf_counter() - start
-        on_cpu = next(self.net.parameters()).device.type == "cpu"
+        on_cpu = self.model.rescaler.device.type == "cpu"
         away = int(np.abs(decoded.astype(np.int16) - expected).max())
         if away > (0 if on_cpu else 1):
             raise RuntimeError(f"{self.name}: the file decodes to samples {away} levels off what the encoder says")

@@ -1,0 +1,23 @@
+"""The low-res codec that needs no training: JPEG's transform and quantiser, entropy-coded by an adaptive model."""
+
+from refscale_codec.lrcodec import JPEG
+from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
+
+
+class DctCodec:
+    """Codes low-res pictures without a reference; what it receives is the same on every machine."""
+
+    id = JPEG
+    conditional = False
+    has_dead_zone = True
+
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+        """See `LowResCodec.code`."""
+        indices = coefficients.quantise(lr, quality, dead_zone)
+        received = coefficients.restore(indices, lr.shape[0], lr.shape[1], quality)
+        return Coded(entropy.encode(indices, quality), received)
+
+    def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
+        """See `LowResCodec.decode`."""
+        return coefficients.restore(entropy.decode(payload, *size, quality), *size, quality)

@@ -1,0 +1,55 @@
+"""What a codec of the low-res picture is: `LowResCodec`. `model.Model` holds one."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+"""A low-res picture [h, w, 3]: RGB on 0..255, real-valued; samples may lie outside."""
+LowResReference = NDArray[np.uint8]
+"""The warped reference at the size of the low-res picture, [h, w, 3] RGB."""
+
+ROUNDING = 0.5
+"""The dead zone that is plain rounding."""
+
+
+class Coded(NamedTuple):
+    """A coded low-res picture."""
+
+    payload: bytes
+    received: Floats
+    """What `decode` makes of the payload, on this machine."""
+
+
+class LowResCodec(Protocol):
+    """Codes low-res pictures of any size from 1x1 at qualities of 1..100. Several threads may use one object."""
+
+    @property
+    def id(self) -> int:
+        """The number in the header of a file, 0..255."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a low-res reference makes payloads smaller; if not, none is given."""
+
+    @property
+    def has_dead_zone(self) -> bool:
+        """Whether `dead_zone` has an effect."""
+
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+        """Code a picture.
+
+        Args:
+            lr: the picture.
+            reference: None for none, or if it is not used.
+            quality: higher is better and bigger.
+            dead_zone: in quantiser steps, 0.5 or more: what is less becomes 0.
+        """
+
+    def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
+        """Return the picture of `size` (rows, columns) that a payload holds.
+
+        Raises:
+            ContainerError: it holds no such picture, or was made with another reference.
+        """

@@ -1,0 +1,131 @@
+"""A low-res codec and a rescaler of one's own, through public seams alone: each is all that has to be written."""
+
+import io
+import math
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from refscale_codec.codec import decoder, encoder
+from refscale_codec.codec.encoder import EncodeOptions
+from refscale_codec.errors import ContainerError
+from refscale_codec.fileformat import container
+from refscale_codec.lrcodec.dct.codec import DctCodec
+from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
+from refscale_codec.model import Model
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference.source import Warped
+from refscale_codec.rescale.interface import Context
+
+
+class LosslessWebp:
+    """Keeps the low-res picture in 8 bits, whatever the quality."""
+
+    id, conditional, has_dead_zone = 200, False, False
+
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+        pixels, stream = np.clip(np.rint(lr), 0, 255).astype(np.uint8), io.BytesIO()
+        PIL.Image.fromarray(pixels).save(stream, "WEBP", lossless=True)
+        return Coded(stream.getvalue(), pixels.astype(np.float32))
+
+    def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
+        try:
+            pixels = np.asarray(PIL.Image.open(io.BytesIO(payload)).convert("RGB"))
+        except OSError:
+            raise ContainerError("the low-res payload is no WebP") from None
+        return pixels.astype(np.float32)
+
+
+class Bicubic:
+    """Halves and doubles by bicubic interpolation; where the reference is used, its detail is added."""
+
+    scale, halo, cell, map_levels, device = 2, 16, 16, 2, torch.device("cpu")
+
+    def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
+        a, b = (x - functional.avg_pool2d(x, 3, 1, 1) for x in (hr, reference))
+        sums = [functional.avg_pool2d((x * y).sum(1, True), 16, ceil_mode=True) for x, y in ((a, b), (a, a), (b, b))]
+        return sums[0] / (sums[1] * sums[2] + 1e-3).sqrt()
+
+    def quantise_similarity(self, similarity: Tensor) -> Tensor:
+        return (similarity > 0.5).float()
+
+    def planes(self, levels: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        return (levels.float().repeat_interleave(16, 2).repeat_interleave(16, 3)[..., :height, :width],)
+
+    def down(self, hr: Tensor, context: Context) -> Tensor:
+        return functional.interpolate(hr, scale_factor=0.5, mode="bicubic", antialias=True)
+
+    def up(self, lr: Tensor, context: Context) -> Tensor:
+        if context.reference is None:
+            return self._doubled(lr)
+        detail = context.reference - self._doubled(self.down(context.reference, context))
+        return self._doubled(lr) + context.similarity_map[0] * detail
+
+    def _doubled(self, lr: Tensor) -> Tensor:
+        return functional.interpolate(lr, scale_factor=2, mode="bicubic")
+
+
+MODELS = {
+    "both": Model(Bicubic(), LosslessWebp(), b"toys 1"),
+    "rescaler of one's own": Model(Bicubic(), DctCodec(), b"toys 2"),
+}
+
+
+@pytest.fixture(params=["codec of one's own", "rescaler of one's own", "both"])
+def toy(request: pytest.FixtureRequest, tiny_model: Model) -> Model:
+    if request.param == "codec of one's own":
+        return replace(tiny_model, low_res=LosslessWebp(), fingerprint=b"toys 0")
+    return MODELS[request.param]
+
+
+def place(height: int, width: int) -> tuple[Image, Image]:
+    """Return a picture with detail, and an older one that is another place at its right."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:height, :width, :1][:2]
+    new = (120 + 60 * np.sin(x / 9) * np.cos(y / 7) + rng.normal(0, 20, (height, width, 3))).clip(0, 255)
+    old = (0.9 * new + rng.normal(0, 3, new.shape)).clip(0, 255)
+    old[:, 2 * width // 3 :] = rng.integers(0, 256, old[:, 2 * width // 3 :].shape)
+    return Image(new.astype(np.uint8)), Image(old.astype(np.uint8))
+
+
+def test_a_picture_goes_through_the_file_and_back_in_tiles_and_windows(toy: Model) -> None:
+    target, reference = place(99, 150)
+    plan = encoder.prepare(target, reference, toy, EncodeOptions(tile=32), choose=lambda *_: Warped(None))
+    coded = plan.code(90)
+    file = container.unpack(coded.file())
+    assert (file.header.codec, file.header.weights) == (toy.low_res.id, toy.fingerprint)
+    whole = decoder.decode(coded.file(), reference, toy, tile=32)
+    assert np.array_equal(whole.pixels, coded.picture().pixels)
+    for box in (Box(0, 0, 1, 1), Box(30, 60, 77, 131), Box(90, 140, 99, 150)):
+        part = decoder.decode(coded.file(), reference, toy, tile=32, window=box)
+        assert np.array_equal(part.pixels, whole.pixels[box.slices])
+
+
+def test_the_reference_counts_where_it_is_similar() -> None:
+    target, reference = place(96, 150)
+    toy = MODELS["both"]
+    coded = encoder.prepare(target, reference, toy, choose=lambda *_: Warped(None)).code(90)
+    levels = coded.groups[0].low.similarity_map
+    assert levels is not None
+    assert levels[:, :6].all() and not levels[:, 7:].any()
+
+    def psnr(data: bytes, older: Image | None) -> float:
+        decoded = decoder.decode(data, older, toy).pixels[:, :96]
+        return 10 * math.log10(255**2 / np.square(decoded - target.pixels[:, :96].astype(float)).mean())
+
+    assert psnr(coded.file(), reference) > psnr(encoder.encode(target, None, toy), None) + 6
+
+
+def test_a_damaged_payload_and_another_codec_are_refused(toy: Model) -> None:
+    target, _ = place(40, 40)
+    file = container.unpack(encoder.encode(target, None, toy))
+    with pytest.raises(ContainerError):
+        decoder.decode(container.pack(replace(file, lr=b"junk")), None, toy)
+    with pytest.raises(ContainerError, match="codec 77, which this version does not know"):
+        decoder.decode(container.pack(replace(file, header=replace(file.header, codec=77))), None, toy)
