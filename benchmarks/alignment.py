@@ -1,11 +1,11 @@
-"""What the parts of an alignment gain on real pairs: the transform, the vectors of blocks, the tones.
+"""What the parts of an alignment gain on real pairs: transform, motion vectors, radiometric gain and offset.
 
     python benchmarks/alignment.py ../shared/data/manifest.csv --split test --datasets naip_chico naip_claremont
 
-Each pair is coded with the x2 weights that ship, without a reference, against it as it lies, moved by the transform
-alone, and by transform and vectors, and all with tones as they are fitted first. What an alignment costs is counted.
-"Best" is the least ln(bytes) + SLOPE ln(squared error) of those named, which is how the encoder chooses where the whole
-picture is its sample. BD-rate over 0.1 to 1.0 bits per pixel against the reference as it lies, means of the pictures.
+Each pair is coded with the x2 weights that ship: without a reference, against it as it is, warped by the transform
+alone, and by transform and motion vectors, and each with the first fit of gain and offset. The bytes of the alignment
+are counted. "Best" is the least ln(bytes) + SLOPE ln(squared error), by which the encoder chooses if its sample is the
+whole picture. BD-rate over 0.1 to 1.0 bits per pixel against the reference as it is, mean of the pictures.
 
 Writes benchmarks/results/alignment-SPLIT.json after each pair, goes on from there, and puts the table into
 docs/TRAINING.md.
@@ -36,14 +36,14 @@ from refscale_codec.training.losses import SLOPE
 ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (10, 30, 55, 80)
 NONE, STILL, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT = (
-    *("none", "as it lies", "transform", "transform, vectors"),
-    *("tones", "transform, tones", "transform, vectors, tones"),
+    *("none", "as it is", "transform", "transform, vectors"),
+    *("gain and offset", "transform, gain and offset", "transform, vectors, gain and offset"),
 )
 BEST = {
     "best without alignment": (NONE, STILL),
-    "best without vectors and tones": (NONE, STILL, MOVED),
+    "best without vectors, gain and offset": (NONE, STILL, MOVED),
     "best without vectors": (NONE, STILL, MOVED, LIT, MOVED_LIT),
-    "best without tones": (NONE, STILL, MOVED, BENT),
+    "best without gain and offset": (NONE, STILL, MOVED, BENT),
     "best": (NONE, STILL, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT),
 }
 Tried = tuple[int, float]  # bytes, and mean squared error
@@ -57,8 +57,8 @@ def curves(pair: data.Pair, net: Model) -> dict[str, list[Tried]]:
     found = registration.estimate(target, reference) or still
     ways: dict[str, Alignment] = {STILL: still, MOVED: found._replace(motion=still.motion), BENT: found}
     for name, lit in ((STILL, LIT), (MOVED, MOVED_LIT), (BENT, BENT_LIT)):
-        tones = registration.radiometry(target, warp.apply(reference, ways[name]))
-        ways[lit] = ways[name]._replace(radiometry=tones[0] if tones else None)
+        fits = registration.radiometry(target, warp.apply(reference, ways[name]))
+        ways[lit] = ways[name]._replace(radiometry=fits[0] if fits else None)
     result: dict[str, list[Tried]] = {}
     for quality in QUALITIES:
         known: dict[bytes, Tried] = {}
@@ -73,7 +73,7 @@ def curves(pair: data.Pair, net: Model) -> dict[str, list[Tried]]:
 
 
 def coded(target: Image, warped: Image | None, alignment: Alignment | None, net: Model, quality: int) -> Tried:
-    """Return bytes of the file, and the mean squared error of what comes out."""
+    """Return bytes of the file, and the mean squared error of the decoded picture."""
     source = Unused() if warped is None else Warped(None)
     result = encoder.prepare(target, warped, net, choose=lambda *_: source).code(quality)
     size = result.size() + (0 if alignment is None else 6 + len(warp.pack(alignment)))
@@ -125,7 +125,7 @@ def table(pairs: dict[str, Any]) -> str:
     """Return BD-rates by dataset and over all."""
     datasets = sorted({of["dataset"] for of in pairs.values()})
     lines = [
-        "| bits, against the reference as it lies | " + " | ".join((*datasets, "all")) + " |",
+        "| bits, against the reference as it is | " + " | ".join((*datasets, "all")) + " |",
         "|---" * (len(datasets) + 2) + "|",
     ]
     for name in (NONE, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT, *BEST):

@@ -3,9 +3,9 @@
     python benchmarks/learned_codec.py ../shared/data/manifest.csv weights/refscale-x2-gmm.safetensors
 
 The low-res pictures are those of the net in the weights, on the dev pairs with their references. Ideal is the
-cross-entropy of the entropy model in floating point, before it became integers. Packed is the same low-res picture as a
-packed JPEG of that quality: the same latents, as long as the codec's transform is JPEG's. Seconds are the processor's,
-one thread, for a megapixel of the high-res picture.
+cross-entropy of the entropy model in floating point, before it became integers. JPEG coefficients are those of the same
+low-res picture at that quality, entropy-coded: the same latents, as long as the codec's transform is JPEG's. Seconds
+are processor time of one thread, for a megapixel of the high-res picture.
 
 Writes benchmarks/results/learned-codec.json and prints the table of docs/TRAINING.md.
 """
@@ -97,7 +97,7 @@ def table(rows: list[dict[str, Any]], scale: int) -> str:
     for row in rows:
         groups[row["dataset"], row["quality"]].append(row)
     lines = [
-        "| pictures | quality | bytes | without reference | ideal | packed JPEG | encode, s | decode, s |",
+        "| pictures | quality | bytes | without reference | ideal | JPEG coefficients | encode, s | decode, s |",
         "|---" * 8 + "|",
     ]
     for (dataset, quality), of in sorted(groups.items()):

@@ -3,8 +3,8 @@
     python benchmarks/targets.py ../shared/data/manifest.csv
 
 One dev pair of each dataset, the middle 128 x 128 pixels, with the x2 weights that ship. For each size: the file
-against the target in percent, the tries, and the same with whole qualities only (the largest file not above the
-target). What the dead zone costs: PSNR of the file against the line through the two whole qualities around it, over
+against the target in percent, the tries, and the same with integer qualities only (the largest file not above the
+target). What the dead zone costs: PSNR of the file against the line through the two integer qualities around it, over
 ln(bytes).
 
 Writes benchmarks/results/targets.json, and the table in docs/TRAINING.md.
@@ -51,7 +51,7 @@ def measured(target: Image, reference: Image, net: Model, bpp: float) -> dict[st
     while len(files) < 2 or len(files[0]) > size:
         quality -= 1
         files.insert(0, encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality)))
-    around = [files[0], reached.data, files[1]]  # the last and the first are whole qualities, one apart
+    around = [files[0], reached.data, files[1]]  # the last and the first are of integer qualities, one apart
     below, found, above = (metrics.psnr(target.pixels, decoder.decode(file, reference, net).pixels) for file in around)
     sizes = [len(file) for file in around]
     part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0]) if sizes[2] > sizes[0] else 1.0
@@ -97,7 +97,7 @@ def main() -> None:
     }
     (ROOT / "benchmarks" / "results" / "targets.json").write_text(json.dumps(result, indent=1) + "\n")
     lines = [
-        "| bits per pixel | files | off target, mean | worst | worst, whole qualities | tries | beside the line |",
+        "| bits per pixel | files | off target, mean | worst | worst, integer qualities | tries | beside the line |",
         "|---|---|---|---|---|---|---|",
     ]
     for bpp in SIZES:

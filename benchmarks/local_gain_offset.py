@@ -1,16 +1,16 @@
 """What gains and offsets that vary over the picture would bring, on top of what an alignment can hold today.
 
-    python benchmarks/local_tones.py ../shared/data/manifest.csv
+    python benchmarks/local_gain_offset.py ../shared/data/manifest.csv
 
-Of the dev pairs that are not NAIP the middle 256 x 256 pixels are coded with the x2 weights that ship. First comes what
-the encoder chooses from: without the reference, against it as it lies or as it is moved, each with fitted global tones
-and without. The best is then compared with global tones by spread, and corrected by fields: for each block a gain and
-an offset, or an offset alone, of each band or of the mean of the bands. They are fitted around the block's centre, so
-that what changed counts little, drawn towards no change, rounded to steps of 1/16 and of 2 levels, interpolated as
+Of the dev pairs that are not NAIP, the middle 256 x 256 pixels are coded with the x2 weights that ship. First come the
+candidates of the encoder: without the reference, with it as it is or warped, each with the fitted global gain and
+offset and without. The best is then compared with the second global fit, by spread, and corrected by fields: for each
+block a gain and an offset, or an offset alone, of each band or of the mean of the bands. They are robust fits around
+the block's centre, regularised towards no correction, rounded to steps of 1/16 and of 2 levels, interpolated as motion
 vectors are, and counted as if coded like them. Bytes at equal quality are ln(bytes) + SLOPE ln(squared error).
 
-Writes benchmarks/results/local-tones.json after each pair and quality, goes on from there, and puts the table into
-docs/TRAINING.md.
+Writes benchmarks/results/local-gain-offset.json after each pair and quality, resumes from there, and puts the table
+into docs/TRAINING.md.
 """
 
 import argparse
@@ -45,7 +45,7 @@ Plane = NDArray[Any]  # [h, w, bands], floats
 
 
 class Design(NamedTuple):
-    """A field of tones."""
+    """A field of gains and offsets."""
 
     block: int  # pixels a side
     gains: bool
@@ -63,7 +63,7 @@ DESIGNS = {
 
 
 def corrected(target: Image, guide: Image, design: Design) -> tuple[Image, float]:
-    """Return the guide in the target's light, and the bytes that say how."""
+    """Return the warped reference with gains and offsets applied, and the bytes of these."""
     wanted, given = (picture.pixels.astype(np.float32) for picture in (target, guide))
     middle = given.mean(axis=(0, 1)) if design.each_band else given.mean(keepdims=True)[0]
     seen = [x if design.each_band else x.mean(axis=2, keepdims=True) for x in (wanted, given)]
@@ -76,7 +76,7 @@ def corrected(target: Image, guide: Image, design: Design) -> tuple[Image, float
 
 
 def fitted(y: Plane, x: Plane, design: Design) -> tuple[Plane, Plane]:
-    """Return gain and offset at the centres of blocks: lines through the pixels around, with weights as for tones."""
+    """Return gain and offset at the centres of blocks: lines through the pixels around, robustly weighted."""
 
     def around(plane: Plane, reach: float) -> Plane:
         return np.asarray(cv2.GaussianBlur(plane, (0, 0), reach, borderType=cv2.BORDER_REFLECT).reshape(x.shape))
@@ -131,7 +131,7 @@ def measured(
     ways = [still] if found.does_nothing else [still, found]
     by_spread = []
     for way in tuple(ways):
-        lit = [way._replace(radiometry=tones) for tones in registration.radiometry(target, warp.apply(reference, way))]
+        lit = [way._replace(radiometry=fit) for fit in registration.radiometry(target, warp.apply(reference, way))]
         ways += lit[:1]
         by_spread += lit[1:]
 
@@ -168,17 +168,17 @@ def middle(path: Path) -> Image:
 
 def main() -> None:
     """Measure what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description="Measure what local tones would bring.")
+    parser = argparse.ArgumentParser(description="Measure what gains and offsets that vary over the picture gain.")
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(model.shipped(2))
-    path = ROOT / "benchmarks" / "results" / "local-tones.json"
+    path = ROOT / "benchmarks" / "results" / "local-gain-offset.json"
     result: dict[str, Any] = {"weights": net.fingerprint.hex(), "pairs": {}}
     if path.exists():
         result = json.loads(path.read_text())
         assert result["weights"] == net.fingerprint.hex(), f"{path} is of other weights"
-    result["command"] = "python benchmarks/local_tones.py manifest.csv"
+    result["command"] = "python benchmarks/local_gain_offset.py manifest.csv"
     by_dataset: dict[str, list[data.Pair]] = {}
     for pair in data.read_manifest(args.manifest, ("dev",)):
         if not pair.dataset.startswith("naip"):
@@ -193,7 +193,7 @@ def main() -> None:
                         assert pair.reference is not None
                         known |= measured(middle(pair.target), middle(pair.reference), net, quality, missing)
                         path.write_text(json.dumps(result) + "\n")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/local_tones.py", table(result["pairs"]).split("\n"))
+    tables.replace_table("docs/TRAINING.md", "benchmarks/local_gain_offset.py", table(result["pairs"]).split("\n"))
     print(table(result["pairs"]))
 
 
