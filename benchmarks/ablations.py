@@ -15,7 +15,6 @@ Writes benchmarks/results/ablations.json, and the table in docs/TRAINING.md. Don
 
 import argparse
 import copy
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +25,9 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import tables
 import torch
+from common import RESULTS as FOLDER
+from common import ROOT, Point, bd_rate, kept, middle, point, replace_table, write
 from torch import Tensor, nn
 
 from refscale_codec import model
@@ -44,16 +44,16 @@ from refscale_codec.reference.source import Warped
 from refscale_codec.rescale import blocks, refnet, tiled
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
-from refscale_codec.study import metrics
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
 from refscale_codec.training.recipe import TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
+RESULTS = FOLDER / "ablations.json"
+SIDE = 256
 QUALITIES = (15, 40, 65, 82, 91, 97)  # the last one beyond 1 bit per pixel: a curve that ends early flatters a variant
 JPEG_QUALITIES = JPEG_DENSE[:-2]  # without those far beyond 1 bit per pixel
 SEEDS = (1, 2)
+FIELDS = ("variant", "what", "seed", "percent", "map_bpp", "steps", "seconds")  # of a row
 
 NET = RescaleConfig(blocks=4, width=32, ref_width=16, map_divisor=4)
 BASE = TrainConfig("", net=NET, steps=500, warmup=30, decay=0.6, learning_rate=1e-3, crop=64, quality=(15, 95))
@@ -82,7 +82,7 @@ def gradient_of(stand_in: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], An
 
 
 def cubic(lr: Tensor, quality: Tensor) -> Tensor:
-    """Return `lr` with DCT levels rounded by DiffJPEG's stand-in, round(v) + (v - round(v))^3."""
+    """Return `lr` with quantisation indices rounded by DiffJPEG's stand-in, round(v) + (v - round(v))^3."""
     steps = losses.jpeg_steps(lr, quality)
     nearest = steps.detach().round()
     return losses.of_jpeg_steps(nearest + (steps - nearest) ** 3, quality)
@@ -103,7 +103,7 @@ def latent_sampled() -> Iterator[None]:
 
 
 @contextmanager
-def quality_not_told() -> Iterator[None]:
+def quality_not_given() -> Iterator[None]:
     """Show the net the same quality always, in training and afterwards."""
     planes = refnet.quality_planes
     with patch.object(refnet, "quality_planes", lambda quality, like: planes(torch.full_like(quality, 0.6), like)):
@@ -124,8 +124,8 @@ def eight_bits() -> Iterator[None]:
     def quantised(lr: Floats, quality: int) -> coefficients.Levels:
         return quantise(tiled.LowRes(lr, None).picture.astype(np.float32), quality)
 
-    def restored(levels: coefficients.Levels, height: int, width: int, quality: int) -> Floats:
-        return tiled.LowRes(restore(levels, height, width, quality), None).picture.astype(np.float32)
+    def restored(indices: coefficients.Levels, height: int, width: int, quality: int) -> Floats:
+        return tiled.LowRes(restore(indices, height, width, quality), None).picture.astype(np.float32)
 
     with (
         patch.object(loop, "through_jpeg", coded),
@@ -208,7 +208,7 @@ VARIANTS: dict[str, Variant] = {
     "levels-16": ("map of 16 levels", replace(BASE, net=replace(NET, map_levels=16)), nothing),
     "z-sampled": ("latent drawn while training, zero afterwards", BASE, latent_sampled),
     "no-simulator": ("real pairs only", replace(BASE, splits=("train",), simulated=0.0), nothing),
-    "quality-not-told": ("the net does not know the quality", BASE, quality_not_told),
+    "quality-not-given": ("the net does not know the quality", BASE, quality_not_given),
     "shape-wide": ("2 couplings of width 48, equal time", shaped(blocks=2, width=48), nothing),
     "shape-deep": ("8 couplings of width 20, equal time", shaped(blocks=8, width=20), nothing),
     "shape-deeper": ("12 couplings of width 16, equal time", shaped(blocks=12, width=16), nothing),
@@ -225,22 +225,22 @@ class Judge:
         self.pictures: list[tuple[Image, Image]] = []
         for pair in data.read_manifest(manifest, ("dev",))[::2]:
             if pair.reference is not None:
-                target, reference = (cut(image.read(path)) for path in (pair.target, pair.reference))
+                target, reference = (middle(image.read(path), SIDE) for path in (pair.target, pair.reference))
                 self.pictures.append((target, warp.apply(reference, registration.estimate(target, reference))))
         self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
 
     def __call__(self, net: Model) -> tuple[float, float]:
         """Return the mean BD-rate against JPEG in %, and the mean bits per pixel of the map."""
-        found, maps = [], []
+        percents, maps = [], []
         for (target, reference), anchor in zip(self.pictures, self.anchors, strict=True):
-            plan, curve = encoder.prepare(target, reference, net, choose=lambda *_: Warped(None)), []
+            plan = encoder.prepare(target, reference, net, choose=lambda *_: Warped(None))
+            curve: list[Point] = []
             for quality in QUALITIES:
                 coded = plan.code(quality)
                 curve.append(point(target, coded.picture(), coded.size()))
                 maps.append(8 * len(coded.groups[0].file.similarity_map or b"") / (target.height * target.width))
-            (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
-            found.append(metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0).percent)
-        return float(np.nanmean(found)), float(np.mean(maps))
+            percents.append(bd_rate(anchor, curve).percent)
+        return float(np.nanmean(percents)), float(np.mean(maps))
 
 
 def seconds_per_step(config: TrainConfig) -> float:
@@ -257,22 +257,10 @@ def seconds_per_step(config: TrainConfig) -> float:
     return (time.process_time() - started) / 10
 
 
-def cut(picture: Image, side: int = 256) -> Image:
-    """Return the middle of a picture."""
-    top, left = (max(0, (length - side) // 2) for length in (picture.height, picture.width))
-    return Image(np.ascontiguousarray(picture.pixels[top : top + side, left : left + side]))
-
-
 def jpeg(target: Image, quality: int) -> tuple[Image, int]:
     """Return a target as JPEG leaves it, and the bytes."""
     payload = Jpeg(standard=True).encode(target.pixels, quality)
     return Image(Jpeg().decode(payload, target.height, target.width)), len(payload)
-
-
-def point(target: Image, decoded: Image, size: int) -> tuple[float, float]:
-    """Return bits per pixel and PSNR."""
-    bpp = metrics.bits_per_pixel(size, target.height, target.width)
-    return bpp, metrics.psnr(target.pixels, decoded.pixels)
 
 
 def main() -> None:
@@ -289,7 +277,7 @@ def main() -> None:
             percent, map_bpp = judge(model.load(path))
             print(f"{path}: {percent:+.2f} %, map {map_bpp:.4f} bpp, {len(judge.pictures)} pictures", flush=True)
         return
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    results = {"rows": []} | kept(RESULTS, FIELDS)
     chosen = VARIANTS if args.only is None else {name: VARIANTS[name] for name in args.only.split(",")}
     judge = Judge(args.manifest)
     loaded: dict[tuple[str, ...], data.Crops] = {}
@@ -306,7 +294,7 @@ def main() -> None:
     usual = seconds_per_step(BASE)
     for seed in SEEDS:
         for name, (what, config, changing) in chosen.items():
-            if any((row["variant"], row["seed"]) == (name, seed) for row in found["rows"]):
+            if any((row["variant"], row["seed"]) == (name, seed) for row in results["rows"]):
                 continue
             recipe = replace(config, manifest=args.manifest.name, seed=seed)
             folder = ROOT / "build" / "ablations" / f"{name}-{seed}"
@@ -318,18 +306,18 @@ def main() -> None:
                 percent, map_bpp = judge(model.load(file))
             took = round(time.perf_counter() - started)
             row = {"variant": name, "what": what, "seed": seed, "percent": percent, "map_bpp": map_bpp}
-            found["rows"].append(row | {"steps": recipe.steps, "seconds": took})
-            found |= {"command": "python benchmarks/ablations.py manifest.csv", "pictures": len(judge.pictures)}
-            found |= {"machine": platform.machine(), "versions": {"torch": torch.__version__}}
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+            results["rows"].append(row | {"steps": recipe.steps, "seconds": took})
+            results |= {"command": "python benchmarks/ablations.py manifest.csv", "pictures": len(judge.pictures)}
+            results |= {"machine": platform.machine(), "versions": {"torch": torch.__version__}}
+            write(RESULTS, results)
             print(row, flush=True)
-            write_table(found)
+            write_table(results)
 
 
-def write_table(found: dict[str, Any]) -> None:
+def write_table(results: dict[str, Any]) -> None:
     """Put the table into docs/TRAINING.md: a row a variant, a column a seed."""
     by_name: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in found["rows"]:
+    for row in results["rows"]:
         by_name.setdefault(row["variant"], {})[row["seed"]] = row
     base = by_name.get("base", {})
     lines = ["| variant | what | steps | BD-rate, % | against base, points | map, bpp |", "|---|---|---|---|---|---|"]
@@ -340,7 +328,7 @@ def write_table(found: dict[str, Any]) -> None:
         maps = np.mean([of[seed]["map_bpp"] for seed in seeds])
         steps = of[seeds[0]]["steps"]
         lines.append(f"| {name} | {of[seeds[0]]['what']} | {steps} | {percents} | {away} | {maps:.4f} |")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/ablations.py", lines)
+    replace_table("docs/TRAINING.md", "benchmarks/ablations.py", lines)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tables
 import torch
+from common import RESULTS, bd_rate, kept, replace_table
 
 from refscale_codec import model
 from refscale_codec.codec import encoder
@@ -29,22 +29,18 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.study import metrics
 from refscale_codec.training import data
 from refscale_codec.training.losses import SLOPE
 
-ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (10, 30, 55, 80)
-NONE, STILL, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT = (
-    *("none", "as it is", "transform", "transform, vectors"),
-    *("gain and offset", "transform, gain and offset", "transform, vectors, gain and offset"),
-)
+NONE, UNMOVED, GLOBAL, BLOCKS = "none", "as it is", "transform", "transform, vectors"
+UNMOVED_GAIN, GLOBAL_GAIN, BLOCKS_GAIN = "gain and offset", f"{GLOBAL}, gain and offset", f"{BLOCKS}, gain and offset"
 BEST = {
-    "best without alignment": (NONE, STILL),
-    "best without vectors, gain and offset": (NONE, STILL, MOVED),
-    "best without vectors": (NONE, STILL, MOVED, LIT, MOVED_LIT),
-    "best without gain and offset": (NONE, STILL, MOVED, BENT),
-    "best": (NONE, STILL, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT),
+    "best without alignment": (NONE, UNMOVED),
+    "best without vectors, gain and offset": (NONE, UNMOVED, GLOBAL),
+    "best without vectors": (NONE, UNMOVED, GLOBAL, UNMOVED_GAIN, GLOBAL_GAIN),
+    "best without gain and offset": (NONE, UNMOVED, GLOBAL, BLOCKS),
+    "best": (NONE, UNMOVED, GLOBAL, BLOCKS, UNMOVED_GAIN, GLOBAL_GAIN, BLOCKS_GAIN),
 }
 Tried = tuple[int, float]  # bytes, and mean squared error
 
@@ -54,20 +50,24 @@ def curves(pair: data.Pair, net: Model) -> dict[str, list[Tried]]:
     assert pair.reference is not None
     target, reference = image.read(pair.target), image.read(pair.reference)
     still = warp.still(target.height, target.width)
-    found = registration.estimate(target, reference) or still
-    ways: dict[str, Alignment] = {STILL: still, MOVED: found._replace(motion=still.motion), BENT: found}
-    for name, lit in ((STILL, LIT), (MOVED, MOVED_LIT), (BENT, BENT_LIT)):
+    estimated = registration.estimate(target, reference) or still
+    ways: dict[str, Alignment] = {
+        UNMOVED: still,
+        GLOBAL: estimated._replace(motion=still.motion),
+        BLOCKS: estimated,
+    }
+    for name, with_gain in ((UNMOVED, UNMOVED_GAIN), (GLOBAL, GLOBAL_GAIN), (BLOCKS, BLOCKS_GAIN)):
         fits = registration.radiometry(target, warp.apply(reference, ways[name]))
-        ways[lit] = ways[name]._replace(radiometry=fits[0] if fits else None)
+        ways[with_gain] = ways[name]._replace(radiometry=fits[0] if fits else None)
     result: dict[str, list[Tried]] = {}
     for quality in QUALITIES:
-        known: dict[bytes, Tried] = {}
+        done: dict[bytes, Tried] = {}
         for name, alignment in ways.items():
-            told = warp.pack(alignment)
-            if told not in known:
+            payload = warp.pack(alignment)
+            if payload not in done:
                 warped = warp.apply(reference, alignment)
-                known[told] = coded(target, warped, None if alignment.does_nothing else alignment, net, quality)
-            result.setdefault(name, []).append(known[told])
+                done[payload] = coded(target, warped, None if alignment.does_nothing else alignment, net, quality)
+            result.setdefault(name, []).append(done[payload])
         result.setdefault(NONE, []).append(coded(target, None, None, net, quality))
     return result
 
@@ -88,11 +88,8 @@ def best(of: dict[str, list[Tried]], names: tuple[str, ...]) -> list[Tried]:
 
 def against(anchor: list[Tried], tried: list[Tried], pixels: int) -> float:
     """Return the BD-rate in percent."""
-    (rates_a, psnrs_a), (rates, psnrs) = (
-        ([8 * size / pixels for size, _ in way], [10 * math.log10(255**2 / error) for _, error in way])
-        for way in (anchor, tried)
-    )
-    return metrics.bd_rate(rates_a, psnrs_a, rates, psnrs, 0.1, 1.0).percent
+    a, b = ([(8 * size / pixels, 10 * math.log10(255**2 / error)) for size, error in way] for way in (anchor, tried))
+    return bd_rate(a, b).percent
 
 
 def main() -> None:
@@ -104,20 +101,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(model.shipped(2))
-    path = ROOT / "benchmarks" / "results" / f"alignment-{args.split}.json"
-    result: dict[str, Any] = {"command": "", "weights": net.fingerprint.hex(), "qualities": QUALITIES, "pairs": {}}
-    if path.exists():
-        result = json.loads(path.read_text())
-        assert result["weights"] == net.fingerprint.hex(), f"{path} is of other weights"
+    path = RESULTS / f"alignment-{args.split}.json"
+    weights = net.fingerprint.hex()
+    result: dict[str, Any] = {"command": "", "weights": weights, "qualities": QUALITIES, "pairs": {}}
+    result |= kept(path, weights=weights, qualities=QUALITIES)
     result["command"] = f"python benchmarks/alignment.py manifest.csv --split {args.split}"
     pairs = [pair for pair in data.read_manifest(args.manifest, (args.split,)) if pair.dataset in args.datasets]
-    for pair in (*pairs[::3], *pairs[1::3], *pairs[2::3]):  # stopped early, it has seen some of everything
+    for pair in (*pairs[::3], *pairs[1::3], *pairs[2::3]):  # stopped early, it has some of everything
         if pair.name not in result["pairs"]:
             picture = image.read(pair.target)
             of = {"dataset": pair.dataset, "pixels": picture.height * picture.width, "ways": curves(pair, net)}
             result["pairs"][pair.name] = of
             path.write_text(json.dumps(result) + "\n")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/alignment.py", table(result["pairs"]).split("\n"))
+    replace_table("docs/TRAINING.md", "benchmarks/alignment.py", table(result["pairs"]).split("\n"))
     print(table(result["pairs"]))
 
 
@@ -128,12 +124,12 @@ def table(pairs: dict[str, Any]) -> str:
         "| bits, against the reference as it is | " + " | ".join((*datasets, "all")) + " |",
         "|---" * (len(datasets) + 2) + "|",
     ]
-    for name in (NONE, MOVED, BENT, LIT, MOVED_LIT, BENT_LIT, *BEST):
+    for name in (NONE, GLOBAL, BLOCKS, UNMOVED_GAIN, GLOBAL_GAIN, BLOCKS_GAIN, *BEST):
         cells = []
         for wanted in (*((dataset,) for dataset in datasets), datasets):
             chosen = [of for of in pairs.values() if of["dataset"] in wanted]
             rates = [
-                against(of["ways"][STILL], best(of["ways"], BEST.get(name, (name,))), of["pixels"]) for of in chosen
+                against(of["ways"][UNMOVED], best(of["ways"], BEST.get(name, (name,))), of["pixels"]) for of in chosen
             ]
             cells.append(f"{np.nanmean(rates):+.1f} % ({len(chosen)})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

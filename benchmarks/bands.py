@@ -12,7 +12,6 @@ qualities give, ln(bytes) over dB. Writes benchmarks/results/bands.json and the 
 """
 
 import argparse
-import json
 import math
 import platform
 from collections import defaultdict
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables import replace_table
+from common import RESULTS, replace_table, write
 
 from refscale_codec import model
 from refscale_codec.codec import encoder, reference_choice
@@ -34,7 +33,6 @@ from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.reference.warp import Alignment
 from refscale_codec.training import data
 
-ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (35, 75)
 SIDE = 256
 _ORDER = [0, 2, 2, 1]
@@ -116,7 +114,7 @@ def main() -> None:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/bands.py manifest.csv four_bands.tif ..."
     result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}
-    (ROOT / "benchmarks" / "results" / "bands.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / "bands.json", result)
     lines = table(rows)
     print(*lines, sep="\n")
     replace_table("docs/TRAINING.md", "benchmarks/bands.py", lines)

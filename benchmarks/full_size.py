@@ -14,7 +14,6 @@ Writes benchmarks/results/full-size.json, and the table in docs/TRAINING.md.
 """
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -22,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tables
 import torch
-from ablations import JPEG_QUALITIES, Judge, point
+from ablations import JPEG_QUALITIES, Judge
 from ablations import QUALITIES as HALF_SIZE  # after the rescaler
+from common import RESULTS, ROOT, bd_rate, point, replace_table, write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,10 +39,8 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.tiled import LowRes
-from refscale_codec.study import metrics
 from refscale_codec.training import data, loop, losses
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "full-size"
 QUALITIES = (3, 10, 25, 50, 75, 90)  # at full size
 TIMED = 75, 82  # one quality each, of like bits
@@ -100,9 +97,9 @@ def learn(given: Model, manifest: Path, steps: int) -> GmmCodec:
     save()
     gmm.load_state_dict(average)
     model.store(given.rescaler, file, gmm)
-    found = model.load(file).low_res
-    assert isinstance(found, GmmCodec)
-    return found
+    trained = model.load(file).low_res
+    assert isinstance(trained, GmmCodec)
+    return trained
 
 
 def loss_of(gmm: Gmm, batch: tuple[data.Pixels, data.Pixels], rng: np.random.Generator) -> Tensor:
@@ -155,8 +152,7 @@ def measured(code: Coder, qualities: tuple[int, ...], timed: int, judge: Judge, 
                 seconds += time.process_time() - started
                 pixels += target.height * target.width
             curve.append(point(target, decoded, size))
-        (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
-        percents.append(metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0).percent)
+        percents.append(bd_rate(anchor, curve).percent)
         curves.append(curve)
     return {
         "percent": float(np.nanmean(percents)),
@@ -168,14 +164,14 @@ def measured(code: Coder, qualities: tuple[int, ...], timed: int, judge: Judge, 
 def operations(net: RescaleNet, gmm: Gmm, side: int = 256) -> tuple[float, float]:
     """Return 10^9 multiplications and additions a megapixel of rescaler and codec, both ways; entropy nets once."""
     hr = torch.rand(1, 3, side, side)
-    told = torch.tensor([0.5])
+    quality = torch.tensor([0.5])
     lr = torch.rand(1, 3, side // net.config.scale, side // net.config.scale)
     with torch.no_grad():
         with FlopCounterMode(display=False) as rescaler:
-            found = net.downscale(hr, hr, told)
-            net.upscale(found.lr, found.condition)
+            down = net.downscale(hr, hr, quality)
+            net.upscale(down.lr, down.condition)
         with FlopCounterMode(display=False) as coder:
-            gmm(lr, torch.zeros_like(lr), told)
+            gmm(lr, torch.zeros_like(lr), quality)
     per = 1e-9 * 1e6 / side**2
     return rescaler.get_total_flops() * per, coder.get_total_flops() * per
 
@@ -213,13 +209,13 @@ def main() -> None:
         "jpeg_qualities": JPEG_QUALITIES,
         "rows": rows,
     }
-    (ROOT / "benchmarks" / "results" / "full-size.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / "full-size.json", result)
     lines = ["| coder | reference | BD-rate | parameters | 10⁹ operations | seconds |", "|---" * 6 + "|"]
     for row in rows:
         figures = f"{row['percent']:+.1f} % | {row['parameters'] / 1e6:.1f} M | {row['operations_per_megapixel']:,.0f}"
-        known = "yes" if row["reference"] else "no"
-        lines.append(f"| {row['coder']} | {known} | {figures} | {row['seconds_per_megapixel']:.1f} |")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/full_size.py", lines)
+        used = "yes" if row["reference"] else "no"
+        lines.append(f"| {row['coder']} | {used} | {figures} | {row['seconds_per_megapixel']:.1f} |")
+    replace_table("docs/TRAINING.md", "benchmarks/full_size.py", lines)
     print("\n".join(lines))
 
 

@@ -11,7 +11,6 @@ Writes benchmarks/results/learned-codec.json and prints the table of docs/TRAINI
 """
 
 import argparse
-import json
 import platform
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import RESULTS, write
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
@@ -32,7 +32,6 @@ from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
 from refscale_codec.training import data
 
-ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (35, 75)
 
 
@@ -60,7 +59,7 @@ def measured(codec: GmmCodec, lr: Floats, reference: LowResReference, quality: i
     latents.decode(payload, rows, columns, samples, quality, model)
     ended = time.process_time()
     sizes |= {"bytes": len(payload), "bytes_ideal": ideal(codec.net, made, samples, quality)}
-    sizes |= {"bytes_packed": len(entropy.encode(coefficients.quantise(lr, quality), quality))}
+    sizes |= {"bytes_dct": len(entropy.encode(coefficients.quantise(lr, quality), quality))}
     seconds = {"seconds_encode": halfway - started, "seconds_decode": ended - halfway}
     return {"height": height, "width": width, "quality": quality} | sizes | seconds
 
@@ -87,7 +86,7 @@ def main() -> None:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/learned_codec.py manifest.csv weights.safetensors"
     result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}
-    (ROOT / "benchmarks" / "results" / "learned-codec.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / "learned-codec.json", result)
     print(table(rows, net.scale))
 
 
@@ -101,7 +100,7 @@ def table(rows: list[dict[str, Any]], scale: int) -> str:
         "|---" * 8 + "|",
     ]
     for (dataset, quality), of in sorted(groups.items()):
-        names = "bytes_without", "bytes_ideal", "bytes_packed"
+        names = "bytes_without", "bytes_ideal", "bytes_dct"
         others = [100 * np.mean([row[name] / row["bytes"] - 1 for row in of]) for name in names]
         megapixels = [scale**2 * row["height"] * row["width"] / 1e6 for row in of]
         seconds = [sum(row[name] for row in of) / sum(megapixels) for name in ("seconds_encode", "seconds_decode")]

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import alignment
 import cv2
 import numpy as np
-import tables
 import torch
+from common import RESULTS, kept, middle, replace_table
 from numpy.typing import NDArray
 
 from refscale_codec import model
@@ -34,11 +34,10 @@ from refscale_codec.reference import registration, warp
 from refscale_codec.training import data
 from refscale_codec.training.losses import SLOPE
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
 QUALITIES = (35, 70)
 PAIRS = 2  # of a dataset, at most
-GAINS, LEVELS = 16, 2  # steps in a gain of 1; levels in a step of an offset
+GAINS, OFFSETS = 16, 2  # steps in a gain of 1; 8-bit levels in a step of an offset
 HOLD = 40.0  # squared levels of contrast that speak for a gain of 1
 FITS = 8
 Plane = NDArray[Any]  # [h, w, bands], floats
@@ -62,16 +61,16 @@ DESIGNS = {
 }
 
 
-def corrected(target: Image, guide: Image, design: Design) -> tuple[Image, float]:
-    """Return the warped reference with gains and offsets applied, and the bytes of these."""
-    wanted, given = (picture.pixels.astype(np.float32) for picture in (target, guide))
-    middle = given.mean(axis=(0, 1)) if design.each_band else given.mean(keepdims=True)[0]
-    seen = [x if design.each_band else x.mean(axis=2, keepdims=True) for x in (wanted, given)]
-    gain, offset = fitted(seen[0] - middle, seen[1] - middle, design)
-    steps = [np.rint(plane).astype(np.int16) for plane in (GAINS * (gain - 1), offset / LEVELS)]
+def corrected(target: Image, warped: Image, design: Design) -> tuple[Image, float]:
+    """Return the warped reference with a field of gains and offsets applied, and the bytes of the field."""
+    wanted, given = (picture.pixels.astype(np.float32) for picture in (target, warped))
+    centre = given.mean(axis=(0, 1)) if design.each_band else given.mean(keepdims=True)[0]
+    fitted_on = [x if design.each_band else x.mean(axis=2, keepdims=True) for x in (wanted, given)]
+    gain, offset = fitted(fitted_on[0] - centre, fitted_on[1] - centre, design)
+    steps = [np.rint(plane).astype(np.int16) for plane in (GAINS * (gain - 1), offset / OFFSETS)]
     size = coded_size(np.concatenate(steps if design.gains else steps[1:], axis=2)) / 8
     gains, offsets = (stretched(of, design.block, *given.shape[:2]) for of in steps)
-    out = (1 + gains / GAINS) * (given - middle) + middle + LEVELS * offsets
+    out = (1 + gains / GAINS) * (given - centre) + centre + OFFSETS * offsets
     return Image(np.clip(np.rint(out), 0, 255).astype(np.uint8)), size
 
 
@@ -112,11 +111,11 @@ def stretched(field: NDArray[np.int16], block: int, height: int, width: int) -> 
 
 
 def coded_size(field: NDArray[np.int16]) -> float:
-    """Return the bits of a field [rows, columns, numbers] if it is coded as vectors are."""
+    """Return the bits of a field [rows, columns, numbers] if it is coded as block motion is."""
     statistics, bits = warp.Statistics(), 0.0
     for row, column, part in np.ndindex(field.shape):
-        middle, context = statistics.expected(field, row, column, part)
-        symbol = min(max(int(field[row, column, part]) - middle, -2 * warp.LIMIT), 2 * warp.LIMIT) + 2 * warp.LIMIT
+        expected, context = statistics.expected(field, row, column, part)
+        symbol = min(max(int(field[row, column, part]) - expected, -2 * warp.LIMIT), 2 * warp.LIMIT) + 2 * warp.LIMIT
         bits -= math.log2(statistics.probabilities(context)[symbol])
         statistics.update(context, symbol)
     return bits
@@ -127,43 +126,37 @@ def measured(
 ) -> dict[str, tuple[float, ...]]:
     """Return bytes and squared error of what is wanted and of the best without; of designs the field's bytes, too."""
     still = warp.still(SIDE, SIDE)
-    found = registration.estimate(target, reference) or still
-    ways = [still] if found.does_nothing else [still, found]
+    estimated = registration.estimate(target, reference) or still
+    ways = [still] if estimated.does_nothing else [still, estimated]
     by_spread = []
     for way in tuple(ways):
-        lit = [way._replace(radiometry=fit) for fit in registration.radiometry(target, warp.apply(reference, way))]
-        ways += lit[:1]
-        by_spread += lit[1:]
+        fits = registration.radiometry(target, warp.apply(reference, way))
+        with_gain = [way._replace(radiometry=fit) for fit in fits]
+        ways += with_gain[:1]
+        by_spread += with_gain[1:]
 
     def coded(way: warp.Alignment) -> tuple[float, float]:
-        told = None if way.does_nothing else way
-        return alignment.coded(target, warp.apply(reference, way), told, net, quality)
+        used = None if way.does_nothing else way
+        return alignment.coded(target, warp.apply(reference, way), used, net, quality)
 
     tried = [coded(way) for way in ways]
     best = ways[min(range(len(ways)), key=lambda at: cost(*tried[at]))]
     without = alignment.coded(target, None, None, net, quality)
     result: dict[str, tuple[float, ...]] = {BEST: min(without, *tried, key=lambda x: cost(*x))}
-    guide = warp.apply(reference, best)
-    told = best._replace(radiometry=best.radiometry or (warp.GainOffset(),) * 3)  # a field needs the section, too
+    warped = warp.apply(reference, best)
+    used = best._replace(radiometry=best.radiometry or (warp.GainOffset(),) * 3)  # a field needs the section, too
     for name in wanted:
         if name == SPREAD:
             result[name] = min(map(coded, by_spread), key=lambda x: cost(*x), default=result[BEST])
         else:
-            relit, size = corrected(target, guide, DESIGNS[name])
-            result[name] = (*alignment.coded(target, relit, told, net, quality), size)
+            changed, size = corrected(target, warped, DESIGNS[name])
+            result[name] = (*alignment.coded(target, changed, used, net, quality), size)
     return result
 
 
 def cost(size: float, error: float) -> float:
     """Return what the encoder minimises."""
     return math.log(size) + SLOPE * math.log(error + 0.25)
-
-
-def middle(path: Path) -> Image:
-    """Return the middle of a picture."""
-    pixels = image.read(path).pixels
-    top, left = ((side - SIDE) // 2 for side in pixels.shape[:2])
-    return Image(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
 
 
 def main() -> None:
@@ -173,27 +166,25 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(model.shipped(2))
-    path = ROOT / "benchmarks" / "results" / "local-gain-offset.json"
-    result: dict[str, Any] = {"weights": net.fingerprint.hex(), "pairs": {}}
-    if path.exists():
-        result = json.loads(path.read_text())
-        assert result["weights"] == net.fingerprint.hex(), f"{path} is of other weights"
+    path, weights = RESULTS / "local-gain-offset.json", net.fingerprint.hex()
+    result: dict[str, Any] = {"weights": weights, "pairs": {}} | kept(path, weights=weights)
     result["command"] = "python benchmarks/local_gain_offset.py manifest.csv"
     by_dataset: dict[str, list[data.Pair]] = {}
     for pair in data.read_manifest(args.manifest, ("dev",)):
         if not pair.dataset.startswith("naip"):
             by_dataset.setdefault(pair.dataset, []).append(pair)
-    for at in range(PAIRS):  # stopped early, it has seen some of everything
+    for at in range(PAIRS):  # stopped early, it has some of everything
         for dataset, pairs in by_dataset.items():
             for pair in pairs[at : at + 1]:
                 of = result["pairs"].setdefault(pair.name, {"dataset": dataset, "qualities": {}})
                 for quality in QUALITIES:
-                    known = of["qualities"].setdefault(str(quality), {})
-                    if missing := [name for name in (SPREAD, *DESIGNS) if name not in known]:
+                    done = of["qualities"].setdefault(str(quality), {})
+                    if missing := [name for name in (SPREAD, *DESIGNS) if name not in done]:
                         assert pair.reference is not None
-                        known |= measured(middle(pair.target), middle(pair.reference), net, quality, missing)
+                        target, reference = (middle(image.read(x), SIDE) for x in (pair.target, pair.reference))
+                        done |= measured(target, reference, net, quality, missing)
                         path.write_text(json.dumps(result) + "\n")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/local_gain_offset.py", table(result["pairs"]).split("\n"))
+    replace_table("docs/TRAINING.md", "benchmarks/local_gain_offset.py", table(result["pairs"]).split("\n"))
     print(table(result["pairs"]))
 
 

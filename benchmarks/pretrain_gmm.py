@@ -48,8 +48,8 @@ def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generi
         quality = np.random.default_rng([1, step]).integers(*QUALITY, BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             lr = net.downscale(hr, ref, torch.from_numpy(quality).float() / 100).lr
-        guide = 128 * loop.low_res_reference(ref, scale) + 128
-        for name, x in (("lr", lr.float().half()), ("reference", guide.to(torch.uint8))):
+        reference = 128 * loop.low_res_reference(ref, scale) + 128
+        for name, x in (("lr", lr.float().half()), ("reference", reference.to(torch.uint8))):
             found[name].append(x.numpy())
         found["quality"].append(quality)
     return {name: np.concatenate(parts) for name, parts in found.items()}

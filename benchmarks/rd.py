@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import tables
+from common import RESULTS, ROOT, replace_table
 from rich.progress import Progress
 
 from refscale_codec import model
@@ -25,8 +25,6 @@ from refscale_codec.study.coders import baselines
 from refscale_codec.study.coders.refscale import weights_names
 from refscale_codec.study.results import ALL, Comparison, Results
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 OURS = "refscale-x2"
 WEIGHTS = (model.shipped(2), model.shipped(4), model.shipped(2, "gmm"))
 
@@ -161,7 +159,7 @@ def main() -> None:
         plots = plot.save_curves(results, ROOT / "build" / "rd")
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
     (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
-    tables.replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))
+    replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))
 
 
 if __name__ == "__main__":

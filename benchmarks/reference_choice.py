@@ -12,7 +12,6 @@ Writes benchmarks/results/reference-choice.json and the table in docs/TRAINING.m
 """
 
 import argparse
-import json
 import math
 import platform
 from collections import defaultdict
@@ -21,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablations import cut
-from tables import replace_table
+from common import RESULTS as FOLDER
+from common import kept, middle, replace_table, write
 
 from refscale_codec import model
 from refscale_codec.codec import encoder, reference_choice
@@ -35,9 +34,10 @@ from refscale_codec.study.pairs import cut_to, unrelated
 from refscale_codec.training import data
 from refscale_codec.training.losses import SLOPE
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "reference-choice.json"
+RESULTS = FOLDER / "reference-choice.json"
+SIDE = 256
 QUALITIES = (40, 85)
+FIELDS = ("dataset", "name", "quality", "unrelated", "candidates", "encoder", "none")  # of a row
 
 
 def cost(target: Image, reference: Image, source: ReferenceSource, net: Model, quality: int) -> float:
@@ -50,10 +50,10 @@ def cost(target: Image, reference: Image, source: ReferenceSource, net: Model, q
 def measured(target: Image, reference: Image, net: Model, quality: int) -> dict[str, Any]:
     """Return how far what the encoder takes lies above the best candidate, and how far no reference does."""
     alignment = registration.estimate(target, reference)
-    found = reference_choice.candidates(target, reference, alignment)
-    costs = [cost(target, reference, candidate.source, net, quality) for candidate in found]
-    chosen = min(range(len(found)), key=lambda at: found[at].cost)
-    return {"candidates": len(found), "encoder": costs[chosen] - min(costs), "none": costs[0] - min(costs)}
+    candidates = reference_choice.candidates(target, reference, alignment)
+    costs = [cost(target, reference, candidate.source, net, quality) for candidate in candidates]
+    chosen = min(range(len(candidates)), key=lambda at: candidates[at].cost)
+    return {"candidates": len(candidates), "encoder": costs[chosen] - min(costs), "none": costs[0] - min(costs)}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -83,7 +83,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(model.shipped(2))
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    weights = net.fingerprint.hex()
+    rows = kept(RESULTS, FIELDS, weights=weights).get("rows", [])
     pairs = [pair for pair in data.read_manifest(args.manifest, ("dev",)) if pair.reference is not None]
     for place, pair in list(enumerate(pairs))[:: args.every]:
         if any((row["dataset"], row["name"]) == (pair.dataset, pair.name) for row in rows):
@@ -91,9 +92,10 @@ def main() -> None:
         assert pair.reference is not None
         other = unrelated(pairs, place)
         assert other is not None
-        target = cut(image.read_rgb(pair.target))
+        target = middle(image.read_rgb(pair.target), SIDE)
         for path in (pair.reference, other):
-            reference = cut_to(cut(image.read_rgb(path)), target) if path is other else cut(image.read_rgb(path))
+            reference = middle(image.read_rgb(path), SIDE)
+            reference = cut_to(reference, target) if path is other else reference
             for quality in QUALITIES:
                 row = {"dataset": pair.dataset, "name": pair.name, "quality": quality, "unrelated": path is other}
                 rows.append(row | measured(target, reference, net, quality))
@@ -101,9 +103,9 @@ def main() -> None:
         head = {
             "command": "python benchmarks/reference_choice.py manifest.csv",
             **machine,
-            "weights": net.fingerprint.hex(),
+            "weights": weights,
         }
-        RESULTS.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+        write(RESULTS, {**head, "rows": rows})
         replace_table("docs/TRAINING.md", "benchmarks/reference_choice.py", table(rows))
         print(pair.dataset, pair.name, [round(100 * row["encoder"], 2) for row in rows[-4:]], flush=True)
 

@@ -26,22 +26,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tables
 import torch
+from common import RESULTS, Point, bd_rate, kept, point, replace_table
 
 from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
-from refscale_codec.study import metrics
 from refscale_codec.training import data
 from refscale_codec.training.data import Pixels
 
-ROOT = Path(__file__).resolve().parent.parent
 NONE, FIRST = "none", "as it was"
 QUALITIES = (10, 30, 55, 78, 92)
 SIDE = 176
-Point = tuple[float, float]  # bits per pixel, dB
 CASES: dict[str, Callable[[Pixels, Pixels], Pixels]] = {
     FIRST: lambda reference, other: middle(reference),
     "shifted by 40 pixels": lambda reference, other: middle(reference, shift=40),
@@ -75,9 +72,9 @@ def turned(picture: Pixels, degrees: float) -> Pixels:
 
 def without(picture: Pixels, columns: int) -> Pixels:
     """Return a picture whose first columns are the mean of the others."""
-    seen = picture.copy()
-    seen[:, :columns] = picture[:, columns:].mean(axis=(0, 1)).round()
-    return seen
+    hidden = picture.copy()
+    hidden[:, :columns] = picture[:, columns:].mean(axis=(0, 1)).round()
+    return hidden
 
 
 def resized(picture: Pixels, side: int) -> Pixels:
@@ -111,21 +108,17 @@ def curve(name: str, pair: data.Pair, other: data.Pair) -> list[Point]:
     read = [image.read(path).pixels for path in (pair.target, pair.reference, other.reference)]
     target = Image(middle(read[0]))
     reference = None if name == NONE else Image(np.ascontiguousarray(CASES[name](read[1], read[2])))
-    found = []
+    points = []
     for quality in QUALITIES:
         file = encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality))
-        psnr = metrics.psnr(target.pixels, decoder.decode(file, reference, net).pixels)
-        found.append((8 * len(file) / SIDE**2, psnr))
-    return found
+        points.append(point(target, decoder.decode(file, reference, net), len(file)))
+    return points
 
 
 def compared(curves: dict[str, dict[str, list[Point]]], name: str, anchor: str) -> tuple[float, float]:
     """Return the means of BD-rate in % and BD-PSNR in dB of a case against another."""
-    found = []
-    for pair in curves[name]:
-        (rates_a, psnrs_a), (rates_b, psnrs_b) = (zip(*curves[case][pair], strict=True) for case in (anchor, name))
-        found.append(metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0))
-    return float(np.nanmean([rate.percent for rate in found])), float(np.nanmean([rate.psnr for rate in found]))
+    rates = [bd_rate(curves[anchor][pair], curves[name][pair]) for pair in curves[name]]
+    return float(np.nanmean([rate.percent for rate in rates])), float(np.nanmean([rate.psnr for rate in rates]))
 
 
 def main() -> None:
@@ -138,17 +131,14 @@ def main() -> None:
     pairs = [pair for pair in data.read_manifest(args.manifest, ("dev",)) if pair.dataset.startswith("naip")]
     pairs = pairs[:: args.every]
     others = pairs[3:] + pairs[:3]
-    path = ROOT / "benchmarks" / "results" / "robustness.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    fingerprint = model.load(model.shipped(2)).fingerprint.hex()
-    if known.get("weights") != fingerprint or not isinstance(known.get("curves"), dict):
-        known = {}
+    path = RESULTS / "robustness.json"
+    weights = model.fingerprint(model.shipped(2)).hex()
     result: dict[str, Any] = {
         "command": f"python benchmarks/robustness.py manifest.csv --every {args.every}",
-        "weights": fingerprint,
+        "weights": weights,
         "versions": {"torch": torch.__version__, "opencv": cv2.__version__},
         "machine": platform.machine(),
-        "curves": known.get("curves", {}),
+        "curves": kept(path, weights=weights).get("curves", {}),
     }
     curves = result["curves"]
     missing = [
@@ -160,10 +150,10 @@ def main() -> None:
     missing = list(dict.fromkeys(missing))
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         waiting = [(name, pair, pool.submit(curve, name, pair, other)) for name, pair, other in missing]
-        for name, pair, found in waiting:
-            curves.setdefault(name, {})[pair.name] = found.result()
+        for name, pair, points in waiting:
+            curves.setdefault(name, {})[pair.name] = points.result()
             path.write_text(json.dumps(result) + "\n")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/robustness.py", table(curves).split("\n"))
+    replace_table("docs/TRAINING.md", "benchmarks/robustness.py", table(curves).split("\n"))
     print(table(curves))
 
 

@@ -1,11 +1,11 @@
 """Big scenes: peak memory and seconds of the command by size, a window against the whole, and what tiles change.
 
 The scenes are a pair of pictures, mirrored until they fill the size asked for: the drawn example pair, or one's own
-(`--pair`). Each command is a process of its own under GNU `time -v`, which tells its peak resident memory and its
+(`--pair`). Each command is a process of its own under GNU `time -v`, which reports its peak resident memory and its
 wall-clock time, start of Python included. What tiles change, against coding and decoding in one piece:
 
     tiled, whole   bytes, PSNR, and PSNR of what lies within 8 pixels of an edge between tiles
-    same file      one file decoded both ways: how far samples are apart, in levels
+    same file      one file decoded both ways: how far samples are apart, in 8-bit levels
     halo           what the net makes of the same input, both ways, for halos of several widths in pixels
 """
 
@@ -28,6 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import throughput
+from common import RESULTS, ROOT, write
 
 import refscale_codec
 from refscale_codec import model
@@ -40,7 +41,6 @@ from refscale_codec.picture.image import Image
 from refscale_codec.rescale import tiled
 from refscale_codec.study import metrics
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("1024x1024", "1448x1448", "2048x2048", "2896x2896", "4096x4096", "6264x3456", "8192x8192")
 HALOS = (0, 16, 32, 48, 64)
 WINDOW = 512  # side in pixels
@@ -125,11 +125,11 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
 def near_edges(height: int, width: int, distance: int = 8) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Return which pixels [height, width] lie so near an edge between two tiles."""
     near = np.zeros((height, width), bool)
-    for core, _ in tiles.grid(height, width, tiles.TILE, 0):
-        if core.top:
-            near[core.top - distance : core.top + distance] = True
-        if core.left:
-            near[:, core.left - distance : core.left + distance] = True
+    for own, _ in tiles.grid(height, width, tiles.TILE, 0):
+        if own.top:
+            near[own.top - distance : own.top + distance] = True
+        if own.left:
+            near[:, own.left - distance : own.left + distance] = True
     return near
 
 
@@ -173,8 +173,8 @@ def report(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [f"{row['width']}x{row['height']} ({row['megapixels']} MP)"]
         for direction in ("encode", "decode", "window"):
-            found = row.get(direction)
-            cells += ["–", "–"] if found is None else [f"{found['peak_mib']} MiB", f"{found['seconds']:.1f} s"]
+            cost = row.get(direction)
+            cells += ["–", "–"] if cost is None else [f"{cost['peak_mib']} MiB", f"{cost['seconds']:.1f} s"]
         window = row.get("window")
         cells.append("–" if window is None else f"{window['times_faster']:.1f}, {'yes' if window['exact'] else 'NO'}")
         lines.append(f"| {' | '.join(cells)} |")
@@ -200,9 +200,9 @@ def report(result: dict[str, Any]) -> str:
     lines += ["", "| halo, pixels | scale | low-res samples, largest difference | decoded, largest | share |"]
     lines += ["|---|---|---|---|---|"]
     for scale in container.SCALES:
-        for halo, found in seams[f"x{scale}"]["halo"].items():
-            shown = f"{found['low_res_largest']:.1e} | {found['largest']} | {found['share']:.1e}"
-            lines.append(f"| {halo} | x{scale} | {shown} |")
+        for halo, away in seams[f"x{scale}"]["halo"].items():
+            values = f"{away['low_res_largest']:.1e} | {away['largest']} | {away['share']:.1e}"
+            lines.append(f"| {halo} | x{scale} | {values} |")
     return "\n".join(lines) + "\n"
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--seams", metavar="WxH", default="1280x1024", help="size of the scene that shows what changes")
     parser.add_argument("--pair", type=Path, nargs=2, metavar=("TARGET", "REFERENCE"), help="what the scenes are of")
     parser.add_argument("--options", default="", help="further options of encode and decode, such as '--tile 1024'")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "scenes.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "scenes.json")
     parser.add_argument("--pictures", type=Path, default=ROOT / "build", help="folder for the difference pictures")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder for SCENES.md and scenes.png")
     args = parser.parse_args()
@@ -240,12 +240,12 @@ def main() -> None:
             row = measured(Path(name), width, height, args.options.split())
         print(json.dumps(row), flush=True)
         result["rows"].append(row)
-        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(args.output, result)
     width, height = map(int, args.seams.split("x"))
     target, reference = (mirrored(pictures.read(path).pixels, height, width) for path in pair)
     result["seams"] = {"width": width, "height": height} | seams(target, reference, args.pictures)
     print(json.dumps(result["seams"], indent=1))
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(args.output, result)
     if args.size:
         args.docs.mkdir(parents=True, exist_ok=True)
         draw(result["rows"], args.docs / "scenes.png")

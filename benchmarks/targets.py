@@ -11,15 +11,14 @@ Writes benchmarks/results/targets.json, and the table in docs/TRAINING.md.
 """
 
 import argparse
-import json
 import math
 import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tables
 import torch
+from common import RESULTS, middle, replace_table, write
 
 from refscale_codec import model
 from refscale_codec.codec import decoder, encoder, rate_control
@@ -30,16 +29,8 @@ from refscale_codec.picture.image import Image
 from refscale_codec.study import metrics
 from refscale_codec.training import data
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
 SIZES = (0.25, 0.5, 1.0, 1.5)  # bits per pixel
-
-
-def middle(path: Path) -> Image:
-    """Return the middle of a picture."""
-    pixels = image.read(path).pixels
-    top, left = ((side - SIDE) // 2 for side in pixels.shape[:2])
-    return Image(np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE]))
 
 
 def measured(target: Image, reference: Image, net: Model, bpp: float) -> dict[str, Any]:
@@ -52,7 +43,7 @@ def measured(target: Image, reference: Image, net: Model, bpp: float) -> dict[st
         quality -= 1
         files.insert(0, encoder.encode(target, reference, net, encoder.EncodeOptions(quality=quality)))
     around = [files[0], reached.data, files[1]]  # the last and the first are of integer qualities, one apart
-    below, found, above = (metrics.psnr(target.pixels, decoder.decode(file, reference, net).pixels) for file in around)
+    below, psnr, above = (metrics.psnr(target.pixels, decoder.decode(file, reference, net).pixels) for file in around)
     sizes = [len(file) for file in around]
     part = math.log(sizes[1] / sizes[0]) / math.log(sizes[2] / sizes[0]) if sizes[2] > sizes[0] else 1.0
     return {
@@ -62,7 +53,7 @@ def measured(target: Image, reference: Image, net: Model, bpp: float) -> dict[st
         "tries": reached.tries,
         "quality": reached.quality,
         "step_percent": 100 * sizes[2] / sizes[0] - 100,
-        "db_beside_the_line": found - (below + part * (above - below)),
+        "db_beside_the_line": psnr - (below + part * (above - below)),
     }
 
 
@@ -80,7 +71,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for pair in firsts.values():
         assert pair.reference is not None
-        target, reference = middle(pair.target), middle(pair.reference)
+        target, reference = (middle(image.read(path), SIDE) for path in (pair.target, pair.reference))
         for bpp in SIZES:
             try:
                 row = measured(target, reference, net, bpp)
@@ -95,21 +86,21 @@ def main() -> None:
         "machine": platform.machine(),
         "rows": rows,
     }
-    (ROOT / "benchmarks" / "results" / "targets.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / "targets.json", result)
     lines = [
         "| bits per pixel | files | off target, mean | worst | worst, integer qualities | tries | beside the line |",
         "|---|---|---|---|---|---|---|",
     ]
     for bpp in SIZES:
-        found = [row for row in rows if row["bpp"] == bpp and "error" not in row]
+        reached = [row for row in rows if row["bpp"] == bpp and "error" not in row]
         off, whole, tries, beside = (
-            [row[key] for row in found] for key in ("percent", "percent_whole", "tries", "db_beside_the_line")
+            [row[key] for row in reached] for key in ("percent", "percent_whole", "tries", "db_beside_the_line")
         )
         lines.append(
-            f"| {bpp} | {len(found)} | {np.mean(off):+.1f} % | {min(off):+.1f} % | {min(whole):+.1f} % "
+            f"| {bpp} | {len(reached)} | {np.mean(off):+.1f} % | {min(off):+.1f} % | {min(whole):+.1f} % "
             f"| {np.mean(tries):.1f} | {np.mean(beside):+.2f} dB |"
         )
-    tables.replace_table("docs/TRAINING.md", "benchmarks/targets.py", lines)
+    replace_table("docs/TRAINING.md", "benchmarks/targets.py", lines)
     print("\n".join(lines))
 
 

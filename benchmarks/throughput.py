@@ -15,7 +15,6 @@ kept (`cli.process`). A stage ends when the device has finished:
 """
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -32,6 +31,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from common import RESULTS, ROOT, write
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +43,6 @@ from refscale_codec.fileformat import container
 from refscale_codec.picture import files
 from refscale_codec.picture import image as pictures
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("load", "read", "align", "choose", "net", "entropy", "write")
 QUALITY = 75
 
@@ -139,7 +138,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what the figures depend on, and nothing that tells whose machine it is."""
+    """Return what the figures depend on, and nothing that identifies the machine."""
     cpuinfo = Path("/proc/cpuinfo")
     named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
@@ -159,7 +158,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="timed runs, of which the median counts")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one a core")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "throughput.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "throughput.json")
     args = parser.parse_args()
     scales = [s for s in container.SCALES if (model.shipped(2).parent / f"refscale-x{s}.safetensors").is_file()]
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +183,7 @@ def main() -> None:
                 cells = (f"{x:.3f}" for x in (*row["seconds"].values(), *row["seconds_per_megapixel"].values()))
                 table.add_row(f"{direction} x{scale} {size}", *cells, f"{row['peak_mib']:.0f}")
     Console().print(table)
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(args.output, result)
 
 
 if __name__ == "__main__":

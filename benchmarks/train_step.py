@@ -12,7 +12,6 @@ Writes benchmarks/results/train_step-DEVICE.json, and prints the table of docs/T
 """
 
 import argparse
-import json
 import platform
 import time
 from collections import defaultdict
@@ -25,12 +24,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from common import RESULTS, ROOT, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from refscale_codec.training import data, loop, losses
 from refscale_codec.training.recipe import TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {  # bf16, channels last, compiled
     "float32": (False, False, False),
     "bf16": (True, False, False),
@@ -152,8 +151,7 @@ def main() -> None:
         "gflop_per_step": flops / 1e9,
         "rows": rows,
     }
-    target = ROOT / "benchmarks" / "results" / f"train_step-{args.device}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / f"train_step-{args.device}.json", result)
     print(f"{flops / 1e9:.0f} GFLOP a step; ceiling {limits['float32']:.0f} float32, {limits['bf16']:.0f} bf16 GFLOP/s")
     parts = ("data", "forward", "jpeg", "map", "backward", "update")
     print(f"| | steps/s | GFLOP/s | of the ceiling | {' | '.join(f'{part}, ms' for part in parts)} |")

@@ -4,14 +4,13 @@
 
 BD-rate against JPEG over 0.1 to 1.0 bits per pixel, whole files, RGB PSNR, on every second dev pair, cut to 256 x 256
 pixels in its middle, the reference moved into place and used everywhere; with `--clouds` also, on every fourth of
-these, the reference half under clouds, of another place, and left out, with the map on, off where the clouds are known
-to lie, and off everywhere. Seconds are of one thread, of a 512 x 512 picture.
+these, the reference half under clouds, of another place, and left out, with the map on, off where the clouds
+lie, and off everywhere. Seconds are of one thread, of a 512 x 512 picture.
 
 Writes benchmarks/results/untied.json and, between markers, the tables in docs/TRAINING.md.
 """
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -21,8 +20,9 @@ from typing import Any
 import ablations
 import numpy as np
 import robustness
-import tables
 import torch
+from common import RESULTS as FOLDER
+from common import bd_rate, point, replace_table, write
 from torch import Tensor, nn
 
 from refscale_codec import lrcodec, model
@@ -33,10 +33,8 @@ from refscale_codec.picture.image import Image
 from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale.quantised import IntegerConv
 from refscale_codec.rescale.untied import Untied, spread
-from refscale_codec.study import metrics
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "untied.json"
+RESULTS = FOLDER / "untied.json"
 Curve = list[tuple[float, float]]  # bits per pixel, PSNR
 
 
@@ -53,23 +51,17 @@ def curve(net: Untied, target: Image, reference: Image, levels: Tensor) -> Curve
     s_map, points = spread(levels, net.config.map_divisor, height, width), []
     coded_map = similarity_map.encode(levels[0, 0].numpy().astype(np.uint8), net.config.map_levels)
     for quality in ablations.QUALITIES:
-        told = torch.tensor([quality])
+        asked = torch.tensor([quality])
         with torch.autocast("cpu", torch.bfloat16):
-            lr = 255 * net.downscale(hr / 255, ref / 255, s_map, told)
+            lr = 255 * net.downscale(hr / 255, ref / 255, s_map, asked)
         coded = coefficients.quantise(lr[0].permute(1, 2, 0).numpy(), quality)
         header = Header(target.width, target.height, 2, lrcodec.JPEG, quality, bytes(6), reference.fingerprint())
         file = container.pack(Container(header, entropy.encode(coded, quality), coded_map))
         back = torch.from_numpy(coefficients.restore(coded, height, width, quality)).permute(2, 0, 1)[None]
-        hr_hat = net.upscale(back, ref, s_map, told, torch.bfloat16)[0].permute(1, 2, 0)
+        hr_hat = net.upscale(back, ref, s_map, asked, torch.bfloat16)[0].permute(1, 2, 0)
         decoded = Image(hr_hat.round().clamp(0, 255).to(torch.uint8).numpy())
-        points.append(ablations.point(target, decoded, len(file)))
+        points.append(point(target, decoded, len(file)))
     return points
-
-
-def bd_rate(anchor: Curve, of: Curve) -> float:
-    """Return the BD-rate over 0.1 to 1.0 bits per pixel in %."""
-    (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*of, strict=True)
-    return metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, 0.1, 1.0).percent
 
 
 def maps_of(target: Image, levels: int, clouds: np.ndarray | None = None) -> Tensor:
@@ -85,7 +77,7 @@ def maps_of(target: Image, levels: int, clouds: np.ndarray | None = None) -> Ten
 def clouded(net: Untied, judge: ablations.Judge) -> dict[str, float]:
     """Return BD-rates against the clean reference in %, of references that show something else."""
     robustness.SIDE = 256
-    highest, found = net.config.map_levels - 1, []
+    highest, rows = net.config.map_levels - 1, []
     pictures = [pair for pair in judge.pictures[::4] if pair[0].pixels.shape[:2] == (256, 256)]
     for place, (target, reference) in enumerate(pictures):
         cloudy = Image(robustness.clouded(reference.pixels, 0.5))
@@ -99,8 +91,8 @@ def clouded(net: Untied, judge: ablations.Judge) -> dict[str, float]:
             "half under clouds, map off under them": curve(net, target, cloudy, maps_of(target, highest, clouds)),
             "of another place, map on": curve(net, target, other, on),
         }
-        found.append({name: bd_rate(clean, case) for name, case in cases.items()})
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]} | {"pictures": len(found)}
+        rows.append({name: bd_rate(clean, case).percent for name, case in cases.items()})
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"pictures": len(rows)}
 
 
 def operations(net: Untied) -> dict[str, float]:
@@ -155,7 +147,7 @@ def main() -> None:
         assert isinstance(net, Untied)
         highest = net.config.map_levels - 1
         each = [
-            bd_rate(anchor, curve(net, target, reference, maps_of(target, highest)))
+            bd_rate(anchor, curve(net, target, reference, maps_of(target, highest))).percent
             for (target, reference), anchor in zip(judge.pictures, judge.anchors, strict=True)
         ]
         row = {"weights": path.name, "percent": float(np.nanmean(each)), "each": each}
@@ -166,7 +158,7 @@ def main() -> None:
         print(row, flush=True)
     found: dict[str, Any] = {"command": "python benchmarks/untied.py manifest.csv weights --clouds", "rows": results}
     found |= {"machine": platform.machine(), "versions": {"torch": torch.__version__}}
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    write(RESULTS, found)
     write_table(results[-1])
 
 
@@ -180,7 +172,7 @@ def write_table(row: dict[str, object]) -> None:
     for name, percent in references.items():
         if name != "pictures":
             lines.append(f"| reference {name} | {percent:+.1f} % against the clean one ({references['pictures']}) |")
-    tables.replace_table("docs/TRAINING.md", "benchmarks/untied.py", lines)
+    replace_table("docs/TRAINING.md", "benchmarks/untied.py", lines)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ would tell where on its curve a crop shall lie, and nets drift along it for hund
 towards what holds each quality to its own exchange of error for bits.
 
 Bits of the low-res picture are estimated from its DCT coefficients (`packed_bits`), closely and with the right slope:
-`benchmarks/packing.py` compares. Bits of the map are those of the real coder, whose gradient is that of the Laplace
-likelihood of each level given its left and upper neighbours, scaled by the crop's own mean deviation (`map_bits`).
+`benchmarks/entropy_coding.py` compares. Bits of the map are those of the real coder, whose gradient is that of the
+Laplace likelihood of each level given its left and upper neighbours, scaled by the crop's own mean deviation
+(`map_bits`).
 
 Guidance is RefScale's Eq. 5 (bicubic where dissimilar, blurred where similar), weakly: it keeps the low-res picture a
 picture.

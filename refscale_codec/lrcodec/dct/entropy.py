@@ -9,7 +9,7 @@ coefficient, another its expected error; both select one of a few hundred distri
 
 All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
 file decodes the same on every machine.
-Weights and distributions are in `tables.npz`, fitted by `benchmarks/fit_packing.py`; they are part of the format.
+Weights and distributions are in `tables.npz`, fitted by `benchmarks/fit_entropy_model.py`; they are part of the format.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,9 @@
-"""Fit the model by which low-res pictures are packed to a manifest's training pairs.
+"""Fit the entropy model of the low-res DCT coefficients to a manifest's training pairs.
 
-    python benchmarks/fit_packing.py ../shared/data/manifest.csv -o build/tables.npz       # an hour on a core
+    python benchmarks/fit_entropy_model.py ../shared/data/manifest.csv -o build/tables.npz       # an hour on a core
 
 The result would take the place of `refscale_codec/lrcodec/dct/tables.npz`, which is part of the format: another model
-is another format. `benchmarks/packing.py` measures the one in place.
+is another format. `benchmarks/entropy_coding.py` measures the one in place.
 
 The low-res pictures are those of the shipped nets, at qualities drawn evenly, with and without a reference.
 """
@@ -34,7 +34,7 @@ SYMBOLS = 2 * entropy.ESCAPE + 1  # of the model's alphabet
 class Sample(NamedTuple):
     """A low-res picture quantised."""
 
-    levels: coefficients.Levels
+    indices: coefficients.Levels
     steps: entropy.Integers
 
 
@@ -59,24 +59,24 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
 def groups(sample: Sample, key: tuple[int, int]) -> Iterator[entropy.Group]:
     """Yield the groups of a component and frequency as a decoder meets them; frequency 0 means all DC."""
     component, k = key
-    levels = sample.levels.transpose(2, 3, 0, 1).astype(np.int64)
-    amplitudes = (levels * sample.steps[:, :, None, None]).astype(np.float32)
+    indices = sample.indices.transpose(2, 3, 0, 1).astype(np.int64)
+    values = (indices * sample.steps[:, :, None, None]).astype(np.float32)
     if k == 0:
-        dc = np.zeros(amplitudes[:, 0].shape)
-        dc[:, 0, 0] = amplitudes[:, 0, 0, 0]
+        dc = np.zeros(values[:, 0].shape)
+        dc[:, 0, 0] = values[:, 0, 0, 0]
         for group in entropy.dc_groups(dc, sample.steps):
             ys, xs, other, _ = group.place
             if other == component:
                 yield group
-            dc[other, ys, xs] = amplitudes[other, 0, ys, xs]
+            dc[other, ys, xs] = values[other, 0, ys, xs]
         return
-    coded = entropy.CodedPlanes(amplitudes[:, 0].astype(np.float64))
+    coded = entropy.CodedPlanes(values[:, 0].astype(np.float64))
     for other, before in product(range(3), range(1, k + 1)):
         if before < k or other < component:
             for phase, (row, column) in enumerate(entropy.PHASES):
-                coded.put(other, before, phase, amplitudes[other, before, row::2, column::2])
+                coded.put(other, before, phase, values[other, before, row::2, column::2])
     for phase, (row, column) in enumerate(entropy.PHASES):
-        own = amplitudes[component, k, row::2, column::2]
+        own = values[component, k, row::2, column::2]
         if own.size:
             yield entropy.ac_group(coded, sample.steps, component, k, phase)
             coded.put(component, k, phase, own)
@@ -92,7 +92,7 @@ class Weights(NamedTuple):
 def fit(
     signed: NDArray[np.float32], plain: NDArray[np.float32], base: NDArray[np.float32], values: NDArray[np.float32]
 ) -> Weights:
-    """Return the weights for features [j, n] and [i, n], a start [n] and the levels [n], all in units of one step."""
+    """Return the weights for features [j, n] and [i, n], a start [n] and the indices [n], all in units of one step."""
     weight = 1 / (0.3 + 3 * abs(signed).mean(axis=0)) if len(signed) else np.ones_like(values)
     gram = (signed * weight) @ signed.T + 1e-5 * values.size * np.eye(len(signed))
     mean = np.linalg.solve(gram, (signed * weight) @ (values - base))
@@ -114,7 +114,7 @@ def fit(
     return Weights(mean, np.clip(np.rint(spread * entropy.ONE), 0, 65535).astype(np.float64))
 
 
-def fit_all(known: list[Sample]) -> entropy.Model:
+def fit_all(samples: list[Sample]) -> entropy.Model:
     """Fit all weights, then count the distributions."""
     rng = np.random.default_rng(1)
     means, spreads = {}, {}
@@ -122,10 +122,10 @@ def fit_all(known: list[Sample]) -> entropy.Model:
     keys = [(component, k) for k in range(64) for component in range(3)]
     for done, key in enumerate(keys):
         by_key: dict[str, list[tuple[entropy.Group, entropy.Integers]]] = defaultdict(list)
-        for sample in known:
+        for sample in samples:
             for group in groups(sample, key):
                 ys, xs, component, k = group.place
-                values = sample.levels[ys, xs, component, k].ravel().astype(np.int64)
+                values = sample.indices[ys, xs, component, k].ravel().astype(np.int64)
                 by_key[group.key].append((group, values))
         for name, of in by_key.items():
             step = np.concatenate([np.full(values.size, group.step) for group, values in of])
@@ -138,9 +138,9 @@ def fit_all(known: list[Sample]) -> entropy.Model:
             base = base / entropy.ONE / step
             wanted = np.concatenate([values for _, values in of])[chosen].astype(np.float32)
             means[name], spreads[name] = fit(signed, plain, base, wanted)
-            for group, levels in of:
+            for group, indices in of:
                 at = entropy.context(group, means[name], spreads[name])
-                off = np.clip((levels - at.nearest) * at.sign, -entropy.ESCAPE, entropy.ESCAPE) + entropy.ESCAPE
+                off = np.clip((indices - at.nearest) * at.sign, -entropy.ESCAPE, entropy.ESCAPE) + entropy.ESCAPE
                 np.add.at(counts[group.kind], (at.row, off), 1)
         print(f"{done + 1} of {len(keys)}", flush=True)
     return entropy.Model(means, spreads, distributions(counts))
@@ -183,7 +183,7 @@ def store(model: entropy.Model, path: Path) -> None:
 
 def main() -> None:
     """Fit, and write the file."""
-    parser = argparse.ArgumentParser(description="Fit the model by which low-res JPEGs are packed.")
+    parser = argparse.ArgumentParser(description="Fit the entropy model of the low-res DCT coefficients.")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()

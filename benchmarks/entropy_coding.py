@@ -1,15 +1,14 @@
-"""What packing saves of low-res JPEGs: bytes of Pillow's (optimised), of JPEG XL's lossless transcoding, packed.
+"""What entropy coding under the format's model saves of low-res JPEGs, beside JPEG XL's lossless transcoding.
 
-    python benchmarks/packing.py ../shared/data/manifest.csv        # to benchmarks/results/packing.json
+    python benchmarks/entropy_coding.py ../shared/data/manifest.csv        # to benchmarks/results/entropy-coding.json
 
 The low-res pictures are those of the shipped x2 net on the dev pairs with their references. JPEG XL needs
-`pip install pillow-jxl-plugin`; it transcodes the 8-bit JPEG. Estimated is what training takes the packed bytes for.
-Seconds are those of packing and unpacking on one core.
+`pip install pillow-jxl-plugin`; it transcodes the 8-bit JPEG. Estimated is what training takes the bytes for.
+Seconds are those of coding and decoding the coefficients on one core.
 """
 
 import argparse
 import io
-import json
 import platform
 import time
 from collections import defaultdict
@@ -19,6 +18,7 @@ import numpy as np
 import PIL
 import PIL.Image
 import torch
+from common import RESULTS, ROOT, write
 from numpy.typing import NDArray
 
 from refscale_codec import model
@@ -28,7 +28,6 @@ from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
 from refscale_codec.training import data, losses
 
-ROOT = Path(__file__).resolve().parent.parent
 QUALITIES = (30, 75, 92)
 
 
@@ -37,7 +36,7 @@ def transcoded(jpeg: bytes) -> int:
     import pillow_jxl  # noqa: F401  registers the format
 
     (ROOT / "build").mkdir(exist_ok=True)
-    source = ROOT / "build" / "packing.jpg"
+    source = ROOT / "build" / "entropy-coding.jpg"
     source.write_bytes(jpeg)
     buffer = io.BytesIO()
     with PIL.Image.open(source) as opened:
@@ -46,14 +45,14 @@ def transcoded(jpeg: bytes) -> int:
 
 
 def estimated(lr: NDArray[np.float32], quality: int) -> float:
-    """Return the bytes that training takes a packed picture for."""
+    """Return the bytes that training takes a picture for."""
     bits = losses.packed_bits(torch.from_numpy(lr / 255).permute(2, 0, 1)[None], torch.tensor([float(quality)]))
     return float(bits) / 8
 
 
 def main() -> None:
     """Measure, print a table, and write the results."""
-    parser = argparse.ArgumentParser(description="Measure what packing saves of low-res JPEGs.")
+    parser = argparse.ArgumentParser(description="Measure what entropy coding saves of low-res JPEGs.")
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     net = model.load(model.shipped(2))
@@ -66,9 +65,9 @@ def main() -> None:
             lr, (height, width) = low.lr, low.lr.shape[:2]
             plain = Jpeg().encode(low.picture, quality)
             started = time.perf_counter()
-            packed = entropy.encode(coefficients.quantise(lr, quality), quality)
+            coded = entropy.encode(coefficients.quantise(lr, quality), quality)
             halfway = time.perf_counter()
-            entropy.decode(packed, height, width, quality)
+            entropy.decode(coded, height, width, quality)
             ended = time.perf_counter()
             rows.append(
                 {
@@ -78,28 +77,28 @@ def main() -> None:
                     "width": width,
                     "bytes_jpeg": len(plain),
                     "bytes_jxl": transcoded(plain),
-                    "bytes_packed": len(packed),
+                    "bytes_coded": len(coded),
                     "bytes_estimated": estimated(lr, quality),
-                    "seconds_pack": halfway - started,
-                    "seconds_unpack": ended - halfway,
+                    "seconds_encode": halfway - started,
+                    "seconds_decode": ended - halfway,
                 }
             )
     versions = {"python": platform.python_version(), "pillow": PIL.__version__, "weights": net.fingerprint.hex()}
-    result = {"command": "python benchmarks/packing.py manifest.csv", "versions": versions, "rows": rows}
-    (ROOT / "benchmarks" / "results" / "packing.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = {"command": "python benchmarks/entropy_coding.py manifest.csv", "versions": versions, "rows": rows}
+    write(RESULTS / "entropy-coding.json", result)
     print(table(rows))
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    """Return the table of docs/ARCHITECTURE.md: a row for each quality and class of size."""
+    """Return the table of docs/decisions/dct-entropy-coding.md: a row for each quality and class of size."""
     groups = defaultdict(list)
     for row in rows:
         groups["128x128" if row["height"] * row["width"] == 128 * 128 else "larger", row["quality"]].append(row)
-    lines = ["| low-res pictures | quality | JPEG, bytes | JPEG XL transcoding | packed | packed, as estimated |"]
+    lines = ["| low-res pictures | quality | JPEG, bytes | JPEG XL transcoding | entropy-coded | as estimated |"]
     lines.append("|---" * 6 + "|")
     for (size, quality), of in sorted(groups.items()):
         jpeg = np.mean([row["bytes_jpeg"] for row in of])
-        names = "bytes_jxl", "bytes_packed", "bytes_estimated"
+        names = "bytes_jxl", "bytes_coded", "bytes_estimated"
         saved = [np.mean([100 * (row[name] / row["bytes_jpeg"] - 1) for row in of]) for name in names]
         cells = " | ".join(f"{percent:+.1f} %" for percent in saved)
         lines.append(f"| {size} ({len(of)}) | {quality} | {jpeg:,.0f} | {cells} |")
