@@ -34,7 +34,6 @@ from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.lrcodec.interface import Floats
 from refscale_codec.model import Model
 from refscale_codec.picture import image
@@ -44,6 +43,7 @@ from refscale_codec.reference.source import Warped
 from refscale_codec.rescale import blocks, refnet, tiled
 from refscale_codec.rescale import net as net_module
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.study.coders import jpeg as jpeg_coder
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
 from refscale_codec.training.recipe import TrainConfig
@@ -259,8 +259,8 @@ def seconds_per_step(config: TrainConfig) -> float:
 
 def jpeg(target: Image, quality: int) -> tuple[Image, int]:
     """Return a target as JPEG leaves it, and the bytes."""
-    payload = Jpeg(standard=True).encode(target.pixels, quality)
-    return Image(Jpeg().decode(payload, target.height, target.width)), len(payload)
+    payload = jpeg_coder.encode(target.pixels, quality)
+    return Image(jpeg_coder.decode(payload)), len(payload)
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
+from refscale_codec.study.coders import jpeg
 from refscale_codec.training import data, losses
 
 QUALITIES = (30, 75, 92)
@@ -63,7 +63,7 @@ def main() -> None:
         for quality in QUALITIES:
             low = tiled.downscale(target, reference, net.rescaler, quality)
             lr, (height, width) = low.lr, low.lr.shape[:2]
-            plain = Jpeg().encode(low.picture, quality)
+            plain = jpeg.encode(low.picture, quality, tables=coefficients.tables(quality))
             started = time.perf_counter()
             coded = entropy.encode(coefficients.quantise(lr, quality), quality)
             halfway = time.perf_counter()

@@ -13,8 +13,8 @@ import io
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
+from refscale_codec.study.coders import jpeg
 
 SPLITS = ("train", "single")
 QUALITY = 94
@@ -43,7 +43,7 @@ def main() -> None:
                 if row[column] not in written:
                     written.add(row[column])
                     pixels = image.read(args.manifest.parent / source).pixels
-                    archive.writestr(row[column], Jpeg(standard=True).encode(pixels, QUALITY))
+                    archive.writestr(row[column], jpeg.encode(pixels, QUALITY))
             writer.writerow(row)
         archive.writestr("manifest.csv", table.getvalue())
     size = args.output.stat().st_size

@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 
 import refscale_codec as refscale
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.study import metrics
+from refscale_codec.study.coders import jpeg
 
 folder = Path(__file__).parent
 target, reference = (np.asarray(PIL.Image.open(folder / f"{name}.png")) for name in ("target", "reference"))
@@ -16,8 +16,8 @@ height, width, _ = target.shape
 data = refscale.encode(target, reference=reference, quality=75)  # what a .rsc file holds
 psnr = metrics.psnr(target, refscale.decode(data, reference=reference))
 
-jpegs = [Jpeg().encode(target, quality) for quality in range(1, 101)]
-psnrs = [metrics.psnr(target, Jpeg().decode(jpeg, height, width)) for jpeg in jpegs]
+jpegs = [jpeg.encode(target, quality) for quality in range(1, 101)]
+psnrs = [metrics.psnr(target, jpeg.decode(payload)) for payload in jpegs]
 nearest = min(range(len(jpegs)), key=lambda place: abs(psnrs[place] - psnr))
 
 for coder, size, quality in (("refscale", len(data), psnr), ("JPEG", len(jpegs[nearest]), psnrs[nearest])):

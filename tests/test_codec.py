@@ -20,7 +20,6 @@ from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
@@ -30,6 +29,7 @@ from refscale_codec.reference.source import ReferenceSource, Unused, Warped
 from refscale_codec.rescale import similarity_map, tiled
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
+from refscale_codec.study.coders import jpeg
 
 Pair = tuple[Image, Image]
 
@@ -470,7 +470,7 @@ def test_the_jpeg_of_a_file_shows_its_low_res_picture(pair: Pair, tiny_model: Mo
     size = low.lr.shape[:2]
     plain = coefficients.write(entropy.decode(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)
-    shown = Jpeg().decode(plain, *size)
+    shown = jpeg.decode(plain)
     assert abs(shown.astype(int) - low.picture).max() <= 2
 
 

@@ -12,11 +12,10 @@ import pytest
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.study import metrics
-from refscale_codec.study.coders import baselines, video
+from refscale_codec.study.coders import baselines, jpeg, video
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
 from refscale_codec.study.coders.refscale import Refscale, weights_names
 
@@ -112,10 +111,10 @@ def test_only_those_that_need_a_reference_look_at_it(name: str) -> None:
 @pytest.mark.parametrize(("name", "subsampling"), [("jpeg", "4:4:4"), ("jpeg-420", "4:2:0")])
 def test_jpeg_is_one_with_standard_tables(name: str, subsampling: Any) -> None:
     target = picture(29, 37)
-    payload = Jpeg(subsampling, standard=True).encode(target.pixels, 65)
+    payload = jpeg.encode(target.pixels, 65, subsampling)
     coded = coded_by(known(name), target, None, 65)
     assert coded.bytes_total == len(payload)
-    assert np.array_equal(coded.decoded, Jpeg().decode(payload, 29, 37))
+    assert np.array_equal(coded.decoded, jpeg.decode(payload))
     assert coded.lr is None
 
 
@@ -124,10 +123,10 @@ def test_bicubic_codes_a_reduction_rounded_up(name: str, size: tuple[int, int]) 
     target = picture(29, 37)
     coded = coded_by(known(name), target, None, 97)
     reduced = PIL.Image.fromarray(target.pixels).resize(size[::-1], PIL.Image.Resampling.BICUBIC)
-    payload = Jpeg(standard=True).encode(np.array(reduced), 97)
+    payload = jpeg.encode(np.array(reduced), 97)
     assert coded.lr is not None
     assert coded.bytes_total == len(payload)
-    assert np.array_equal(coded.lr, Jpeg().decode(payload, *size))
+    assert np.array_equal(coded.lr, jpeg.decode(payload))
 
 
 # --- video -----------------------------------------------------------------------------------------------------------

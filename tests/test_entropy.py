@@ -12,9 +12,9 @@ from refscale_codec import model
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.dct.coefficients import Floats, Levels
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
+from refscale_codec.study.coders import jpeg
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ["noise", "extremes", "waves", "outside", "flat", "black"]
@@ -249,4 +249,4 @@ def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
     low = tiled.downscale(target, reference, net.rescaler, 85)
     for quality in (30, 85):
         packed = entropy.encode(coefficients.quantise(low.lr, quality), quality)
-        assert len(packed) < 0.85 * len(Jpeg().encode(low.picture, quality))
+        assert len(packed) < 0.85 * len(jpeg.encode(low.picture, quality, tables=coefficients.tables(quality)))

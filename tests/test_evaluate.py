@@ -16,12 +16,12 @@ import refscale_codec
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.codec import DctCodec
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import evaluate, metrics
 from refscale_codec.study import results as results_files
+from refscale_codec.study.coders import jpeg
 from refscale_codec.study.coders.protocol import Coder
 from refscale_codec.study.coders.refscale import MODES
 from refscale_codec.study.comparison import compare
@@ -87,11 +87,11 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: Model) -> None:
         assert row.seconds["decode"] > 0  # of the first quality
     assert only(rows, "alone", 40).bytes_by_section["map"] == 0
 
-    payload = Jpeg(standard=True).encode(target.pixels, 50)
+    payload = jpeg.encode(target.pixels, 50)
     row = only(rows, "jpeg", 50)
     assert (row.bytes_total, row.bytes_by_section) == (len(payload), {"picture": len(payload)})
     assert row.bpp == 8 * len(payload) / (24 * 20)
-    assert row.psnr == metrics.psnr(target.pixels, Jpeg().decode(payload, 24, 20))
+    assert row.psnr == metrics.psnr(target.pixels, jpeg.decode(payload))
 
 
 @pytest.mark.slow

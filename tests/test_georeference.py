@@ -74,7 +74,7 @@ def test_a_homography_is_found_from_its_points_however_far_they_lie(tilt: float,
     there = expected @ here
     there /= there[2]
     found = georeference._homography(here, there)
-    assert georeference._misses(found, here, there).max() < 2e-3
+    assert georeference._misses(found, here, there).max() < 5e-3  # pixels, of up to a million
 
 
 def test_what_cannot_be_is_told() -> None:

@@ -9,6 +9,7 @@ import pytest
 from refscale_codec import model
 from refscale_codec.codec import decoder
 from refscale_codec.fileformat import container
+from refscale_codec.fileformat.sections import TABLE
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -48,10 +49,17 @@ def test_a_golden_file_decodes_to_its_pixels(name: str) -> None:
     assert away.mean() < 0.01 * level
 
 
-def test_golden_files_show_each_section() -> None:
-    files = {name: container.unpack((GOLDEN / f"{name}.rsc").read_bytes()) for name in NAMES}
-    assert files["alone"].header.reference is None
-    assert files["warped"].alignment is not None
-    assert files["six-bands"].extra_bands is not None
-    assert files["sixteen-bits"].bands is not None
-    assert files["learned"].header.codec != files["warped"].header.codec
+def test_golden_files_show_each_section_and_codec() -> None:
+    files = [container.unpack((GOLDEN / f"{name}.rsc").read_bytes()) for name in NAMES]
+    files += [container.unpack(file.extra_bands) for file in files if file.extra_bands is not None]
+    shown = {section.name for file in files for section, _ in file.sections()}
+    assert shown == {section.name for section in TABLE.values()}
+    assert {(file.header.codec, file.header.scale, file.header.reference is None) for file in files} >= {
+        (1, 2, True),
+        (1, 2, False),
+        (1, 4, False),
+        (2, 2, True),
+        (2, 2, False),
+    }
+    assert any(file.similarity_map == b"" for file in files)
+    assert any(file.similarity_map for file in files)

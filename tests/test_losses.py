@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
+from refscale_codec.study.coders import jpeg
 from refscale_codec.training import losses
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def bits(lr: Tensor, quality: float) -> float:
 
 def tables_in_a_file(quality: int) -> list[np.ndarray]:
     """Return the tables for luma and chroma of the codec's JPEG, [8, 8] with the lowest frequency first."""
-    payload = Jpeg().encode(np.zeros((8, 8, 3), np.uint8), quality)
+    payload = jpeg.encode(np.zeros((8, 8, 3), np.uint8), quality, tables=coefficients.tables(quality))
     with PIL.Image.open(io.BytesIO(payload)) as picture:
         found: dict[int, list[int]] = picture.quantization  # type: ignore[attr-defined]
     return [np.array(found[place]).reshape(8, 8) for place in (0, 1)]

@@ -11,6 +11,7 @@ import importlib.util
 import subprocess
 import sys
 import zlib
+from dataclasses import astuple
 from pathlib import Path
 from types import ModuleType
 
@@ -20,8 +21,9 @@ import torch
 from conftest import stored_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reader import dct, similarity_map
+from reader import container, dct, similarity_map
 from reader.bands import Bands, predicted
+from reader.decode import fingerprint
 from reader.flow import Flow
 from reader.learned import Latents, low_res_reference
 from reader.synthesis import Synthesis
@@ -109,11 +111,22 @@ def test_the_reader_decodes_a_golden_file(name: str, decoded: dict[str, dict[str
     assert (away > 0).mean() < 0.01
 
 
-def test_the_reader_keeps_alpha_and_nodata(decoded: dict[str, dict[str, np.ndarray]]) -> None:
-    make = golden()
-    target = make.cut("target")
-    assert (decoded["alpha"]["alpha"] == target[..., 0]).all()
-    assert ((decoded["nodata"]["pixels"] == 0) == (target < 60)).all()
+@pytest.mark.parametrize("name", ["alpha", "nodata", "everything"])
+def test_the_reader_keeps_alpha_and_nodata(name: str, decoded: dict[str, dict[str, np.ndarray]]) -> None:
+    target = golden().target(name)
+    if target.alpha is not None:
+        assert (decoded[name]["alpha"] == target.alpha).all()
+    if target.nodata is not None:
+        assert ((decoded[name]["pixels"] == target.nodata) == (target.pixels == target.nodata)).all()
+
+
+def test_the_reader_finds_metadata_and_the_output_hash() -> None:
+    file = container.parse((GOLDEN / "everything.rsc").read_bytes())
+    assert container.metadata(file.payloads[container.METADATA]) == list(
+        astuple(golden().target("everything").metadata)
+    )
+    with np.load(GOLDEN / "everything.npz") as expected:
+        assert fingerprint(expected["pixels"]) == file.payloads[container.OUTPUT_HASH]
 
 
 # --- part by part ----------------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from torch import Tensor
 from refscale_codec import model
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
-from refscale_codec.lrcodec.dct.jfif import Jpeg
 from refscale_codec.lrcodec.gmm.net import GmmConfig
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.rescale.untied import UntiedConfig
+from refscale_codec.study.coders import jpeg
 from refscale_codec.training import loop as training
 from refscale_codec.training import losses
 from refscale_codec.training.losses import through_jpeg
@@ -415,8 +415,8 @@ def test_the_pixels_after_jpeg_are_those_that_a_decoder_restores(contrast: float
 
 def test_what_comes_out_of_a_real_jpeg_passes_another_of_its_quality() -> None:
     lr = 255 * (0.5 + 0.4 * (rough()[0] - 0.5))  # in range before and after
-    payload = Jpeg().encode(lr.round().to(torch.uint8).permute(1, 2, 0).numpy(), 50)
-    decoded = torch.from_numpy(Jpeg().decode(payload, 16, 24)).permute(2, 0, 1)[None] / 255
+    payload = jpeg.encode(lr.round().to(torch.uint8).permute(1, 2, 0).numpy(), 50, tables=coefficients.tables(50))
+    decoded = torch.from_numpy(jpeg.decode(payload)).permute(2, 0, 1)[None] / 255
     lr_hat = through_jpeg(decoded, torch.tensor([50.0]))
     assert (lr_hat - decoded).abs().max() < 2 / 255
 

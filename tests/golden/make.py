@@ -5,6 +5,7 @@ the reference that it needs, which `reference` in this module draws from the sam
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.codec.encoder import EncodeOptions
+from refscale_codec.fileformat import container
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+from refscale_codec.rescale import similarity_map
+from refscale_codec.rescale.net import RescaleNet
 
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[1] / "examples"
@@ -37,6 +42,35 @@ def deep(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return pixels.astype(np.uint16) * 13 + 400
 
 
+def striped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture with detail all over, for motion to be found by."""
+    y, x = np.mgrid[: len(pixels), : pixels.shape[1]]
+    return np.asarray((pixels + (40 * np.sin(0.9 * y) * np.cos(0.7 * x))[..., None]).clip(0, 255), np.uint8)
+
+
+def torn(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture whose left half lies 2 pixels lower, whose right half lies 2 higher, and which is darker."""
+    halves = np.roll(pixels, 2, axis=0)[:, :52], np.roll(pixels, -2, axis=0)[:, 52:]
+    return np.asarray(np.concatenate(halves, axis=1) * 0.8, np.uint8)
+
+
+def noise(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture of which nothing is of use."""
+    return np.random.default_rng(0).integers(0, 256, pixels.shape).astype(np.uint8)
+
+
+def odd(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Return samples of either sign, of odd height and width."""
+    return np.ascontiguousarray((pixels[:85, :99].astype(np.int16) - 100) * 150)
+
+
+def of_everything(pixels: NDArray[np.uint8]) -> Image:
+    """Return a picture with alpha, nodata and metadata."""
+    samples = odd(pixels)
+    metadata = Metadata(icc=b"profile", exif=b"II*\0" + bytes(20), xmp=b"<x/>", geo=b'{"crs": "EPSG:32630"}')
+    return Image(np.where(samples < -3000, -3000, samples), metadata, alpha=samples[..., 1].copy(), nodata=-3000)
+
+
 def doubled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return six bands, the last three derived from the first."""
     return np.dstack([pixels, 255 - pixels[..., ::-1]])
@@ -55,6 +89,12 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "nodata": (2, "jpeg", lambda x: Image(np.where(x < 60, 0, x).astype(np.uint8), nodata=0), Image),
     "learned": (2, "gmm", Image, lambda x: Image(shifted(x))),
     "learned-alone": (2, "gmm", Image, None),
+    "learned-sixteen-bits": (2, "gmm", lambda x: Image(deep(x)), lambda x: Image(deep(shifted(x)))),
+    "map": (4, "jpeg", lambda x: Image(x[:85, :99]), lambda x: Image(x[:85, :99])),  # see `with_map`
+    "vectors": (2, "jpeg", lambda x: Image(striped(x)), lambda x: Image(torn(striped(x)))),
+    "unused": (2, "gmm", Image, lambda x: Image(noise(x))),
+    "predicted": (2, "gmm", lambda x: Image(deep(doubled(x)[..., :5])), None),
+    "everything": (4, "jpeg", of_everything, lambda x: Image(odd(x))),
 }
 
 
@@ -64,11 +104,27 @@ def reference(name: str) -> Image | None:
     return None if drawn is None else drawn(cut("reference"))
 
 
+def target(name: str) -> Image:
+    """Return the picture that a golden file was made of."""
+    return NAMES[name][2](cut("target"))
+
+
+def with_map(data: bytes, net: RescaleNet) -> bytes:
+    """Return a file with a similarity map of all levels, which pictures this small do not get by themselves."""
+    file = container.unpack(data)
+    rows, columns = np.ogrid[[slice(side) for side in net.config.map_size(*file.header.low_res_size)]]
+    levels = ((rows * columns // 9 + columns // 3) % net.config.map_levels).astype(np.uint8)
+    return container.pack(replace(file, similarity_map=similarity_map.encode(levels, net.config.map_levels)))
+
+
 def main() -> None:
     """Write all of them."""
-    for name, (scale, codec, target, _) in NAMES.items():
+    for name, (scale, codec, _, _) in NAMES.items():
         net = model.load(model.shipped(scale, codec))
-        data = encoder.encode(target(cut("target")), reference(name), net, EncodeOptions(60))
+        options = EncodeOptions(60, output_hash=name == "everything")
+        data = encoder.encode(target(name), reference(name), net, options)
+        if name == "map":
+            data = with_map(data, net)
         (FOLDER / f"{name}.rsc").write_bytes(data)
         np.savez_compressed(FOLDER / f"{name}.npz", pixels=decoder.decode(data, reference(name), net).pixels)
         print(name, len(data))

@@ -11,8 +11,9 @@ import numpy as np
 import PIL.features
 import PIL.Image
 
-from refscale_codec.lrcodec.dct.jfif import Jpeg, Subsampling
 from refscale_codec.picture.image import Image
+from refscale_codec.study.coders import jpeg
+from refscale_codec.study.coders.jpeg import Subsampling
 from refscale_codec.study.coders.protocol import CodedPicture, resized
 
 
@@ -36,9 +37,9 @@ class JpegCoder:
         for quality in qualities:
             start = time.perf_counter()
             lr = resized(target.pixels, -(-target.height // self.scale), -(-target.width // self.scale))
-            payload = Jpeg(self.subsampling, standard=True).encode(lr, quality)
+            payload = jpeg.encode(lr, quality, self.subsampling)
             encoded = time.perf_counter()
-            lr_hat = Jpeg().decode(payload, *lr.shape[:2])
+            lr_hat = jpeg.decode(payload)
             decoded = resized(lr_hat, target.height, target.width)
             seconds = {"encode": encoded - start, "decode": time.perf_counter() - encoded}
             yield CodedPicture(decoded, {"picture": len(payload)}, seconds, None if self.scale == 1 else lr_hat)
