@@ -19,6 +19,7 @@ from torch import nn
 from refscale_codec import model
 from refscale_codec.cli import main
 from refscale_codec.codec import reference_choice
+from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import warp
@@ -27,6 +28,7 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 ROOT = Path(__file__).parents[1]
 TINY = RescaleConfig(scale=2, blocks=2, width=8, ref_width=8)
+SMALL = GmmConfig(channels=16, width=8, reference_channels=4)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -100,6 +102,31 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_weights: Path) -> Model:
     """The model in `tiny_weights`; shared, so a test must not change it."""
     return model.load(tiny_weights)
+
+
+@pytest.fixture(scope="session")
+def learned_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the weights of a tiny net with a small learned codec, a little trained so that latents are not zero."""
+    torch.manual_seed(1)
+    net = sine_filled(RescaleNet(TINY))
+    small = Gmm(SMALL)
+    optimizer = torch.optim.Adam(small.parameters(), lr=5e-3)
+    for _ in range(60):
+        lr = 0.5 + 0.2 * torch.randn(4, 3, 16, 16)
+        coded = small(lr, torch.zeros_like(lr), torch.ones(4))
+        loss = coded.bits.mean() / 1024 + 300 * (coded.lr_hat - lr).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("gmm") / "tiny-gmm.safetensors"
+    model.store(net, path, small)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_model: Model, learned_weights: Path) -> dict[str, Model]:
+    """A tiny model by its low-res codec; shared, so a test must not change them."""
+    return {"jpeg": tiny_model, "gmm": model.load(learned_weights)}
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY, Outcome, always_predicted, sine_filled
+from conftest import SMALL, TINY, Outcome, always_predicted
 
 from refscale_codec import lrcodec, model
 from refscale_codec.codec import decoder, encoder, payloads
@@ -32,32 +32,16 @@ from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
 from refscale_codec.training import loop
 from refscale_codec.training.recipe import TrainConfig
 
-SMALL = GmmConfig(channels=16, width=8, reference_channels=4)
 GOOD = EncodeOptions(quality=90)
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a weights file of a tiny net with a small learned codec, a little trained so that latents are not zero."""
-    torch.manual_seed(1)
-    net = sine_filled(RescaleNet(TINY))
-    small = Gmm(SMALL)
-    optimizer = torch.optim.Adam(small.parameters(), lr=5e-3)
-    for _ in range(60):
-        lr = 0.5 + 0.2 * torch.randn(4, 3, 16, 16)
-        coded = small(lr, torch.zeros_like(lr), torch.ones(4))
-        loss = coded.bits.mean() / 1024 + 300 * (coded.lr_hat - lr).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    path = tmp_path_factory.mktemp("gmm") / "tiny-gmm.safetensors"
-    model.store(net, path, small)
-    return path
+def path(learned_weights: Path) -> Path:
+    return learned_weights
 
 
 @pytest.fixture(scope="module")
