@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from refscale_codec.errors import RefscaleError as RefscaleError
 
 if TYPE_CHECKING:
-    from refscale_codec.api import Scene as Scene
+    from refscale_codec.api import Reader as Reader
     from refscale_codec.api import decode as decode
     from refscale_codec.api import encode as encode
     from refscale_codec.api import fingerprint as fingerprint
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Scene", "decode", "encode", "fingerprint", "load_model", "open"), "refscale_codec.api"),
+    **dict.fromkeys(("Reader", "decode", "encode", "fingerprint", "load_model", "open"), "refscale_codec.api"),
     "Image": "refscale_codec.picture.image",
 }
 
-__all__ = ["Image", "RefscaleError", "Scene", "decode", "encode", "fingerprint", "load_model", "open"]
+__all__ = ["Image", "Reader", "RefscaleError", "decode", "encode", "fingerprint", "load_model", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -159,7 +159,7 @@ def test_what_a_geotiff_says_is_there_before_anything_is_decoded(new: Array, tin
         assert rasterio.Affine(*scene.transform or ()) == dataset.transform
         assert scene.tags.items() <= dataset.tags().items() and scene.tags == {"season": "wet"}
         assert (scene.reference_id, scene.quality) == (None, 75)
-        assert repr(scene) == f"<refscale scene {scene_path}: 29 x 37 x 4 uint16>"
+        assert repr(scene) == f"<refscale reader {scene_path}: 29 x 37 x 4 uint16>"
 
 
 def test_a_picture_that_is_nowhere_says_so(data: bytes, tiny: RescaleNet) -> None:
@@ -319,7 +319,7 @@ def test_importing_the_package_and_looking_into_a_file_are_cheap(data: bytes, ol
     program = """
 import sys
 import refscale_codec as refscale
-assert {"encode", "decode", "open", "fingerprint", "load_model", "Image", "Scene"} <= set(dir(refscale))
+assert {"encode", "decode", "open", "fingerprint", "load_model", "Image", "Reader"} <= set(dir(refscale))
 assert not {"numpy", "torch", "PIL", "cv2"} & set(sys.modules), "import"
 scene = refscale.open("scene.rsc", reference="old.png")
 assert scene.shape == (29, 37, 3) and scene.reference_id == refscale.fingerprint("old.png")

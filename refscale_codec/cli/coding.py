@@ -96,8 +96,8 @@ def encode(
         step("starting")
         image = terminal.read_picture(picture, need_georeference=not strip)
         reference = None if ref is None else terminal.read_picture(ref)
-        from refscale_codec import api
         from refscale_codec import model as weights_files
+        from refscale_codec.api.functions import target_of
         from refscale_codec.codec import encoder, rate_control
         from refscale_codec.study import metrics
 
@@ -113,7 +113,7 @@ def encode(
         settings = encoder.EncodeOptions(quality or 75, output_hash, side, limits)
         model = terminal.load_model(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("encoding")
-        target = api.target_of(image, target_bytes, target_bpp, target_psnr)
+        target = target_of(image, target_bytes, target_bpp, target_psnr)
         reached = None if target is None else rate_control.encode(image, reference, model, target, settings, step=step)
         data = encoder.encode(image, reference, model, settings) if reached is None else reached.data
         terminal.write(output, data)

@@ -1,0 +1,60 @@
+"""Arguments of the API: pictures, files, windows and numbers in the forms that callers may give them."""
+
+import operator
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import ContainerError, UsageError
+from refscale_codec.picture import arrays, files
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+
+FilePath = str | os.PathLike[str]
+Picture = NDArray[Any] | str | os.PathLike[str] | Image
+"""An array [h, w] or [h, w, bands] of uint8, uint16 or int16; the path of a PNG, JPEG, WebP or TIFF file; or an
+`Image`, which can have alpha, a nodata value and metadata."""
+
+
+def image_of(given: Picture, what: str, *, need_georeference: bool) -> Image:
+    """Return a picture as `Image`."""
+    if isinstance(given, Image):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return pictures.read(Path(given), need_georeference=need_georeference)
+    if isinstance(given, np.ndarray):
+        return arrays.to_image(given, what)
+    raise UsageError(f"{what} must be a numpy array, a path or an Image, not {type(given).__name__}")
+
+
+def bytes_of(data: bytes | FilePath) -> bytes:
+    """Return the bytes of a `.rsc` file."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, str | os.PathLike):
+        return files.read(Path(data), ContainerError)
+    raise UsageError(f"a file must be given as bytes or by its path, not as {type(data).__name__}")
+
+
+def box_of(window: Any) -> Box:
+    """Return the box of x, y, width and height, given as numbers or as rasterio's Window."""
+    flatten = getattr(window, "flatten", None)
+    try:
+        left, top, width, height = map(operator.index, flatten() if callable(flatten) else window)
+    except (TypeError, ValueError):
+        raise UsageError(f"a window must be four whole numbers, x, y, width and height, not {window!r}") from None
+    if width < 1 or height < 1:
+        raise UsageError(f"a window must be at least 1x1 pixels, not {width}x{height}")
+    return Box(top, left, top + height, left + width)
+
+
+def whole(number: Any, name: str) -> int:
+    """Return a number as int; UsageError if it is not a whole number."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number, not {number!r}") from None

@@ -1,0 +1,146 @@
+"""The functions of the API."""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.api.arguments import FilePath, Picture, image_of, whole
+from refscale_codec.api.models import model_of
+from refscale_codec.api.reader import Reader
+from refscale_codec.errors import UsageError
+from refscale_codec.picture import metadata
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import TILE
+
+if TYPE_CHECKING:
+    from refscale_codec.codec.rate_control import Target
+    from refscale_codec.model import Model
+
+
+def encode(
+    picture: Picture,
+    reference: Picture | None = None,
+    *,
+    quality: int | None = None,
+    target_bytes: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    model: "Model | FilePath | None" = None,
+    scale: int | None = None,
+    codec: str | None = None,
+    device: str | None = None,
+    value_range: tuple[int, int] | None = None,
+    output_hash: bool = False,
+    strip: bool = False,
+    tile: int = TILE,
+) -> bytes:
+    """Encode a picture and return the bytes of a `.rsc` file.
+
+    Args:
+        picture: Of any size and up to 255 bands.
+        reference: An older picture of the same place with the same bands, of any size; None encodes without one.
+        quality: 1..100, higher is better and larger; 75 unless a target is given instead.
+        target_bytes: Largest size of the file, in bytes.
+        target_bpp: Largest size of the file, in bits per pixel of the picture.
+        target_psnr: Lowest PSNR of the decoded picture, in dB.
+        model: Weights, loaded or the path of a file; by default those that ship for `scale` and `codec`.
+        scale: Downscaling factor, 2 (default) or 4.
+        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`.
+        device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
+        value_range: Lowest and highest value of 16-bit bands; by default those of each band.
+        output_hash: Also decode, and store a hash of the decoded picture.
+        strip: Drop colour profile, EXIF, XMP and georeference.
+        tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
+
+    Raises:
+        ImageError: A picture cannot be read or is of an unsupported kind, or the reference has other bands.
+        UsageError: Arguments that exclude each other, are out of range or of a wrong type.
+        WeightsError: The weights cannot be used.
+        TargetError: No quality reaches the target.
+    """
+    targets = {"target_bytes": target_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr}
+    given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other: give one")
+    for name, value in targets.items():
+        if value is not None and not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
+            raise UsageError(f"{name} must be a positive number, not {value!r}")
+    image = image_of(picture, "the picture", need_georeference=not strip)
+    older = None if reference is None else image_of(reference, "the reference", need_georeference=False)
+    if strip:
+        image = replace(image, metadata=metadata.Metadata())
+    from refscale_codec.codec import encoder, rate_control
+
+    quality = 75 if quality is None else whole(quality, "quality")
+    options = encoder.EncodeOptions(
+        quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=value_range
+    )
+    loaded = model_of(model, scale, codec, device)
+    size = None if target_bytes is None else whole(target_bytes, "target_bytes")
+    target = target_of(image, size, target_bpp, target_psnr)
+    if target is None:
+        return encoder.encode(image, older, loaded, options)
+    return rate_control.encode(image, older, loaded, target, options).data
+
+
+def decode(
+    data: bytes | FilePath,
+    reference: Picture | None = None,
+    *,
+    window: tuple[int, int, int, int] | None = None,
+    model: "Model | FilePath | None" = None,
+    device: str | None = None,
+    tile: int = TILE,
+) -> NDArray[Any]:
+    """Decode the picture in a `.rsc` file, or a window of it; short for `open` and `Reader.read`."""
+    with open(data, reference, model=model, device=device, tile=tile) as reader:
+        return reader.read(window=window)
+
+
+def open(
+    data: bytes | FilePath,
+    reference: Picture | None = None,
+    *,
+    model: "Model | FilePath | None" = None,
+    device: str | None = None,
+    tile: int = TILE,
+) -> "Reader":
+    """Open a `.rsc` file; nothing is decoded before `Reader.read`.
+
+    Args:
+        data: The path of the file, or its bytes.
+        reference: The picture that the file was encoded against, with equal pixels; needed only to read pixels.
+        model: The weights that the file was encoded with, loaded or the path of a file; by default they are looked up
+            among those that ship.
+        device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
+        tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
+
+    Raises:
+        ContainerError: Not a `.rsc` file, or a damaged one.
+        ImageError: The reference cannot be read.
+        UsageError: An argument of a wrong type.
+    """
+    return Reader(data, reference, model=model, device=device, tile=tile)
+
+
+def fingerprint(picture: Picture) -> str:
+    """Return the id by which a file names its reference: 12 hexadecimal digits, a hash of the pixels without alpha.
+
+    Raises:
+        ImageError: The picture cannot be read.
+    """
+    return image_of(picture, "the picture", need_georeference=False).fingerprint().hex()
+
+
+def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":
+    """Return the target of a search: a size in bytes or bits per pixel, or a PSNR in dB; None if none is given."""
+    from refscale_codec.codec.rate_control import Target
+
+    if psnr is not None:
+        return Target("psnr", psnr)
+    if bpp is not None:
+        size = math.floor(bpp * image.height * image.width / 8)
+    return None if size is None else Target("bytes", size)

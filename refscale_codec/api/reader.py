@@ -1,0 +1,170 @@
+"""The object that `refscale.open` returns."""
+
+import os
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, image_of, whole
+from refscale_codec.api.models import model_of, shipped_as
+from refscale_codec.errors import UsageError, naming
+from refscale_codec.fileformat import container
+from refscale_codec.picture import arrays, bands, geotiff, metadata
+from refscale_codec.picture.tiles import TILE
+
+if TYPE_CHECKING:
+    from refscale_codec.codec.decoder import Decoder
+    from refscale_codec.model import Model
+
+
+class Reader:
+    """An open `.rsc` file: its properties are available at once, its pixels by `read`.
+
+    The interface follows rasterio's datasets, except that arrays are [h, w, bands], and [h, w] for a single band. It is
+    thread-safe.
+    """
+
+    def __init__(
+        self,
+        data: bytes | FilePath,
+        reference: Picture | None = None,
+        *,
+        model: "Model | FilePath | None" = None,
+        device: str | None = None,
+        tile: int = TILE,
+    ) -> None:
+        """Parse the file; arguments and errors are those of `open`."""
+        self._path = os.fspath(data) if isinstance(data, str | os.PathLike) else None
+        self._data: bytes | None = bytes_of(data)
+        with self._named():
+            self._content = container.unpack(self._data)
+            self._metadata = metadata.unpack(self._content.metadata)
+        self._reference = None if reference is None else image_of(reference, "the reference", need_georeference=False)
+        self._model, self._device, self._tile = model, device, whole(tile, "tile")
+        self._lock = threading.Lock()
+        self._decoder: Decoder | None = None
+
+    def _named(self) -> AbstractContextManager[None]:
+        """Return a context that puts the file's name before error messages; bytes have none."""
+        return nullcontext() if self._path is None else naming(self._path)
+
+    @cached_property
+    def _bands(self) -> bands.Bands:
+        with self._named():
+            return bands.unpack(self._content.bands, self.height, self.width)
+
+    @property
+    def height(self) -> int:
+        """Rows, in pixels."""
+        return self._content.header.height
+
+    @property
+    def width(self) -> int:
+        """Columns, in pixels."""
+        return self._content.header.width
+
+    @property
+    def count(self) -> int:
+        """Number of bands; alpha, if any, is the last."""
+        return self._bands.depth + (self._bands.alpha is not None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole picture as an array: (h, w, bands), or (h, w) for a single band."""
+        return (self.height, self.width) if self.count == 1 else (self.height, self.width, self.count)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the samples: uint8, uint16 or int16."""
+        return self._bands.dtype
+
+    @property
+    def nodata(self) -> int | None:
+        """The nodata value; None if there is none."""
+        return self._bands.nodata
+
+    @property
+    def crs(self) -> str | None:
+        """The coordinate reference system, as `EPSG:code` or WKT; None if there is none."""
+        return geotiff.crs(self._metadata.geo)
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        """a, b, c, d, e, f, in the order of `affine.Affine`; None if there is none.
+
+        x = a column + b row + c, y = d column + e row + f.
+        """
+        return geotiff.transform(self._metadata.geo)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The GeoTIFF tags of the whole picture."""
+        return geotiff.tags(self._metadata.geo)
+
+    @property
+    def reference_id(self) -> str | None:
+        """The `fingerprint` of the reference; None if the file was encoded without one."""
+        wanted = self._content.header.reference
+        return None if wanted is None else wanted.hex()
+
+    @property
+    def quality(self) -> int:
+        """The quality that the picture was encoded with, 1..100."""
+        return self._content.header.quality
+
+    def read(self, *, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
+        """Decode the picture, or a window of it, to a new array [h, w, bands], or [h, w] for a single band.
+
+        Args:
+            window: x, y, width and height in pixels, or a `rasterio.windows.Window` of whole numbers. Its pixels are
+                equal to those of the whole picture, and only the tiles that it touches are computed.
+
+        Raises:
+            ReferenceMismatch: The reference is missing, another one, or given for a file that has none.
+            WeightsError: The weights are not those that the file was encoded with, or no such weights ship.
+            ContainerError: The file is damaged.
+            UsageError: The window is not inside the picture, or the file is closed.
+        """
+        box = None if window is None else box_of(window)
+        decoder = self._opened()
+        with self._named():
+            return arrays.of_image(decoder.read(box, tile=self._tile))
+
+    def _opened(self) -> "Decoder":
+        """Return the decoder, made by the first read."""
+        from refscale_codec.codec.decoder import Decoder
+
+        with self._lock:
+            if self._data is None:
+                raise UsageError("the file is closed")
+            if self._decoder is None:
+                with self._named():
+                    given = shipped_as(self._content.header.weights) if self._model is None else self._model
+                model = model_of(given, device=self._device)
+                with self._named():
+                    self._decoder = Decoder(self._data, self._reference, model)
+            return self._decoder
+
+    def close(self) -> None:
+        """Release the bytes of the file and the reference; the properties remain available."""
+        with self._lock:
+            self._data = self._reference = self._decoder = None
+
+    def __enter__(self) -> "Reader":
+        """Return the object itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return path, shape and type."""
+        return f"<refscale reader {self._path or 'of bytes'}: {' x '.join(map(str, self.shape))} {self.dtype}>"
