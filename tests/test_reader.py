@@ -100,6 +100,7 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reader_decodes_a_golden_file(name: str, decoded: dict[str, dict[str, np.ndarray]]) -> None:
     with np.load(GOLDEN / f"{name}.npz") as file:
@@ -111,6 +112,7 @@ def test_the_reader_decodes_a_golden_file(name: str, decoded: dict[str, dict[str
     assert (away > 0).mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alpha", "nodata", "everything"])
 def test_the_reader_keeps_alpha_and_nodata(name: str, decoded: dict[str, dict[str, np.ndarray]]) -> None:
     target = golden().target(name)
