@@ -205,7 +205,7 @@ def test_the_colours_of_video_come_back() -> None:
 def test_refscale_counts_the_whole_file_by_part(pair: tuple[Image, Image], tiny_model: Model) -> None:
     target, reference = pair
     coded = coded_by(Refscale(tiny_model, "refscale-x2"), target, reference, 70)
-    data = encoder.prepare(target, reference, tiny_model).code(70).file()
+    data = encoder.encode(target, reference, tiny_model, encoder.EncodeOptions(quality=70))
     sizes = container.bytes_by_section(container.unpack(data))
     assert_sound(coded, target)
     assert (coded.bytes_total, coded.bytes_by_section) == (len(data), sizes)
@@ -220,7 +220,7 @@ def test_refscale_alone_uses_no_reference(pair: tuple[Image, Image], tiny_model:
     target, reference = pair
     coder = Refscale(tiny_model, "refscale-x2", "alone")
     coded = coded_by(coder, target, reference, 70)
-    data = encoder.prepare(target, None, tiny_model).code(70).file()
+    data = encoder.encode(target, None, tiny_model, encoder.EncodeOptions(quality=70))
     assert (coded.bytes_total, coded.bytes_by_section["map"], coded.similarity) == (len(data), 0, None)
     assert (coder.name, coder.needs_reference) == ("refscale-x2-alone", False)
     assert Refscale(tiny_model, "refscale-x2").name == "refscale-x2"

@@ -73,7 +73,7 @@ def test_rows_of_one_pair_by_hand(pairs: list[Pair], net: Model) -> None:
     target, reference = Image(drawn(1)), Image(np.array(PIL.Image.open(str(pair.reference))))
 
     for coder, given in (("reference", reference), ("alone", None)):
-        data = encoder.prepare(target, given, net).code(40).file()
+        data = encoder.encode(target, given, net, encoder.EncodeOptions(quality=40))
         sizes = container.bytes_by_section(container.unpack(data))
         decoded = decoder.decode(data, given, net).pixels
         error = np.mean((decoded.astype(float) - target.pixels) ** 2)
@@ -112,7 +112,7 @@ def test_a_reference_of_another_size_is_used_as_it_is(tmp_path: Path, net: Model
     older = np.kron(drawn(1), np.ones((2, 2, 1), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), saved(tmp_path / "b.png", older))
     rows = evaluate.evaluate([pair], net, qualities=(50,), modes=("reference",))
-    data = encoder.prepare(Image(drawn(1)), Image(older), net).code(50).file()
+    data = encoder.encode(Image(drawn(1)), Image(older), net, encoder.EncodeOptions(quality=50))
     assert only(rows, "reference", 50).bytes_total == len(data)
     assert np.isfinite(evaluate.rounded_psnr([pair], net)["d"])
 
@@ -121,7 +121,7 @@ def test_a_reference_that_cannot_be_brought_onto_the_grid_is_left_out(tmp_path: 
     strip = saved(tmp_path / "b.png", np.zeros((1, 100_000, 3), np.uint8))
     pair = Pair("d", "a", saved(tmp_path / "a.png", drawn(1)), strip)
     (row,) = (row for row in evaluate.evaluate([pair], net, qualities=(50,)) if row.coder == "reference")
-    alone = decoder.decode(encoder.prepare(Image(drawn(1)), None, net).code(50).file(), None, net)
+    alone = decoder.decode(encoder.encode(Image(drawn(1)), None, net, encoder.EncodeOptions(quality=50)), None, net)
     assert row.psnr == metrics.psnr(drawn(1), alone.pixels)
     assert evaluate.rounded_psnr([pair], net) == evaluate.rounded_psnr([pair], net, mode="alone")
 

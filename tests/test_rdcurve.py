@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from conftest import TINY, stored_model
 
 from refscale_codec import model
 from refscale_codec.codec import encoder
@@ -237,9 +238,7 @@ def test_results_tables_plots_and_report_are_written(place: Path, setup: Setup) 
 @pytest.mark.slow
 def test_two_files_of_weights_of_one_scale_are_compared(place: Path, tiny_weights: Path) -> None:
     other = place / "other.safetensors"
-    net = model.load(tiny_weights)
-    next(net.parameters()).mul_(0.5)
-    model.store(net, other)
+    stored_model(replace(TINY, width=4), other)
     setup = Setup((tiny_weights, other), ("jpeg", "refscale-tiny-x2", "refscale-other"))
     pairs = study_pairs.check(study_pairs.find(place / "new" / "a.png", place / "old" / "a.png"))
     results = rdcurve.results(rdcurve.measure(pairs, setup, place / "out"), setup, "refscale rd-curve")

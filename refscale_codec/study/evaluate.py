@@ -148,8 +148,7 @@ def results(
     named = zip(("jpeg", *MODES), coders, strict=True)
     return Results(
         command=command,
-        convention="whole file, bits per high-res pixel; RGB PSNR, 8 bits, no crop; BD-rate Akima, mean of pictures; "
-        "how the reference is used is decided once for all qualities",
+        convention="whole file, bits per high-res pixel; RGB PSNR, 8 bits, no crop; BD-rate Akima, mean of pictures",
         versions={
             "refscale": refscale_codec.__version__,
             "python": platform.python_version(),

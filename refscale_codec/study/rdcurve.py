@@ -1,10 +1,10 @@
 """`refscale rd-curve`: many coders on a user's own pairs, to rows, curves, BD-rates and a report.
 
 Every pair goes through every coder at every quality of that coder; whole files are counted (where something else is
-counted, the coder's label says so). A baseline's file is decoded from its bytes; of refscale's the first of each
-picture is, to show that the encoder knows what the others decode to. Rows are kept in `rows.jsonl` as they are made,
-each under a name for what it depends on: both pictures, coder, quality, weights and versions. A run that is repeated
-measures only what is missing.
+counted, the coder's label says so). Files of other codecs are decoded from their bytes; of refscale's only the first of
+each picture, which must give what the encoder predicts (`coders.refscale`). Rows are kept in `rows.jsonl` as they are
+made, each under a name for what it depends on: both pictures, coder, quality, weights and versions. A run that is
+repeated measures only what is missing.
 
 Conventions are those of `metrics` and `evaluate`: bits per high-res pixel, RGB PSNR, one BD-rate a picture, then means.
 """
@@ -251,7 +251,7 @@ def results(rows: Sequence[Row], setup: Setup, command: str) -> Results:
         convention="whole file, bits per high-res pixel, unless a coder's label says otherwise; RGB PSNR on 8 bits, no "
         f"border cropped; BD-rate and BD-PSNR (Akima) over {RANGE[0]} to {RANGE[1]} bits per pixel, picture by picture "
         "and then the mean; SI: Sobel magnitude of luma in [0, 1]; references of another size are resampled (bicubic) "
-        "for all coders but refscale, which decides once for all qualities how its reference is used",
+        "for all coders but refscale",
         versions=versions(),
         machine={"system": platform.system(), "processor": platform.machine()},
         weights={name: model.fingerprint(path).hex() for name, path in zip(names, setup.weights, strict=True)},

@@ -27,9 +27,9 @@ _WORDS = {"reference": "with reference", "alone": "without reference", "unrelate
 class Refscale:
     """Refscale with one file of weights; the whole file counts.
 
-    A picture is prepared once for all qualities, so how its reference is used is decided at the encoder's default
-    quality. The encoder may find that the reference does not help. The file of the first quality is decoded, and must
-    give what `Coded.picture` says it does; the others are not.
+    A picture is prepared once for all qualities; its files are those of `encoder.encode`. The file of the first quality
+    is decoded, and must give what `Coded.picture` predicts; the others are not. The encoder may find that the reference
+    does not help.
 
     The mode "unrelated" is "reference" for a caller who gives a picture of another place instead.
     """
@@ -62,10 +62,10 @@ class Refscale:
         return self.mode != "alone"
 
     def code(self, target: Image, reference: Image | None, qualities: Sequence[int]) -> Iterator[CodedPicture]:
-        """See `Coder.code`. "encode" takes the preparing with it, as if there were one quality.
+        """See `Coder.code`. "encode" includes the preparation, as if there were one quality.
 
         Raises:
-            RuntimeError: a file does not decode to what the encoder says.
+            RuntimeError: a file does not decode to what the encoder predicts.
         """
         used = require(reference) if self.needs_reference else None
         start = time.perf_counter()
@@ -84,14 +84,14 @@ class Refscale:
             yield CodedPicture(decoded, sizes, seconds, low.picture, low.similarity_map)
 
     def _require_same(self, file: bytes, reference: Image | None, expected: Pixels) -> float:
-        """Decode a file, and return the seconds. A GPU need not round alike twice; so there a level is allowed."""
+        """Decode a file and return the seconds. On a GPU, whose rounding is not repeatable, one level is allowed."""
         start = time.perf_counter()
         decoded = decoder.decode(file, reference, self.model).pixels
         seconds = time.perf_counter() - start
         on_cpu = self.model.rescaler.device.type == "cpu"
         away = int(np.abs(decoded.astype(np.int16) - expected).max())
         if away > (0 if on_cpu else 1):
-            raise RuntimeError(f"{self.name}: the file decodes to samples {away} levels off what the encoder says")
+            raise RuntimeError(f"{self.name}: the file decodes to samples {away} levels off what the encoder predicts")
         return seconds
 
 
