@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader import container, dct, similarity_map
 from reader.bands import Bands, predicted
-from reader.decode import fingerprint
+from reader.decode import decode, fingerprint
 from reader.flow import Flow
 from reader.learned import Latents, low_res_reference
 from reader.synthesis import Synthesis
@@ -33,6 +33,7 @@ from reader.weights import Weights
 from test_warp import alignments
 
 from refscale_codec import model
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.gmm import latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
@@ -262,6 +263,22 @@ def test_untied_nets(divisor: int, referenced: bool, tmp_path: Path) -> None:
     reader = Untied(Weights(tmp_path / "net.safetensors"))
     made = reader.up(low_res[0], ref[0] if referenced else None, levels[0, 0].numpy() if referenced else None, 61)
     assert (made == expected.double()).all()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_file_of_untied_nets_decodes_to_the_same_pixels(deep: bool, tmp_path: Path, tables: dct.Tables) -> None:
+    torch.manual_seed(5)
+    net = untied.Untied(untied.UntiedConfig(up_width=8, up_blocks=2, down_width=4, down_blocks=1))
+    with torch.no_grad():
+        for parameter in net.upscaler.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    model.store(net.make_exact(), tmp_path / "net.safetensors")
+    make, exact = golden(), model.load(tmp_path / "net.safetensors")
+    target, reference = (make.deep(make.cut(name)) if deep else make.cut(name) for name in ("target", "reference"))
+    target, reference = target[:61, :83].copy(), reference[:61, :83].copy()
+    data = encoder.encode(Image(target), Image(reference), exact, encoder.EncodeOptions(70))
+    made, _ = decode(data, Weights(tmp_path / "net.safetensors"), tables, reference)
+    assert (made == decoder.decode(data, Image(reference), exact).pixels).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])

@@ -13,6 +13,7 @@ from reader import bands, container, dct, learned, similarity_map, warp
 from reader.container import ALIGNMENT, BANDS, EXTRA_BANDS, MAP, PREDICTION, File
 from reader.flow import Flow
 from reader.synthesis import Synthesis
+from reader.untied import Untied
 from reader.weights import Weights
 
 
@@ -45,14 +46,18 @@ def group(
     height, width = file.low_res
     exact = None if PREDICTION in file.payloads else reference
     low_res = low_res_picture(file, weights, tables, exact)
-    levels, x, full = None, None, np.iinfo(dtype).max
+    levels, x, full = None, None, int(np.iinfo(dtype).max)
     if reference is not None:
         size = -(-height // weights.config["map_divisor"]), -(-width // weights.config["map_divisor"])
         levels = similarity_map.decode(file.payloads.get(MAP), *size, weights.config["map_levels"])
         padding = ((0, file.scale * height - file.height), (0, file.scale * width - file.width), (0, 0))
-        x = torch.from_numpy(np.pad(reference, padding, "edge").astype(np.float32)).permute(2, 0, 1) / full
-    made = Flow(weights).up(low_res / 255, x, None if levels is None else torch.from_numpy(levels), file.quality)
-    pixels = np.rint(full * made.permute(1, 2, 0).numpy()).clip(0, full)
+        x = torch.from_numpy(np.pad(reference, padding, "edge").astype(np.float32)).permute(2, 0, 1)
+    if weights.config.get("kind", "flow") == "untied":
+        made = full // 255 * Untied(weights).up(low_res, None if x is None else x / (full // 255), levels, file.quality)
+    else:
+        s_map = None if levels is None else torch.from_numpy(levels)
+        made = full * Flow(weights).up(low_res / 255, None if x is None else x / full, s_map, file.quality)
+    pixels = np.rint(made.permute(1, 2, 0).numpy()).clip(0, full)
     return pixels[: file.height, : file.width].astype(dtype)
 
 
