@@ -102,7 +102,7 @@ def evaluate_command(
 
     table = Table("dataset", "coder", "against", "BD-rate %", "pictures", "left out")
     for c in comparisons:
-        table.add_row(c.dataset, c.coder, c.anchor, f"{c.percent:+.1f}", str(c.pictures), str(c.left_out))
+        table.add_row(c.dataset, c.coder, c.anchor, _percent(c), str(c.pictures), str(c.left_out))
     Console(stderr=output == "-").print(table)
     per_dataset = ", ".join(f"{dataset} {psnr:.2f}" for dataset, psnr in rounded.items())
     terminal.say(
@@ -199,12 +199,15 @@ def _bd_table(comparisons: "Sequence[Comparison]") -> "Table":
     datasets = list(dict.fromkeys(c.dataset for c in comparisons))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for c in comparisons:
-        text = f"{c.percent:+.1f}" if math.isfinite(c.percent) else "-"
-        cells.setdefault((c.coder, c.anchor), {})[c.dataset] = text + ("*" if c.notes else "")
+        cells.setdefault((c.coder, c.anchor), {})[c.dataset] = _percent(c) + ("*" if c.notes else "")
     table = Table("coder", "against", *datasets, box=None)
     for (coder, anchor), by_dataset in cells.items():
         table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets))
     return table
+
+
+def _percent(comparison: "Comparison") -> str:
+    return f"{comparison.percent:+.1f}" if math.isfinite(comparison.percent) else "-"
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 Each pair is coded at several qualities, against its reference, without one, and against an unrelated one; plain JPEG
 (4:4:4, optimised) is the anchor. One row per picture, coder and quality; whole files are counted. What is decoded and
-what is not say `coders.refscale.Refscale` and the other coders. Conventions: bits per high-res pixel; PSNR over RGB, 8
+what is not: see `coders.refscale.Refscale` and the other coders. Conventions: bits per high-res pixel; PSNR over RGB, 8
 bits, no border cropped; BD-rate per picture over a range of rates, then the mean.
 
 An unrelated reference is that of the next row with another place, repeated or cropped to the size asked for.

@@ -1,7 +1,7 @@
 """Heat maps of a coded picture, with fixed scales, so that two of them can be compared.
 
 - Error: mean absolute difference of R, G and B, black at 0, brightest at `ERROR_SCALE` levels of 255 and above.
-- Similarity: the levels of the map as the net takes them, dark at 0 (not similar), yellow at the highest (similar).
+- Similarity: the levels of the map as the net takes them, dark at 0 (dissimilar), yellow at the highest (similar).
 """
 
 import numpy as np

@@ -5,7 +5,7 @@ Each coder is one line, the mean of `curves`; the title says of how many picture
 How to read the lines: refscale is thick and warm, everything else thin; dots mark coders that use the reference; those
 among them that are not refscale are dashed, in the colour of the codec they are a variant of (`x265-reference` in that
 of `x265`). Shaded is where the middle 80 % of pictures lie (PSNR interpolated at common rates), for the first refscale
-coder and the first anchor: fifteen bands on top of each other tell nothing.
+coder and the first anchor: fifteen bands on top of each other show nothing.
 
 Matplotlib comes with the extra `rd` and is loaded only when something is drawn; neither its global figures nor a
 user's settings file play a part. The same results give the same bytes.
@@ -33,7 +33,7 @@ HIGHEST = 2.0
 """Largest rate shown, bits per pixel."""
 
 _WARM = ("#D55E00", "#8C2D04", "#E69F00", "#B8860B", "#E31A1C", "#FF8A65")  # refscale
-_COOL = (  # all else; the colour-blind tell them from the warm ones by hue, by lightness or by the label at the end
+_COOL = (  # all else; to the colour-blind they differ from the warm ones in hue or lightness, or by their labels
     "#6B6B6B",
     "#0072B2",
     "#009E73",
@@ -135,7 +135,7 @@ def require_matplotlib() -> None:
 
 
 def styles(results: Results) -> dict[str, Style]:
-    """Return how each coder is drawn, as the module's docstring says."""
+    """Return how each coder is drawn, see the module's docstring."""
     result: dict[str, Style] = {}
     cool = 0
     for coder in sorted(results.coders, key=lambda coder: coder.needs_reference):  # plain codecs first
@@ -200,13 +200,13 @@ def _title(results: Results, drawn: Mapping[str, Curve], shaded: Sequence[str]) 
     return title
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, what: str) -> str:
     """Return "1 picture", "2 pictures"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _prepare(axes: "Axes", drawn: Mapping[str, Curve], log: bool) -> None:
-    """Set scales and limits by what is shown of the mean curves."""
+    """Set scales and limits by the visible part of the mean curves."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.spines[["top", "right"]].set_visible(False)
@@ -253,7 +253,7 @@ def _draw_curve(axes: "Axes", curve: Curve, style: Style, index: int, with_band:
 
 
 def _line(style: Style, alone: bool = False) -> dict[str, Any]:
-    """Return Matplotlib's settings for a line; a point without neighbours needs a mark to be seen at all."""
+    """Return Matplotlib's settings for a line; a single point needs a marker to be visible."""
     return {
         "color": style.colour,
         "linewidth": style.width,
@@ -290,7 +290,7 @@ def _label_ends(axes: "Axes", results: Results, drawn: Mapping[str, Curve], look
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:
     """Return heights in the same order, within [0, 1] if they fit, each at least `gap` from the next.
 
-    They are moved as little as that takes: neighbours that touch become a block around the mean of what they want.
+    They are moved as little as that takes: neighbours that touch become a block around the mean of their own places.
     """
 
     def bottom(block: tuple[float, int]) -> float:
@@ -345,5 +345,5 @@ def _legend(figure: "Figure", results: Results, drawn: Mapping[str, Curve], look
 
 
 def _legend_height(columns: Sequence[Sequence[object]]) -> float:
-    """Return inches; the left column has one more line, which says what the dots are."""
+    """Return inches; the left column has one more line, which explains the dots."""
     return _ROW_HEIGHT * max((len(column) + (place == 0) for place, column in enumerate(columns)), default=0) + 0.12

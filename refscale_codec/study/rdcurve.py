@@ -60,7 +60,7 @@ class Setup:
         """Build the coders wanted.
 
         Raises:
-            UsageError: a name that no coder has, or whose package is missing; weights that cannot be told apart.
+            UsageError: a name that no coder has, or whose package is missing; weights of equal names.
             WeightsError: weights that cannot be read.
         """
         usual, missing = baselines.available()

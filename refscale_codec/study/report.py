@@ -248,7 +248,7 @@ def _scales(kinds: Iterable[str]) -> list[_Scale]:
             heatmaps.ERROR_COLOURS,
             f"{heatmaps.ERROR_SCALE} or more levels of 255 (mean of R, G, B)",
         ),
-        "similarity": ("Similarity: 0, not similar", heatmaps.SIMILARITY_COLOURS, "1, similar"),
+        "similarity": ("Similarity: 0, dissimilar", heatmaps.SIMILARITY_COLOURS, "1, similar"),
     }
     return [
         _Scale(low, ",".join(f"#{bytes(colour).hex()}" for colour in heatmaps.palette(name)[::17]), high)

@@ -15,11 +15,11 @@ from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.study.coders.protocol import CodedPicture, Pixels, require
+from refscale_codec.study.qualities import REFSCALE
 
 Mode = Literal["reference", "alone", "unrelated"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-_QUALITIES = {2: (10, 35, 60, 78, 90, 96), 4: (8, 30, 55, 75, 88, 96)}  # by scale
 _WORDS = {"reference": "with reference", "alone": "without reference", "unrelated": "with an unrelated reference"}
 
 
@@ -54,7 +54,7 @@ class Refscale:
     @property
     def qualities(self) -> tuple[int, ...]:
         """See `Coder.qualities`."""
-        return _QUALITIES[self.model.scale]
+        return REFSCALE[self.model.scale]
 
     @property
     def needs_reference(self) -> bool:
@@ -98,7 +98,7 @@ class Refscale:
 def weights_names(paths: Sequence[Path]) -> list[str]:
     """Name coders by their weights' files: "refscale-x2" for "refscale-x2.safetensors", "refscale-mine" for "mine...".
 
-    Files of equal names are told apart by their folders.
+    Files of equal names are distinguished by their folders.
 
     Raises:
         UsageError: the same file twice, or names that are equal with their folders.

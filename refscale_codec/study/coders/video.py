@@ -9,7 +9,7 @@ to give both frames one size.
 
 x265 is fed with 8-bit BT.601 full-range YUV 4:4:4. On aerial pictures that takes 40 % fewer bits for the same RGB PSNR
 than coding RGB itself; 10 and 12 bits, YCgCo, BT.709 and the preset "placebo" differ from it by some 2 % at most. AV1
-comes from SVT-AV1, the encoder in PyAV's wheels: it knows 4:2:0 only, so colour limits it at high rates; AVIF is the
+comes from SVT-AV1, the encoder in PyAV's wheels: it has 4:2:0 only, so colour limits it at high rates; AVIF is the
 AV1 with full colour. Its preset 0 saves another 5 % of the bits in three times the time. Deliberately absent: rate
 control and more than one thread, so that results can be repeated.
 """
@@ -33,7 +33,9 @@ Planes = list[NDArray[Any]]  # Y, Cb, Cr as integers, [h, w] each; Cb and Cr [h/
 
 SMALLEST = 16  # side of a video frame; x265 refuses very small ones
 REFERENCE_QP = 2  # of x265's first frame
-KEY_FRAME_OFFSET = -64  # of SVT-AV1's first frame, in steps of its 0..255 scale, atop its own boost; it takes no more
+KEY_FRAME_OFFSET = (
+    -64
+)  # of SVT-AV1's first frame, in steps of its 0..255 scale, on top of its own boost; the lowest it accepts
 
 _YUV_OF_RGB = np.array(  # BT.601; Y in 0..1, Cb and Cr in -0.5..0.5
     [
