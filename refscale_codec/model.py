@@ -67,6 +67,11 @@ class Model:
         """High-res side over low-res side."""
         return self.rescaler.scale
 
+    @property
+    def exact(self) -> bool:
+        """Whether a file decodes to the same pixels on every machine."""
+        return self.rescaler.exact and self.low_res.exact
+
 
 def shipped(scale: int, codec: str = "jpeg") -> Path:
     """Return the path of the weights that come with the package for a scale of 2 or 4 and a low-res codec.

@@ -27,7 +27,7 @@ from refscale_codec.rescale.interface import Context
 class LosslessWebp:
     """Keeps the low-res picture in 8 bits, whatever the quality."""
 
-    id, conditional, has_dead_zone = 200, False, False
+    id, exact, conditional, has_dead_zone = 200, True, False, False
 
     def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
         pixels, stream = np.clip(np.rint(lr), 0, 255).astype(np.uint8), io.BytesIO()
@@ -45,7 +45,7 @@ class LosslessWebp:
 class Bicubic:
     """Halves and doubles by bicubic interpolation; where the reference is used, its detail is added."""
 
-    scale, halo, cell, map_levels, device = 2, 16, 16, 2, torch.device("cpu")
+    scale, halo, cell, map_levels, exact, device = 2, 16, 16, 2, False, torch.device("cpu")
 
     def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
         a, b = (x - functional.avg_pool2d(x, 3, 1, 1) for x in (hr, reference))

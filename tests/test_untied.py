@@ -1,13 +1,20 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from refscale_codec.errors import WeightsError
+from refscale_codec.codec import decoder, encoder
+from refscale_codec.errors import ContainerError, WeightsError
+from refscale_codec.fileformat import container
 from refscale_codec.model import load, store
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference.source import Warped
 from refscale_codec.rescale.quantised import floats
 from refscale_codec.rescale.untied import MAP_FULL, Untied, UntiedConfig, spread
 
@@ -170,6 +177,38 @@ def test_training_goes_on_from_the_net_that_was_stored():
     trained.load_state_dict(floats(exact.state_dict()))
     wanted = exact.upscale(lr, ref, half_off(), QUALITY, torch.float32)
     assert torch.equal(trained.upscale(lr, ref, half_off(), QUALITY, torch.float32), wanted)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("untied") / "net.safetensors"
+    store(net().make_exact(), path)
+    return load(path)
+
+
+def test_a_file_has_the_hash_of_its_picture_and_decodes_to_nothing_else(model, pair):
+    target, reference = pair
+    data = encoder.encode(target, reference, model)
+    file = container.unpack(data)
+    decoded = decoder.decode(data, reference, model)
+    assert file.output_hash == decoded.fingerprint()
+    forged = container.pack(replace(file, output_hash=b"forged"))
+    with pytest.raises(ContainerError, match=f"{decoded.fingerprint().hex()}.*{b'forged'.hex()}"):
+        decoder.decode(forged, reference, model)
+    decoder.decode(forged, reference, model, window=Box(0, 0, 9, 9))  # of a part nothing can be told
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tiles_of_any_size_give_the_same_picture(model, kind):
+    y, x = np.mgrid[:150, :203]
+    planes = [np.sin(x / 9 + k) * np.cos(y / (7 + k)) for k in range(3)]
+    pixels = (np.iinfo(kind).max * (0.5 + 0.4 * np.stack(planes, axis=-1))).astype(kind)
+    target, reference = Image(pixels), Image(pixels[::-1].copy())
+    plan = encoder.prepare(target, reference, model, choose=lambda *_: Warped(None))
+    data = plan.code(80).file()
+    first, *others = (decoder.decode(data, reference, model, tile=tile).pixels for tile in (512, 16, 48, 112))
+    assert first.std() > 0.05 * np.iinfo(kind).max
+    assert all(np.array_equal(first, other) for other in others)
 
 
 HASHES = """

@@ -93,7 +93,8 @@ class Decoder:
 
         Raises:
             UsageError: such a tile cannot be, or the window reaches beyond the picture.
-            ContainerError: payloads do not fit the header.
+            ContainerError: payloads do not fit the header, or the whole is not the picture whose hash is in the file
+                though the model is exact.
             ReferenceMismatch: the reference, warped, is not the one that the encoder saw. If the low-res codec is not
                 conditional, a window is not enough to tell.
         """
@@ -136,8 +137,19 @@ class Decoder:
                     first, part = part, part[window.within(wide).slices]
                 yield part
 
+        decoded = bands.join_groups(parts(), self.described, window)
+        if self.model.exact and window == Box(0, 0, *size):
+            self._require_hash(decoded)
         moved = replace(self.metadata, geo=geotiff.of_window(self.metadata.geo, window.left, window.top))
-        return replace(bands.join_groups(parts(), self.described, window), metadata=moved)
+        return replace(decoded, metadata=moved)
+
+    def _require_hash(self, decoded: Image) -> None:
+        wanted = self.file.output_hash
+        if wanted is not None and decoded.fingerprint() != wanted:
+            raise ContainerError(
+                f"the file decodes to the picture {decoded.fingerprint().hex()}, not to {wanted.hex()} as its encoder "
+                "says; its model computes exactly, so this machine or this version is at fault"
+            )
 
     @property
     def low_res(self) -> LowRes:

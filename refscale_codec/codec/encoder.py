@@ -40,7 +40,7 @@ class EncodeOptions:
     """Choices of an encoder; none of them is needed to decode."""
 
     quality: int = 75  # 1..100, higher is better and bigger
-    output_hash: bool = False  # store the hash of what the file decodes to, in tiles of `TILE`
+    output_hash: bool = False  # store the hash of what the file decodes to; an exact model's files always have it
     tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`: takes memory, saves time
     value_range: tuple[int, int] | None = None  # of all bands, for 16 bits; None takes each band's own, see `bands`
 
@@ -197,16 +197,20 @@ class Coded:
     def file(self) -> bytes:
         """Return the `.rsc` file."""
         whole = assemble([group.file for group in self.groups], self.plan)
-        if self.plan.options.output_hash:
+        if self._hashed:
             whole = replace(whole, output_hash=self.picture(TILE).fingerprint())
         return container.pack(whole)
 
     def size(self) -> int:
         """Return the bytes of the file, without decoding for its hash."""
         whole = assemble([group.file for group in self.groups], self.plan)
-        if self.plan.options.output_hash:
+        if self._hashed:
             whole = replace(whole, output_hash=bytes(container.FINGERPRINT_SIZE))
         return len(container.pack(whole))
+
+    @property
+    def _hashed(self) -> bool:
+        return self.plan.options.output_hash or self.plan.model.exact
 
     def picture(self, tile: int | None = None) -> Image:
         """Return what the file decodes to, but for metadata; nothing is entropy-decoded for that.

@@ -30,6 +30,10 @@ class LowResCodec(Protocol):
         """The number in the header of a file, 0..255."""
 
     @property
+    def exact(self) -> bool:
+        """Whether `decode` gives the same on every machine."""
+
+    @property
     def conditional(self) -> bool:
         """Whether a low-res reference makes payloads smaller; if not, none is given."""
 

@@ -41,6 +41,10 @@ class Rescaler(Protocol):
         """Integer levels of the similarity map, 2..256; 0 leaves the reference out."""
 
     @property
+    def exact(self) -> bool:
+        """Whether `up` gives the same on every machine, with any number of threads and in tiles of any size."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 

@@ -71,6 +71,7 @@ class RescaleNet(nn.Module):
     """
 
     kind = "flow"
+    exact = False
 
     def __init__(self, config: RescaleConfig) -> None:
         """Build with fresh parameters: the haar flow starts as plain 2x2 averaging."""

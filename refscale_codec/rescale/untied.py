@@ -153,6 +153,7 @@ class Untied(nn.Module):
     """Both nets, a `Rescaler`. After `make_exact` the upscaler's state is integers and cannot be trained any more."""
 
     kind = "untied"
+    exact = True
 
     def __init__(self, config: UntiedConfig) -> None:
         """Build with fresh parameters."""

@@ -9,6 +9,7 @@ class DctCodec:
     """Codes low-res pictures without a reference; what it receives is the same on every machine."""
 
     id = JPEG
+    exact = True
     conditional = False
     has_dead_zone = True
 

@@ -39,6 +39,7 @@ class GmmCodec:
     """Codes low-res pictures with a net out of a weights file."""
 
     id = GMM
+    exact = False  # its latents are, its synthesis is not
     conditional = True
     has_dead_zone = False
 
