@@ -17,7 +17,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,7 +38,7 @@ from refscale_codec.study.coders.protocol import Coder, resized
 from refscale_codec.study.coders.refscale import MODES, Refscale, weights_names
 from refscale_codec.study.comparison import RANGE, compare
 from refscale_codec.study.pairs import Checked, cut_to
-from refscale_codec.study.results import CoderInfo, Results, Row, from_fields, to_fields
+from refscale_codec.study.results import CoderInfo, Comparison, Results, Row, from_fields, to_fields
 from refscale_codec.training.data import Pair
 
 ANCHOR = "jpeg"
@@ -179,9 +179,9 @@ def _kept(path: Path) -> dict[str, Row]:
     with suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError, AttributeError, KeyError):
-                fields = json.loads(line)
-                key = fields.pop("key")
-                rows[key] = from_fields(Row, fields)
+                row = json.loads(line)
+                key = row.pop("key")
+                rows[key] = from_fields(Row, row)
     return rows
 
 
@@ -283,7 +283,7 @@ def write(results: Results, scenes: list[report.Scene], folder: Path) -> list[Pa
     results_files.write(results, folder / "results.json")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("dataset", "coder", "anchor", "percent", "bd_psnr", "pictures", "left_out", "notes"))
+    table.writerow(column.name for column in fields(Comparison))
     for comparison in results.comparisons:
         table.writerow({**to_fields(comparison), "notes": "; ".join(comparison.notes)}.values())
     write_atomically(folder / "summary.csv", text.getvalue().encode())

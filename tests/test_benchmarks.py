@@ -1,0 +1,60 @@
+"""The programs in `benchmarks/` can be started, and go on only from results that were measured with the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refscale_codec.picture.image import Image
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+
+
+@pytest.fixture
+def common(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))  # as it is for a program there
+    import common
+
+    return common
+
+
+@pytest.mark.slow
+def test_every_program_can_be_imported_and_has_a_main() -> None:
+    code = (
+        "import importlib, sys; sys.path.insert(0, sys.argv[1])\n"
+        "for name in sys.argv[2:]: assert callable(importlib.import_module(name).main), name"
+    )
+    done = subprocess.run([sys.executable, "-c", code, FOLDER, *PROGRAMS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_results_that_a_program_names_are_there(name: str) -> None:
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    for table in ("docs/TRAINING.md", "README.md"):
+        if f'replace_table("{table}", "benchmarks/{name}.py"' in text:
+            assert (FOLDER.parent / table).read_text(encoding="utf-8").count(f"<!-- by benchmarks/{name}.py -->") == 2
+
+
+def test_results_are_gone_on_from_only_with_the_same_settings_and_fields(common: Any, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert common.kept(path, ("name",), weights="a") == {}
+    result = {"weights": "a", "qualities": [1, 2], "rows": [{"name": "x", "percent": 1.0}]}
+    common.write(path, result)
+    assert common.kept(path, ("name", "percent"), weights="a", qualities=(1, 2)) == result
+    with pytest.raises(SystemExit, match=r"results\.json was measured with weights a, now b: remove it"):
+        common.kept(path, weights="b")
+    with pytest.raises(SystemExit, match="the fields name, percent in a row, now name, dB"):
+        common.kept(path, ("name", "dB"), weights="a")
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 12), (4, 12), (3, 3)])
+def test_the_middle_of_a_picture(common: Any, height: int, width: int) -> None:
+    pixels = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+    found = common.middle(Image(pixels), 4).pixels
+    top, left = max(0, (height - 4) // 2), max(0, (width - 4) // 2)
+    assert np.array_equal(found, pixels[top : top + 4, left : left + 4])
