@@ -831,6 +831,7 @@ def shell(line: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", script], capture_output=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_pipe_of_two_commands_gives_what_two_files_give(refscale: Callable[..., Outcome], place: Path) -> None:
     options = f"--ref ref.png {' '.join(TINY)}"
     done = shell(
@@ -992,6 +993,7 @@ def pairs_csv(place: Path) -> Path:
     return place / "pairs.csv"
 
 
+@pytest.mark.slow
 def test_trained_weights_code_pictures(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
     (place / "recipe.toml").write_text(
         'manifest = "pairs.csv"\nsteps = 2\nbatch = 2\ncrop = 16\n[net]\nblocks = 1\nwidth = 8\nref_width = 8\n'
@@ -1009,6 +1011,7 @@ def test_trained_weights_code_pictures(refscale: Callable[..., Outcome], place: 
     assert_refusal(refscale("train", "recipe.toml", "-o", "run"), 2, "recipe.toml", "unknown field blocs")
 
 
+@pytest.mark.slow
 def test_eval_measures_what_was_asked_for(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
     arguments = ("--split", "dev", "--qualities", "30,70", "--modes", "reference,alone", *TINY)
     outcome = refscale("eval", pairs_csv, *arguments, "-o", "result.json", "--quiet")
@@ -1039,6 +1042,7 @@ def test_eval_writes_nothing_but_json_to_stdout(refscale: Callable[..., Outcome]
     assert json.loads(refscale("eval", pairs_csv, *arguments, "-o", "-").text)["rows"]
 
 
+@pytest.mark.slow
 def test_rd_curve_measures_a_pair_and_goes_on_where_it_stopped(refscale: Callable[..., Outcome], place: Path) -> None:
     line = ("rd-curve", "target.png", "ref.png", "-o", "report", "--coders", "jpeg,bicubic-x2,refscale-tiny", *TINY)
     outcome = refscale(*line, "--jobs", "1")

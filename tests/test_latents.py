@@ -80,6 +80,7 @@ def any_latents(draw: st.DrawFn) -> Latents:
 # --- latents ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(any_latents(), st.integers(1, 100))
 def test_any_latents_come_back(drawn: Latents, quality: int) -> None:
@@ -177,6 +178,7 @@ ENVIRONMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
 def test_the_stream_is_the_same_however_torch_computes(environment: dict[str, str]) -> None:
     payload = latents.encode(noise(20, 20), picture(20, 20), 50, model())
@@ -232,6 +234,7 @@ def test_every_symbol_of_every_latent_has_a_frequency(drawn: Mixture) -> None:
         assert (frequencies.sum(axis=1) == 65536).all()
 
 
+@pytest.mark.slow
 @given(any_mixture())
 def test_frequencies_are_those_that_the_format_spells_out(drawn: Mixture) -> None:
     for part in mixture.parts(drawn, LOOKUP):
