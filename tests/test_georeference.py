@@ -74,14 +74,14 @@ def test_a_homography_is_found_from_its_points_however_far_they_lie(tilt: float,
     there = expected @ here
     there /= there[2]
     found = georeference._homography(here, there)
-    assert georeference._misses(found, here, there).max() < 5e-3  # pixels, of up to a million
+    assert georeference._errors(found, here, there).max() < 5e-3  # pixels, of up to a million
 
 
 def test_what_cannot_be_is_told() -> None:
     target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
     with pytest.raises(ImageError, match="nonsense"):
         georeference.between(target, target._replace(crs="nonsense"))
-    with pytest.raises(ImageError, match="one line"):
+    with pytest.raises(ImageError, match="degenerate"):
         georeference.between(target, target._replace(transform=(1, 1, 0, 1, 1, 0)))
     beyond = Grid("EPSG:4326", (1, 0, 0, 0, -1, 90), 180, 360)
     with pytest.raises(ImageError, match="no coordinates"):

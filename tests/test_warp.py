@@ -118,7 +118,7 @@ def test_sums_fit_63_bits_in_the_largest_picture(height: int) -> None:
     one = 1 << Transform.bits(height, width)
     extreme = Transform(1 << 30, 1 << 30, *[64 * one] * 4, 4 * one, 4 * one)
     y, x = height - 1, width - 1
-    places = extreme.placed(np.array([4 * y + 64]), np.array([4 * x + 64]), Transform.bits(height, width))
+    places = extreme.applied(np.array([4 * y + 64]), np.array([4 * x + 64]), Transform.bits(height, width))
     expected = placed_by_hand(extreme, 4 * y + 64, 4 * x + 64, Transform.bits(height, width))
     assert (int(places[0][0]), int(places[1][0])) == expected
 

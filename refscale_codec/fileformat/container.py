@@ -4,13 +4,13 @@
 
     | fixed header, 32 bytes | MAP, if any | LR | what the flags announce | unknown ancillary ... |
 
-Which sections there are says the table in `sections`. The reader trusts nothing: magic, version, CRC-32, flags and size
+The table in `sections` lists the sections. The reader trusts nothing: magic, version, CRC-32, flags and size
 limits are checked in that order, and every limit before a payload is copied. Any bytes at all give a `Container` or
 raise `ContainerError`, nothing else.
 
-Deliberately absent: what a payload means (`lrcodec` and `rescale` know), whether the fingerprints are the right ones
-(`codec` compares them), files and streams (a container is held in memory whole), and anything outside the standard
-library, so that `refscale info` starts fast.
+Deliberately absent: the meaning of payloads (see `lrcodec` and `rescale`), the check of fingerprints (in `codec`),
+files and streams (a container is held in memory whole), and anything outside the standard library, so that `refscale
+info` starts fast.
 """
 
 import zlib
@@ -78,10 +78,10 @@ def pack(container: Container) -> bytes:
 def unpack(data: bytes) -> Container:
     """Return the container that `data`, the bytes of a whole `.rsc` file, holds.
 
-    Ancillary sections and optional flags that are not known here are skipped and kept nowhere.
+    Unknown ancillary sections and optional flags are skipped and not kept.
 
     Raises:
-        ContainerError: Anything is wrong with the bytes. The message begins with the kind: `not a .rsc file`,
+        ContainerError: The bytes are invalid. The message begins with the kind: `not a .rsc file`,
             `newer format version`, `truncated`, `damaged` (a CRC-32 does not fit), `unknown required feature`,
             `over the size limit`, or `malformed` (a writer broke the rules); then what, where and what was expected.
     """

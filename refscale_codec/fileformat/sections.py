@@ -17,7 +17,7 @@ FIRST_ANCILLARY = 128  # a reader skips an unknown section of this type or above
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What the format says about one section. Sizes are in bytes, of the payload alone."""
+    """The specification of a section. Sizes are in bytes, of the payload alone."""
 
     number: int
     """Its type in the file, 1..255; a reader that does not know it may skip it from `FIRST_ANCILLARY` on."""
@@ -30,7 +30,7 @@ class Section:
     largest: Callable[[Header], int]
     """Size that it has at most, for a picture with this header. `MAX_PAYLOAD` is the limit besides."""
     counts_as: str
-    """What its bytes are called where a file's size is told by parts."""
+    """The name under which its bytes are counted in `container.bytes_by_section`."""
 
     @property
     def ancillary(self) -> bool:
@@ -87,7 +87,7 @@ class Container:
     output_hash: Annotated[bytes | None, Section(129, "OUTPUT_HASH", 0, 6, _at_most(6), "output_hash")] = None
     """Fingerprint of the decoded picture; None where the writer gave none."""
     alignment: Annotated[bytes | None, Section(4, "ALIGNMENT", 2, 8, _alignment, "alignment")] = None
-    """Where the reference lies on the picture; only with a reference. None for a reference in place, or none."""
+    """The warp of the reference; only with a reference. None for a reference that is used as it is, or none."""
     bands: Annotated[bytes | None, Section(5, "BANDS", 4, 3, _high_res(1024), "bands")] = None
     """Which bands the picture has, of what type, and what of them is kept without loss; None for 8-bit RGB."""
     extra_bands: Annotated[bytes | None, Section(6, "EXTRA_BANDS", 5, 39, _extra_bands, "extra_bands")] = None
@@ -95,7 +95,7 @@ class Container:
     prediction: Annotated[bytes | None, Section(7, "PREDICTION", 6, 10, _at_most(30), "prediction")] = None
     """How the bands follow from the first three of the picture; not with an alignment. None if they do not."""
     metadata: Annotated[bytes | None, Section(128, "METADATA", 1, 13, _at_most(12 + (1 << 24) - 1), "metadata")] = None
-    """What the picture file said beside its pixels; None for nothing."""
+    """The metadata of the picture file; None for none."""
 
     def __repr__(self) -> str:
         """Header and sizes: payloads are long."""

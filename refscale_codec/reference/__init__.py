@@ -1,1 +1,1 @@
-"""The reference: where it lies on the picture, and how it is brought there."""
+"""The reference: registration to the picture, warping, and prediction between bands."""

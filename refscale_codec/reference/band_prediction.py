@@ -2,9 +2,9 @@
 
 Bands of one picture share their edges, so a linear combination of the first three bands is often closer to a further
 band than that band of an older picture is. The encoder fits factors and an offset by least squares, and the file holds
-them. To apply them is integer arithmetic, but their input is not exact: the decoded bands come out of a net, and two
-machines may differ by a level there. So a prediction only ever feeds the net, which tolerates a level, and nothing that
-has to be exact, such as entropy coding.
+them. Applying them is integer arithmetic, but the input is not exact: the decoded bands are the output of a net, which
+may differ by one level between machines. So a prediction is used only as input of the net, which tolerates that, and
+not where exactness is needed, such as in entropy coding.
 """
 
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ ONE = 1 << 12
 
 _LIMIT = 8 * ONE - 1  # magnitude of a factor at most
 _ROW = np.dtype([("factors", "<i2", (3,)), ("offset", "<i4")])
-_SAMPLED = 512  # rows and columns at most that are fitted to
+_SAMPLED = 512  # most rows and columns that are fitted to
 _RIDGE = 1.0  # variance added to each band of the source (ridge regression), in squared 8-bit levels
-_AT_ONCE = 1 << 19  # pixels that are predicted at once, about, to bound memory
+_AT_ONCE = 1 << 19  # about so many pixels are predicted at once, to bound memory
 
 
 class Row(NamedTuple):
@@ -69,7 +69,7 @@ def predict(source: NDArray[Any], prediction: Prediction) -> NDArray[Any]:
 
 
 def pack(prediction: Prediction) -> bytes:
-    """Return a prediction as bytes; rows at the end that equal the one before them are left out."""
+    """Return a prediction as bytes; trailing rows that repeat the one before them are omitted."""
     count = next(n for n in (1, 2, 3) if all(row == prediction[n - 1] for row in prediction[n:]))
     return np.array([tuple(row) for row in prediction[:count]], _ROW).tobytes()
 

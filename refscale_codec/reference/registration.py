@@ -20,7 +20,7 @@ from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import warp
 from refscale_codec.reference.warp import BLOCK, LIMIT, Alignment, GainOffset, MotionVectors, Transform
 
-Matrix = NDArray[np.float64]  # [3, 3], takes (x, y, 1) of a pixel's centre; the centre of the first is (0, 0)
+Matrix = NDArray[np.float64]  # [3, 3], applied to (x, y, 1) of a pixel's centre; the centre of the first is (0, 0)
 Luma = NDArray[np.float32]  # [h, w]
 
 _SMALLEST = 32  # a picture with a shorter side is not registered
@@ -42,11 +42,11 @@ def estimate(image: Image, reference: Image, prior: Matrix | None = None) -> Ali
     Args:
         image: the target.
         reference: of any size.
-        prior: the matrix that takes the target's pixels to the reference's, if that is known at least roughly; by
-            default both show the same extent.
+        prior: an approximate matrix from the target's pixels to the reference's; by default both show the same
+            extent.
 
     Returns:
-        None if nothing moved, or if the reference cannot be warped onto the target's grid.
+        None if it is the identity, or if the reference cannot be warped onto the target's grid.
     """
     size = image.height, image.width
     base = scaling(reference.width / image.width, reference.height / image.height) if prior is None else prior
@@ -72,7 +72,7 @@ def radiometry(image: Image, warped: Image) -> list[tuple[GainOffset, ...]]:
     """Return candidates for radiometric gain and offset of each band of a warped reference; none if nothing differs.
 
     Lines are fitted to means of squares of pixels by iteratively reweighted least squares (Cauchy weights), so that
-    changed places count little. Squares near the ends of the range, which may be clipped, are left out. Regression
+    changed areas have little weight. Squares near the ends of the range, which may be clipped, are left out. Regression
     lines flatten where the pictures correlate weakly, so a second candidate, whose gain preserves the spread of the
     samples more, is returned if it differs enough.
 
@@ -117,7 +117,7 @@ def _lines(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[GainOffset, 
 
 
 def scaling(x: float, y: float) -> Matrix:
-    """Return the matrix that takes a picture's pixels to those of the same picture, `x` times as wide, `y` as high."""
+    """Return the matrix from a picture's pixels to those of a version `x` times as wide and `y` times as high."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
@@ -297,5 +297,5 @@ def _correlation_at(a: Luma, b: Luma, row: int, column: int, vector: MotionVecto
     block = a[top : top + BLOCK, left : left + BLOCK]
     shift = np.array([[1, 0, left + vector[1] / 4], [0, 1, top + vector[0] / 4]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(b, shift, block.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return float((block * moved).sum() / np.sqrt((block * block).sum() * (moved * moved).sum() + 1e-6))
+    other = cv2.warpAffine(b, shift, block.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return float((block * other).sum() / np.sqrt((block * block).sum() * (other * other).sum() + 1e-6))

@@ -1,4 +1,4 @@
-"""Where the reference of a band group comes from: one value, in the encoder's plan and out of a file."""
+"""The reference of a band group: one value, in the encoder's plan and when read from a file."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ class Unused:
 
 @dataclass(frozen=True)
 class Warped:
-    """The same bands of the older picture, moved into place."""
+    """The same bands of the older picture, warped."""
 
     alignment: Alignment | None
-    """None for as it lies, which takes a reference of the picture's size."""
+    """None uses the older picture as it is; it must then have the picture's size."""
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The picture's first group as it decodes, with the prediction applied."""
+    """A prediction from the decoded first group of the picture."""
 
     prediction: Prediction
 

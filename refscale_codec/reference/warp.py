@@ -2,9 +2,9 @@
 
 The reference may have any size. A finer one is averaged first, by a whole factor. Then comes global motion (shift,
 similarity, affine transform or homography), and on top of it block motion vectors in quarters of a pixel, interpolated
-between the blocks' centres. Beyond its border the reference fades to its mean colour. Last, each band gets a
-radiometric gain and offset. All of it is integer arithmetic, so that encoder and decoder get the same pixels, tile by
-tile as in the whole; a checksum in the file lets the decoder verify that. An `Alignment` holds the parameters and is
+between the blocks' centres. Outside the reference its mean colour is used, blended at the border. Last come radiometric
+gain and offset of each band. All of it is integer arithmetic, so that encoder and decoder get the same pixels, in tiles
+as in the whole; a checksum in the file lets the decoder verify that. An `Alignment` holds the parameters and is
 coded as one stream, with the motion vectors under adaptive statistics, each predicted from its neighbours.
 """
 
@@ -29,15 +29,15 @@ LIMIT = 64  # largest magnitude of a motion vector's component, in quarters of a
 STEPS = 64  # in a pixel, of a transform's shift
 GAIN = 256  # a radiometric gain of 1
 MAX_FACTOR = 64
-FADE = 32  # quarters of a pixel beyond the reference's last, in which it fades to its mean
-_LOOKS = 256  # rows and columns at most that the mean is taken over
+FADE = 32  # width in quarters of a pixel of the blending from the border to the mean
+_MEAN_SAMPLES = 256  # most rows and columns that the mean is taken over
 _MAX_SHIFT, _MAX_STRETCH, _MAX_TILT = 1 << 30, 64, 4  # in steps; in units; in units
-_AT_ONCE = 1 << 19  # pixels that are warped at once, about, to bound memory
+_AT_ONCE = 1 << 19  # about so many pixels are warped at once, to bound memory
 
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
 _INCREMENT = 24
 _CHECK = struct.Struct("<I")
-_ORDER = 4  # of the Exp-Golomb code of numbers: most are of a few bits more
+_ORDER = 4  # of the Exp-Golomb code of numbers; most have a few bits more
 
 
 class Transform(NamedTuple):
@@ -66,7 +66,7 @@ class Transform(NamedTuple):
 
     @classmethod
     def nearest(cls, matrix: NDArray[np.float64], height: int, width: int) -> "Transform | None":
-        """Return the transform nearest to a 3x3 matrix that takes (x, y, 1); None for one that is out of range."""
+        """Return the transform nearest to a 3x3 matrix for (x, y, 1); None for one that is out of range."""
         bits = cls.bits(height, width)
         if not np.isfinite(matrix).all() or abs(matrix[2, 2]) < 1e-9:
             return None
@@ -77,7 +77,7 @@ class Transform(NamedTuple):
         return transform if transform.in_range(height, width) else None
 
     def matrix(self, height: int, width: int) -> NDArray[np.float64]:
-        """Return it as a 3x3 matrix that takes (x, y, 1), for a picture of this size."""
+        """Return it as a 3x3 matrix for (x, y, 1), for a picture of this size."""
         one = 1 << self.bits(height, width)
         down, right = self.down / STEPS, self.right / STEPS
         tilt = one * one / STEPS
@@ -90,13 +90,13 @@ class Transform(NamedTuple):
         )
 
     def in_range(self, height: int, width: int) -> bool:
-        """Return whether no sum that `placed` makes leaves 63 bits."""
+        """Return whether no sum in `applied` exceeds 63 bits."""
         one = 1 << self.bits(height, width)
         limits = _MAX_SHIFT, _MAX_SHIFT, *(_MAX_STRETCH * one,) * 4, *(_MAX_TILT * one,) * 2
         return all(abs(number) <= limit for number, limit in zip(self, limits, strict=True))
 
-    def placed(self, y: Integers, x: Integers, bits: int) -> tuple[Integers, Integers]:
-        """Return where places lie, all in quarters of a pixel; places are below 2^22 + `LIMIT`.
+    def applied(self, y: Integers, x: Integers, bits: int) -> tuple[Integers, Integers]:
+        """Apply it to coordinates in quarters of a pixel, below 2^22 + `LIMIT`.
 
         A factor is at most 2^32, so products stay below 2^55, and shifts below 2^52.
         """
@@ -149,7 +149,7 @@ def grid(height: int, width: int) -> tuple[int, int]:
 
 
 def still(height: int, width: int) -> Alignment:
-    """Return the alignment of a reference that lies in place, for a picture of this size."""
+    """Return the identity for a picture of this size."""
     return Alignment(height, width, 1, IDENTITY, np.zeros((*grid(height, width), 2), np.int16))
 
 
@@ -168,7 +168,7 @@ def apply(reference: Image, alignment: Alignment | None, box: Box | None = None)
     whole = Box(0, 0, *size)
     part = (box or whole).overlap(whole)
     if part is None:
-        raise ValueError(f"{box} lies beyond the picture")
+        raise ValueError(f"{box} is outside the picture")
     if alignment is None:
         return reference if part == whole else Image(reference.pixels[part.slices])
     warped = np.empty((part.height, part.width, *reference.pixels.shape[2:]), reference.pixels.dtype)
@@ -183,7 +183,7 @@ def _warped(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integ
     """Return a part of the warped reference [h, w, bands]."""
     ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
     field = _field(alignment.motion, ys, xs)
-    y, x = alignment.transform.placed(
+    y, x = alignment.transform.applied(
         4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1], Transform.bits(*alignment[:2])
     )
     (row, down), (column, right) = np.divmod(y, 4), np.divmod(x, 4)
@@ -209,7 +209,7 @@ def _warped(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integ
 
 def _mean(pixels: NDArray[np.uint8]) -> Integers:
     """Return the mean of each band, rounded down, over every n-th row and column."""
-    step = -(-max(pixels.shape[:2]) // _LOOKS)
+    step = -(-max(pixels.shape[:2]) // _MEAN_SAMPLES)
     samples = pixels[::step, ::step].reshape(-1, pixels.shape[2])
     return np.asarray(samples.sum(axis=0, dtype=np.int64) // len(samples))
 
@@ -252,7 +252,7 @@ def checksum(warped: Image, place: Box | None = None) -> int:
 
     Args:
         warped: the warped reference, or a part.
-        place: where the part lies in the whole.
+        place: the box of the part in the whole.
     """
     total, side = 0, tiles.STEP
     top, left = (0, 0) if place is None else place[:2]
@@ -315,40 +315,40 @@ def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment
     return alignment
 
 
-def _code(known: Alignment, bands: int, coder: Coder) -> Alignment:
+def _code(source: Alignment, bands: int, coder: Coder) -> Alignment:
     """Encode or decode an alignment, with the same steps for both.
 
     Args:
-        known: what is to be encoded; a decoder gives any alignment of the target's size.
+        source: the alignment to encode; for decoding, any alignment of the target's size.
         bands: of the reference.
         coder: either end.
 
     Returns:
         The alignment without its checksum.
     """
-    factor = 1 + coder.uniform(MAX_FACTOR, known.factor - 1)
-    pairs = coder.uniform(5, known.transform.pairs)
-    numbers = [coder.signed(number, _ORDER) for number in known.transform[: 2 * pairs]]
+    factor = 1 + coder.uniform(MAX_FACTOR, source.factor - 1)
+    pairs = coder.uniform(5, source.transform.pairs)
+    numbers = [coder.signed(number, _ORDER) for number in source.transform[: 2 * pairs]]
     if pairs == 2:  # a similarity
         numbers += [-numbers[3], numbers[2]]
     radiometry = None
-    if coder.bit(int(known.radiometry is not None)):
+    if coder.bit(int(source.radiometry is not None)):
         radiometry = tuple(
             GainOffset(GAIN + coder.signed(gain - GAIN, _ORDER), coder.signed(offset, _ORDER))
-            for gain, offset in known.radiometry or (GainOffset(),) * bands
+            for gain, offset in source.radiometry or (GainOffset(),) * bands
         )
-    vectors = known.motion
+    vectors = source.motion
     if coder.bit(int(vectors.any())):
         vectors = _code_vectors(vectors, coder)
-    return Alignment(known.height, known.width, factor, Transform(*numbers), vectors, radiometry)
+    return Alignment(source.height, source.width, factor, Transform(*numbers), vectors, radiometry)
 
 
-def _code_vectors(known: MotionVectors, coder: Coder) -> MotionVectors:
+def _code_vectors(source: MotionVectors, coder: Coder) -> MotionVectors:
     """Encode or decode motion vectors, block by block, see `_code`."""
-    vectors, statistics = np.zeros_like(known), Statistics()
+    vectors, statistics = np.zeros_like(source), Statistics()
     for row, column, part in np.ndindex(vectors.shape):
         middle, context = statistics.expected(vectors, row, column, part)
-        wanted = np.array([int(known[row, column, part]) - middle + 2 * LIMIT], np.int32)
+        wanted = np.array([int(source[row, column, part]) - middle + 2 * LIMIT], np.int32)
         symbol = int(coder.symbols(statistics.probabilities(context)[None], wanted)[0])
         statistics.update(context, symbol)
         found = middle + symbol - 2 * LIMIT

@@ -6,7 +6,7 @@ ignores it, so that a flow is a plain sequence.
 
 Sources: un-normalised Haar split and the 3 | rest coupling after IRN (Xiao et al., arXiv 2005.05650); ActNorm and the
 invertible 1x1 convolution after Glow (Kingma and Dhariwal, arXiv 1807.03039); the conditional affine coupling is
-RefScale's Eq. 10 and 11. Log-determinants are left out: nothing here is trained by likelihood.
+RefScale's Eq. 10 and 11. Log-determinants are omitted: nothing is trained by likelihood.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 def leaky_(x: Tensor) -> Tensor:
-    """The activation of all nets here, in place: a tensor that nothing else needs."""
+    """Apply the activation of all nets here, in place."""
     return functional.leaky_relu_(x, 0.2)
 
 

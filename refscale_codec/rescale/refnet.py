@@ -1,4 +1,4 @@
-"""Ref-Net: what the reference has in common with the picture, and the condition made of it.
+"""Ref-Net: the similarity of reference and picture, and the conditioning of the flow by it.
 
     hr  -> features ─┐
                      ├─ cosine (Eq. 3) -> [0, 1] -> levels -> s_map  (transmitted)
@@ -26,7 +26,7 @@ class ResidualGroup(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x plus a fifth of what the blocks make of it."""
+        """Return x plus a fifth of the output of the blocks."""
         residual: Tensor = self.blocks(x)
         return residual.mul_(0.2).add_(x)
 
@@ -107,7 +107,7 @@ class RefNet(nn.Module):
     def spread(self, levels: Tensor, height: int, width: int) -> list[Tensor]:
         """Return the map at the size of each stage, [b, 1, h/2^k, w/2^k] in [0, 1].
 
-        Where the sides are no multiples of the map's cells, the cells are stretched a little: that takes a whole
+        If the sides are not multiples of the map's cells, the cells are stretched a little, so this needs the whole
         picture, not a tile.
 
         Args:
@@ -125,8 +125,8 @@ class RefNet(nn.Module):
         """Return the condition f_c of each stage, [b, condition_channels, h/2^k, w/2^k].
 
         Args:
-            ref: features of the reference; None codes without one.
-            maps: what `spread` makes of the quantised map; None if and only if `ref` is None.
+            ref: features of the reference; None for none.
+            maps: the quantised map by `spread`; None if and only if `ref` is None.
             quality: [b] in [0, 1].
             height: of the high-res picture or tile, a multiple of the scale, in pixels.
             width: likewise.
@@ -135,9 +135,9 @@ class RefNet(nn.Module):
         for stage in range(1, len(self.inputs) + 1):
             if ref is None or maps is None:
                 size = (height >> stage, width >> stage)
-                known = quality.new_zeros(len(quality), self.condition_channels - 2, *size)
+                features = quality.new_zeros(len(quality), self.condition_channels - 2, *size)
             else:
                 s_map = maps[stage - 1].to(quality.dtype)
-                known = torch.cat([ref[stage - 1] * s_map, s_map], dim=1)
-            result.append(torch.cat([known, quality_planes(quality, known)], dim=1))
+                features = torch.cat([ref[stage - 1] * s_map, s_map], dim=1)
+            result.append(torch.cat([features, quality_planes(quality, features)], dim=1))
         return result

@@ -1,12 +1,11 @@
-"""The similarity map <-> bytes: lossless, adaptive, small.
+"""The similarity map <-> bytes: lossless adaptive entropy coding.
 
-Rows are coded from top to bottom with the range coder. In a row the even columns come first, each under its
-upper neighbours; then the odd columns, each between the two columns just coded. A context is a pair of neighbouring
-values; each context counts the levels seen so far, integers that both sides keep alike, so nothing but the payload is
-sent. A map of the highest level everywhere, the most frequent one, is no payload at all; one of zeros has no bytes,
-another one that is the same everywhere a single one.
+Rows are coded from top to bottom with the range coder: in each row first the even columns, in the context of their
+upper neighbours, then the odd columns, in the context of the two columns just coded. A context is a pair of values, and
+counts the levels coded so far; encoder and decoder keep equal integer counts. A map of the highest level everywhere,
+the most frequent one, has no section; one of zeros has an empty payload, another constant one a payload of one byte.
 
-The levels of a map are few (4 by default). With many levels the contexts are merged to at most 8 classes a neighbour.
+A map has few levels (4 by default). If there are many, the contexts are merged to at most 8 classes per neighbour.
 """
 
 import numpy as np
@@ -17,12 +16,12 @@ from refscale_codec.rangecoder import Coder, Decoder, Encoder
 
 Levels = NDArray[np.uint8]  # [rows, columns], each 0 .. levels - 1
 
-_INCREMENT = 16  # weight of one seen level against the initial count of 1 for each
-_CLASSES = 8  # contexts tell at most so many values of a neighbour apart
+_INCREMENT = 16  # added to the count of a coded level; counts start at 1
+_CLASSES = 8  # most classes of a neighbour's value
 
 
 class _Counts:
-    """Adaptive statistics: for each phase and pair of neighbour classes, how often each level came."""
+    """Adaptive statistics: for each phase and pair of neighbour classes, the counts of each level."""
 
     def __init__(self, levels: int) -> None:
         self.levels = levels
@@ -39,8 +38,8 @@ class _Counts:
         return np.asarray((counts / counts.sum(axis=1, keepdims=True))[contexts])
 
     def update(self, contexts: NDArray[np.int64], symbols: Levels) -> None:
-        seen = np.bincount(contexts * self.levels + symbols, minlength=self.table.size)
-        self.table += _INCREMENT * seen.reshape(self.table.shape)
+        counts = np.bincount(contexts * self.levels + symbols, minlength=self.table.size)
+        self.table += _INCREMENT * counts.reshape(self.table.shape)
 
 
 def _neighbours(above: Levels, row: Levels, phase: int) -> tuple[Levels, Levels]:
@@ -79,15 +78,15 @@ def decode(payload: bytes | None, rows: int, columns: int, levels: int) -> Level
         return np.full((rows, columns), payload[0], np.uint8)
     smap = _code(np.zeros((rows, columns), np.uint8), levels, Decoder(payload, "the similarity map"))
     if encode(smap, levels) != payload:
-        raise ContainerError("the similarity map is damaged: no map is coded like that")
+        raise ContainerError("the similarity map is damaged: not the encoding of any map")
     return smap
 
 
-def _code(known: Levels, levels: int, coder: Coder) -> Levels:
+def _code(source: Levels, levels: int, coder: Coder) -> Levels:
     """Encode a map, or decode one of the same size, with the same steps for both, and return it."""
-    counts, smap = _Counts(levels), np.zeros_like(known)
-    above = np.zeros_like(known[0])
-    for row, values in zip(smap, known, strict=True):
+    counts, smap = _Counts(levels), np.zeros_like(source)
+    above = np.zeros_like(source[0])
+    for row, values in zip(smap, source, strict=True):
         for phase in (0, 1):
             if row[phase::2].size:
                 contexts = counts.contexts(phase, *_neighbours(above, row, phase))
