@@ -17,6 +17,9 @@ from refscale_codec.errors import ContainerError
 
 Symbols = NDArray[np.int32]
 
+ORDER = 3
+"""Of the Exp-Golomb code: so many bits of an integer come as they are."""
+
 LONGEST = 31
 """Zeros at most before an Exp-Golomb code's first one."""
 
@@ -41,15 +44,15 @@ class Coder(ABC):
     def bit(self, value: int) -> int:
         """Code a bit, 0 and 1 equally likely."""
 
-    def unsigned(self, value: int = 0, order: int = 0) -> int:
-        """Code a value of 0 or more, below 2^(`LONGEST` + order), by the Exp-Golomb code of an order.
+    def unsigned(self, value: int = 0) -> int:
+        """Code a value of 0 or more, below 2^(`LONGEST` + `ORDER`), by the Exp-Golomb code.
 
-        The bits of (value >> order) + 1, after one zero for each but the first, then the `order` lowest bits of value.
+        The bits of (value >> ORDER) + 1, after one zero for each but the first, then the `ORDER` lowest bits of value.
 
         Raises:
             ContainerError: the payload holds no such code.
         """
-        above = (value >> order) + 1
+        above = (value >> ORDER) + 1
         zeros = above.bit_length() - 1
         if zeros > LONGEST:
             raise ValueError(f"{value} is too large to be coded")
@@ -61,13 +64,13 @@ class Coder(ABC):
         for shift in reversed(range(count)):
             read = 2 * read + self.bit(above >> shift & 1)
         read -= 1
-        for shift in reversed(range(order)):
+        for shift in reversed(range(ORDER)):
             read = 2 * read + self.bit(value >> shift & 1)
         return read
 
-    def signed(self, value: int = 0, order: int = 0) -> int:
+    def signed(self, value: int = 0) -> int:
         """Code a value of any sign as an unsigned one: 0, -1, 1, -2, 2 ... as 0, 1, 2, 3, 4 ..."""
-        folded = self.unsigned(2 * value if value >= 0 else -2 * value - 1, order)
+        folded = self.unsigned(2 * value if value >= 0 else -2 * value - 1)
         return -(folded + 1) // 2 if folded % 2 else folded // 2
 
     def _damaged(self, problem: str) -> ContainerError:

@@ -108,7 +108,7 @@ def test_sparse_and_dense_latents_come_back_from_any_model(seed: int, deviation:
     assert (found.z == drawn.z).all()
 
 
-GOLDEN = [(1036, 2818577000), (1228, 1773271823), (2284, 2187801321)]  # lengths and CRC-32s
+GOLDEN = [(1020, 3530504324), (1176, 3217019787), (2044, 1572919060)]  # lengths and CRC-32s
 
 
 def test_the_bytes_stay_what_they_were() -> None:

@@ -37,7 +37,6 @@ _AT_ONCE = 1 << 19  # about so many pixels are warped at once, to bound memory
 _START = [1 + int(256 * 0.55 ** abs(x)) for x in range(-2 * LIMIT, 2 * LIMIT + 1)]  # counts before the first vector
 _INCREMENT = 24
 _CHECK = struct.Struct("<I")
-_ORDER = 4  # of the Exp-Golomb code of numbers; most have a few bits more
 
 
 class Transform(NamedTuple):
@@ -328,13 +327,13 @@ def _code(source: Alignment, bands: int, coder: Coder) -> Alignment:
     """
     factor = 1 + coder.uniform(MAX_FACTOR, source.factor - 1)
     pairs = coder.uniform(5, source.transform.pairs)
-    numbers = [coder.signed(number, _ORDER) for number in source.transform[: 2 * pairs]]
+    numbers = [coder.signed(number) for number in source.transform[: 2 * pairs]]
     if pairs == 2:  # a similarity
         numbers += [-numbers[3], numbers[2]]
     radiometry = None
     if coder.bit(int(source.radiometry is not None)):
         radiometry = tuple(
-            GainOffset(GAIN + coder.signed(gain - GAIN, _ORDER), coder.signed(offset, _ORDER))
+            GainOffset(GAIN + coder.signed(gain - GAIN), coder.signed(offset))
             for gain, offset in source.radiometry or (GainOffset(),) * bands
         )
     vectors = source.motion

@@ -19,7 +19,7 @@ from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.rescale import similarity_map
-from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.interface import Rescaler
 
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[1] / "examples"
@@ -109,12 +109,13 @@ def target(name: str) -> Image:
     return NAMES[name][2](cut("target"))
 
 
-def with_map(data: bytes, net: RescaleNet) -> bytes:
+def with_map(data: bytes, rescaler: Rescaler) -> bytes:
     """Return a file with a similarity map of all levels, which pictures this small do not get by themselves."""
     file = container.unpack(data)
-    rows, columns = np.ogrid[[slice(side) for side in net.config.map_size(*file.header.low_res_size)]]
-    levels = ((rows * columns // 9 + columns // 3) % net.config.map_levels).astype(np.uint8)
-    return container.pack(replace(file, similarity_map=similarity_map.encode(levels, net.config.map_levels)))
+    cell = rescaler.cell // rescaler.scale  # low-res pixels a side
+    rows, columns = np.ogrid[[slice(-(-side // cell)) for side in file.header.low_res_size]]
+    levels = ((rows * columns // 9 + columns // 3) % rescaler.map_levels).astype(np.uint8)
+    return container.pack(replace(file, similarity_map=similarity_map.encode(levels, rescaler.map_levels)))
 
 
 def main() -> None:
@@ -124,7 +125,7 @@ def main() -> None:
         options = EncodeOptions(60, output_hash=name == "everything")
         data = encoder.encode(target(name), reference(name), net, options)
         if name == "map":
-            data = with_map(data, net)
+            data = with_map(data, net.rescaler)
         (FOLDER / f"{name}.rsc").write_bytes(data)
         np.savez_compressed(FOLDER / f"{name}.npz", pixels=decoder.decode(data, reference(name), net).pixels)
         print(name, len(data))

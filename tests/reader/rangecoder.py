@@ -53,7 +53,7 @@ class RangeDecoder:
         self._take(symbol * each, ONE if symbol == n - 1 else (symbol + 1) * each)
         return symbol
 
-    def unsigned(self, order: int = 0) -> int:
+    def unsigned(self) -> int:
         """Return the next unsigned integer."""
         zeros = 0
         while not self.uniform(2):
@@ -64,13 +64,13 @@ class RangeDecoder:
         for _ in range(zeros):
             m = 2 * m + self.uniform(2)
         n = m - 1
-        for _ in range(order):
+        for _ in range(3):
             n = 2 * n + self.uniform(2)
         return n
 
-    def signed(self, order: int = 0) -> int:
+    def signed(self) -> int:
         """Return the next signed integer."""
-        n = self.unsigned(order)
+        n = self.unsigned()
         return -(n + 1) // 2 if n % 2 else n // 2
 
     def require_end(self) -> None:

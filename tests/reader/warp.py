@@ -17,14 +17,14 @@ class Alignment:
         self.height, self.width = height, width
         self.k = 1 + coder.uniform(64)
         pairs = coder.uniform(5)
-        numbers = [coder.signed(4) for _ in range(2 * pairs)]
+        numbers = [coder.signed() for _ in range(2 * pairs)]
         if pairs == 2:
             numbers += [-numbers[3], numbers[2]]
         numbers += [0] * (8 - len(numbers))
         self.t, self.u, self.yy, self.yx, self.xy, self.xx, self.ty, self.tx = numbers
         self.gains: list[tuple[int, int]] | None = None
         if coder.uniform(2):
-            self.gains = [(256 + coder.signed(4), coder.signed(4)) for _ in range(bands)]
+            self.gains = [(256 + coder.signed(), coder.signed()) for _ in range(bands)]
         self.vectors = np.zeros((-(-height // 64), -(-width // 64), 2), np.int64)
         if coder.uniform(2):
             self._read_vectors()
