@@ -81,8 +81,8 @@ def main() -> None:
         moved = warp.apply(reference, registration.estimate(target, reference))
         for quality in QUALITIES:
             lr = tiled.downscale(target, moved, net.rescaler, quality).lr
-            found = measured(net.low_res, lr, tiled.low_res_reference(moved, net.scale), quality)
-            rows.append({"name": pair.name, "dataset": pair.dataset} | found)
+            figures = measured(net.low_res, lr, tiled.low_res_reference(moved, net.scale), quality)
+            rows.append({"name": pair.name, "dataset": pair.dataset} | figures)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/learned_codec.py manifest.csv weights.safetensors"
     result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}

@@ -42,7 +42,7 @@ def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generi
     scale = net.scale
     pairs = data.read_manifest(manifest, ("train", "single"))
     crops = data.Crops(pairs, scale * SIDE, simulated=0.12, unrelated=0.08, changed=0.2)
-    found: dict[str, list[NDArray[np.generic]]] = {"lr": [], "reference": [], "quality": []}
+    parts: dict[str, list[NDArray[np.generic]]] = {"lr": [], "reference": [], "quality": []}
     for step in range(SAMPLES // BATCH):
         hr, ref = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in crops.batch(1, step, BATCH))
         quality = np.random.default_rng([1, step]).integers(*QUALITY, BATCH)
@@ -50,9 +50,9 @@ def make_samples(net: RescaleNet, manifest: Path) -> dict[str, NDArray[np.generi
             lr = net.downscale(hr, ref, torch.from_numpy(quality).float() / 100).lr
         reference = 128 * loop.low_res_reference(ref, scale) + 128
         for name, x in (("lr", lr.float().half()), ("reference", reference.to(torch.uint8))):
-            found[name].append(x.numpy())
-        found["quality"].append(quality)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            parts[name].append(x.numpy())
+        parts["quality"].append(quality)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def batch(samples: dict[str, NDArray[np.generic]], step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -104,7 +104,7 @@ def measure(job: Job, folder: Path) -> dict[str, Any]:
     for _ in range(job.repeat):
         data, seconds = timed(job, folder)
         runs.append(seconds)
-        if data != expected and job.device == "cpu":  # an accelerator need not round alike twice
+        if data != expected and job.device == "cpu":  # rounding on an accelerator is not repeatable
             raise RuntimeError(f"{job.direction} gives another result the second time")
     seconds = {stage: median(run[stage] for run in runs) for stage in STAGES}
     total = median(sum(run.values()) - run["load"] for run in runs)

@@ -86,8 +86,8 @@ def measure(config: TrainConfig, crops: data.Crops, device: torch.device, varian
     if not channels_last:
         run.net = run.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if compiled:
-        for name in ("descend", "rebuild"):
-            setattr(run.net, name, torch.compile(getattr(run.net, name)))
+        for name in ("forward", "upscale"):
+            setattr(run.net.rescaler, name, torch.compile(getattr(run.net.rescaler, name)))
     run.net.train()
     seconds: dict[str, list[float]] = defaultdict(list)
     for step in range(-3, STEPS):

@@ -1,4 +1,4 @@
-"""Untied nets judged as benchmarks/ablations.py judges the flow, before the codec knows them.
+"""Untied nets judged as benchmarks/ablations.py judges the flow, before the codec supports them.
 
     python benchmarks/untied.py ../shared/data/manifest.csv runs/untied/weights.safetensors
 
@@ -110,7 +110,7 @@ def operations(net: Untied) -> dict[str, float]:
 def seconds(net: Untied) -> dict[str, float]:
     """Return the processor seconds a megapixel of each way, after a first one to warm up."""
     hr = torch.rand(1, 3, 512, 512)
-    s_map, quality, found = torch.full((1, 1, 256, 256), 192), torch.tensor([75]), {}
+    s_map, quality, taken = torch.full((1, 1, 256, 256), 192), torch.tensor([75]), {}
 
     def down() -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -128,8 +128,8 @@ def seconds(net: Untied) -> dict[str, float]:
         way()
         started = time.process_time()
         way()
-        found[name] = (time.process_time() - started) / (512 * 512 / 1e6)
-    return found
+        taken[name] = (time.process_time() - started) / (512 * 512 / 1e6)
+    return taken
 
 
 def main() -> None:
@@ -156,9 +156,9 @@ def main() -> None:
             row["references"] = clouded(net, judge)
         results.append(row)
         print(row, flush=True)
-    found: dict[str, Any] = {"command": "python benchmarks/untied.py manifest.csv weights --clouds", "rows": results}
-    found |= {"machine": platform.machine(), "versions": {"torch": torch.__version__}}
-    write(RESULTS, found)
+    result: dict[str, Any] = {"command": "python benchmarks/untied.py manifest.csv weights --clouds", "rows": results}
+    result |= {"machine": platform.machine(), "versions": {"torch": torch.__version__}}
+    write(RESULTS, result)
     write_table(results[-1])
 
 
