@@ -46,6 +46,7 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study.coders import jpeg as jpeg_coder
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
+from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
 RESULTS = FOLDER / "ablations.json"
@@ -128,7 +129,7 @@ def eight_bits() -> Iterator[None]:
         return tiled.LowRes(restore(indices, height, width, quality), None).picture.astype(np.float32)
 
     with (
-        patch.object(loop, "through_jpeg", coded),
+        patch.object(losses, "through_jpeg", coded),
         patch.object(coefficients, "quantise", quantised),
         patch.object(coefficients, "restore", restored),
     ):
@@ -245,15 +246,16 @@ class Judge:
 
 def seconds_per_step(config: TrainConfig) -> float:
     """Return the processor time of a training step on noise."""
-    run = loop._Run(config, torch.device("cpu"))
-    run.net.train()
-    batch = np.random.default_rng(0).integers(0, 256, (2, config.batch, config.crop, config.crop, 3), dtype=np.uint8)
+    net = Trained(config).train()
+    run = loop.Run(net, config)
+    new, old = np.random.default_rng(0).integers(0, 256, (2, config.batch, config.crop, config.crop, 3), dtype=np.uint8)
+    batch = new, old, np.zeros(new.shape[:3], bool)
     for step in range(12):
         if step == 2:
             started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = loop.loss_of(run.net, config, (batch[0], batch[1]), step, torch.device("cpu"))
-        run.update(loss, config)
+            loss, _ = net.loss_of(batch, step)
+        run.update(loss)
     return (time.process_time() - started) / 10
 
 

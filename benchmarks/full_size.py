@@ -17,6 +17,8 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,80 +41,71 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.tiled import LowRes
-from refscale_codec.training import data, loop, losses
+from refscale_codec.training import data, flow, loop
+from refscale_codec.training import step as steps
+from refscale_codec.training.losses import HEADER_BPP
+from refscale_codec.training.recipe import TrainConfig
 
 RUN = ROOT / "build" / "full-size"
 QUALITIES = (3, 10, 25, 50, 75, 90)  # at full size
 TIMED = 75, 82  # one quality each, of like bits
-BATCH, CROP, RATE, WARMUP, DECAY, AVERAGE = 8, 64, 4e-4, 50, 0.5, 0.998
-TRAINED = (1, 80)  # qualities
-SLOPE = 1.2  # about how steep such a codec's curves are, see `losses.error_weight`
-ALONE = 0.3  # share of crops without a reference
+RECIPE = TrainConfig(
+    "",
+    seed=3,
+    warmup=50,
+    decay=0.5,
+    learning_rate=4e-4,
+    batch=8,
+    crop=64,
+    average=0.998,
+    unrelated=0.08,
+    alone=0.3,
+    rounded=0.0,
+    quality=(1, 80),
+    slope=1.2,  # about how steep such a codec's curves are
+)
 
 Coder = Callable[[Image, Image | None, int], tuple[Image, int]]
 
 
 def learn(given: Model, manifest: Path, steps: int) -> GmmCodec:
     """Train the codec of some weights on full-size crops, or go on with it; return it with its integers."""
-    RUN.mkdir(parents=True, exist_ok=True)
-    checkpoint, file = RUN / "checkpoint.pt", RUN / "weights.safetensors"
     assert isinstance(given.low_res, GmmCodec) and isinstance(given.rescaler, RescaleNet)
-    gmm = given.low_res.net.requires_grad_(True)
-    optimizer = torch.optim.Adam(gmm.parameters(), RATE, betas=(0.9, 0.99))
-    average = {name: value.detach().clone() for name, value in gmm.state_dict().items()}
-    step = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        gmm.load_state_dict(state["gmm"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step = state["average"], state["step"]
+    recipe, rescaler = replace(RECIPE, manifest=str(manifest), steps=steps), given.rescaler
+    gmm = Gmm(given.low_res.net.config)
+    gmm.load_state_dict(given.low_res.net.state_dict())
 
-    def save() -> None:
-        state = {"gmm": gmm.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step}
-        torch.save(state, checkpoint.with_suffix(".part"))
-        checkpoint.with_suffix(".part").replace(checkpoint)
+    @cache
+    def crops() -> data.Crops:
+        pairs = data.read_manifest(manifest, recipe.splits)
+        return data.Crops(pairs, recipe.crop, recipe.simulated, recipe.unrelated, recipe.changed)
 
-    saved = time.monotonic()
-    if step < steps:
-        crops = data.Crops(data.read_manifest(manifest, ("train", "single")), CROP, 0.12, 0.08, 0.2)
-    while step < steps:
-        torch.manual_seed(step)
-        loss = loss_of(gmm, crops.batch(3, step, BATCH), np.random.default_rng([3, step]))
-        rate = min(1.0, (step + 1) / WARMUP, (steps - step) / (DECAY * steps))
-        optimizer.param_groups[0]["lr"] = RATE * rate
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(gmm.parameters(), 1.0))):
-            optimizer.step()
-        step += 1
-        keep = min(AVERAGE, (1 + step) / (10 + step))
-        for name, value in gmm.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - keep)
-        if step % 50 == 0:
-            print(f"step {step}, loss {float(loss.detach()):.3f}", flush=True)
-        if time.monotonic() - saved > 120:
-            save()
-            saved = time.monotonic()
-    save()
-    gmm.load_state_dict(average)
-    model.store(given.rescaler, file, gmm)
+    def draw(step: int) -> tuple[data.Pixels, data.Pixels]:
+        return crops().batch(recipe.seed, step, recipe.batch)
+
+    def store(net: Gmm, path: Path) -> None:
+        model.store(rescaler, path, net)
+
+    file = loop.fit(gmm, recipe, draw, partial(loss_of, gmm, recipe), store, RUN, report=print)
     trained = model.load(file).low_res
     assert isinstance(trained, GmmCodec)
     return trained
 
 
-def loss_of(gmm: Gmm, batch: tuple[data.Pixels, data.Pixels], rng: np.random.Generator) -> Tensor:
-    """Return ln(bits) and, with its weight, ln(squared error)."""
-    hr, ref = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255 for x in batch)
-    quality = torch.from_numpy(rng.integers(TRAINED[0], TRAINED[1] + 1, len(hr))).float()
-    used = torch.from_numpy(rng.random((len(hr), 1, 1, 1)) >= ALONE)
-    with torch.autocast("cpu", torch.bfloat16):
-        coded = gmm(hr, loop.low_res_reference(ref, 1) * used, quality / 100)
-    bpp = coded.bits / CROP**2 + 0.005
-    error = (coded.lr_hat.float() - hr).square().mean(dim=(1, 2, 3)) + 4e-6
-    weight = losses.error_weight(error, bpp, quality, SLOPE)
-    return (torch.log(bpp) + weight * torch.log(error)).mean()
+def loss_of(
+    gmm: Gmm, recipe: TrainConfig, batch: tuple[data.Pixels, data.Pixels], step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return ln(bits) and, with its weight, ln(squared error); and figures of each crop."""
+    rng, device = steps.random_of(recipe, step), torch.device("cpu")
+    hr, ref = (steps.tensor(x, device) / 255 for x in batch)
+    quality, _ = steps.qualities(recipe, rng, len(hr), device)
+    used = torch.from_numpy(rng.random((len(hr), 1, 1, 1)) >= recipe.alone)
+    coded = gmm(hr, flow.low_res_reference(ref, 1) * used, quality / 100)
+    rate = coded.bits / recipe.crop**2 + HEADER_BPP
+    error = (coded.lr_hat.float() - hr).square().mean(dim=(1, 2, 3))
+    loss, comparable = steps.rate_and_error(rate, error, quality, recipe.slope)
+    figures = {"loss": comparable, "psnr": -10 * torch.log10(error), "bpp": rate}
+    return loss.mean(), {name: value.detach() for name, value in figures.items()}
 
 
 def at_full_size(codec: GmmCodec) -> Coder:

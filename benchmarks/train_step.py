@@ -27,7 +27,8 @@ import torch
 from common import RESULTS, ROOT, write
 from torch.utils.flop_counter import FlopCounterMode
 
-from refscale_codec.training import data, loop, losses
+from refscale_codec.training import data, flow, loop, losses
+from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
 VARIANTS = {  # bf16, channels last, compiled
@@ -72,8 +73,8 @@ def timed(seconds: dict[str, list[float]], device: torch.device) -> Iterator[Non
         return call
 
     with (
-        patch.object(loop, "through_jpeg", watched("jpeg", losses.through_jpeg)),
-        patch.object(loop, "coded_map_bits", watched("map", loop.coded_map_bits)),
+        patch.object(losses, "through_jpeg", watched("jpeg", losses.through_jpeg)),
+        patch.object(flow, "coded_map_bits", watched("map", flow.coded_map_bits)),
         patch.object(torch.Tensor, "backward", watched("backward", torch.Tensor.backward)),
     ):
         yield
@@ -82,25 +83,25 @@ def timed(seconds: dict[str, list[float]], device: torch.device) -> Iterator[Non
 def measure(config: TrainConfig, crops: data.Crops, device: torch.device, variant: str) -> dict[str, Any]:
     """Return medians of the seconds of each part, operations and steps per second."""
     bf16, channels_last, compiled = VARIANTS[variant]
-    run = loop._Run(config, device)
+    net = Trained(config).to(device)
     if not channels_last:
-        run.net = run.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if compiled:
         for name in ("forward", "upscale"):
-            setattr(run.net.rescaler, name, torch.compile(getattr(run.net.rescaler, name)))
-    run.net.train()
+            setattr(net.rescaler, name, torch.compile(getattr(net.rescaler, name)))
+    run = loop.Run(net.train(), config)
     seconds: dict[str, list[float]] = defaultdict(list)
     for step in range(-3, STEPS):
         if step == 0:
             seconds.clear()
         started = now(device)
-        batch = crops.batch(1, step + 3, config.batch)
+        batch = crops.marked_batch(1, step + 3, config.batch)
         drawn = now(device)
         with timed(seconds, device):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss, _ = loop.loss_of(run.net, config, batch, step + 3, device)
+                loss, _ = net.loss_of(batch, step + 3)
             forward = now(device)
-            run.update(loss, config)
+            run.update(loss)
         ended = now(device)
         seconds["data"].append(drawn - started)
         seconds["forward"].append(forward - drawn)
@@ -111,10 +112,9 @@ def measure(config: TrainConfig, crops: data.Crops, device: torch.device, varian
 
 def operations(config: TrainConfig, crops: data.Crops, device: torch.device) -> int:
     """Return the floating-point operations of a step."""
-    run = loop._Run(config, device)
-    run.net.train()
+    net = Trained(config).to(device).train()
     with FlopCounterMode(display=False) as counter:
-        loss, _ = loop.loss_of(run.net, config, crops.batch(1, 0, config.batch), 0, device)
+        loss, _ = net.loss_of(crops.marked_batch(1, 0, config.batch), 0)
         loss.backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
 

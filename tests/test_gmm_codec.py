@@ -33,7 +33,9 @@ from refscale_codec.reference import band_prediction, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale import tiled
 from refscale_codec.study import metrics
-from refscale_codec.training import loop
+from refscale_codec.training import flow, loop
+from refscale_codec.training.data import Crops, read_manifest
+from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
 GOOD = EncodeOptions(quality=90)
@@ -344,7 +346,7 @@ def test_the_low_res_reference_is_the_rounded_mean(net: Model) -> None:
     padded = np.pad(pixels.astype(float), ((0, 1), (0, 1), (0, 0)), "edge")
     assert np.array_equal(found, np.floor(padded.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)) + 0.5))
     tensor = torch.from_numpy(padded / 255).permute(2, 0, 1)[None].float()
-    told = loop.low_res_reference(tensor, 2)[0].permute(1, 2, 0)
+    told = flow.low_res_reference(tensor, 2)[0].permute(1, 2, 0)
     assert np.array_equal(128 * told.numpy() + 128, found)
 
 
@@ -389,20 +391,42 @@ def test_both_nets_learn_and_the_weights_code(place: Path, pair: tuple[Image, Im
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_at_first_only_the_low_res_codec_learns(place: Path) -> None:
-    run = loop._Run(replace(RECIPE, gmm_first=1), torch.device("cpu"))
-    pairs = loop.read_manifest(place / "pairs.csv", ("train",))
-    crops = loop.Crops(pairs, 32, 0.0, 0.0, 0.0)
-    run.net.train()
-    for step in range(2):
-        before = {name: parameter.detach().clone() for name, parameter in run.net.named_parameters()}
-        loss, figures = loop.loss_of(run.net, run.config, crops.batch(1, step, 2), step, torch.device("cpu"))
-        assert torch.isfinite(loss)
-        assert (figures["bpp_lr"] > 0).any()
-        run.update(loss, run.config)
-        moved = {name for name, parameter in run.net.named_parameters() if not torch.equal(parameter, before[name])}
-        assert any(name.startswith("low_res.") for name in moved)
-        assert any(name.startswith("rescaler.stages.") for name in moved) == (step == 1)
+def test_at_first_only_the_entropy_model_of_the_codec_learns(place: Path) -> None:
+    both, alone = (Trained(config).train() for config in (replace(RECIPE, gmm_first=2), replace(RECIPE, gmm=None)))
+    batch = Crops(read_manifest(place / "pairs.csv", ("train",)), 32, 0.0, 0.0, 0.0).marked_batch(1, 0, 2)
+    moved = {}
+    for step in (1, 2):
+        gradients = []
+        for net in (both, alone):
+            net.zero_grad()
+            torch.manual_seed(step)
+            loss, _ = net.loss_of(batch, step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients.append([x.grad for x in net.rescaler.parameters() if x.grad is not None])
+        same = all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+        assert same == (step == 1)  # until then the rescaler learns with JPEG, as without the codec
+        assert both.low_res is not None
+        moved[step] = {name for name, x in both.low_res.named_parameters() if x.grad is not None and x.grad.any()}
+    entropy = {name for name, _ in both.low_res.named_parameters() if name.startswith(("mixture", "context", "hyper"))}
+    transform = {"gain", "forward_dct", "inverse_dct", "analysis.4.weight", "synthesis.6.0.weight"}
+    assert not transform & moved[1] and len(entropy - moved[1]) < len(entropy) / 2
+    assert transform <= moved[2] and entropy & moved[1] <= moved[2]
+
+
+def test_the_entropy_model_learns_what_jpeg_leaves() -> None:
+    torch.manual_seed(1)
+    gmm, quality = Gmm(SMALL), torch.tensor([50.0, 80.0])
+    lr, reference = 0.5 + 0.1 * torch.randn(2, 3, 32, 32), torch.zeros(2, 3, 32, 32)
+    optimizer = torch.optim.Adam(gmm.parameters(), 3e-3)
+    found = []
+    for _ in range(20):
+        torch.manual_seed(2)
+        loss, bpp = flow.entropy_loss(gmm, lr, reference, quality)
+        optimizer.zero_grad()
+        loss.mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        found.append(float(bpp.detach().mean()))
+    assert found[-1] < 0.9 * found[0]
 
 
 def test_recipes_name_the_codec(place: Path) -> None:

@@ -17,21 +17,23 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+NETS: dict[str, type[RescaleConfig] | type[UntiedConfig]] = {"net": RescaleConfig, "untied": UntiedConfig}
+"""The families of rescalers, by the names of their tables in a recipe."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A recipe; every field but `manifest` has a default.
 
-    `[net]` in the TOML file is a `RescaleConfig`, `[untied]` in its place an `UntiedConfig`; `[gmm]` is a `GmmConfig`,
-    without it the low-res codec is JPEG.
+    `net` is one of the tables of `NETS` in the TOML file; `[gmm]` is a `GmmConfig`, without it the low-res codec is
+    JPEG.
     """
 
     manifest: str  # CSV of pairs, relative to the config file
     splits: tuple[str, ...] = ("train", "single")
-    net: RescaleConfig = RescaleConfig()
-    untied: UntiedConfig | None = None  # trains this family in place of `net`; with JPEG only
-    gmm: GmmConfig | None = None
-    gmm_first: int = 0  # steps at the beginning in which only the learned low-res codec learns
+    net: RescaleConfig | UntiedConfig = RescaleConfig()
+    gmm: GmmConfig | None = None  # with a flow only
+    gmm_first: int = 0  # steps at the beginning with JPEG, in which of the learned codec only the entropy model learns
     start_from: str = (
         ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
     )
@@ -62,7 +64,7 @@ class TrainConfig:
         """Reject values of the wrong type and those that no run can have."""
         for field in fields(self):
             value, default = getattr(self, field.name), field.default
-            if field.name in ("gmm", "untied"):
+            if field.name in ("net", "gmm"):
                 continue  # check themselves
             kind = str if field.name == "manifest" else type(default)
             allowed = (int, float) if kind is float else kind
@@ -70,14 +72,14 @@ class TrainConfig:
                 raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
-        unit = STRIDE * (self.untied or self.net).scale
+        unit = STRIDE * self.net.scale
         for name in ("crop", "late_crop"):
             if (side := getattr(self, name)) % unit or side < unit * (name == "crop"):
                 raise ValueError(f"{name} must be a multiple of {STRIDE} low-res pixels, {unit}, not {side}")
-        if self.untied is None and self.muon:
-            raise ValueError("muon would have no effect without [untied]")
-        if self.untied is not None and self.gmm is not None:
-            raise ValueError("[untied] cannot be trained with [gmm] yet")
+        if self.muon and not isinstance(self.net, UntiedConfig):
+            raise ValueError("muon is for [untied] only")
+        if self.gmm is not None and not isinstance(self.net, RescaleConfig):
+            raise ValueError("[gmm] can be trained with [net] only")
         if self.gmm is None and self.gmm_first:
             raise ValueError("gmm_first would have no effect without [gmm]")
         if min(self.batch, self.warmup, self.steps) < 1:
@@ -96,12 +98,15 @@ class TrainConfig:
             raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
         try:
             nets: dict[str, Any] = {}
-            for name, kind in (("net", RescaleConfig), ("untied", UntiedConfig), ("gmm", GmmConfig)):
-                if name in table:
-                    given = table.pop(name)
-                    if not isinstance(given, dict):
-                        raise ValueError(f"{name} must be a table, not {given!r}")
-                    nets[name] = kind(**_known(given, kind, path))
+            for name, kind in (NETS | {"gmm": GmmConfig}).items():
+                if name not in table:
+                    continue
+                given, of = table.pop(name), "net" if name in NETS else name
+                if not isinstance(given, dict):
+                    raise ValueError(f"{name} must be a table, not {given!r}")
+                if of in nets:
+                    raise ValueError(f"there can be only one of the tables {', '.join(NETS)}")
+                nets[of] = kind(**_known(given, kind, path))
             values: dict[str, Any] = _known(table, cls, path)
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**nets, **values)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from refscale_codec.rescale.untied import Untied, spread
 from refscale_codec.training import losses
+from refscale_codec.training import step as steps
 from refscale_codec.training.data import Mask, Pixels
 from refscale_codec.training.recipe import TrainConfig
 
@@ -42,39 +43,36 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
 
 
 def loss_of(
-    net: Untied, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int, device: torch.device
+    net: Untied, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run a `Crops.marked_batch` down, through the JPEG's quantiser and up.
 
     Returns:
         The mean loss and, for the log, figures of each crop [b].
     """
-    rng = np.random.default_rng([config.seed, step])
-    hr, ref = (torch.from_numpy(x).to(device).permute(0, 3, 1, 2).float() for x in batch[:2])  # [b, 3, h, w]
-    size, height, width = len(hr), hr.shape[-2] // 2, hr.shape[-1] // 2
-    quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
-    rounded = torch.from_numpy(rng.random(size) < config.rounded).to(device)
-    told = torch.where(rounded, 100, quality)
+    rng, device = steps.random_of(config, step), net.device
+    hr, ref = (steps.tensor(x, device) for x in batch[:2])  # [b, 3, h, w]
+    height, width = hr.shape[-2] // 2, hr.shape[-1] // 2
+    quality, rounded = steps.qualities(config, rng, len(hr), device)
+    asked = torch.where(rounded, 100, quality)
     divisor, highest = net.config.map_divisor, net.config.map_levels - 1
     levels = torch.from_numpy(maps(batch[2], config, 2 * divisor, highest, rng)).to(device)
     s_map = spread(levels, divisor, height, width)
 
-    lr = net.downscale(hr / 255, ref / 255, s_map, told)
+    lr = net.downscale(hr / 255, ref / 255, s_map, asked)
     with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
         lr_hat = losses.through_jpeg(lr, torch.where(rounded, 101, quality))
         bits = losses.packed_bits(lr, quality) * ~rounded
-    hr_hat = net.upscale(255 * lr_hat, ref, s_map, told, torch.bfloat16)
+    hr_hat = net.upscale(255 * lr_hat, ref, s_map, asked, torch.bfloat16)
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
     rate = bits / (4 * height * width) + losses.HEADER_BPP
-    bounded = error + 4e-6  # rounding limits it anyway
-    weight = losses.error_weight(bounded, rate, told, config.slope)
     guide = losses.guidance(lr, hr / 255, levels / highest)
-    beside = torch.log(rate) + config.guidance * guide
+    loss, comparable = steps.rate_and_error(rate, error, asked, config.slope)
     figures = {
-        "loss": beside + config.slope * torch.log(bounded),  # with one weight for all, so that crops compare
+        "loss": comparable + config.guidance * guide,
         "psnr": -10 * torch.log10(error),
         "bpp": rate,
         "guidance": guide,
     }
-    return (beside + weight * torch.log(bounded)).mean(), {name: value.detach() for name, value in figures.items()}
+    return (loss + config.guidance * guide).mean(), {name: value.detach() for name, value in figures.items()}

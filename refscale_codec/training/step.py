@@ -1,0 +1,43 @@
+"""What a training step of every family of nets draws and minimises; the rest is in `flow`, `untied` and `fgrn`."""
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from refscale_codec.training import losses
+from refscale_codec.training.data import Pixels
+from refscale_codec.training.recipe import TrainConfig
+
+
+def random_of(config: TrainConfig, step: int) -> Generator:
+    """Return where a step's random numbers come from, beside those of its crops and torch's."""
+    return np.random.default_rng([config.seed, step])
+
+
+def tensor(pictures: Pixels, device: torch.device) -> Tensor:
+    """Return pictures [b, h, w, 3] as [b, 3, h, w] in levels."""
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
+
+
+def qualities(config: TrainConfig, rng: Generator, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw the qualities [b] of a batch in 1..100, and whose low-res picture is only rounded to 8 bits, [b]."""
+    quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
+    return quality, torch.from_numpy(rng.random(size) < config.rounded).to(device)
+
+
+def rate_and_error(rate: Tensor, error: Tensor, quality: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+    """Return ln(rate) + weight * ln(error) of each crop [b].
+
+    Args:
+        rate: [b] bits per high-res pixel.
+        error: [b] mean squared error of samples in [0, 1].
+        quality: [b] in 1..100.
+        slope: about the weight, see `losses.error_weight`.
+
+    Returns:
+        To train on; and for the log, with the slope as the weight of all, so that crops compare.
+    """
+    bounded = error + 4e-6  # rounding limits it anyway
+    weight = losses.error_weight(bounded, rate, quality, slope)
+    return torch.log(rate) + weight * torch.log(bounded), torch.log(rate) + slope * torch.log(bounded)
