@@ -77,23 +77,21 @@ def loss_of(
     rng, device = steps.random_of(config, step), net.device
     hr, ref = (steps.tensor(x, device) / 255 for x in batch[:2])  # [b, 3, h, w]
     quality, rounded = steps.qualities(config, rng, len(hr), device)
-    asked = torch.where(rounded, 100, quality)  # what the net is told
-    quality = torch.where(rounded, 101, quality)
     referenced = torch.from_numpy(rng.random(len(hr)) >= config.alone).float().to(device)[:, None, None, None]
 
     features = net.refnet.features(ref)
     similarity = net.refnet.similarity(net.refnet.features(hr), features) * referenced
     levels = net.refnet.quantise(similarity) * referenced
     maps = net.refnet.spread(levels, *hr.shape[-2:])
-    condition = net.refnet.condition(features, maps, asked / 100, *hr.shape[-2:])
+    condition = net.refnet.condition(features, maps, quality / 100, *hr.shape[-2:])
     lr = net(hr, condition)[0].float()
     low_reference = low_res_reference(ref, net.config.scale) * referenced
     if gmm is not None and step >= config.gmm_first:
-        lr_hat, lr_bits = through_gmm(gmm, lr, low_reference, quality)
+        lr_hat, lr_bits = through_gmm(gmm, lr, low_reference, torch.where(rounded, 101, quality))
     else:
         with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
-            lr_hat = losses.through_jpeg(lr, quality)
-            lr_bits = losses.packed_bits(lr, asked) * ~rounded
+            lr_hat = losses.through_jpeg(lr, torch.where(rounded, 101, quality))
+            lr_bits = losses.packed_bits(lr, quality) * ~rounded
     hr_hat = net.upscale(lr_hat, condition)
 
     pixels = hr.shape[-2] * hr.shape[-1]
@@ -103,7 +101,7 @@ def loss_of(
     map_bits = losses.with_gradient_of(coded_map_bits(exact, net.map_levels), losses.map_bits(levels, exact))
     rate = rate_lr + map_bits / pixels + losses.HEADER_BPP
     guide = losses.guidance(lr, hr, similarity)
-    loss, comparable = steps.rate_and_error(rate, error, asked, config.slope)
+    loss, comparable = steps.rate_and_error(rate, error, quality, config.slope)
     figures = {
         "loss": comparable + config.guidance * guide,
         "psnr": -10 * torch.log10(error),
@@ -115,6 +113,6 @@ def loss_of(
     }
     loss = loss + config.guidance * guide
     if gmm is not None and step < config.gmm_first:
-        beside, figures["bpp_gmm"] = entropy_loss(gmm, lr, low_reference, asked)
+        beside, figures["bpp_gmm"] = entropy_loss(gmm, lr, low_reference, quality)
         loss = loss + beside
     return loss.mean(), {name: value.detach() for name, value in figures.items()}

@@ -21,9 +21,10 @@ def tensor(pictures: Pixels, device: torch.device) -> Tensor:
 
 
 def qualities(config: TrainConfig, rng: Generator, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw the qualities [b] of a batch in 1..100, and whose low-res picture is only rounded to 8 bits, [b]."""
+    """Draw the qualities [b] of a batch in 1..100, and whose low-res picture is only rounded to 8 bits: quality 100."""
     quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
-    return quality, torch.from_numpy(rng.random(size) < config.rounded).to(device)
+    rounded = torch.from_numpy(rng.random(size) < config.rounded).to(device)
+    return torch.where(rounded, 100, quality), rounded
 
 
 def rate_and_error(rate: Tensor, error: Tensor, quality: Tensor, slope: float) -> tuple[Tensor, Tensor]:

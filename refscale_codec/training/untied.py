@@ -54,21 +54,20 @@ def loss_of(
     hr, ref = (steps.tensor(x, device) for x in batch[:2])  # [b, 3, h, w]
     height, width = hr.shape[-2] // 2, hr.shape[-1] // 2
     quality, rounded = steps.qualities(config, rng, len(hr), device)
-    asked = torch.where(rounded, 100, quality)
     divisor, highest = net.config.map_divisor, net.config.map_levels - 1
     levels = torch.from_numpy(maps(batch[2], config, 2 * divisor, highest, rng)).to(device)
     s_map = spread(levels, divisor, height, width)
 
-    lr = net.downscale(hr / 255, ref / 255, s_map, asked)
+    lr = net.downscale(hr / 255, ref / 255, s_map, quality)
     with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
         lr_hat = losses.through_jpeg(lr, torch.where(rounded, 101, quality))
         bits = losses.packed_bits(lr, quality) * ~rounded
-    hr_hat = net.upscale(255 * lr_hat, ref, s_map, asked, torch.bfloat16)
+    hr_hat = net.upscale(255 * lr_hat, ref, s_map, quality, torch.bfloat16)
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
     rate = bits / (4 * height * width) + losses.HEADER_BPP
     guide = losses.guidance(lr, hr / 255, levels / highest)
-    loss, comparable = steps.rate_and_error(rate, error, asked, config.slope)
+    loss, comparable = steps.rate_and_error(rate, error, quality, config.slope)
     figures = {
         "loss": comparable + config.guidance * guide,
         "psnr": -10 * torch.log10(error),
