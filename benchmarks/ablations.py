@@ -114,7 +114,7 @@ def quality_not_given() -> Iterator[None]:
 @contextmanager
 def eight_bits() -> Iterator[None]:
     """Round and clip the low-res picture to 8 bits before and after its JPEG, in training and afterwards."""
-    through, quantise, restore = losses.through_jpeg, coefficients.quantise, coefficients.restore
+    through, quantise, dequantise = losses.through_jpeg, coefficients.quantise, coefficients.dequantise
 
     def rounded(x: Tensor) -> Tensor:
         return x + ((x.clamp(0, 1) * 255).round() / 255 - x).detach()
@@ -122,16 +122,16 @@ def eight_bits() -> Iterator[None]:
     def coded(lr: Tensor, quality: Tensor) -> Tensor:
         return rounded(through(rounded(lr), quality))
 
-    def quantised(lr: Floats, quality: int) -> coefficients.Levels:
+    def quantised(lr: Floats, quality: int) -> coefficients.Indices:
         return quantise(tiled.LowRes(lr, None).picture.astype(np.float32), quality)
 
-    def restored(indices: coefficients.Levels, height: int, width: int, quality: int) -> Floats:
-        return tiled.LowRes(restore(indices, height, width, quality), None).picture.astype(np.float32)
+    def restored(indices: coefficients.Indices, height: int, width: int, quality: int) -> Floats:
+        return tiled.LowRes(dequantise(indices, height, width, quality), None).picture.astype(np.float32)
 
     with (
         patch.object(losses, "through_jpeg", coded),
         patch.object(coefficients, "quantise", quantised),
-        patch.object(coefficients, "restore", restored),
+        patch.object(coefficients, "dequantise", restored),
     ):
         yield
 

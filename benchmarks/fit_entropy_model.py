@@ -34,7 +34,7 @@ SYMBOLS = 2 * entropy.ESCAPE + 1  # of the model's alphabet
 class Sample(NamedTuple):
     """A low-res picture quantised."""
 
-    indices: coefficients.Levels
+    indices: coefficients.Indices
     steps: entropy.Integers
 
 

@@ -57,7 +57,7 @@ def curve(net: Untied, target: Image, reference: Image, levels: Tensor) -> Curve
         coded = coefficients.quantise(lr[0].permute(1, 2, 0).numpy(), quality)
         header = Header(target.width, target.height, 2, lrcodec.JPEG, quality, bytes(6), reference.fingerprint())
         file = container.pack(Container(header, entropy.encode(coded, quality), coded_map))
-        back = torch.from_numpy(coefficients.restore(coded, height, width, quality)).permute(2, 0, 1)[None]
+        back = torch.from_numpy(coefficients.dequantise(coded, height, width, quality)).permute(2, 0, 1)[None]
         hr_hat = net.upscale(back, ref, s_map, asked, torch.bfloat16)[0].permute(1, 2, 0)
         decoded = Image(hr_hat.round().clamp(0, 255).to(torch.uint8).numpy())
         points.append(point(target, decoded, len(file)))

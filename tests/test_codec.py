@@ -162,7 +162,7 @@ def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_model: Mod
     sent = payloads.low_res_of(group.file, tiny_model, None)
     assert np.array_equal(low.similarity_map, sent.similarity_map)
     assert group.file.lr == entropy.encode(coefficients.quantise(low.lr, quality), quality)
-    expected = coefficients.restore(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
+    expected = coefficients.dequantise(coefficients.quantise(low.lr, quality), *low.lr.shape[:2], quality)
     assert np.array_equal(sent.lr, expected)
     assert abs(sent.lr - low.lr).mean() < {20: 20, 85: 5, 100: 0.5}[quality]
 

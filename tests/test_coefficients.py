@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec.lrcodec.dct import coefficients
-from refscale_codec.lrcodec.dct.coefficients import DCT, LARGEST, YCBCR, ZIGZAG, Floats, Levels
+from refscale_codec.lrcodec.dct.coefficients import DCT, LARGEST, YCBCR, ZIGZAG, Floats, Indices
 from refscale_codec.rescale.tiled import LowRes
 
 SIZES = [(1, 1), (1, 2), (1, 17), (9, 1), (2, 3), (8, 8), (15, 31), (33, 17)]
@@ -45,11 +45,11 @@ def sampling_factors(payload: bytes) -> list[tuple[int, int]]:
     return [(factors >> 4, factors & 15) for factors in components[1::3]]
 
 
-def uniform_levels(seed: int, rows: int, columns: int, largest: int) -> Levels:
+def uniform_levels(seed: int, rows: int, columns: int, largest: int) -> Indices:
     return np.random.default_rng(seed).integers(-largest, largest + 1, (rows, columns, 3, 64)).astype(np.int16)
 
 
-def levels_in(jpeg: bytes, rows: int, columns: int) -> Levels:
+def levels_in(jpeg: bytes, rows: int, columns: int) -> Indices:
     """Return what a baseline 4:4:4 JPEG holds, read bit by bit with the Huffman tables in its headers."""
     tables: dict[int, dict[str, int]] = {}
     at, marker = 2, 0
@@ -91,7 +91,7 @@ def levels_in(jpeg: bytes, rows: int, columns: int) -> Levels:
     return levels
 
 
-def random_levels(seed: int, rows: int, columns: int, largest: int = 1023) -> Levels:
+def random_levels(seed: int, rows: int, columns: int, largest: int = 1023) -> Indices:
     rng = np.random.default_rng(seed)
     spread = 2 ** rng.uniform(-3, math.log2(2 * largest), 64)
     return np.rint(rng.normal(0, spread, (rows, columns, 3, 64))).clip(-largest, largest).astype(np.int16)
@@ -138,7 +138,7 @@ def test_restored_samples_are_those_of_the_formulas() -> None:
         samples[y, x] += c[u] * c[v] * wave / 4 * a[:, v, u]
     luma, cb, cr = np.moveaxis(samples, -1, 0)
     expected = np.stack([luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], axis=-1) + 128
-    found = coefficients.restore(levels, 8, 8, 70)
+    found = coefficients.dequantise(levels, 8, 8, 70)
     assert found.dtype == np.float32
     assert np.allclose(found, expected, rtol=1e-4, atol=0.05)
 
@@ -147,7 +147,7 @@ def test_restored_samples_are_those_of_the_formulas() -> None:
 @settings(max_examples=60, deadline=None)
 def test_quantising_what_levels_restore_gives_them_back(seed: int, rows: int, columns: int, quality: int) -> None:
     for levels in (random_levels(seed, rows, columns), random_levels(seed, rows, columns, 20)):
-        restored = coefficients.restore(levels, 8 * rows, 8 * columns, quality)
+        restored = coefficients.dequantise(levels, 8 * rows, 8 * columns, quality)
         assert np.array_equal(coefficients.quantise(restored, quality), levels)
 
 
@@ -161,8 +161,8 @@ def test_a_picture_is_filled_up_by_repeating_its_last_row_and_column(size: tuple
     levels = coefficients.quantise(lr, quality)
     assert (levels.shape, levels.dtype) == ((rows, columns, 3, 64), np.int16)
     assert np.array_equal(levels, coefficients.quantise(filled, quality))
-    whole = coefficients.restore(levels, 8 * rows, 8 * columns, quality)
-    restored = coefficients.restore(levels, height, width, quality)
+    whole = coefficients.dequantise(levels, 8 * rows, 8 * columns, quality)
+    restored = coefficients.dequantise(levels, height, width, quality)
     assert restored.shape == lr.shape
     assert np.allclose(restored, whole[:height, :width], atol=1e-3)
 
@@ -170,14 +170,14 @@ def test_a_picture_is_filled_up_by_repeating_its_last_row_and_column(size: tuple
 @pytest.mark.parametrize("size", [(8, 8), (15, 31), (48, 48)])
 def test_nothing_is_clipped_or_rounded_to_8_bits(size: tuple[int, int]) -> None:
     lr = wide(*size)
-    restored = coefficients.restore(coefficients.quantise(lr, 100), *size, 100)
+    restored = coefficients.dequantise(coefficients.quantise(lr, 100), *size, 100)
     assert restored.min() < -250
     assert restored.max() > 550
     assert abs(restored - lr).max() < 2
     assert abs(restored - lr).mean() < 0.5
     # a change far below one level is there afterwards
     flat = np.full((8, 8, 3), 100, np.float32)
-    shifted, plain = (coefficients.restore(coefficients.quantise(x, 100), 8, 8, 100) for x in (flat + 0.25, flat))
+    shifted, plain = (coefficients.dequantise(coefficients.quantise(x, 100), 8, 8, 100) for x in (flat + 0.25, flat))
     assert np.allclose(shifted - plain, 0.25, atol=1e-3)
 
 
@@ -209,7 +209,7 @@ def test_levels_are_those_of_libjpeg(size: tuple[int, int], quality: int) -> Non
 def test_viewers_see_what_levels_restore(size: tuple[int, int], quality: int) -> None:
     for lr in mild(*size):
         levels = coefficients.quantise(lr.astype(np.float32), quality)
-        restored = LowRes(coefficients.restore(levels, *size, quality), None).picture
+        restored = LowRes(coefficients.dequantise(levels, *size, quality), None).picture
         jpeg = coefficients.write(levels, *size, quality)
         assert sampling_factors(jpeg) == [(1, 1), (1, 1), (1, 1)]
         with PIL.Image.open(io.BytesIO(jpeg)) as opened:
@@ -250,7 +250,7 @@ def test_levels_at_the_bounds_are_written(share: float) -> None:
 # --- whole numbers ---------------------------------------------------------------------------------------------------
 
 
-def by_whole_numbers(levels: Levels, quality: int) -> np.ndarray:
+def by_whole_numbers(levels: Indices, quality: int) -> np.ndarray:
     """The picture, times 16, by Python's own integers."""
     rows, columns = levels.shape[:2]
     idct = [[round(2**20 * x) for x in row] for row in DCT.T.tolist()]
@@ -271,7 +271,7 @@ def test_restored_pictures_are_whole_numbers_of_sixteenths(
     seed: int, rows: int, columns: int, largest: int, quality: int
 ) -> None:
     levels = uniform_levels(seed, rows, columns, largest)
-    restored = coefficients.restore(levels, 8 * rows, 8 * columns, quality)
+    restored = coefficients.dequantise(levels, 8 * rows, 8 * columns, quality)
     wanted = by_whole_numbers(levels, quality).astype(np.int64)
     assert np.array_equal(restored, (wanted / 16).astype(np.float32))
 
@@ -282,6 +282,6 @@ def test_restored_pictures_are_near_the_real_transform(quality: int) -> None:
     amplitudes = (levels * coefficients.steps(quality))[..., np.argsort(ZIGZAG)].reshape(4, 5, 3, 8, 8)
     blocks = (DCT.T @ amplitudes @ DCT).transpose(0, 3, 1, 4, 2).reshape(32, 40, 3)
     wanted = blocks @ np.linalg.inv(np.array(YCBCR)).T + 128
-    restored = coefficients.restore(levels, 32, 40, quality)
+    restored = coefficients.dequantise(levels, 32, 40, quality)
     assert (abs(restored - wanted) < 1 / 30 + 2e-6 * abs(wanted).max()).all()
-    assert np.array_equal(coefficients.restore(levels, 27, 33, quality), restored[:27, :33])
+    assert np.array_equal(coefficients.dequantise(levels, 27, 33, quality), restored[:27, :33])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from refscale_codec import model
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.dct.coefficients import Floats, Levels
+from refscale_codec.lrcodec.dct.coefficients import Floats, Indices
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
 from refscale_codec.study.coders import jpeg
@@ -35,11 +35,11 @@ def picture(kind: str, height: int, width: int) -> Floats:
     return made[kind].astype(np.float32)
 
 
-def levels_of(kind: str, height: int, width: int, quality: int) -> Levels:
+def levels_of(kind: str, height: int, width: int, quality: int) -> Indices:
     return coefficients.quantise(picture(kind, height, width), quality)
 
 
-def assert_comes_back(levels: Levels, quality: int) -> None:
+def assert_comes_back(levels: Indices, quality: int) -> None:
     rows, columns = levels.shape[:2]
     payload = entropy.encode(levels, quality)
     found = entropy.decode(payload, 8 * rows - 7, 8 * columns, quality)
@@ -96,8 +96,8 @@ def test_a_grey_picture_takes_a_few_bytes() -> None:
     assert len(entropy.encode(np.zeros((40, 40, 3, 64), np.int16), 50)) < 300
 
 
-def made_up_levels() -> Levels:
-    """Levels [3, 2, 3, 64] out of integers alone, so that no DCT's rounding is in the golden bytes."""
+def made_up_levels() -> Indices:
+    """Indices [3, 2, 3, 64] out of integers alone, so that no DCT's rounding is in the golden bytes."""
     place = np.arange(3 * 2 * 3 * 64).reshape(3, 2, 3, 64)
     k = np.arange(64)
     levels = (place * 7919 % 41 - 20) // (1 + k * k // 2)
@@ -162,7 +162,7 @@ def test_sums_are_the_same_in_single_and_in_double_precision(
 # --- bad payloads ----------------------------------------------------------------------------------------------------
 
 
-def levels_or_error(payload: bytes, height: int, width: int, quality: int) -> Levels | None:
+def levels_or_error(payload: bytes, height: int, width: int, quality: int) -> Indices | None:
     try:
         found = entropy.decode(payload, height, width, quality)
     except ContainerError as error:

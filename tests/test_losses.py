@@ -115,7 +115,7 @@ def test_steps_are_those_that_the_codec_rounds(quality: int) -> None:
     assert abs(in_order - levels).max() < 0.5 + 1e-3
     grid = (0.5 / 16 + 0.01) / 255  # the decoder restores sixteenths of a level
     restored = losses.of_jpeg_steps(steps.round(), torch.tensor([float(quality)])) + 128 / 255
-    expected = coefficients.restore(np.rint(in_order).astype(np.int16), 16, 24, quality) / 255
+    expected = coefficients.dequantise(np.rint(in_order).astype(np.int16), 16, 24, quality) / 255
     assert np.allclose(restored[0].permute(1, 2, 0).numpy(), expected, atol=grid)
 
 

@@ -150,7 +150,7 @@ def test_coefficients(rows: int, columns: int, quality: int, tables: dct.Tables)
     found = decoder.decode()
     assert (decoder.index.transpose(2, 3, 0, 1) == index).all()
     height, width = 8 * rows - 3, 8 * columns - 5
-    assert (dct.picture(found, height, width) == coefficients.restore(index, height, width, quality)).all()
+    assert (dct.picture(found, height, width) == coefficients.dequantise(index, height, width, quality)).all()
 
 
 @pytest.mark.parametrize("levels", [2, 4, 13, 256])

@@ -407,13 +407,15 @@ def rough(height: int = 16, width: int = 24) -> Tensor:
     return 0.5 + 0.2 * torch.randn(2, 3, height, width, generator=generator).clamp(-2, 2)
 
 
-def levels_of(lr: Tensor, quality: int) -> coefficients.Levels:
+def levels_of(lr: Tensor, quality: int) -> coefficients.Indices:
     return coefficients.quantise(255 * lr.permute(1, 2, 0).numpy(), quality)
 
 
 def restored(lr: Tensor, quality: int) -> Tensor:
     height, width = lr.shape[-2:]
-    return torch.from_numpy(coefficients.restore(levels_of(lr, quality), height, width, quality)).permute(2, 0, 1) / 255
+    return (
+        torch.from_numpy(coefficients.dequantise(levels_of(lr, quality), height, width, quality)).permute(2, 0, 1) / 255
+    )
 
 
 def assert_as_decoded(lr_hat: Tensor, lr: Tensor, quality: int) -> None:

@@ -16,9 +16,9 @@ class DctCodec:
     def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
         """See `LowResCodec.code`."""
         indices = coefficients.quantise(lr, quality, dead_zone)
-        received = coefficients.restore(indices, lr.shape[0], lr.shape[1], quality)
+        received = coefficients.dequantise(indices, lr.shape[0], lr.shape[1], quality)
         return Coded(entropy.encode(indices, quality), received)
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
         """See `LowResCodec.decode`."""
-        return coefficients.restore(entropy.decode(payload, *size, quality), *size, quality)
+        return coefficients.dequantise(entropy.decode(payload, *size, quality), *size, quality)

@@ -1,12 +1,12 @@
 """The low-res picture <-> quantised DCT coefficients <-> a baseline 4:4:4 JPEG (ITU-T T.81, JFIF).
 
-Levels are int16 [rows, columns, 3, 64]: blocks of 8x8 pixels, components Y, Cb, Cr, coefficients in zigzag order. Both
-ways the picture is real-valued, neither rounded to 8 bits nor kept inside 0..255: the net keeps it faint to save bits,
-and then rounding shows. The JPEG of the same levels, for viewers, has our quantiser tables, scaled as libjpeg scales
-the standard ones, and the standard Huffman tables.
+Quantisation indices are int16 [rows, columns, 3, 64]: blocks of 8x8 pixels, components Y, Cb, Cr, zigzag order. Times
+its step size, an index is a coefficient. In both directions the picture is real-valued, neither rounded to 8 bits nor
+clipped to 0..255: the net gives it low contrast to save bits, in which rounding would show. The JPEG of the same
+indices, for viewers, has our quantiser tables, scaled as libjpeg scales the standard ones, and the standard Huffman
+tables.
 
-The quantiser tables are flatter than the standard ones: what counts is the error of the high-res picture that a net
-makes of the low-res one.
+The quantiser tables are flatter than the standard ones, because the error that counts is that of the high-res picture.
 """
 
 import struct
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.lrcodec.interface import ROUNDING, Floats
 
-Levels = NDArray[np.int16]  # [rows, columns, 3, 64]
+Indices = NDArray[np.int16]  # [rows, columns, 3, 64]
 
 ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 """Position in an 8x8 block, row by row, of each coefficient (T.81, Figure 5)."""
@@ -32,7 +32,7 @@ LUMA = [
     [33, 38, 42, 45, 49, 54, 54, 49],
     [40, 46, 47, 48, 52, 48, 49, 48],
 ]
-"""Quantiser steps of Y at quality 50: 20 (K / 20)^0.55 of T.81's Table K.1, which weighs detail as an eye does."""
+"""Quantiser steps of Y at quality 50: 20 (K / 20)^0.55 of T.81's Table K.1, which is weighted by visual sensitivity."""
 CHROMA = [
     [18, 19, 23, 38, 67, 67, 67, 67],
     [19, 21, 24, 49, 67, 67, 67, 67],
@@ -68,27 +68,27 @@ _HUFFMAN = {
         ),
     ),
 }
-_STRIP = 512  # rows of a picture that are transformed at once, for memory
+_STRIP = 512  # rows of a picture that are transformed at once, to bound memory
 _END_OF_BLOCK, _SIXTEEN_ZEROS = 0x00, 0xF0
 LARGEST = 1023
-"""Bound on the magnitude of a level, that of the Huffman tables for AC."""
+"""Largest magnitude of an index; the Huffman tables for AC have the same limit."""
 
 YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
-"""What Y, Cb and Cr are made of (JFIF)."""
+"""RGB to Y, Cb and Cr (JFIF)."""
 DCT = np.cos(np.pi / 8 * (np.arange(8) + 0.5) * np.arange(8)[:, None]) / 2
 DCT[0] /= np.sqrt(2)
 """The orthonormal DCT of 8 samples, [8, 8]: rows are frequencies."""
-GRID_BITS = 4  # a restored picture is in multiples of 2^-GRID_BITS
+GRID_BITS = 4  # a dequantised picture is in multiples of 2^-GRID_BITS
 _DCT_BITS, _INNER_BITS, _RGB_BITS = (
     20,
     10,
     18,
-)  # after the point: of the transform, between its parts, of the way to RGB
+)  # fractional bits: of the transform, between its passes, of the conversion to RGB
 _IDCT = np.rint(2**_DCT_BITS * DCT.T)
 _TO_RGB = np.rint(2**_RGB_BITS * np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.402, -0.714136, 0]]))
 """Y, Cb and Cr to RGB (JFIF)."""
 
-_AT_ONCE = 16  # rows of blocks that are restored at once, for memory
+_AT_ONCE = 16  # rows of blocks that are dequantised at once, to bound memory
 
 
 def steps(quality: int) -> NDArray[np.int64]:
@@ -99,7 +99,7 @@ def steps(quality: int) -> NDArray[np.int64]:
 
 
 def tables(quality: int) -> list[list[int]]:
-    """Return the quantiser tables of Y and of Cb and Cr at a quality of 1..100, row by row, as Pillow takes them."""
+    """Return the quantiser tables of Y and of Cb and Cr at a quality of 1..100, row by row, for Pillow."""
     by_row: list[list[int]] = steps(quality)[:2, np.argsort(ZIGZAG)].tolist()
     return by_row
 
@@ -109,43 +109,43 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // 8), -(-width // 8)
 
 
-def quantise(lr: Floats, quality: int, dead_zone: float = ROUNDING) -> Levels:
-    """Return the levels of a picture [h, w, 3] at a quality of 1..100, as T.81 (A.3) has it but for the 8 bits.
+def quantise(lr: Floats, quality: int, dead_zone: float = ROUNDING) -> Indices:
+    """Return the indices of a picture [h, w, 3] at a quality of 1..100, as in T.81 (A.3) but unrounded before.
 
-    The last column and row are repeated to fill the blocks; levels are kept within `LARGEST`. AC coefficients closer to
-    zero than the dead zone, in quantiser steps, become zero; `ROUNDING`, the least, is plain rounding.
+    The last column and row are repeated to fill the blocks; indices are clipped to `LARGEST`. AC coefficients
+    smaller than the dead zone, in quantiser steps, become zero; `ROUNDING`, the minimum, is plain rounding.
     """
     strips = range(0, len(lr), _STRIP)
     return np.concatenate([_quantised(lr[top : top + _STRIP], quality, dead_zone) for top in strips])
 
 
-def _quantised(lr: Floats, quality: int, dead_zone: float) -> Levels:
+def _quantised(lr: Floats, quality: int, dead_zone: float) -> Indices:
     height, width = lr.shape[:2]
     rows, columns = grid(height, width)
     padded = np.pad(lr, ((0, 8 * rows - height), (0, 8 * columns - width), (0, 0)), mode="edge")
     ycbcr = (padded - 128) @ np.array(YCBCR, np.float32).T
     blocks = ycbcr.reshape(rows, 8, columns, 8, 3).transpose(0, 2, 4, 1, 3)
     dct = DCT.astype(np.float32)
-    amplitudes = (dct @ blocks @ dct.T).reshape(rows, columns, 3, 64)[..., ZIGZAG]
-    exact = amplitudes / steps(quality)
-    levels: Levels = np.clip(np.rint(exact), -LARGEST, LARGEST).astype(np.int16)
+    transformed = (dct @ blocks @ dct.T).reshape(rows, columns, 3, 64)[..., ZIGZAG]
+    exact = transformed / steps(quality)
+    indices: Indices = np.clip(np.rint(exact), -LARGEST, LARGEST).astype(np.int16)
     if dead_zone > ROUNDING:
-        levels[..., 1:][abs(exact[..., 1:]) < dead_zone] = 0
-    return levels
+        indices[..., 1:][abs(exact[..., 1:]) < dead_zone] = 0
+    return indices
 
 
-def restore(levels: Levels, height: int, width: int, quality: int) -> Floats:
-    """Return the picture [height, width, 3] on about 0..255 that levels of a quality of 1..100 stand for.
+def dequantise(indices: Indices, height: int, width: int, quality: int) -> Floats:
+    """Return the picture [height, width, 3] on about 0..255 of indices of a quality of 1..100.
 
-    The transform is one of integers (`_IDCT`, `_TO_RGB`), so that the picture, in multiples of 1/16, is the same
-    everywhere: float64 holds every sum exactly, in whatever order it is added up.
+    The inverse transform is integer arithmetic (`_IDCT`, `_TO_RGB`), so that the picture, in multiples of 1/16, is the
+    same on every machine: float64 holds every sum exactly, in any order of summation.
     """
-    rows, columns = levels.shape[:2]
+    rows, columns = indices.shape[:2]
     lr = np.empty((height, width, 3), np.float32)
     for top in range(0, rows, _AT_ONCE):
-        part = levels[top : top + _AT_ONCE]
-        amplitudes = (part * steps(quality))[..., np.argsort(ZIGZAG)].astype(np.float64)
-        half_way = _shifted(_IDCT @ amplitudes.reshape(-1, columns, 3, 8, 8), _DCT_BITS - _INNER_BITS)
+        part = indices[top : top + _AT_ONCE]
+        values = (part * steps(quality))[..., np.argsort(ZIGZAG)].astype(np.float64)
+        half_way = _shifted(_IDCT @ values.reshape(-1, columns, 3, 8, 8), _DCT_BITS - _INNER_BITS)
         blocks = _shifted(half_way @ _IDCT.T, _DCT_BITS)  # [rows, columns, 3, 8, 8]
         ycbcr = blocks.transpose(0, 3, 1, 4, 2).reshape(-1, 8 * columns, 3)
         at = slice(8 * top, min(8 * top + len(ycbcr), height))
@@ -188,9 +188,9 @@ def _codes(table: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return codes, lengths
 
 
-def write(levels: Levels, height: int, width: int, quality: int) -> bytes:
+def write(indices: Indices, height: int, width: int, quality: int) -> bytes:
     """Return the JPEG of a picture [height, width] of a quality."""
-    blocks = levels.astype(np.int64).reshape(-1, 64)  # in the order of the scan
+    blocks = indices.astype(np.int64).reshape(-1, 64)  # in the order of the scan
     values = blocks.copy()
     values[3:, 0] -= blocks[:-3, 0]
     chroma = np.arange(len(blocks)) % 3 > 0

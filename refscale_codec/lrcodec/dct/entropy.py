@@ -1,11 +1,11 @@
 """Lossless entropy coding of the low-res picture's quantised DCT coefficients, under a fixed context model.
 
-Levels are quantisation indices; an amplitude is a dequantised coefficient, level times step size. The coefficient scan
-goes by groups that are coded as arrays: first all DC, hierarchically, on grids of blocks that double their density;
-then frequency by frequency, component by component, in four polyphase passes over the blocks' rows and columns. The
-context of a group is all that was coded before: lower frequencies of the block and of the blocks around it, the other
-components, and the same frequency of neighbours from earlier passes. One weighted sum of these predicts the
-coefficient, another its expected error; both select one of a few hundred distributions for the range coder.
+A coefficient is its quantisation index times its step size. The coefficient scan goes by groups that are coded as
+arrays: first all DC, hierarchically, on grids of blocks that double their density; then frequency by frequency,
+component by component, in four polyphase passes over the blocks' rows and columns. The context of a group is all that
+was coded before: lower frequencies of the block and of the blocks around it, the other components, and the same
+frequency of neighbours from earlier passes. One weighted sum of these predicts the coefficient, another its expected
+error; both select one of a few hundred distributions for the range coder.
 
 All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
 file decodes the same on every machine.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients
-from refscale_codec.lrcodec.dct.coefficients import Levels
+from refscale_codec.lrcodec.dct.coefficients import Indices
 from refscale_codec.rangecoder import Decoder, Encoder
 
 Integers = NDArray[np.int64]
@@ -32,10 +32,10 @@ Short = NDArray[np.float32]  # of integers below 2^24
 
 ONE = 4096  # weights are multiples of 1 / ONE
 BINS = 48  # classes of the expected error, four to an octave
-FRACTIONS = 4  # classes of the distance between a prediction and its nearest level, 0 to 1/2
+FRACTIONS = 4  # classes of the distance between a prediction and its nearest index, 0 to 1/2
 ESCAPE = 16  # errors of this magnitude or more are escaped: the excess follows
-_LOWEST = 7.125  # octaves below one level where the second class of expected errors begins
-_ROOT = 4096  # number of values of the first block's DC levels, coded uniformly
+_LOWEST = 7.125  # octaves below one step where the second class of expected errors begins
+_ROOT = 4096  # number of values of the first block's DC indices, coded uniformly
 
 _SIDES = [(-1, 0), (1, 0), (0, -1), (0, 1)]
 _CORNERS = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
@@ -43,7 +43,7 @@ PHASES = [(0, 0), (1, 1), (0, 1), (1, 0)]  # (row, column) parity of the blocks 
 _SAME = [[], _CORNERS, _SIDES, _SIDES + _CORNERS]  # neighbours whose same frequency a pass has in its context
 _WINDOW = 6  # next lower frequencies of neighbouring blocks in a context, beside the lowest few
 _AROUND = 8  # blocks around one
-_AT_ONCE = 1024  # symbols that are handed to the range coder at once
+_AT_ONCE = 1024  # symbols that are passed to the range coder at once
 _LARGEST_EXACT = 2.0**53
 
 
@@ -59,8 +59,8 @@ class Group(NamedTuple):
     place: tuple[slice, slice, int, int]  # rows, columns, component, frequency
     shape: tuple[int, int]  # rows and columns
     step: int  # quantiser step
-    base: Exact  # [m] amplitude times ONE that the prediction starts from
-    signed: list[Exact] | list[Short]  # amplitudes, the inputs of the prediction
+    base: Exact  # [m] coefficient times ONE that the prediction starts from
+    signed: list[Exact] | list[Short]  # coefficients, the inputs of the prediction
     sizes: (
         list[Exact] | list[Short]
     )  # inputs of the expected error: magnitudes of these, then others; two constants follow
@@ -100,25 +100,25 @@ def scan(
     first: Integers,
     highest: list[int],
     code: Callable[[Group], Integers],
-) -> Levels:
-    """Run the coefficient scan, for encoding and decoding alike, and return all levels.
+) -> Indices:
+    """Run the coefficient scan, for encoding and decoding, and return all indices.
 
     Args:
         rows: of blocks.
         columns: of blocks.
         steps: quantiser steps [3, 64].
-        first: the DC levels [3] of the first block.
-        highest: of each component the highest frequency that occurs; those above are zero and left out.
-        code: is given each group in turn, encodes or decodes it, and returns its levels [n].
+        first: the DC indices [3] of the first block.
+        highest: for each component the highest frequency that occurs; those above are zero and omitted.
+        code: called with each group in turn; encodes or decodes it, and returns its indices [n].
     """
-    levels = np.zeros((3, 64, rows, columns), np.int16)
-    levels[:, 0, 0, 0] = first
+    indices = np.zeros((3, 64, rows, columns), np.int16)
+    indices[:, 0, 0, 0] = first
     dc = np.zeros((3, rows, columns))
     dc[:, 0, 0] = first * steps[:, 0]
     for group in dc_groups(dc, steps):
         ys, xs, component, _ = group.place
-        levels[component, 0, ys, xs] = code(group).reshape(group.shape)
-        dc[component, ys, xs] = levels[component, 0, ys, xs] * steps[component, 0]
+        indices[component, 0, ys, xs] = code(group).reshape(group.shape)
+        dc[component, ys, xs] = indices[component, 0, ys, xs] * steps[component, 0]
     coded = CodedPlanes(dc)
     for k in range(1, max(highest) + 1):
         for component in (c for c in range(3) if k <= highest[c]):
@@ -126,15 +126,15 @@ def scan(
                 if row < rows and column < columns:
                     group = ac_group(coded, steps, component, k, phase)
                     ys, xs, *_ = group.place
-                    levels[component, k, ys, xs] = code(group).reshape(group.shape)
-                    coded.put(component, k, phase, levels[component, k, ys, xs] * np.float32(group.step))
-    return levels.transpose(2, 3, 0, 1)
+                    indices[component, k, ys, xs] = code(group).reshape(group.shape)
+                    coded.put(component, k, phase, indices[component, k, ys, xs] * np.float32(group.step))
+    return indices.transpose(2, 3, 0, 1)
 
 
 def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
     """Yield groups of DC on grids of doubling density: centres from four corners, then the rest from up to four sides.
 
-    `dc`, amplitudes [3, rows, columns], must hold each group before the next one is drawn.
+    `dc`, coefficients [3, rows, columns], must hold each group before the next one is requested.
     """
     _, rows, columns = dc.shape
     available = np.zeros((rows, columns), bool)
@@ -185,16 +185,16 @@ def _at(
 
 
 class CodedPlanes:
-    """What contexts are taken from: amplitudes of AC coded so far, and differences of DC between neighbouring blocks.
+    """The source of contexts: AC coefficients coded so far, and differences of DC between neighbouring blocks.
 
-    For each component, frequency and polyphase component there is a plane of amplitudes and one of magnitudes; for DC
+    For each component, frequency and polyphase component there is a plane of coefficients and one of magnitudes; for DC
     there is one for each of the eight neighbours, with its difference from the block. So the neighbours of a pass's
     blocks are a shifted view of another plane, and sums over them need no copies. Around the blocks is a margin of one
     that repeats the outermost blocks.
     """
 
     def __init__(self, dc: Exact) -> None:
-        """Begin with the amplitudes of DC, [3, rows, columns]."""
+        """Start with the coefficients of DC, [3, rows, columns]."""
         _, self.rows, self.columns = dc.shape
         self.pitch = (self.columns + 3) // 2
         size = ((self.rows + 3) // 2 + 1) * self.pitch  # a row to spare, since parts begin anywhere in a row
@@ -216,9 +216,9 @@ class CodedPlanes:
         np.abs(numbers, out=cells[1])
         self.largest = max(self.largest, float(cells[1].max(initial=0)))
 
-    def put(self, component: int, k: int, phase: int, amplitudes: Short) -> None:
-        """Store the amplitudes [rows, columns] of a frequency in a pass."""
-        self._put(component, _AROUND - 1 + k, *PHASES[phase], amplitudes)
+    def put(self, component: int, k: int, phase: int, values: Short) -> None:
+        """Store the coefficients [rows, columns] of a frequency in a pass."""
+        self._put(component, _AROUND - 1 + k, *PHASES[phase], values)
         planes = self.planes[:, component, _AROUND - 1 + k].reshape(2, 2, 2, -1, self.pitch)
         low, wide = 1 + self.rows, 1 + self.columns  # the margins; they go with the outermost blocks of any phase
         planes[:, 0, :, 0] = planes[:, 1, :, 0]
@@ -229,7 +229,7 @@ class CodedPlanes:
     def beside(self, component: int, first: int, end: int, phase: int, offset: tuple[int, int] = (0, 0)) -> Short:
         """Return frequencies from `first` to before `end` of the block at an offset from each block of a pass.
 
-        It is a view of amplitudes and magnitudes, [2, end - first, m] as in `Group`.
+        It is a view of coefficients and magnitudes, [2, end - first, m] as in `Group`.
         """
         (row, column), (dy, dx) = PHASES[phase], offset
         y, x = 1 + row + dy, 1 + column + dx
@@ -260,7 +260,7 @@ def ac_group(coded: CodedPlanes, steps: Integers, component: int, k: int, phase:
         (len(range(row, coded.rows, 2)), len(range(column, coded.columns, 2))),
         int(steps[component, k]),
         np.zeros(parts[0].shape[2]),
-        [amplitudes for amplitudes, _ in parts],
+        [values for values, _ in parts],
         [magnitudes for _, magnitudes in parts + plain],
         coded.largest,
     )
@@ -268,7 +268,7 @@ def ac_group(coded: CodedPlanes, steps: Integers, component: int, k: int, phase:
 
 @cache
 def _classes() -> Integers:
-    """Return the class of each expected error, in levels times ONE; the last one's class is that of all larger ones."""
+    """Return the class of each expected error, in steps times ONE; larger ones have the class of the last one."""
     starts = [round(ONE * 2 ** (i / 4 - _LOWEST)) for i in range(BINS - 1)]
     return np.searchsorted(starts, np.arange(starts[-1] + 1), side="right")
 
@@ -276,16 +276,16 @@ def _classes() -> Integers:
 class Context(NamedTuple):
     """The prediction of each coefficient and its distribution."""
 
-    nearest: Integers  # [n] level nearest to the prediction
-    sign: Integers  # [n] 1 or -1: errors are mirrored so that the prediction lies above the nearest level
+    nearest: Integers  # [n] index nearest to the prediction
+    sign: Integers  # [n] 1 or -1: errors are mirrored so that the prediction is above the nearest index
     row: Integers  # [n] of `Model.frequency`
 
 
 def context(group: Group, mean: Exact, spread: Exact) -> Context:
     """Return the contexts of a group under its weights."""
     one = ONE * group.step
-    moved = group.base + _weighed(mean, group, group.signed)
-    predicted = group.chosen(moved).astype(np.int64)
+    sums = group.base + _weighed(mean, group, group.signed)
+    predicted = group.chosen(sums).astype(np.int64)
     nearest = (2 * predicted + one) // (2 * one)
     beyond = predicted - nearest * one
     of_step, of_constant = spread[-2:]
@@ -297,7 +297,7 @@ def context(group: Group, mean: Exact, spread: Exact) -> Context:
 
 
 def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) -> Exact:
-    """Return the weighted sum [m] of inputs [j, m], in single precision where no partial sum can exceed 2^24."""
+    """Return the weighted sum [m] of inputs [j, m], in single precision if no partial sum can exceed 2^24."""
     short = abs(weights).sum() * group.largest < 1 << 24
     weights = weights.astype(np.float32) if short else weights
     total, at = np.zeros(group.base.size, weights.dtype), 0
@@ -307,19 +307,19 @@ def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) ->
     return total.astype(np.float64)
 
 
-def encode(levels: Levels, quality: int) -> bytes:
-    """Return levels of a quality, each within `coefficients.LARGEST`, as bytes."""
+def encode(indices: Indices, quality: int) -> bytes:
+    """Return indices of a quality, each within `coefficients.LARGEST`, as bytes."""
     model, coder = shipped(), Encoder()
     probability = model.frequency / 65536
-    used = (levels != 0).any(axis=(0, 1))  # [3, 64]
+    used = (indices != 0).any(axis=(0, 1))  # [3, 64]
     highest = [int(np.flatnonzero(of).max(initial=0)) for of in used]
-    first = levels[0, 0, :, 0].astype(np.int64)
-    for level in first:
-        coder.uniform(_ROOT, int(level) + _ROOT // 2)
+    first = indices[0, 0, :, 0].astype(np.int64)
+    for index in first:
+        coder.uniform(_ROOT, int(index) + _ROOT // 2)
 
     def code(group: Group) -> Integers:
         ys, xs, component, k = group.place
-        values = levels[ys, xs, component, k].ravel().astype(np.int64)
+        values = indices[ys, xs, component, k].ravel().astype(np.int64)
         given = context(group, model.mean[group.key], model.spread[group.key])
         off = (values - given.nearest) * given.sign
         symbols = (np.clip(off, -ESCAPE, ESCAPE) + ESCAPE).astype(np.int32)
@@ -329,21 +329,21 @@ def encode(levels: Levels, quality: int) -> bytes:
             coder.unsigned(int(excess))
         return values
 
-    rows, columns = levels.shape[:2]
+    rows, columns = indices.shape[:2]
     scan(rows, columns, coefficients.steps(quality), first, highest, code)
     return bytes(highest) + coder.payload()
 
 
 def _parts(n: int) -> Iterator[slice]:
-    """Yield slices of a group, of which the distributions stay in the processor's cache."""
+    """Yield slices of a group, so that their distributions fit into the processor's cache."""
     return (slice(start, start + _AT_ONCE) for start in range(0, n, _AT_ONCE))
 
 
-def decode(payload: bytes, height: int, width: int, quality: int) -> Levels:
-    """Return the levels that `encode` was given, of a picture [height, width].
+def decode(payload: bytes, height: int, width: int, quality: int) -> Indices:
+    """Return the indices in a payload, of a picture [height, width].
 
     Raises:
-        ContainerError: the payload holds no levels of this size and quality.
+        ContainerError: not the payload of a picture of this size and quality.
     """
     model, coder, highest = shipped(), Decoder(payload[3:], "the low-res payload"), list(payload[:3])
     if max(highest) > 63:
@@ -367,6 +367,6 @@ def decode(payload: bytes, height: int, width: int, quality: int) -> Levels:
         return in_range(values)
 
     first = in_range(np.array([coder.uniform(_ROOT) - _ROOT // 2 for _ in range(3)]))
-    levels = scan(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
+    indices = scan(*coefficients.grid(height, width), coefficients.steps(quality), first, highest, code)
     coder.require_end()
-    return levels
+    return indices
