@@ -125,7 +125,7 @@ def measured(
     target: Image, reference: Image, net: Model, quality: int, wanted: list[str]
 ) -> dict[str, tuple[float, ...]]:
     """Return bytes and squared error of what is wanted and of the best without; of designs the field's bytes, too."""
-    still = warp.still(SIDE, SIDE)
+    still = warp.still(target.height, target.width)
     estimated = registration.estimate(target, reference) or still
     ways = [still] if estimated.does_nothing else [still, estimated]
     by_spread = []
