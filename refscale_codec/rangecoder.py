@@ -1,10 +1,10 @@
-"""The range coder under similarity map, alignment and low-res picture: constriction's, with integers of any size.
+"""The range coder of similarity map, alignment and low-res picture: constriction's, extended to integers of any size.
 
-A `Coder` is either end of it, so that one function can serve both: it hands each value over and goes on with what it
-gets back. An `Encoder` appends the value and returns it; a `Decoder` ignores it and returns the one in the payload.
+A `Coder` is an encoder or a decoder, so that one function serves both: it passes each value and continues with the one
+that is returned. An `Encoder` appends the value and returns it; a `Decoder` ignores it and returns the one it reads.
 
-Symbols have probabilities, or are equally likely. Integers that have no largest value take the Exp-Golomb code, whose
-bits are equally likely symbols (H.264 and HEVC code motion vectors so). `docs/FORMAT.md`, *Range coder*, is normative.
+Symbols have given probabilities, or are equally likely. Unbounded integers have the Exp-Golomb code, whose bits are
+equally likely symbols (as motion vectors in H.264 and HEVC). `docs/FORMAT.md`, *Range coder*, is normative.
 """
 
 from abc import ABC, abstractmethod
@@ -21,14 +21,14 @@ ORDER = 3
 """Of the Exp-Golomb code: so many bits of an integer come as they are."""
 
 LONGEST = 31
-"""Zeros at most before an Exp-Golomb code's first one."""
+"""Most leading zeros of an Exp-Golomb code."""
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _BIT = constriction.stream.model.Uniform(2)
 
 
 class Coder(ABC):
-    """Either end of the range coder."""
+    """An encoder or a decoder."""
 
     _what = "the payload"  # in messages
 
@@ -50,7 +50,7 @@ class Coder(ABC):
         The bits of (value >> ORDER) + 1, after one zero for each but the first, then the `ORDER` lowest bits of value.
 
         Raises:
-            ContainerError: the payload holds no such code.
+            ContainerError: not such a code.
         """
         above = (value >> ORDER) + 1
         zeros = above.bit_length() - 1
@@ -100,7 +100,7 @@ class Encoder(Coder):
         return value
 
     def payload(self) -> bytes:
-        """Return what was coded, as 32-bit words."""
+        """Return the coded symbols, as 32-bit words."""
         return bytes(self._coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -114,11 +114,11 @@ class Decoder(Coder):
         """Start at the beginning.
 
         Args:
-            payload: what an encoder gave.
-            what: names it in messages.
+            payload: of an encoder.
+            what: its name in messages.
 
         Raises:
-            ContainerError: it is not one or more whole words.
+            ContainerError: it is not a positive number of words.
         """
         self._what = what
         if not payload or len(payload) % 4:
@@ -126,18 +126,18 @@ class Decoder(Coder):
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
 
     def symbols(self, probabilities: NDArray[np.float64], values: Symbols = _NONE) -> Symbols:
-        """See `Coder`; ContainerError where nothing is coded like that."""
+        """See `Coder`; ContainerError if the payload is invalid."""
         try:
             return np.asarray(self._coder.decode(_CATEGORICAL, probabilities))
         except (AssertionError, ValueError):
             raise self._damaged("it does not decode") from None
 
     def uniform(self, size: int, value: int = 0) -> int:
-        """See `Coder`; ContainerError where nothing is coded like that."""
+        """See `Coder`; ContainerError if the payload is invalid."""
         return self._next(constriction.stream.model.Uniform(size))
 
     def bit(self, value: int = 0) -> int:
-        """See `Coder`; ContainerError where nothing is coded like that."""
+        """See `Coder`; ContainerError if the payload is invalid."""
         return self._next(_BIT)
 
     def _next(self, model: object) -> int:
@@ -147,6 +147,6 @@ class Decoder(Coder):
             raise self._damaged("it does not decode") from None
 
     def require_end(self) -> None:
-        """Raise a ContainerError if there are words to spare."""
+        """Raise a ContainerError if words are left over."""
         if not self._coder.maybe_exhausted():
             raise self._damaged("it has bytes to spare")

@@ -1,6 +1,6 @@
-"""Codecs of the low-res picture, named in files by their number here.
+"""Codecs of the low-res picture; files name them by their numbers.
 
-A codec is whatever has the members of `interface.LowResCodec`. `dct` entropy-codes the coefficients of JPEG's
+A codec implements `interface.LowResCodec`. `dct` entropy-codes the coefficients of JPEG's
 transform, `gmm` is learned. A new one needs a module here and, if weights are trained with it, a line in
 `model.LOW_RES_CODECS`.
 """
@@ -9,4 +9,4 @@ JPEG = 1
 GMM = 2
 
 NAMES = {JPEG: "jpeg", GMM: "gmm"}
-"""What people call them, in the same order."""
+"""Their names in options and messages."""

@@ -1,18 +1,18 @@
-"""How much of a gradient passes quantisation in training, the same for all low-res codecs.
+"""The gradient of quantisation in training, the same for all low-res codecs.
 
-Rounding has no gradient of its own. Where gradients pass as if it were not there (straight through), nets hide detail
-in coefficients that are then rounded away.
+Rounding has no useful gradient. With the straight-through gradient, nets put detail into coefficients that are then
+rounded to zero.
 """
 
 from torch import Tensor
 
-HALF = 1 / 32  # the square, in quantiser steps, of a coefficient half of whose gradient passes
+HALF = 1 / 32  # squared coefficient, in quantiser steps, at which half of the gradient passes
 
 
 def share(steps: Tensor) -> Tensor:
-    """Return the share of the gradient that passes, v^2 / (v^2 + `HALF`), without a gradient of its own.
+    """Return the share of the gradient that passes, v^2 / (v^2 + `HALF`), itself without a gradient.
 
-    Almost nothing passes where v is rounded away, almost all where it is large.
+    Almost nothing passes where v is rounded to zero, almost all where it is large.
 
     Args:
         steps: unquantised coefficients v over their step size, of any shape.

@@ -1,4 +1,4 @@
-"""What a codec of the low-res picture is: `LowResCodec`. `model.Model` holds one."""
+"""The interface of low-res codecs, `LowResCodec`. `model.Model` holds one."""
 
 from typing import NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ class Coded(NamedTuple):
 
     payload: bytes
     received: Floats
-    """What `decode` makes of the payload, on this machine."""
+    """What `decode` returns for the payload, on this machine."""
 
 
 class LowResCodec(Protocol):
@@ -47,13 +47,13 @@ class LowResCodec(Protocol):
         Args:
             lr: the picture.
             reference: None for none, or if it is not used.
-            quality: higher is better and bigger.
-            dead_zone: in quantiser steps, 0.5 or more: what is less becomes 0.
+            quality: higher is better and larger.
+            dead_zone: in quantiser steps, 0.5 or more; smaller coefficients become 0.
         """
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
         """Return the picture of `size` (rows, columns) that a payload holds.
 
         Raises:
-            ContainerError: it holds no such picture, or was made with another reference.
+            ContainerError: not the payload of such a picture, or coded with another reference.
         """

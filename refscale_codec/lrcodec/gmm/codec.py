@@ -1,13 +1,13 @@
-"""The learned low-res codec: a DCT and a net beside it, Gaussian mixtures, for all qualities, with a reference.
+"""The learned low-res codec: a DCT with a net in parallel, Gaussian mixtures, all qualities, with a reference.
 
     lr ──forward transform──> y * gain ──round──> latents ──entropy model in integers──> payload
                                  └─hyper-analysis──> z ──┘        │
                                         low-res reference ────────┘
     latents / gain ──inverse transform──> received lr
 
-A payload is the CRC-32 of the latents, then their bytes: a decoder that decodes others says so, and makes no picture.
-The net's transforms (`net`) run in floating point: another machine may decode samples that differ by a level. The
-entropy model is one of integers (`latents`), so that the latents are the same everywhere.
+A payload is the CRC-32 of the latents, then their bytes: a decoder that gets other latents raises an error. The net's
+transforms (`net`) run in floating point, so samples may differ by a level between machines. The entropy model is
+integer arithmetic (`latents`), so the latents are the same everywhere.
 """
 
 import struct
@@ -31,15 +31,15 @@ from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, padded
 from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
 from refscale_codec.picture import tiles
 
-_HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: neither transform looks further
+_HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: the receptive field of both transforms
 _CHECK = struct.Struct("<I")
 
 
 class GmmCodec:
-    """Codes low-res pictures with a net out of a weights file."""
+    """Codes low-res pictures with a net from a weights file."""
 
     id = GMM
-    exact = False  # its latents are, its synthesis is not
+    exact = False  # the latents are exact, the synthesis is not
     conditional = True
     has_dead_zone = False
 
@@ -122,7 +122,7 @@ class GmmCodec:
 
 
 def reference_samples(reference: NDArray[np.uint8] | None, rows: int, columns: int) -> Tensor:
-    """Return a low-res reference [h, w, 3] as the entropy model takes it, [3, 8 rows, 8 columns] in -128..127."""
+    """Return a low-res reference [h, w, 3] for the entropy model, [3, 8 rows, 8 columns] in -128..127."""
     if reference is None:
         return torch.zeros(3, STRIDE * rows, STRIDE * columns, dtype=torch.float64)
     bottom, right = STRIDE * rows - reference.shape[0], STRIDE * columns - reference.shape[1]
@@ -136,11 +136,11 @@ def _thread_pools() -> threadpoolctl.ThreadpoolController:
 
 
 def _one_thread() -> AbstractContextManager[object]:
-    """Keep the small matrices of a wavefront on one thread: two are slower, many times so on a busy machine.
+    """Limit the small matrix products of a wavefront to one thread: two are slower, much slower on a busy machine.
 
-    It holds for the calling thread alone, as OpenMP's number of threads does (`torch.set_num_threads` would change that
-    of threads that begin meanwhile, for good where two calls overlap). Where the caller has set torch's number of
-    threads, MKL keeps to that.
+    It applies to the calling thread alone, like OpenMP's number of threads (`torch.set_num_threads` would also apply to
+    threads that start meanwhile, and permanently if two calls overlap). If the caller has set torch's number of
+    threads, MKL uses that.
     """
     limited: AbstractContextManager[object] = _thread_pools().limit(limits=1, user_api="openmp")
     return limited

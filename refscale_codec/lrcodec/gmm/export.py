@@ -1,7 +1,7 @@
 """The learned codec's entropy model: from the trained net to integers, and from the integers of a weights file.
 
-The integers are made once, when a weights file is written (`to_integers`); whoever reads the file takes them as they
-are (`read`), so that encoder and decoder agree on every machine. Shapes follow from the `GmmConfig` alone.
+The integers are computed once, when a weights file is written (`to_integers`), and only read afterwards (`read`), so
+that encoder and decoder agree on every machine. Shapes follow from the `GmmConfig` alone.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from refscale_codec.lrcodec.gmm.latents import HYPER, TAPS, Z_LARGEST, EntropyMo
 from refscale_codec.lrcodec.gmm.mixture import Integers, Tables
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, companded, convolutions, quality_planes
 
-_REFERENCE_PLACES = 7  # binary places of the low-res reference, so that it lies within -1..1
+_REFERENCE_PLACES = 7  # fractional bits of the low-res reference, in -1..1
 _STEP_PLACES = 4  # of means and logits: `mixture.STEPS`
-_ONE = 1 << 16  # frequencies add up to that
+_ONE = 1 << 16  # sum of frequencies
 _QUALITIES = 101
 
 
 class _Shape(NamedTuple):
-    """What the architecture fixes of a `Layer`."""
+    """The part of a `Layer` that follows from the architecture."""
 
     weight: tuple[int, int, int, int]
     stride: int = 1

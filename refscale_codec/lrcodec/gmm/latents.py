@@ -1,4 +1,4 @@
-"""Latents of the GMM codec <-> bytes: lossless, and alike on every machine.
+"""Latents of the GMM codec <-> bytes: lossless, and equal on every machine.
 
     z ──hyper──┐
     ref ───────┼─> fixed sums ──┐
@@ -6,13 +6,13 @@
     y, upper and left ─context──┤
     y, groups before ───────────┘
 
-The hyper-latents z come first, each channel under its own frequencies. The latents y follow in wavefronts: a latent
-needs those up to two rows above and two columns to the left (a 5x5 mask), so all positions with the same x + 3 y can be
-coded at once. At a position the channels come in groups, low frequencies first, and a group knows those before it. All
-networks are integer ones (`integers`).
+The hyper-latents z are coded first, each channel with its own frequencies. The latents y follow in wavefronts: a latent
+depends on those up to two rows above and two columns to the left (a 5x5 mask), so all positions with the same x + 3 y
+are coded at once. At each position the channels are coded in groups, low frequencies first, each conditioned on those
+before it. All networks are integer arithmetic (`integers`).
 
 After Minnen et al. (arXiv 1809.02736; groups: Minnen and Singh, arXiv 2007.08739) and Cheng et al. (arXiv 2001.01568),
-the order aside.
+except for the order.
 """
 
 from collections.abc import Iterator
@@ -31,18 +31,18 @@ from refscale_codec.lrcodec.gmm.mixture import Integers, Lookup, Mixture, Part, 
 from refscale_codec.rangecoder import Decoder, Encoder
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
-"""Rows and columns, from a latent, of those that its context sees."""
+"""Row and column offsets of the latents in a context."""
 
-STRIDE = 8  # low-res pixels a side that share a latent
-HYPER = 2  # latents a side that share a hyper-latent
-Z_LARGEST = 15  # magnitude of a hyper-latent
-_ONE = 1 << 16  # frequencies add up to that
+STRIDE = 8  # low-res pixels per latent and axis
+HYPER = 2  # latents per hyper-latent and axis
+Z_LARGEST = 15  # largest magnitude of a hyper-latent
+_ONE = 1 << 16  # sum of frequencies
 _TOGETHER = 256  # positions whose mixtures the encoder computes at once
 
 
 @dataclass(frozen=True, eq=False)
 class EntropyModel:
-    """Everything integer in a weights file, for n channels of y and m of z."""
+    """The integers of a weights file, for n channels of y and m of z."""
 
     hyper: list[Layer]  # z [m, h/2, w/2] -> [a, h, w]
     reference: list[Layer]  # low-res reference [3, 8h, 8w], 7 binary places, -> [r, h, w]
@@ -67,7 +67,7 @@ class EntropyModel:
         return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all integers by name, for a weights file; strides and the like follow from the architecture."""
+        """Return all integers by name, for a weights file; strides etc. follow from the architecture."""
         tensors = {name: torch.from_numpy(table).to(torch.int32) for name, table in self._tables().items()}
         for name, layer in self._layers().items():
             tensors[f"{name}.weight"] = layer.weight.to(torch.int16)
@@ -87,7 +87,7 @@ class EntropyModel:
 
     @cached_property
     def matrices(self) -> "Matrices":
-        """The networks of a wavefront as it takes them."""
+        """The networks in the form that wavefronts use."""
         channels, taps = self.channels, len(TAPS)
         weight = self.context.weight.reshape(-1, channels, taps).transpose(1, 2).reshape(-1, taps * channels, 1, 1)
         slope, slope_bias = self.slope.divided()
@@ -122,7 +122,7 @@ class Matrices(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """What a low-res picture has become."""
+    """The latents of a low-res picture."""
 
     y: Integers  # [n, h, w] within mixture.LARGEST
     z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
@@ -131,7 +131,7 @@ class Latents(NamedTuple):
 def features(
     model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
 ) -> NDArray[np.float64]:
-    """Return what mixtures depend on apart from y, [height, width, a + r + 2].
+    """Return the inputs of the mixtures apart from y, [height, width, a + r + 2].
 
     Args:
         model: the integer networks.
@@ -154,7 +154,7 @@ def features(
 
 
 class _Wavefront(NamedTuple):
-    """Positions that are coded at once, and what the positions before them say of their mixtures."""
+    """Positions that are coded at once, and the contribution of earlier positions to their mixtures."""
 
     places: Integers  # [p] in the field
     sums: list[Tensor]  # [p, _] of the first layer of each group, so far
@@ -165,7 +165,7 @@ class _Field:
     """The latents coded so far, with two rows above and two columns on either side. A row is a position."""
 
     def __init__(self, model: EntropyModel, y: Integers, side_features: NDArray[np.float64]) -> None:
-        """Hold y [n, h, w], and what `features` returns."""
+        """Store y [n, h, w] and the result of `features`."""
         self.groups, self.matrices, self.side_features = model.groups, model.matrices, side_features
         padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))
         self.width = padded.shape[2]
@@ -200,11 +200,11 @@ class _Field:
         return Mixture(scale.clip(0, mixture.SCALES - 1), mean.clip(-reach, reach), logit)
 
     def parts(self, wavefront: _Wavefront, group: int) -> list[Part]:
-        """Return how these latents are coded."""
+        """Return the distributions of these latents."""
         return mixture.parts(self.mixture(wavefront, group), self.matrices.lookup)
 
     def fill(self, wavefront: _Wavefront, group: int, values: Integers) -> None:
-        """Take a group's latents in, position by position."""
+        """Store a group's latents, position by position."""
         filled = values.reshape(len(wavefront.places), -1)
         self.raw[wavefront.places, self.groups[group]] = filled
         self.companded[wavefront.places, self.groups[group]] = self.matrices.compand.take(filled + mixture.LARGEST)
@@ -220,7 +220,7 @@ def _wavefronts(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
 
 
 def _batches(wavefronts: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Integers, Integers]]]:
-    """Yield a few hundred positions at a time, whole wavefronts: faster than one by one, and little to keep."""
+    """Yield whole wavefronts of a few hundred positions in total: faster than one by one, with bounded memory."""
     batch: list[tuple[Integers, Integers]] = []
     for wavefront in wavefronts:
         batch.append(wavefront)
@@ -256,10 +256,10 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
 
 @torch.inference_mode()
 def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: int, model: EntropyModel) -> Latents:
-    """Return the latents, y of [height, width], that `encode` was given.
+    """Return the latents in a payload, y of [height, width].
 
     Raises:
-        ContainerError: the payload holds no such latents.
+        ContainerError: not the payload of such latents.
     """
     coder = Decoder(payload, "the low-res payload")
     size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))

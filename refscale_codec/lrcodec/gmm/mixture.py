@@ -1,12 +1,12 @@
-"""Gaussian mixtures over integers, by integers alone: the distributions of the GMM codec's latents.
+"""Gaussian mixtures over integers, by integer arithmetic: the distributions of the GMM codec's latents.
 
 Each latent has a mixture of `COMPONENTS` normal distributions (Cheng et al., arXiv 2001.01568, Eq. 8), whose parameters
 are integers: scale indices, and means and logits in sixteenths. Cumulative frequencies are sums of products of table
-entries and integer weights, all below 2^53, so every machine codes and decodes alike. The tables travel with the
-weights; they are never computed again.
+entries and integer weights, all below 2^53, so every machine gets the same. The tables are stored with the weights,
+not computed again.
 
-A latent is coded inside a window around its mixture's mean, as wide as the mixture. One outside is escaped: how far it
-lies outside follows as an integer of any size.
+A latent is coded within a window around its mixture's mean, as wide as the mixture. One outside is escaped: its
+distance from the window follows as an integer of any size.
 """
 
 import math
@@ -28,10 +28,10 @@ WINDOWS = (3, 7, 15, 31, 63, 127)
 LARGEST = 2047  # magnitude of a latent
 
 _REACH = 128 * STEPS  # steps from a mean beyond which a normal distribution has no mass
-_ONE = 1 << 16  # frequencies add up to that
-_WEIGHTS = 1 << 12  # mixture weights add up to that
-_FAR = 8 * STEPS  # how far below the largest a logit may lie before it counts as that far
-_HEAVY = _WEIGHTS // 32  # weight from which a component has a say in the window
+_ONE = 1 << 16  # sum of frequencies
+_WEIGHTS = 1 << 12  # sum of mixture weights
+_FAR = 8 * STEPS  # largest difference of a logit from the largest one; more are clipped
+_HEAVY = _WEIGHTS // 32  # weight from which a component counts for the window
 _MOST = 32_680  # mass on one side of a mean, of _ONE / 2, that the window holds: 3 standard deviations
 _BELOW = _REACH + STEPS * WINDOWS[-1]  # steps below a mean from which no window reaches back to its mass
 _SPAN = _BELOW + _REACH + STEPS * WINDOWS[-1] + 1  # steps from there to the last edge of a window that begins beyond it
@@ -39,13 +39,13 @@ _HALF_WINDOWS = np.array(WINDOWS) // 2
 
 
 class Tables(NamedTuple):
-    """Integers that every machine must have alike."""
+    """Integer tables, equal on every machine."""
 
     normal: Integers  # [SCALES, _REACH] 2^16 times a normal distribution's mass from its mean up to 0, 1, 2 ... steps
     exponential: Integers  # [_FAR + 1] 2^16 exp(-x) for x of 0, 1, 2 ... steps
 
     def require_sound(self) -> None:
-        """Raise a ValueError unless all mixtures have frequencies: masses that rise up to a half, and shares."""
+        """Raise a ValueError unless all mixtures have valid frequencies: masses rising up to a half, and shares."""
         rises = (np.diff(self.normal, axis=1, prepend=0) >= 0).all()
         if not rises or self.normal.max() > _ONE // 2:
             raise ValueError("the table of the normal distribution does not rise up to a half")
@@ -66,7 +66,7 @@ class Mixture(NamedTuple):
 
 
 def deviation(index: float) -> float:
-    """Return the standard deviation that a scale index stands for: 0.11 to 64."""
+    """Return the standard deviation of a scale index: 0.11 to 64."""
     return 0.11 * math.exp(RATIO * index)
 
 
@@ -80,7 +80,7 @@ def make_tables() -> Tables:
 
 
 class Lookup(NamedTuple):
-    """The tables as latents look things up in them."""
+    """The tables, arranged for lookups."""
 
     exponential: NDArray[np.float64]  # as in `Tables`
     mass: NDArray[np.int32]  # [SCALES * _SPAN] of `normal`, _BELOW steps below the mean and on, with a sign
@@ -89,7 +89,7 @@ class Lookup(NamedTuple):
 
     @classmethod
     def of(cls, tables: Tables) -> "Lookup":
-        """Return the tables so."""
+        """Return the tables so arranged."""
         away = np.arange(_SPAN) - _BELOW
         half = tables.normal[:, np.minimum(abs(away), _REACH - 1)]
         holds = STEPS * (np.array(WINDOWS) // 2)
@@ -100,7 +100,7 @@ class Lookup(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How n latents are coded."""
+    """Weights and windows of n latents."""
 
     weight: NDArray[np.float64]  # [COMPONENTS, n] whole numbers, adding up to _WEIGHTS
     middle: Integers  # [n] whole numbers nearest to the mixtures' means
@@ -118,7 +118,7 @@ def _weights(logit: Integers, lookup: Lookup) -> NDArray[np.float64]:
 
 
 def plan(mixture: Mixture, lookup: Lookup) -> Plan:
-    """Return how latents with these mixtures are coded."""
+    """Return weights and windows of latents with these mixtures."""
     weight = _weights(mixture.logit, lookup)
     total = (weight * mixture.mean).sum(axis=0)
     middle = np.floor(total / (_WEIGHTS * STEPS) + 0.5).astype(np.int64)
@@ -128,7 +128,7 @@ def plan(mixture: Mixture, lookup: Lookup) -> Plan:
 
 
 class Part(NamedTuple):
-    """Those of n latents whose window is the same."""
+    """Those of n latents that have the same window."""
 
     window: int
     at: Integers  # [m] rising, of 0 .. n - 1
@@ -157,7 +157,7 @@ def parts(mixture: Mixture, lookup: Lookup) -> list[Part]:
 def _probabilities(first: Integers, weight: NDArray[np.int32], window: int, lookup: Lookup) -> NDArray[np.float64]:
     """Return the probabilities of `Part`, whole 65,536ths, of latents whose windows begin at these places of `mass`.
 
-    Rows of what is computed are edges, since numpy is slow with many short rows.
+    Edges are the rows of the intermediate arrays, since numpy is slow with many short rows.
     """
     edges = STEPS * np.arange(window + 1)
     mass = (lookup.mass.take(first + edges[:, None, None]) * weight).sum(axis=1, dtype=np.int32)  # within 2^28

@@ -3,11 +3,11 @@
     lr ──DCT + analysis──> y * gain ──round──> y_hat / gain ──inverse DCT + synthesis──> lr_hat
                               └─hyper-analysis──> z ──> entropy model of y_hat <── low-res reference, quality
 
-Mixtures, attention and context are those of Cheng et al. (arXiv 2001.01568), but a latent stands for 8x8 pixels,
-since low-res pictures are coded at up to some 4 bits a pixel, and the transform starts as JPEG's, so that it serves a
-rescaler that was trained with JPEG from the first step. One net serves all qualities: each channel of y is scaled by
-a learned gain before rounding (Cui et al., arXiv 2003.02012). The low-res reference, which the decoder has, helps to
-predict the latents (no more: the rescaler has used it already).
+Mixtures, attention and context are those of Cheng et al. (arXiv 2001.01568), but a latent stands for 8x8 pixels, since
+low-res pictures are coded at up to about 4 bits per pixel, and the transform is initialised as JPEG's, so that it works
+with a rescaler trained with JPEG from the first step. One net serves all qualities: each channel of y is scaled by
+a learned gain before rounding (Cui et al., arXiv 2003.02012). The low-res reference, which the decoder has, is used
+only to predict the latents: the rescaler has used it already.
 
 Everything here is floating point. `export` turns the entropy model into integers, with which `codec` codes.
 """
@@ -27,16 +27,16 @@ from refscale_codec.lrcodec.gmm import layers, mixture
 from refscale_codec.lrcodec.gmm.integers import leaky
 from refscale_codec.lrcodec.gmm.latents import HYPER, STRIDE, EntropyModel
 
-_CONTRAST = 4.0  # the rescaler keeps low-res pictures faint
+_CONTRAST = 4.0  # low-res pictures of the rescaler have low contrast
 _KNOTS = 9  # at which gains are learned, linear in between
 _RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest here, quality 99
 
 
 @dataclass(frozen=True)
 class GmmConfig:
-    """Everything that fixes the architecture; stored in the weights file."""
+    """The architecture; stored in the weights file."""
 
-    channels: int = 192  # of the latents; that many are all of the DCT, which the rescaler makes use of
+    channels: int = 192  # of the latents; 192 are all of the DCT, which the rescaler uses
     width: int = 64  # of the layers
     reference_channels: int = 32  # of the low-res reference's features
 
@@ -64,7 +64,7 @@ class GmmConfig:
 
 
 class Coded(NamedTuple):
-    """What a pass in training gives."""
+    """The result of a pass in training."""
 
     lr_hat: Tensor  # [b, 3, h, w]
     bits: Tensor  # [b]
@@ -76,7 +76,7 @@ class Gmm(nn.Module):
     entropy_model: EntropyModel | None = None  # in integers; a net has it when it comes out of a weights file
 
     def __init__(self, config: GmmConfig) -> None:
-        """Build with fresh parameters: the transform is the DCT alone."""
+        """Build with initial parameters: the transform is the DCT alone."""
         super().__init__()
         n, w, r = config.channels, config.width, config.reference_channels
         self.config = config
@@ -111,7 +111,7 @@ class Gmm(nn.Module):
         self.context = layers.MaskedConv2d(n, n, kernel_size=5, padding=2)
         self.slope = layers.MaskedConv2d(n, n, kernel_size=5, padding=2, groups=n)
         self.mixture = nn.ModuleList(_perceptron(sizes) for sizes in config.perceptrons)
-        with torch.no_grad():  # the net adds nothing to the DCT as yet
+        with torch.no_grad():  # the net adds nothing to the DCT at first
             for convolution in (last_down, last_up[0], self.slope):
                 for parameter in convolution.parameters():
                     parameter.zero_()
@@ -131,8 +131,8 @@ class Gmm(nn.Module):
     def bits(self, y: Tensor, reference: Tensor, quality: Tensor) -> Tensor:
         """Return the bits [b] of latents before they are rounded, [b, n, h, w]; for the others see `forward`.
 
-        Bits are those of the rounded latents, which lie closer to zero than with noise added. Noise is what tells the
-        analysis how bits change with y, since rounding does not (Ballé et al., arXiv 1611.01704).
+        The bits are those of the rounded latents, which are closer to zero than with noise added. The gradient for y is
+        that with noise, since rounding has none (Ballé et al., arXiv 1611.01704).
         """
         z_hat, z_likelihood = self.bottleneck(self.hyper_transform(y))
         mixtures = self.mixtures(rounded(y), z_hat, reference, quality)
@@ -144,7 +144,7 @@ class Gmm(nn.Module):
         return bits
 
     def gains(self, quality: Tensor) -> Tensor:
-        """Return what y is multiplied by at qualities [b] in [0, 1], as [b, n, 1, 1]."""
+        """Return the gains of y at qualities [b] in [0, 1], as [b, n, 1, 1]."""
         place = _coarseness(quality) * (_KNOTS - 1)
         below = place.floor().clamp(0, _KNOTS - 2).long()
         share = (place - below)[:, None]
@@ -220,7 +220,7 @@ def quality_planes(quality: Tensor) -> Tensor:
 
 
 def companded(y: Tensor) -> Tensor:
-    """Return latents as the networks take them: they span four decades between the lowest and the highest quality."""
+    """Return latents in logarithmic scale: they span four decades between the lowest and the highest quality."""
     return torch.sign(y) * torch.log2(1 + y.abs())
 
 
@@ -247,12 +247,12 @@ def _bits(likelihood: Tensor) -> Tensor:
 
 
 def _whole_floats(x: Tensor) -> torch.autocast:
-    """Keep what is linear in the samples in 32 bits while training in 16."""
+    """Keep computations that are linear in the samples in 32 bits while training in 16."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def _dct(channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how the transform starts: bases [n, 3, 8, 8] forward and inverse for RGB, and JPEG's quantiser at 50 [n].
+    """Return the initial transform: bases [n, 3, 8, 8] forward and inverse for RGB, and JPEG's quantiser at 50 [n].
 
     The frequencies are taken in the order of their wavelengths, chroma when luma has twice theirs.
     """
@@ -268,10 +268,10 @@ def _dct(channels: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _perceptron(sizes: list[int]) -> nn.ModuleList:
-    """Return 1x1 convolutions that end in the mixtures of some latents of a position."""
+    """Return the 1x1 convolutions that compute the mixtures of some latents of a position."""
     convolutions = [layers.conv1x1(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
     last = convolutions[-1]
-    with torch.no_grad():  # narrow, middling and wide components to begin with
+    with torch.no_grad():  # narrow, medium and wide components at first
         assert last.bias is not None
         last.weight.mul_(0.1)
         last.bias.zero_()
