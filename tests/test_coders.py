@@ -1,6 +1,7 @@
 """Coders: each gives back the target's shape, more bits buy more quality, and what counts is what a receiver needs."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,17 @@ def test_the_colours_of_video_come_back() -> None:
     assert inner.max() <= 12  # bicubic interpolation overshoots from neighbour to neighbour
     grey = np.full((64, 64, 3), 77, np.uint8)
     assert np.array_equal(video._pixels(video._planes_420(grey)), grey)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no such scheduling here")
+def test_video_coders_leave_the_scheduling_of_the_process_alone() -> None:
+    pytest.importorskip("av")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    before = os.sched_getscheduler(0)
+    for coder in baselines.available()[0]:
+        if isinstance(coder, video.VideoCoder):
+            next(iter(coder.code(Image(pixels), Image(pixels), coder.qualities[:1])))
+            assert os.sched_getscheduler(0) == before, coder.name
 
 
 # --- refscale --------------------------------------------------------------------------------------------------------

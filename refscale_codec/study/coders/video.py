@@ -18,6 +18,7 @@ import importlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -124,6 +125,21 @@ def _joined(params: dict[str, str]) -> str:
     return ":".join(f"{key}={value}" for key, value in params.items())
 
 
+@contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """Keep this thread's scheduling: for root, SVT-AV1 makes it real-time for good, which starves all else."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
+
+
+@_same_scheduling()
 def _encoded(encoder: str, pixel_format: str, options: dict[str, str], frames: list[Planes]) -> list[bytes]:
     """Return the packets, one for each frame."""
     av = importlib.import_module("av")
