@@ -136,26 +136,16 @@ def eight_bits() -> Iterator[None]:
         yield
 
 
-class Dense(nn.Module):
-    """IRN's sub-net: five 3x3 convolutions, each on everything before it."""
+class Dense(blocks.DenseBlock):
+    """IRN's sub-net, with the condition beside its input."""
 
     def __init__(self, channels_in: int, channels_out: int, condition: int, width: int) -> None:
         """Build it; half the width is added a convolution, so that parameters are about equal."""
-        super().__init__()
-        grown = [channels_in + condition + i * (width // 2) for i in range(5)]
-        sizes = [width // 2] * 4 + [channels_out]
-        convolutions = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(grown, sizes, strict=True)]
-        for parameter in convolutions[-1].parameters():
-            nn.init.zeros_(parameter)
-        self.layers = nn.ModuleList(convolutions)
+        super().__init__(channels_in + condition, channels_out, width // 2)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
         """Map x and the condition as `blocks.SubNet` does."""
-        hidden = torch.cat([x, condition], dim=1)
-        for layer in self.layers[:-1]:
-            hidden = torch.cat([hidden, blocks.leaky_(layer(hidden))], dim=1)
-        output: Tensor = self.layers[-1](hidden)
-        return output.to(x.dtype)
+        return super().forward(torch.cat([x, condition], dim=1))
 
 
 class Separable(blocks.SubNet):

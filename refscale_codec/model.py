@@ -26,6 +26,7 @@ from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import LowResCodec
 from refscale_codec.picture.files import write_atomically
+from refscale_codec.rescale.fgrn import Fgrn
 from refscale_codec.rescale.interface import Rescaler
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.untied import Untied
@@ -39,6 +40,7 @@ KEPT = 8
 RESCALERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor], str], Rescaler]] = {
     "flow": RescaleNet.restored,
     "untied": Untied.restored,
+    "fgrn": Fgrn.restored,
 }
 """What makes a rescaler of config, tensors and device, by the `kind` in the config; the flow where there is none."""
 LOW_RES_CODECS: dict[str, Callable[[dict[str, Any], dict[str, Tensor], dict[str, Tensor], str], LowResCodec]] = {
@@ -137,7 +139,7 @@ def _read(path: Path) -> tuple[bytes, bytes]:
     return data, hashlib.sha256(data).digest()[:6]
 
 
-def store(rescaler: RescaleNet | Untied, path: Path, gmm: Gmm | None = None) -> None:
+def store(rescaler: RescaleNet | Untied | Fgrn, path: Path, gmm: Gmm | None = None) -> None:
     """Write a model, floats in half precision; every figure in weights/README.md is that of the stored file.
 
     An untied rescaler must be exact. `gmm` is the low-res codec that was trained with it; None for `DctCodec`.

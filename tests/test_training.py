@@ -13,12 +13,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import sine_filled
 from torch import Tensor
 
 from refscale_codec import model
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.gmm.net import GmmConfig
+from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.study.coders import jpeg
@@ -517,7 +519,7 @@ def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
         ('manifest = "p.csv"\nzeal = 1\nardour = 1\n', "unknown field ardour, zeal in a TrainConfig"),
         ('manifest = "p.csv"\n[net]\nlevels = 4\n', "unknown field levels in a RescaleConfig"),
         ("steps = 10\n", "manifest"),
-        ('manifest = "p.csv"\n[net]\n[untied]\n', "only one of the tables net, untied"),
+        ('manifest = "p.csv"\n[net]\n[untied]\n', "only one of the tables net, untied, fgrn"),
         ('manifest = "p.csv"\n[net]\nscale = 3\n', "scale must be 2 or 4, not 3"),
         ('manifest = "p.csv"\n[net]\nwidth = "wide"\n', "recipe.toml"),
         ('manifest = "p.csv\n', "cannot read the training config"),
@@ -545,6 +547,87 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=line.split()[0]):
         TrainConfig.read(written(tmp_path, f'manifest = "p.csv"\n{line}\n'))
+
+
+# --- FGRN -------------------------------------------------------------------------------------------------------------
+
+TINY_FGRN = FgrnConfig(width=8, down_blocks=1, up_blocks=1, cells=1, growth=4)
+
+
+def fgrn_recipe(**changes: Any) -> TrainConfig:
+    return recipe(**({"net": TINY_FGRN, "rounded": 0.0} | changes))
+
+
+@pytest.mark.parametrize("rounded", [0.0, 1.0], ids=["through the quantiser", "as in the paper"])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_fgrn_learns_and_its_weights_load(place: Path, rounded: float, scale: int) -> None:
+    config = fgrn_recipe(net=replace(TINY_FGRN, scale=scale), rounded=rounded, quality=(60, 60), learning_rate=3e-3)
+    config = replace(config, steps=15, warmup=1, decay=0.0)
+    batch, run = batch_of(place, config), run_of(config)
+    found = []
+    for _ in range(config.steps):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, figures = run.net.loss_of(batch, 0)
+        assert all(torch.isfinite(values).all() and values.shape == (2,) for values in figures.values())
+        run.update(loss)
+        found.append(float(figures["loss"].mean()))
+    assert run.skipped == 0 and np.mean(found[-3:]) < np.mean(found[:3]) - 0.003
+    run.averaged().store(place / "net.safetensors")
+    assert model.load(place / "net.safetensors").rescaler.config == config.net
+
+
+def gradients(config: TrainConfig, batch: Any) -> dict[str, dict[str, Tensor]]:
+    """Return the gradients of the modules of a net, of which no part is zero."""
+    net = Trained(config)
+    sine_filled(net.rescaler)
+    net.loss_of(batch, 0)[0].backward()  # type: ignore[no-untyped-call]
+    found: dict[str, dict[str, Tensor]] = {"downscaler": {}, "upscaler": {}, "guidance": {}}
+    for name, x in net.rescaler.named_parameters():
+        found[name.partition(".")[0]][name] = torch.zeros_like(x) if x.grad is None else x.grad
+    return found
+
+
+def test_flow_guidance_trains_only_the_flow(place: Path) -> None:
+    """As in the paper: Eq. 7 is for down- and upscaler, Eq. 9 for the flow."""
+    config = fgrn_recipe(rounded=1.0)
+    batch = batch_of(place, config)
+    guided, free = (gradients(replace(config, guidance=weight), batch) for weight in (1.0, 0.0))
+    assert same(guided["downscaler"], free["downscaler"]) and same(guided["upscaler"], free["upscaler"])
+    assert all(x.any() for x in guided["downscaler"].values()) and all(x.any() for x in guided["upscaler"].values())
+    assert all(x.any() for x in guided["guidance"].values())
+    assert not any(x.any() for x in free["guidance"].values())
+    through = gradients(replace(config, rounded=0.0, guidance=0.0), batch)
+    assert all(x.any() for x in through["guidance"].values())  # it is on the way through the quantiser
+
+
+def test_flow_guidance_by_hand(place: Path) -> None:
+    config = fgrn_recipe(rounded=1.0, guidance=3.0)
+    batch, net = batch_of(place, config), Trained(config)
+    rescaler = net.rescaler
+    assert isinstance(rescaler, Fgrn)
+    sine_filled(rescaler)
+    hr = torch.from_numpy(batch[0]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        loss, figures = net.loss_of(batch, 0)
+        x = rescaler.represent(hr)
+        lr, log_det = rescaler.guidance(x)
+        bicubic = torch.nn.functional.interpolate(hr, size=(16, 16), mode="bicubic", antialias=True)
+        wanted = (lr - bicubic).abs().mean(dim=(1, 2, 3)) - 1e-3 * log_det / (3 * 16 * 16)
+        error = (rescaler.upscaler(x) - hr).abs().mean()
+    assert log_det.abs().min() > 1
+    assert torch.allclose(figures["guidance"], 3 * wanted, atol=1e-6)
+    assert float(loss) == pytest.approx(float(error + 3 * wanted.mean()), rel=1e-5)
+
+
+def test_fgrn_recipes_that_cannot_be() -> None:
+    for wrong in (
+        {"rounded": 0.1},
+        {"muon": 1e-3},
+        {"gmm": GmmConfig()},
+        {"net": replace(TINY_FGRN, scale=4), "crop": 16},
+    ):
+        with pytest.raises(ValueError, match=next(reversed(wrong))):
+            fgrn_recipe(**wrong)
 
 
 # --- untied nets ------------------------------------------------------------------------------------------------------

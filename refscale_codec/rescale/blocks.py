@@ -58,6 +58,30 @@ class SubNet(nn.Module):
         return self.output(hidden).to(x.dtype)  # type: ignore[no-any-return]
 
 
+class DenseBlock(nn.Module):
+    """IRN's sub-net: 3x3 convolutions, each on everything before it; the last one starts at zero."""
+
+    LAYERS = 5
+
+    def __init__(self, channels_in: int, channels_out: int, growth: int) -> None:
+        """Build it; every layer but the last adds `growth` channels."""
+        super().__init__()
+        sizes = [growth] * (self.LAYERS - 1) + [channels_out]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(channels_in + place * growth, size, 3, padding=1) for place, size in enumerate(sizes)
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [b, channels_in, h, w] to [b, channels_out, h, w] in its own type."""
+        hidden = x
+        for layer in self.layers[:-1]:
+            hidden = torch.cat([hidden, leaky_(layer(hidden))], dim=1)
+        output: Tensor = self.layers[-1](hidden)
+        return output.to(x.dtype)
+
+
 def bounded(log_scale: Tensor) -> Tensor:
     """Bound a log-scale to (-0.5, 0.5): stacked exponentials compound, and without a bound training diverges."""
     return 0.5 * torch.tanh(log_scale)

@@ -11,10 +11,11 @@ from refscale_codec import model
 from refscale_codec.errors import WeightsError
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
+from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.rescale.quantised import floats
-from refscale_codec.rescale.untied import Untied
-from refscale_codec.training import flow, untied
+from refscale_codec.rescale.untied import Untied, UntiedConfig
+from refscale_codec.training import fgrn, flow, untied
 from refscale_codec.training.data import Mask, Pixels
 from refscale_codec.training.recipe import TrainConfig
 
@@ -30,9 +31,7 @@ class Trained(nn.Module):
         super().__init__()
         torch.manual_seed(config.seed)
         self.config = config
-        self.rescaler: RescaleNet | Untied = (
-            RescaleNet(config.net) if isinstance(config.net, RescaleConfig) else Untied(config.net)
-        )
+        self.rescaler = _fresh(config.net)
         self.low_res = None if config.gmm is None else Gmm(config.gmm)
         # not the low-res codec: torch 2.13 crashes in its strided 1x1 convolutions with channels last
         self.rescaler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -45,7 +44,9 @@ class Trained(nn.Module):
         """
         if isinstance(self.rescaler, RescaleNet):
             return flow.loss_of(self.rescaler, self.low_res, self.config, batch, step)
-        return untied.loss_of(self.rescaler, self.config, batch, step)
+        if isinstance(self.rescaler, Untied):
+            return untied.loss_of(self.rescaler, self.config, batch, step)
+        return fgrn.loss_of(self.rescaler, self.config, batch, step)
 
     def start_from(self, path: Path) -> None:
         """Take over what has equal name and shape in other weights; tell through `logging` what has not.
@@ -76,6 +77,13 @@ class Trained(nn.Module):
         if isinstance(self.rescaler, Untied):
             self.rescaler.make_exact()
         model.store(self.rescaler, path, self.low_res)
+
+
+def _fresh(config: RescaleConfig | UntiedConfig | FgrnConfig) -> RescaleNet | Untied | Fgrn:
+    """Return the rescaler of a config."""
+    if isinstance(config, RescaleConfig):
+        return RescaleNet(config)
+    return Untied(config) if isinstance(config, UntiedConfig) else Fgrn(config)
 
 
 def _abridged(names: Collection[str]) -> str:

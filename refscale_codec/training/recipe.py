@@ -8,6 +8,7 @@ from typing import Any
 from refscale_codec.errors import UsageError, reason
 from refscale_codec.lrcodec.gmm.latents import STRIDE
 from refscale_codec.lrcodec.gmm.net import GmmConfig
+from refscale_codec.rescale.fgrn import FgrnConfig
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.training.losses import SLOPE
@@ -17,7 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NETS: dict[str, type[RescaleConfig] | type[UntiedConfig]] = {"net": RescaleConfig, "untied": UntiedConfig}
+NETS: dict[str, type[RescaleConfig] | type[UntiedConfig] | type[FgrnConfig]] = {
+    "net": RescaleConfig,
+    "untied": UntiedConfig,
+    "fgrn": FgrnConfig,
+}
 """The families of rescalers, by the names of their tables in a recipe."""
 
 
@@ -31,7 +36,7 @@ class TrainConfig:
 
     manifest: str  # CSV of pairs, relative to the config file
     splits: tuple[str, ...] = ("train", "single")
-    net: RescaleConfig | UntiedConfig = RescaleConfig()
+    net: RescaleConfig | UntiedConfig | FgrnConfig = RescaleConfig()
     gmm: GmmConfig | None = None  # with a flow only
     gmm_first: int = 0  # steps at the beginning with JPEG, in which of the learned codec only the entropy model learns
     start_from: str = (
@@ -80,6 +85,8 @@ class TrainConfig:
             raise ValueError("muon is for [untied] only")
         if self.gmm is not None and not isinstance(self.net, RescaleConfig):
             raise ValueError("[gmm] can be trained with [net] only")
+        if self.rounded not in (0, 1) and isinstance(self.net, FgrnConfig):
+            raise ValueError(f"rounded must be 0 or 1 with [fgrn], not {self.rounded}")
         if self.gmm is None and self.gmm_first:
             raise ValueError("gmm_first would have no effect without [gmm]")
         if min(self.batch, self.warmup, self.steps) < 1:
