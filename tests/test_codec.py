@@ -305,7 +305,7 @@ def test_another_warped_reference_than_the_encoders_is_noticed(scene: Pair, mapp
     assert found is not None
     forged = container.pack(replace(file, alignment=warp.pack(found._replace(check=found.check ^ 1))))
     decoder.decode(forged, scene[1], net, window=Box(0, 0, 50, 50))
-    with pytest.raises(ReferenceMismatch, match="moved into place"):
+    with pytest.raises(ReferenceMismatch, match="warped reference differs"):
         decoder.decode(forged, scene[1], net)
 
 

@@ -299,13 +299,13 @@ def test_the_reference_is_warped_once_and_checked(
     [found] = decoder.alignments(file)
     assert found is not None
     forged = replace(file, alignment=warp.pack(found._replace(check=found.check ^ 1)))
-    with pytest.raises(ReferenceMismatch, match="moved into place"):
+    with pytest.raises(ReferenceMismatch, match="warped reference differs"):
         decoder.decode(container.pack(forged), reference, net)
 
 
 def test_codec_and_weights_must_belong_together(net: Model, tiny_model: Model, pair: tuple[Image, Image]) -> None:
     file = container.unpack(encoder.encode(pair[0], None, net, GOOD))
-    with pytest.raises(ContainerError, match="not the one that its weights were trained with"):
+    with pytest.raises(ContainerError, match="not the one of the file's weights"):
         payloads.low_res_of(file, tiny_model, None)
     other = replace(file, header=replace(file.header, codec=lrcodec.JPEG))
     with pytest.raises(ContainerError, match="not the one"):

@@ -42,10 +42,10 @@ def decode(
 
     Args:
         data: the file's bytes.
-        reference: the very picture the file was made with; None if it was made without.
-        model: the very one the file was made with, see `model.load`.
-        tile: largest side of a tile in pixels, a multiple of `tiles.STEP`; it decides on memory and time, and on the
-            last bits of floating point.
+        reference: the one that the file was encoded with, with equal pixels; None if it was encoded without.
+        model: the one that the file was encoded with, see `model.load`.
+        tile: largest side of a tile in pixels, a multiple of `tiles.STEP`; it determines memory and time, and
+            the last bits of floating-point results.
         window: see `Decoder.read`.
         on_stage: timing hook, called when each of the stages "entropy" and "net" is done; "net" warps, too.
 
@@ -56,23 +56,23 @@ def decode(
 
 
 class Decoder:
-    """A file with its reference and its model: what windows have in common is done once.
+    """A file with its reference and model; work that windows have in common is done once.
 
-    Several threads may read at once.
+    It is thread-safe.
     """
 
     def __init__(self, data: bytes, reference: Image | None, model: Model) -> None:
-        """Take the file apart.
+        """Parse the file.
 
         Args:
             data: the file's bytes.
-            reference: the very picture the file was made with; None if it was made without.
-            model: the very one the file was made with, see `model.load`.
+            reference: the one that the file was encoded with, with equal pixels; None if it was encoded without.
+            model: the one that the file was encoded with, see `model.load`.
 
         Raises:
             ContainerError: not a valid file.
-            WeightsError: another model than the file asks for.
-            ReferenceMismatch: no reference, a superfluous one, or another one than the file asks for.
+            WeightsError: another model than the file names.
+            ReferenceMismatch: the reference is missing, superfluous, or not the one that the file names.
         """
         self.file = container.unpack(data)
         require_same(self.file.header, reference, model)
@@ -84,19 +84,19 @@ class Decoder:
         self._lock = threading.Lock()
 
     def read(self, window: Box | None = None, *, tile: int = TILE, on_stage: Callable[[str], None] = untimed) -> Image:
-        """Return the picture, or a window of it with the metadata of the whole, whose transform is moved along.
+        """Return the picture, or a window of it, with the metadata of the whole and the transform of the window.
 
         Args:
-            window: the part that is wanted; exactly the same pixels as in the whole in tiles of this size.
+            window: the part to decode, to the same pixels as in the whole in tiles of this size.
             tile: largest side of a tile in pixels, a multiple of `tiles.STEP`.
             on_stage: as in `decode`.
 
         Raises:
-            UsageError: such a tile cannot be, or the window reaches beyond the picture.
-            ContainerError: payloads do not fit the header, or the whole is not the picture whose hash is in the file
-                though the model is exact.
-            ReferenceMismatch: the reference, warped, is not the one that the encoder saw. If the low-res codec is not
-                conditional, a window is not enough to tell.
+            UsageError: an invalid tile, or a window outside the picture.
+            ContainerError: payloads do not fit the header, or the whole picture does not match the hash in the file
+                although the model is exact.
+            ReferenceMismatch: the warped reference differs from the encoder's. If the low-res codec is not
+                conditional, this is detected only when the whole picture is decoded.
         """
         tiles.require_side(tile)
         header = self.file.header
@@ -140,8 +140,8 @@ class Decoder:
         decoded = bands.join_groups(parts(), self.described, window)
         if self.model.exact and window == Box(0, 0, *size):
             self._require_hash(decoded)
-        moved = replace(self.metadata, geo=geotiff.of_window(self.metadata.geo, window.left, window.top))
-        return replace(decoded, metadata=moved)
+        cut = replace(self.metadata, geo=geotiff.of_window(self.metadata.geo, window.left, window.top))
+        return replace(decoded, metadata=cut)
 
     def _require_hash(self, decoded: Image) -> None:
         wanted = self.file.output_hash
@@ -157,7 +157,7 @@ class Decoder:
         return self._group(0).low
 
     def _group(self, index: int) -> "_Group":
-        """Return a group's payloads, entropy-decoded once; groups are asked for in order."""
+        """Return a group's payloads, entropy-decoded once; groups must be requested in order."""
         with self._lock:
             while len(self._groups) <= index:
                 self._groups.append(self._decoded(self.files[len(self._groups)], next(self._older)))
@@ -169,7 +169,7 @@ class Decoder:
             return _Group(payloads.low_res_of(file, model, None), source, None, None)
         size = file.header.height, file.header.width
         if source.alignment is None and size != (older.height, older.width):
-            raise ContainerError("the file says that its reference lies in place, but it has another size")
+            raise ContainerError("malformed: no ALIGNMENT, but the reference has another size than the picture")
         if not model.low_res.conditional:
             return _Group(payloads.low_res_of(file, model, None), source, older, source.alignment)
         warped = warp.apply(older, source.alignment)
@@ -186,11 +186,11 @@ class _Group:
     low: LowRes
     source: ReferenceSource
     reference: Image | None  # the same bands of the older picture, if they are used
-    alignment: warp.Alignment | None  # what is still to be done to it
+    alignment: warp.Alignment | None  # the warp still to be applied
 
 
 class _WarpedTiles:
-    """A reference that is warped tile by tile, and summed up to be compared with what the encoder saw."""
+    """A reference that is warped tile by tile, with the checksum of the whole."""
 
     def __init__(self, reference: Image, alignment: warp.Alignment | None) -> None:
         self.reference, self.alignment, self.check = reference, alignment, 0
@@ -202,26 +202,26 @@ class _WarpedTiles:
         return warped.pixels
 
     def require_same(self) -> None:
-        """Raise ReferenceMismatch if the whole is not what the encoder saw."""
+        """Raise ReferenceMismatch if the whole differs from the encoder's."""
         if self.alignment is not None:
             _require_check(self.check, self.alignment)
 
 
 def _require_check(found: int, alignment: warp.Alignment) -> None:
     if found % (1 << 32) != alignment.check:
-        raise ReferenceMismatch("the reference, moved into place, is not the one that the encoder saw")
+        raise ReferenceMismatch("the warped reference differs from the one that the encoder used")
 
 
 def _part_of(pixels: NDArray[Any], place: Box) -> tiled.Reference:
-    """Return the reference of which only a part is there: all that is looked at."""
+    """Return a reference that consists of the part that is needed."""
     return lambda tile: pixels[(tile.padded.overlap(place) or place).within(place).slices]
 
 
 def disassemble(file: Container) -> tuple[Bands, list[Container]]:
-    """Return what a file says of the picture's bands, and the files of its band groups.
+    """Return how the bands are stored, and the files of the band groups.
 
     Raises:
-        ContainerError: they do not fit each other.
+        ContainerError: they are inconsistent.
     """
     described = bands.unpack(file.bands, file.header.height, file.header.width)
     files, extra_bands = [file], file.extra_bands
@@ -239,11 +239,11 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
 
 
 def check_without_reference(file: Container, model: Model) -> None:
-    """Check all of a file that can be checked without its reference.
+    """Check whatever of a file does not depend on its reference.
 
     Raises:
-        ContainerError: a part of it is not valid.
-        WeightsError: another model than the file asks for.
+        ContainerError: a part is invalid.
+        WeightsError: another model than the file names.
     """
     require_same_model(file.header, model)
     metadata.unpack(file.metadata)
@@ -254,7 +254,7 @@ def check_without_reference(file: Container, model: Model) -> None:
 
 
 def require_same(header: Header, reference: Image | None, model: Model) -> None:
-    """Check that weights and reference are those that a file names; see `decode` for what is raised."""
+    """Check that weights and reference are those that a file names; for errors see `Decoder`."""
     require_same_model(header, model)
     if header.reference is None and reference is not None:
         raise ReferenceMismatch("the file was made without a reference; decode it without one")
@@ -287,6 +287,6 @@ def require_same_model(header: Header, model: Model) -> None:
 
 
 def alignments(file: Container) -> list[warp.Alignment | None]:
-    """Return where the reference of each band group lies; ContainerError when a payload does not fit."""
+    """Return the alignment of each band group, None for none; ContainerError if a payload is invalid."""
     sources = [payloads.source_of(group) for group in disassemble(file)[1]]
     return [source.alignment if isinstance(source, Warped) else None for source in sources]

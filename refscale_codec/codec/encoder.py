@@ -4,10 +4,10 @@
          ├─ choose ─ rescaler ──┤                                ├─ container ──> bytes
     ref ─┘             down     └─> lr ── low-res codec ─────────┘
 
-After RefScale (paper, Fig. 2). `prepare` does what no quality changes: it fingerprints the reference, finds where it
-lies (`registration`), decides whether and how it is used (`reference_choice`), and warps it once. `Plan.code` makes the
-picture small and codes that, once for each quality asked for. What the decoder will make of it is known without
-decoding anything: `Coded.picture`. The decoder is in `decoder`.
+After RefScale (paper, Fig. 2). `prepare` does what does not depend on the quality: it fingerprints and registers the
+reference (`registration`), decides whether and how it is used (`reference_choice`), and warps it once. `Plan.code`
+computes and codes the low-res picture, once for each quality. `Coded.picture` gives the decoded picture without entropy
+decoding. The decoder is in `decoder`.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,20 +39,20 @@ Choose = Callable[[Image, Image | None, warp.Alignment | None, Image | None], Re
 class EncodeOptions:
     """Choices of an encoder; none of them is needed to decode."""
 
-    quality: int = 75  # 1..100, higher is better and bigger
-    output_hash: bool = False  # store the hash of what the file decodes to; an exact model's files always have it
-    tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`: takes memory, saves time
+    quality: int = 75  # 1..100, higher is better and larger
+    output_hash: bool = False  # store a hash of the decoded picture; files of an exact model always have it
+    tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`; larger: more memory, less time
     value_range: tuple[int, int] | None = None  # of all bands, for 16 bits; None takes each band's own, see `bands`
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Raise UsageError for values out of range."""
         tiles.require_side(self.tile)
         if not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be 1..100, not {self.quality}")
 
 
 def untimed(stage: str) -> None:
-    """Take no times."""
+    """Do nothing."""
 
 
 def encode(
@@ -66,16 +66,16 @@ def encode(
     """Return a complete `.rsc` file.
 
     Args:
-        image: the picture, any size from 1x1 and of any bands. Alpha, nodata and metadata go into the file as they are.
-        reference: an older picture of the same place and the same bands, of any size; None codes without one.
+        image: the picture, of any size from 1x1 and any bands. Alpha, nodata and metadata are stored losslessly.
+        reference: an older picture of the same place and the same bands, of any size; None encodes without one.
         model: from `model.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         on_stage: timing hook, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
-        ImageError: the reference has other bands, both are georeferenced but not with places in common, or there is
-            more metadata than `metadata.MAX_BYTES`.
-        UsageError: a range of values that the picture's type does not hold.
+        ImageError: the reference has other bands, georeferences that cannot be related, or more metadata than
+            `metadata.MAX_BYTES`.
+        UsageError: a range of values outside that of the picture's type.
     """
     options = options or EncodeOptions()
     plan = prepare(image, reference, model, options, on_stage=on_stage)
@@ -87,8 +87,8 @@ class BandGroup:
     """Three bands of the picture, and how they use their reference."""
 
     image: Image
-    source: ReferenceSource  # its prediction, if it is one, is fitted again at each quality
-    warped: Image | None  # the reference in place; None if it is not used, or if the group is predicted
+    source: ReferenceSource  # a prediction is fitted again at each quality
+    warped: Image | None  # the warped reference; None if it is not used, or if the group is predicted
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Plan:
         """Return the picture coded at a quality of 1..100.
 
         Args:
-            quality: higher is better and bigger.
+            quality: higher is better and larger.
             dead_zone: see `LowResCodec.code`.
             on_stage: as in `encode`.
         """
@@ -134,7 +134,7 @@ class Plan:
         return self._coded[key]
 
     def _reference(self, index: int, quality: int, dead_zone: float) -> tuple[ReferenceSource, Image | None]:
-        """Return the reference that a group has at a quality."""
+        """Return the reference of a group at a quality."""
         group = self.groups[index]
         if not isinstance(group.source, Predicted):
             return group.source, group.warped
@@ -153,7 +153,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class CodedGroup:
-    """Three bands as they are in a file."""
+    """A coded band group."""
 
     plan: Plan
     file: Container
@@ -162,11 +162,11 @@ class CodedGroup:
     warped: Image | None  # the reference
 
     def picture(self, tile: int | None = None, first: Image | None = None) -> Image:
-        """Return what the group decodes to.
+        """Return the decoded group.
 
         Args:
             tile: side of tiles in pixels; the plan's by default.
-            first: the picture's first group in such tiles, for a group that is predicted from it; as coded by default.
+            first: the decoded first group in such tiles, for a group predicted from it; in the plan's by default.
         """
         plan, warped = self.plan, self.warped
         if first is not None and isinstance(self.source, Predicted):
@@ -202,7 +202,7 @@ class Coded:
         return container.pack(whole)
 
     def size(self) -> int:
-        """Return the bytes of the file, without decoding for its hash."""
+        """Return the size of the file in bytes, without decoding for its hash."""
         whole = assemble([group.file for group in self.groups], self.plan)
         if self._hashed:
             whole = replace(whole, output_hash=bytes(container.FINGERPRINT_SIZE))
@@ -213,9 +213,9 @@ class Coded:
         return self.plan.options.output_hash or self.plan.model.exact
 
     def picture(self, tile: int | None = None) -> Image:
-        """Return what the file decodes to, but for metadata; nothing is entropy-decoded for that.
+        """Return the decoded picture without metadata; nothing is entropy-decoded for that.
 
-        A tile other than the plan's may change the last bits of floating point, and so a sample by a level.
+        A tile other than the plan's may change the last bits of floating-point results, and so a sample by a level.
         """
         first = self.groups[0].picture(tile)
         parts = (group.picture(tile, first).pixels for group in self.groups[1:])
@@ -231,10 +231,10 @@ def prepare(
     choose: Choose = reference_choice.choose,
     on_stage: Callable[[str], None] = untimed,
 ) -> Plan:
-    """Find where the reference lies and decide how it is used; arguments and errors are those of `encode`.
+    """Register the reference and decide how it is used; arguments and errors are those of `encode`.
 
     `options.quality` matters only for further bands, which may be predicted from the first three at that quality.
-    `choose` says how a band group uses its reference.
+    `choose` decides how a band group uses its reference.
     """
     options = options or EncodeOptions()
     described = bands.describe(image, options.value_range)
@@ -251,7 +251,7 @@ def prepare(
 
 
 def _in_place(group: Image, reference: Image | None, source: ReferenceSource) -> BandGroup:
-    """Warp the whole reference, once, as chosen."""
+    """Warp the whole reference, as chosen."""
     if not isinstance(source, Warped) or reference is None:
         return BandGroup(group, source, None)
     if source.alignment is None:

@@ -1,6 +1,6 @@
-"""What is coded of a band group <-> the file that holds it.
+"""The coded parts of a band group <-> its file.
 
-A map that is empty leaves the reference out everywhere; a file without any reference has no map.
+An empty map means that the reference is not used; a file without a reference has no map.
 """
 
 from dataclasses import replace
@@ -28,12 +28,12 @@ def pack(
     """Return the file of one band group.
 
     Args:
-        payload: what the low-res codec made of the low-res picture.
-        low: its map is what counts.
-        source: of the reference; not looked at if the map is None.
+        payload: of the low-res codec.
+        low: only its map is used.
+        source: of the reference; ignored if the map is None.
         size: height and width of the picture in pixels.
         reference: fingerprint of the reference; None for none.
-        model: what the group was coded with.
+        model: with which the group was coded.
         quality: 1..100.
     """
     header = Header(
@@ -55,7 +55,7 @@ def pack(
 
 
 def source_of(file: Container) -> ReferenceSource:
-    """Return where the reference of a file's band group comes from.
+    """Return the reference source of a file's band group.
 
     Raises:
         ContainerError: a payload does not fit the header.
@@ -100,5 +100,5 @@ def require_codec(file: Container, model: Model) -> None:
     if wanted == model.low_res.id:
         return
     if wanted in NAMES:
-        raise ContainerError("the file's low-res codec is not the one that its weights were trained with")
+        raise ContainerError("malformed: the low-res codec is not the one of the file's weights")
     raise ContainerError(f"the file uses the low-res codec {wanted}, which this version does not know")

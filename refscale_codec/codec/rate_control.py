@@ -1,11 +1,11 @@
 """Encode to a size or to a PSNR: `codec.encode` with a search around it.
 
-Alignment and the use of the reference are found once; what is repeated is net, low-res codec and, for a PSNR, decoding.
-ln(bytes) and PSNR are almost straight over the logarithm of JPEG's quantiser step, so the secant through the two best
-tries soon leads to the quality next above the target. One step of quality is more than the bytes may be off, so what
-is too much is taken back by a wider dead zone at that quality (`benchmarks/targets.py` tells what that costs).
+The reference is registered and its use decided once; each try repeats the net, the low-res codec and, for a PSNR, the
+inverse pass. ln(bytes) and PSNR are almost linear in the logarithm of JPEG's step size, so the secant through the two
+best tries soon leads to the quality next above the target. One step of quality exceeds the tolerance in bytes, so the
+excess is removed by a wider dead zone at that quality (`benchmarks/targets.py` measures its cost).
 
-Only `DctCodec` has a dead zone; with the learned codec the search ends at the best whole quality.
+Only `DctCodec` has a dead zone; with the learned codec the search ends at the best integer quality.
 """
 
 import math
@@ -22,22 +22,22 @@ from refscale_codec.picture import bands
 from refscale_codec.picture.image import Image
 
 TRIES = 6
-"""Most times that the low-res picture is coded."""
+"""Most files that are tried."""
 CLOSE = 0.02
 """A file smaller than the target by no more than this share of it ends the search."""
 CLOSE_DB = 0.1
 """A PSNR above the target by no more than this, in dB, ends the search."""
 
-_TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a usual picture
+_TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a typical picture
 _ABSCISSA = [-math.log(5000 / max(q, 0.5) if q < 50 else max(200 - 2 * q, 1)) for q in range(101)]  # by quality: rises
-_WIDEST = 1.5  # dead zone in which all levels of 1 vanish
-_NEAR = 0.06  # on the abscissa: what the dead zone takes back even where it is more than one step
+_WIDEST = 1.5  # dead zone in which all indices of 1 become 0
+_NEAR = 0.06  # on the abscissa: what the dead zone may remove even if it is more than one step
 _SLOPES = {"bytes": 1.0, "psnr": 3.5}  # of the value over the abscissa, about
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for: a whole file of at most so many bytes, or a PSNR of at least so many dB, see `bands.psnr`."""
+    """The largest size of a whole file in bytes, or the lowest PSNR in dB, see `bands.psnr`."""
 
     measure: Literal["bytes", "psnr"]
     value: float
@@ -78,7 +78,7 @@ def encode(
         model: likewise.
         target: what to reach.
         options: likewise; the quality is the search's.
-        step: told what each try gave.
+        step: called with a line on each try.
 
     Raises:
         TargetError: no quality gives it.

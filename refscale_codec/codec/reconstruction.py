@@ -1,4 +1,4 @@
-"""Received low-res picture -> samples, in the encoder, which knows what will be received, and in the decoder."""
+"""Received low-res picture -> samples; used by the decoder, and by the encoder, which knows what is received."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def reconstruct(
 ) -> NDArray[Any]:
     """Return the samples [h, w, 3] of a band group, or of the part in a window, over the full scale of `dtype`.
 
-    Arguments are those of `tiled.upscale`. What adds to the upscaled picture belongs between its floats and the
+    Arguments are those of `tiled.upscale`. Layers on top of the upscaled picture belong between its floats and the
     rounding.
     """
     window = window or Box(0, 0, *size)

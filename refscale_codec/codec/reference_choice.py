@@ -1,11 +1,11 @@
 """Whether and how the reference is used for three bands.
 
-The candidates are: no reference; the reference as it lies; moved into place; that with a radiometric gain and offset;
-without block motion vectors; and, for further bands, a prediction from the first ones. They are compared on a sample of
-the picture, a regular grid of boxes, and only those boxes are warped. The cost is the detail that a candidate leaves
-unexplained: the mean over the coefficients of a block transform of ln(residual energy + noise), where each block of
-each band may weaken the candidate by a factor of its own, as the net does. Nothing is coded for it
-(benchmarks/reference_choice.py measures what that loses against coding every candidate).
+The candidates are: no reference; the reference as it is; warped; warped with radiometric gain and offset; without block
+motion vectors; and, for further bands, a prediction from the first ones. They are compared on a sample of the picture,
+a regular grid of boxes, and only those boxes are warped. The cost is the residual detail: the mean over the
+coefficients of a block transform of ln(residual energy + noise), where each block of each band may scale the candidate
+by its own factor, as the net does. Nothing is coded for it (benchmarks/reference_choice.py measures the loss against
+coding with every candidate).
 """
 
 import math
@@ -23,10 +23,10 @@ SAMPLE = 3, 64
 """The sample is at most 3 x 3 boxes of 64 x 64 pixels."""
 
 _BLOCK = 8  # side of the transform, in pixels
-_NOISE = 64.0  # squared 8-bit levels that no reference explains
-_MOST = 1.2  # by so much at most may a block strengthen a candidate
-_PRIOR = 0.3  # how strongly a block's factor is drawn to 1, in units of the mean energy of blocks
-_TYPICAL = 0.4  # bits per pixel of a usual file: what a byte of alignment is weighed against
+_NOISE = 64.0  # squared 8-bit levels that no reference can predict
+_MOST = 1.2  # largest factor by which a block may scale a candidate
+_PRIOR = 0.3  # regularisation of a block's factor towards 1, in units of the mean energy of blocks
+_TYPICAL = 0.4  # bits per pixel of a typical file, against which a byte of alignment is weighed
 _SECTION = 6  # bytes around a short payload in the file
 
 
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
     warped: Image | None
     """The reference in the boxes of the sample; None for no reference."""
     cost: float = 0.0
-    """ln(residual energy) that it leaves, its own bytes counted."""
+    """ln(residual energy), including its own bytes."""
 
 
 def choose(
@@ -47,10 +47,10 @@ def choose(
 
     Args:
         image: a group of three bands.
-        reference: the same bands of the reference, of any size; None for none. One of another size is of use only if
-            it is moved.
+        reference: the same bands of the reference, of any size; None for none. One of another size is usable only
+            if it is warped.
         alignment: from `registration.estimate`.
-        first: the picture's first group as it decodes, for a further one to be predicted from; None for none.
+        first: the decoded first group, from which a further one may be predicted; None for none.
     """
     return min(candidates(image, reference, alignment, first), key=_cost).source
 
@@ -65,10 +65,10 @@ def candidates(
     share = 1 / (_TYPICAL * image.height * image.width / 8)
 
     def candidate(source: ReferenceSource, warped: Image | None) -> Candidate:
-        unexplained = _unexplained(spectrum, None if warped is None else _spectrum(warped))
-        return Candidate(source, warped, unexplained + share * _bytes(source))
+        residual = _residual_detail(spectrum, None if warped is None else _spectrum(warped))
+        return Candidate(source, warped, residual + share * _bytes(source))
 
-    def moved(alignment: warp.Alignment) -> Candidate:
+    def with_alignment(alignment: warp.Alignment) -> Candidate:
         assert reference is not None
         return candidate(Warped(alignment), _warped(reference, alignment, boxes))
 
@@ -76,17 +76,19 @@ def candidates(
     if reference is not None and (reference.height, reference.width) == (image.height, image.width):
         tried.append(candidate(Warped(None), gathered(reference, boxes)))
     if reference is not None and alignment is not None:
-        tried.append(moved(alignment))
+        tried.append(with_alignment(alignment))
     if tried:
         best = min(tried, key=_cost)
         assert best.warped is not None
         found = _alignment(best) or warp.still(image.height, image.width)
-        tried += [moved(found._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)]
+        tried += [
+            with_alignment(found._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)
+        ]
         chosen = _alignment(min(tried, key=_cost))
         if chosen is not None and chosen.motion.any():
             plain = chosen._replace(motion=0 * chosen.motion)
             if not plain.does_nothing:
-                tried.append(moved(plain))
+                tried.append(with_alignment(plain))
     if first is not None:
         prediction = band_prediction.fit(first.pixels, image.pixels)
         predicted = Image(band_prediction.predict(gathered(first, boxes).pixels, prediction))
@@ -99,7 +101,7 @@ def _alignment(candidate: Candidate) -> warp.Alignment | None:
 
 
 def _bytes(source: ReferenceSource) -> int:
-    """Return what a source takes in the file beside the map."""
+    """Return the bytes of a source in the file, without the map."""
     if isinstance(source, Predicted):
         return _SECTION + len(band_prediction.pack(source.prediction))
     if isinstance(source, Warped) and source.alignment is not None:
@@ -112,7 +114,7 @@ def _cost(candidate: Candidate) -> float:
 
 
 def sample_boxes(height: int, width: int) -> list[list[Box]]:
-    """Return the boxes of the sample, row by row; one box of the whole for a picture that is no larger."""
+    """Return the boxes of the sample, row by row; a single box for a picture that is not larger."""
     rows, columns = (_spans(length, *SAMPLE) for length in (height, width))
     return [[Box(top, left, bottom, right) for left, right in columns] for top, bottom in rows]
 
@@ -124,12 +126,12 @@ def _spans(length: int, count: int, side: int) -> list[tuple[int, int]]:
 
 
 def gathered(image: Image, boxes: list[list[Box]]) -> Image:
-    """Return the boxes put together into one picture."""
+    """Return the boxes of a picture, joined to one."""
     return Image(np.concatenate([np.concatenate([image.pixels[box.slices] for box in row], axis=1) for row in boxes]))
 
 
 def _warped(reference: Image, alignment: warp.Alignment, boxes: list[list[Box]]) -> Image:
-    """Return the same of the warped reference; nothing else of it is warped."""
+    """Return the same boxes of the warped reference, without warping anything else."""
     rows = (np.concatenate([warp.apply(reference, alignment, box).pixels for box in row], axis=1) for row in boxes)
     return Image(np.concatenate(list(rows)))
 
@@ -154,7 +156,7 @@ def _dct() -> NDArray[np.float32]:
 _DCT = _dct()
 
 
-def _unexplained(target: NDArray[np.float32], candidate: NDArray[np.float32] | None) -> float:
+def _residual_detail(target: NDArray[np.float32], candidate: NDArray[np.float32] | None) -> float:
     """Return the mean of ln(residual energy + noise) over all coefficients."""
     residual: NDArray[Any] = target
     if candidate is not None:
