@@ -962,11 +962,14 @@ def test_there_is_no_progress_where_stderr_is_no_terminal(
     assert outcome == Outcome(0, b"", "out.png: 33x20\n")
 
 
+@pytest.mark.parametrize("line", [{"step": 50, "psnr": 30.0, "bpp": 0.51}, {"step": 50, "psnr": 30.0}])
 def test_the_log_of_training_stays_on_stdout_beside_the_progress(
-    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+    refscale: Callable[..., Outcome],
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    impatient: None,
+    line: dict[str, float],
 ) -> None:
-    line = {"step": 50, "psnr": 30.0, "bpp": 0.51}
-
     def trained(*arguments: object, report: Callable[[dict[str, float]], None], **named: object) -> Path:
         wait_for_status()
         report(line)

@@ -42,7 +42,8 @@ def train(
 
         def report(line: dict[str, float]) -> None:
             terminal.tell(json.dumps(line))
-            step(f"step {line['step']} of {recipe.steps}: {line['psnr']} dB at {line['bpp']} bpp")
+            rate = f" at {line['bpp']} bpp" if "bpp" in line else ""
+            step(f"step {line['step']} of {recipe.steps}: {line['psnr']} dB{rate}")
 
         path = training.train(recipe, config.parent, output, minutes=minutes, device=where, report=report)
     terminal.say(quiet, f"weights in {path}")
