@@ -29,7 +29,7 @@ from refscale_codec.rescale.interface import Context
 _LAYERS_OF_CELL = 2 * DenseBlock.LAYERS  # one after the other: alpha, then beta and phi
 _CHANNELS = 3
 _FIRST = 1  # channels of l1
-_MID = 0.5  # subtracted before convolutions, whose padding is 0
+_MID = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class Down(nn.Module):
 
     def forward(self, hr: Tensor) -> Tensor:
         """Return x [b, 3, h/s, w/s] of hr [b, 3, h, w], both about [0, 1]."""
-        x = functional.pixel_unshuffle(hr - _MID, self.scale).contiguous(memory_format=torch.channels_last)
-        down: Tensor = self.output(self.blocks(self.input(x)))
+        down: Tensor = self.output(self.blocks(self.input(_centred(functional.pixel_unshuffle(hr, self.scale)))))
         return down.to(hr.dtype) + _MID
 
 
@@ -102,7 +101,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return hr_hat [b, 3, h, w] of x [b, 3, h/s, w/s], both about [0, 1]."""
-        hidden = self.blocks(self.input((x - _MID).contiguous(memory_format=torch.channels_last)))
+        hidden = self.blocks(self.input(_centred(x)))
         for convolution in self.doublings:
             hidden = functional.pixel_shuffle(convolution(hidden), 2)
         up: Tensor = self.output(hidden)
@@ -145,7 +144,7 @@ class FlowGuidance(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the picture, and ln |det| of its derivative [b]."""
-        y, log_det = x - _MID, x.new_zeros(len(x))
+        y, log_det = _centred(x), x.new_zeros(len(x))
         for cell in self.cells:
             y, of_cell = cell(y)
             log_det = log_det + of_cell
@@ -153,7 +152,7 @@ class FlowGuidance(nn.Module):
 
     def inverse(self, lr: Tensor) -> Tensor:
         """Return the representation of a picture."""
-        x = lr - _MID
+        x = _centred(lr)
         for cell in reversed(self.cells):
             x = cell.inverse(x)  # type: ignore[operator]
         return x + _MID
@@ -250,6 +249,11 @@ class Fgrn(nn.Module):
 def eight_bits(x: Tensor) -> Tensor:
     """Return samples in [0, 1] clipped and rounded to 8 bits; the gradient is the identity's, as in IRN."""
     return x + ((x.clamp(0, 1) * 255).round() / 255 - x).detach()
+
+
+def _centred(x: Tensor) -> Tensor:
+    """Return samples about [0, 1] as convolutions take them, whose padding is 0: around 0, channels last."""
+    return (x - _MID).contiguous(memory_format=torch.channels_last)
 
 
 def _copy(convolution: nn.Conv2d, channels: list[tuple[int, int, float]]) -> None:
