@@ -3,8 +3,8 @@
 The candidates are: no reference; the reference as it is; warped; warped with radiometric gain and offset; without block
 motion vectors; and, for further bands, a prediction from the first ones. They are compared on a sample of the picture,
 a regular grid of boxes, and only those boxes are warped. The cost is the residual detail: the mean over the
-coefficients of a block transform of ln(residual energy + noise), where each block of each band may scale the candidate
-by its own factor, as the net does. Nothing is coded for it (benchmarks/reference_choice.py measures the loss against
+coefficients of a block transform of ln(residual energy + noise), where each block may scale the candidate by its own
+factor, as the net does. Nothing is coded for it (benchmarks/reference_choice.py measures the loss against
 coding with every candidate).
 """
 
@@ -23,9 +23,10 @@ SAMPLE = 3, 64
 """The sample is at most 3 x 3 boxes of 64 x 64 pixels."""
 
 _BLOCK = 8  # side of the transform, in pixels
-_NOISE = 64.0  # squared 8-bit levels that no reference can predict
-_MOST = 1.2  # largest factor by which a block may scale a candidate
-_PRIOR = 0.3  # regularisation of a block's factor towards 1, in units of the mean energy of blocks
+_NOISE = 128.0  # squared 8-bit levels that no reference can predict
+_MOST = 1.3  # largest factor by which a block may scale a candidate
+_PRIOR = 0.2  # regularisation of a block's factor towards 1, in units of the mean energy of blocks
+_CHANCE = 0.003  # of ln(residual energy): what an unrelated reference may explain by chance
 _TYPICAL = 0.4  # bits per pixel of a typical file, against which a byte of alignment is weighed
 _SECTION = 6  # bytes around a short payload in the file
 
@@ -66,7 +67,7 @@ def candidates(
 
     def candidate(source: ReferenceSource, warped: Image | None) -> Candidate:
         residual = _residual_detail(spectrum, None if warped is None else _spectrum(warped))
-        return Candidate(source, warped, residual + share * _bytes(source))
+        return Candidate(source, warped, residual + share * _bytes(source) + _CHANCE * (warped is not None))
 
     def with_alignment(alignment: warp.Alignment) -> Candidate:
         assert reference is not None
@@ -160,8 +161,8 @@ def _residual_detail(target: NDArray[np.float32], candidate: NDArray[np.float32]
     """Return the mean of ln(residual energy + noise) over all coefficients."""
     residual: NDArray[Any] = target
     if candidate is not None:
-        energy = np.square(candidate).sum(axis=1) + 1e-3
-        prior = _PRIOR * energy.mean(axis=0)
-        factor = (((target * candidate).sum(axis=1) + prior) / (energy + prior)).clip(0, _MOST)
-        residual = target - factor[:, None] * candidate
+        energy = np.square(candidate).sum(axis=(1, 2)) + 1e-3  # of a block
+        prior = _PRIOR * energy.mean()
+        factor = (((target * candidate).sum(axis=(1, 2)) + prior) / (energy + prior)).clip(0, _MOST)
+        residual = target - factor[:, None, None] * candidate
     return float(np.log(np.square(residual) + _NOISE).mean())
