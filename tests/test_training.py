@@ -337,7 +337,7 @@ def test_start_from_takes_over_parameters_of_equal_name_and_shape(
     model.store(given, place / "given.safetensors")
 
     # no step taken: what is written is what was taken over
-    config = recipe(start_from="given.safetensors")
+    config = recipe(start_from=("given.safetensors",))
     path = training.train(config, place, place / "same", minutes=0)
     assert same(model.load(path).rescaler.state_dict(), given.state_dict())
     assert same(state_of(place / "same")["net"], prefixed(model.load(path)))
@@ -360,12 +360,12 @@ def test_start_from_takes_over_parameters_of_equal_name_and_shape(
     )
 
     with pytest.raises(WeightsError, match="none.safetensors"):
-        training.train(replace(config, start_from="none.safetensors"), place, place / "none", minutes=0)
+        training.train(replace(config, start_from=("none.safetensors",)), place, place / "none", minutes=0)
 
 
 def test_start_from_weights_of_which_nothing_fits_is_refused(place: Path) -> None:
     model.store(RescaleNet(TINY), place / "given.safetensors")
-    config = untied_recipe(start_from="given.safetensors")
+    config = untied_recipe(start_from=("given.safetensors",))
     with pytest.raises(WeightsError, match=r"nothing in .*given.safetensors fits"):
         training.train(config, place, place / "run", minutes=0)
     assert not (place / "run").exists()
@@ -692,7 +692,7 @@ def test_crops_grow_late() -> None:
     assert crop_at(replace(config, late_crop=0), 9) == 32
 
 
-@pytest.mark.parametrize("wrong", [{"late_crop": 20}, {"net": TINY}, {"gmm": GmmConfig()}])
+@pytest.mark.parametrize("wrong", [{"late_crop": 20}, {"net": TINY}, {"start_from": (3,)}])
 def test_untied_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="late_crop|untied|gmm"):
+    with pytest.raises(ValueError, match="late_crop|untied|start_from"):
         untied_recipe(**wrong)

@@ -221,8 +221,8 @@ def train(
         WeightsError: nothing in the weights that `start_from` names fits.
     """
     net = Trained(config)
-    if config.start_from and not checkpoints(folder):
-        net.start_from(config_folder / config.start_from)
+    for name in () if checkpoints(folder) else config.start_from:
+        net.start_from(config_folder / name)
 
     @cache
     def crops() -> dict[int, Crops]:

@@ -45,7 +45,7 @@ class Trained(nn.Module):
         if isinstance(self.rescaler, RescaleNet):
             return flow.loss_of(self.rescaler, self.low_res, self.config, batch, step)
         if isinstance(self.rescaler, Untied):
-            return untied.loss_of(self.rescaler, self.config, batch, step)
+            return untied.loss_of(self.rescaler, self.low_res, self.config, batch, step)
         return fgrn.loss_of(self.rescaler, self.config, batch, step)
 
     def start_from(self, path: Path) -> None:

@@ -37,11 +37,9 @@ class TrainConfig:
     manifest: str  # CSV of pairs, relative to the config file
     splits: tuple[str, ...] = ("train", "single")
     net: RescaleConfig | UntiedConfig | FgrnConfig = RescaleConfig()
-    gmm: GmmConfig | None = None  # with a flow only
+    gmm: GmmConfig | None = None
     gmm_first: int = 0  # steps at the beginning with JPEG, in which of the learned codec only the entropy model learns
-    start_from: str = (
-        ""  # weights to start from, relative to the config file; parameters of equal name and shape are taken
-    )
+    start_from: tuple[str, ...] = ()  # weights, relative to the config file: equal names and shapes are taken over
     seed: int = 1
     steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
     warmup: int = 100  # steps
@@ -75,6 +73,8 @@ class TrainConfig:
             allowed = (int, float) if kind is float else kind
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
+        if not all(isinstance(name, str) for name in self.start_from):
+            raise ValueError(f"start_from must be names of files, not {self.start_from}")
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
         unit = STRIDE * self.net.scale
@@ -83,8 +83,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be a multiple of {STRIDE} low-res pixels, {unit}, not {side}")
         if self.muon and not isinstance(self.net, UntiedConfig):
             raise ValueError("muon is for [untied] only")
-        if self.gmm is not None and not isinstance(self.net, RescaleConfig):
-            raise ValueError("[gmm] can be trained with [net] only")
+        if self.gmm is not None and isinstance(self.net, FgrnConfig):
+            raise ValueError("[gmm] cannot be trained with [fgrn]")
         if self.rounded not in (0, 1) and isinstance(self.net, FgrnConfig):
             raise ValueError(f"rounded must be 0 or 1 with [fgrn], not {self.rounded}")
         if self.gmm is None and self.gmm_first:

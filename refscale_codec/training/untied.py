@@ -1,4 +1,4 @@
-"""A step of training an untied rescaler with the low-res JPEG's quantiser, and the maps that it sees.
+"""A step of training an untied rescaler, and the maps that it sees.
 
 The map is not learned: the encoder decides it, and training shows the nets what an encoder may decide. It is highest
 but for samples without a reference, for cells where the reference was made to show another place, in a share of the
@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.rescale.untied import Untied, spread
-from refscale_codec.training import losses
+from refscale_codec.training import losses, low_res
 from refscale_codec.training import step as steps
 from refscale_codec.training.data import Mask, Pixels
 from refscale_codec.training.recipe import TrainConfig
@@ -43,9 +44,9 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
 
 
 def loss_of(
-    net: Untied, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int
+    net: Untied, gmm: Gmm | None, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a `Crops.marked_batch` down, through the JPEG's quantiser and up.
+    """Run a `Crops.marked_batch` down, through the low-res codec and up.
 
     Returns:
         The mean loss and, for the log, figures of each crop [b].
@@ -59,13 +60,12 @@ def loss_of(
     s_map = spread(levels, divisor, height, width)
 
     lr = net.downscale(hr / 255, ref / 255, s_map, quality)
-    with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
-        lr_hat = losses.through_jpeg(lr, torch.where(rounded, 101, quality))
-        bits = losses.packed_bits(lr, quality) * ~rounded
-    hr_hat = net.upscale(255 * lr_hat, ref, s_map, quality, torch.bfloat16)
+    used = (levels > 0).flatten(1).any(dim=1)[:, None, None, None]  # the codec has the reference, or has it not
+    received = low_res.received(lr, low_res.low_res_reference(ref / 255, 2) * used, quality, rounded, gmm, config, step)
+    hr_hat = net.upscale(255 * received.lr_hat.float(), ref, s_map, quality, torch.bfloat16)
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
-    rate = bits / (4 * height * width) + losses.HEADER_BPP
+    rate = received.bits / (4 * height * width) + losses.HEADER_BPP
     guide = losses.guidance(lr, hr / 255, levels / highest)
     loss, comparable = steps.rate_and_error(rate, error, quality, config.slope)
     figures = {
@@ -74,4 +74,7 @@ def loss_of(
         "bpp": rate,
         "guidance": guide,
     }
-    return (loss + config.guidance * guide).mean(), {name: value.detach() for name, value in figures.items()}
+    loss = loss + config.guidance * guide
+    if received.beside is not None:
+        loss, figures["entropy"] = loss + received.beside, received.beside
+    return loss.mean(), {name: value.detach() for name, value in figures.items()}
