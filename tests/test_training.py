@@ -666,21 +666,21 @@ def test_a_resumed_run_of_untied_nets_equals_an_uninterrupted_one(place: Path) -
     assert model.load(parts).rescaler.config == SMALL
 
 
-def test_maps_are_off_where_told_weakened_and_alone() -> None:
+def test_maps_are_off_where_masked_weakened_and_alone() -> None:
     elsewhere = np.zeros((400, 32, 32), bool)
     elsewhere[:, :16, 8:16] = True
     rng = np.random.default_rng(1)
 
     def drawn(**changes: float) -> np.ndarray:
-        config = untied_recipe(**({"told": 0.0, "weakened": 0.0, "alone": 0.0} | changes))
+        config = untied_recipe(**({"map_off": 0.0, "weakened": 0.0, "alone": 0.0} | changes))
         return maps(elsewhere, config, 8, 3, rng)[:, 0]
 
     assert (drawn() == 3).all()
-    told = drawn(told=0.5)
+    masked = drawn(map_off=0.5)
     wanted = np.full((4, 4), 3)
     wanted[:2, 1] = 0
-    off = (told == wanted).all(axis=(1, 2))
-    assert 150 < off.sum() < 250 and (told[~off] == 3).all()
+    off = (masked == wanted).all(axis=(1, 2))
+    assert 150 < off.sum() < 250 and (masked[~off] == 3).all()
     assert 50 < (drawn(alone=0.25) == 0).all(axis=(1, 2)).sum() < 150
     weakened = drawn(weakened=1.0)
     assert (weakened < 3).any(axis=(1, 2)).all() and set(np.unique(weakened)) == {0, 1, 2, 3}

@@ -68,9 +68,11 @@ class Trained(nn.Module):
             "new in the recipe's net": own.keys() - given.keys(),
             "only in the file": given.keys() - own.keys(),
         }
-        told = [f"{len(names)} {why} ({_abridged(names)})" for why, names in left.items() if names]
-        level = logging.WARNING if told else logging.INFO
-        _log.log(level, "%s: took %d tensors of %d; left %s", path, len(fitting), len(own), "; ".join(told) or "none")
+        left_out = [f"{len(names)} {why} ({_abridged(names)})" for why, names in left.items() if names]
+        level = logging.WARNING if left_out else logging.INFO
+        _log.log(
+            level, "%s: took %d tensors of %d; left %s", path, len(fitting), len(own), "; ".join(left_out) or "none"
+        )
 
     def store(self, path: Path) -> None:
         """Write the weights; an untied rescaler becomes exact and cannot be trained any more."""

@@ -1,4 +1,4 @@
-"""What a training run is told: the fields of a recipe, read from TOML."""
+"""The fields of a training recipe, read from TOML."""
 
 import sys
 from dataclasses import dataclass, fields
@@ -56,7 +56,7 @@ class TrainConfig:
     unrelated: float = 0.12  # share of samples given an unrelated reference
     changed: float = 0.2  # share of the other samples whose reference shows an unrelated place in some rectangles
     alone: float = 0.12  # share of samples coded without a reference
-    told: float = 0.5  # untied: share of samples whose map is 0 where the reference was made to show something else
+    map_off: float = 0.5  # untied: share of samples whose map is 0 where the reference was made to show something else
     weakened: float = 0.15  # untied: share of samples with lower levels in random rectangles of the map
     rounded: float = 0.06  # share of samples whose low-res picture is only rounded to 8 bits
     quality: tuple[int, int] = (5, 98)  # range of the JPEG's quality, drawn evenly

@@ -23,7 +23,7 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
 
     Args:
         elsewhere: [b, h, w], where references show another place.
-        config: its `told` is the share of samples whose map is 0 there, `weakened` the share with random rectangles of
+        config: its `map_off` is the share of samples whose map is 0 there, `weakened` the share with random rectangles of
             less than `highest`, `alone` the share whose map is 0 everywhere.
         cell: side of a cell in pixels of the picture.
         highest: level.
@@ -34,7 +34,7 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
     """
     size, rows, columns = len(elsewhere), elsewhere.shape[1] // cell, elsewhere.shape[2] // cell
     mostly = elsewhere.reshape(size, rows, cell, columns, cell).mean(axis=(2, 4)) > 0.5
-    levels = np.where(mostly & (rng.random(size) < config.told)[:, None, None], 0, highest)
+    levels = np.where(mostly & (rng.random(size) < config.map_off)[:, None, None], 0, highest)
     for place in np.flatnonzero(rng.random(size) < config.weakened):
         for _ in range(int(rng.integers(1, 4))):
             (y, x), (height, width) = rng.integers(0, (rows, columns)), rng.integers(1, (rows + 1, columns + 1))
