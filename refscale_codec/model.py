@@ -104,7 +104,7 @@ def shipped_as(wanted: bytes) -> Path:
 
 
 def device_named(name: str, option: str = "device") -> str:
-    """Return what torch is to be told for `auto`, `cpu`, `cuda` or `mps`; `auto` is the fastest that is there.
+    """Return torch's name of the device for `auto`, `cpu`, `cuda` or `mps`; `auto` is the fastest that is there.
 
     Raises:
         UsageError: there is none such here; `option` is what its message calls the name.

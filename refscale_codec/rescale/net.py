@@ -2,8 +2,8 @@
 
 Notation in all nets: `b` batch, `c` channels, `h w` high-res size, `s` scale; pictures are float in [0, 1], RGB,
 [b, 3, h, w], named `hr`, `ref`, `lr`, with a hat for everything reconstructed. `levels` is the quantised similarity
-map, [b, 1, ceil(h/s/d), ceil(w/s/d)] with d the map divisor. `quality` is [b] in [0, 1]: what the low-res codec will be
-told, divided by 100; 1 means that the low-res picture is only rounded to 8 bits.
+map, [b, 1, ceil(h/s/d), ceil(w/s/d)] with d the map divisor. `quality` is [b] in [0, 1]: that of the low-res codec,
+divided by 100; 1 means that the low-res picture is only rounded to 8 bits.
 
     hr ──features──┐                                      ref ──features─┐
     ref ─features──┴─> levels ─> f_c       levels ───────────────────────┴─> f_c

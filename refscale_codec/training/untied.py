@@ -23,8 +23,8 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
 
     Args:
         elsewhere: [b, h, w], where references show another place.
-        config: its `map_off` is the share of samples whose map is 0 there, `weakened` the share with random rectangles of
-            less than `highest`, `alone` the share whose map is 0 everywhere.
+        config: its `map_off` is the share of samples whose map is 0 there, `weakened` the share with random rectangles
+            of less than `highest`, `alone` the share whose map is 0 everywhere.
         cell: side of a cell in pixels of the picture.
         highest: level.
         rng: where from.
