@@ -2,6 +2,8 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from conftest import TINY, stored_model
 
 from refscale_codec import model
 from refscale_codec.codec import encoder
-from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.errors import ImageError, RefscaleError, UsageError
 from refscale_codec.picture import image as pictures
 from refscale_codec.study import evaluate, rdcurve
 from refscale_codec.study import pairs as study_pairs
@@ -181,6 +183,17 @@ def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
     (place / "two").mkdir()
     two = rdcurve.measure(pairs, setup, place / "two", jobs=2)
     assert str(without_seconds(one)) == str(without_seconds(two))  # as text, since NaN differs from itself
+
+
+def test_a_process_that_dies_is_one_clear_message(place: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(futures: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(rdcurve, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(rdcurve, "as_completed", died)
+    pairs = study_pairs.check(study_pairs.find(place / "new", place / "old"))
+    with pytest.raises(RefscaleError, match="fewer --jobs"):
+        rdcurve.measure(pairs, setup, place / "out", jobs=2)
 
 
 @pytest.mark.slow

@@ -139,11 +139,8 @@ def _search(tried: Callable[[int, float], _Try], target: Target, start: int, fin
             setting = _next(tries, aim - 0.2 * slope if in_bytes else aim + 0.2 * slope, slope, False)
         elif setting is not None and not fit and len(tries) == TRIES - 1:
             setting = 1 if in_bytes else 100, ROUNDING
-    for one in tries:
-        if one.quality == 1 and not any(other.value < low for other in tries):
-            raise TargetError(_out_of_reach(one, target))
-        if one.quality == 100 and not any(other.value > high for other in tries):
-            raise TargetError(_out_of_reach(one, target))
+    if not fit:
+        raise TargetError(_out_of_reach(tries[-1], target))
     best = max(fit) if in_bytes else min(fit)
     return next(one for one in tries if one.value == best), len(tries)
 

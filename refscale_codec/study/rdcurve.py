@@ -16,6 +16,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ import torch
 
 import refscale_codec
 from refscale_codec import model
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import RefscaleError, UsageError
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.picture.image import Image
@@ -227,6 +228,11 @@ def _run(tasks: list[_Task], setup: Setup, coders: list[Coder], jobs: int) -> It
             try:
                 for future in as_completed(futures):
                     yield future.result()
+            except BrokenProcessPool:
+                raise RefscaleError(
+                    "a process that measured ended by itself, perhaps for lack of memory; what was measured is kept: "
+                    "start again, with fewer --jobs"
+                ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
