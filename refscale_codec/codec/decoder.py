@@ -6,15 +6,15 @@ bytes ── container ──> similarity map, lr_hat ──┐
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from refscale_codec.codec import payloads
-from refscale_codec.codec.encoder import reference_groups, untimed
 from refscale_codec.codec.reconstruction import reconstruct
+from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
@@ -36,7 +36,7 @@ def decode(
     *,
     tile: int = TILE,
     window: Box | None = None,
-    on_stage: Callable[[str], None] = untimed,
+    on_stage: OnStage = untimed,
 ) -> Image:
     """Return the picture in a `.rsc` file with its metadata, or a window of it.
 
@@ -79,11 +79,11 @@ class Decoder:
         self.model = model
         self.metadata = metadata.unpack(self.file.metadata)
         self.described, self.files = disassemble(self.file)
-        self._older = reference_groups(reference, self.described)
+        self._older = bands.split_reference(reference, self.described)
         self._groups: list[_Group] = []
         self._lock = threading.Lock()
 
-    def read(self, window: Box | None = None, *, tile: int = TILE, on_stage: Callable[[str], None] = untimed) -> Image:
+    def read(self, window: Box | None = None, *, tile: int = TILE, on_stage: OnStage = untimed) -> Image:
         """Return the picture, or a window of it, with the metadata of the whole and the transform of the window.
 
         Args:

@@ -12,10 +12,11 @@ decoding. The decoder is in `decoder`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
+from itertools import chain
 
 from refscale_codec.codec import payloads, reference_choice
 from refscale_codec.codec.reconstruction import reconstruct
+from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
@@ -51,17 +52,13 @@ class EncodeOptions:
             raise UsageError(f"quality must be 1..100, not {self.quality}")
 
 
-def untimed(stage: str) -> None:
-    """Do nothing."""
-
-
 def encode(
     image: Image,
     reference: Image | None,
     model: Model,
     options: EncodeOptions | None = None,
     *,
-    on_stage: Callable[[str], None] = untimed,
+    on_stage: OnStage = untimed,
 ) -> bytes:
     """Return a complete `.rsc` file.
 
@@ -105,7 +102,7 @@ class Plan:
     _low: dict[tuple[int, int], LowRes] = field(default_factory=dict, repr=False)  # by group and quality
     _coded: dict[tuple[int, int, float], "CodedGroup"] = field(default_factory=dict, repr=False)
 
-    def code(self, quality: int, dead_zone: float = ROUNDING, *, on_stage: Callable[[str], None] = untimed) -> "Coded":
+    def code(self, quality: int, dead_zone: float = ROUNDING, *, on_stage: OnStage = untimed) -> "Coded":
         """Return the picture coded at a quality of 1..100.
 
         Args:
@@ -116,9 +113,7 @@ class Plan:
         groups = [self._group(index, quality, dead_zone, on_stage) for index in range(len(self.groups))]
         return Coded(self, quality, groups)
 
-    def _group(
-        self, index: int, quality: int, dead_zone: float, on_stage: Callable[[str], None] = untimed
-    ) -> "CodedGroup":
+    def _group(self, index: int, quality: int, dead_zone: float, on_stage: OnStage = untimed) -> "CodedGroup":
         key = index, quality, dead_zone
         if key not in self._coded:
             source, warped = self._reference(index, quality, dead_zone)
@@ -229,7 +224,7 @@ def prepare(
     options: EncodeOptions | None = None,
     *,
     choose: Choose = reference_choice.choose,
-    on_stage: Callable[[str], None] = untimed,
+    on_stage: OnStage = untimed,
 ) -> Plan:
     """Register the reference and decide how it is used; arguments and errors are those of `encode`.
 
@@ -263,12 +258,7 @@ def _in_place(group: Image, reference: Image | None, source: ReferenceSource) ->
 
 def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:
     """Yield each band group of a picture with that of its reference; ImageError if the reference has other bands."""
-    return zip(bands.split_groups(image, described), reference_groups(reference, described), strict=False)
-
-
-def reference_groups(reference: Image | None, described: Bands) -> Iterator[Image | None]:
-    """Yield the band groups of a reference; None, endlessly, if there is none."""
-    return repeat(None) if reference is None else bands.split_groups(reference, described, reference=True)
+    return zip(bands.split_groups(image, described), bands.split_reference(reference, described), strict=False)
 
 
 def assemble(files: list[Container], plan: Plan) -> Container:

@@ -16,6 +16,7 @@ import logging
 import math
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +147,11 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         if bands.ranges:
             cut = np.dstack([_stretched(cut[..., i], *bands.ranges[band]) for i, band in enumerate(chosen)])
         yield Image(cut if hidden is None else _filled(cut, hidden))
+
+
+def split_reference(reference: Image | None, bands: Bands) -> Iterator[Image | None]:
+    """Yield the band groups of a reference; None, endlessly, if there is none. Errors are those of `split_groups`."""
+    return repeat(None) if reference is None else split_groups(reference, bands, reference=True)
 
 
 def join_groups(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:
