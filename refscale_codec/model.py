@@ -80,7 +80,10 @@ def shipped(scale: int, codec: str = "jpeg") -> Path:
 
     Raises:
         WeightsError: the installation lacks them.
+        UsageError: no weights of this codec ship at this scale.
     """
+    if codec == "gmm" and scale != 2:
+        raise UsageError("the codec gmm ships at scale 2 only")
     folder = SHIPPED if SHIPPED.is_dir() else SOURCE
     path = folder / f"refscale-x{scale}{'' if codec == 'jpeg' else f'-{codec}'}.safetensors"
     if not path.is_file():

@@ -207,11 +207,20 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"target_bpp": "1"}, errors.UsageError, ("target_bpp", "'1'")),
         ({"tile": 17}, errors.UsageError, ("tile", "17")),
         ({"value_range": (0, 9)}, errors.UsageError, ("range",)),
+        *(
+            ({"value_range": wrong}, errors.UsageError, ("value_range must be two whole numbers", repr(wrong)))
+            for wrong in ((0, 1, 2), ("a", "b"), "0,10", {0: 1}, (0.0, 9.0), 7)
+        ),
+        ({"target_bpp": 1e308}, errors.UsageError, ("a target must be at most",)),
+        ({"target_bytes": 10**400}, errors.UsageError, ("a target must be at most",)),
+        ({"target_psnr": 10**400}, errors.UsageError, ("a target must be at most",)),
         ({"scale": 2}, errors.UsageError, ("scale would have no effect: it follows from model",)),
         ({"model": "nowhere.safetensors"}, errors.WeightsError, ("nowhere.safetensors",)),
         ({"model": 5}, errors.UsageError, ("model must be", "int")),
         ({"model": None, "device": "gpu"}, errors.UsageError, ("device must be auto, cpu, cuda or mps, not gpu",)),
         ({"model": None, "scale": 3}, errors.UsageError, ("scale must be 2 or 4, not 3",)),
+        ({"model": None, "scale": 2.0}, errors.UsageError, ("scale must be 2 or 4, not 2.0",)),
+        ({"model": None, "scale": 4, "codec": "gmm"}, errors.UsageError, ("the codec gmm ships at scale 2 only",)),
         ({"model": None, "codec": "jpg"}, errors.UsageError, ("jpg", "jpeg or gmm")),
     ],
 )
@@ -258,6 +267,17 @@ def test_what_does_not_fit_a_file_is_refused(
 def test_a_window_that_is_none_is_refused(data: bytes, old: Array, tiny: RescaleNet, window: Any) -> None:
     with pytest.raises(errors.UsageError, match="window"):
         refscale.open(data, old, model=tiny).read(window=window)
+
+
+def test_a_window_outside_the_picture_is_refused_before_weights_are_looked_for(data: bytes) -> None:
+    with pytest.raises(errors.UsageError, match="is not inside the picture of"):
+        refscale.open(data).read(window=(0, 0, 999, 1))
+
+
+def test_a_range_of_values_may_be_any_two_whole_numbers(new: Array, tiny: RescaleNet) -> None:
+    deep = of_kind(new, "uint16", None)
+    files = [refscale.encode(deep, value_range=limits, model=tiny) for limits in ((0, 4000), np.array([0, 4000]))]
+    assert files[0] == files[1]
 
 
 # --- models, imports and threads -------------------------------------------------------------------------------------

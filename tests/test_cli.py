@@ -195,6 +195,8 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "two aims": ("encode target.png -o out.rsc --quality 3 --target-psnr 30 -w", 2, ("--quality", "--target-psnr")),
     "no size": ("encode target.png -o out.rsc --target-bpp 0 -w", 2, ("--target-bpp", "positive")),
     "no number": ("encode target.png -o out.rsc --target-psnr nan -w", 2, ("--target-psnr", "positive")),
+    "size without end": ("encode target.png -o out.rsc --target-bpp 1e308 -w", 2, ("target", "at most")),
+    "codec at another scale": ("encode target.png -o out.rsc --scale 4 --codec gmm", 2, ("gmm ships at scale 2 only",)),
     "size out of reach": ("encode target.png -o out.rsc --target-bytes 9 -w", 7, ("9 bytes", "quality 1 gives")),
     "quality out of reach": ("encode target.png -o out.rsc --target-psnr 80 -w", 7, ("80.00 dB", "quality 100")),
     "unknown codec": ("encode target.png -o out.rsc --codec webp -w", 2, ("webp", "jpeg")),
@@ -205,13 +207,18 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "tile beside memory": ("encode target.png -o out.rsc --tile 64 --max-memory 2G -w", 2, ("--tile", "no effect")),
     "tile of another size": ("decode with.rsc --ref ref.png -o out.png --tile 100 -w", 2, ("multiple of 16", "100")),
     "too little memory": ("encode target.png -o out.rsc --max-memory 100M -w", 2, ("33x20", "at least")),
+    "more memory than a number holds": (
+        f"encode target.png -o out.rsc --max-memory {'9' * 400}G -w",
+        2,
+        ("--max-memory", "too large"),
+    ),
     "memory without a unit": ("decode alone.rsc -o out.png --max-memory 2 -w", 2, ("--max-memory", "1.5G", "'2'")),
     "window of three numbers": ("decode alone.rsc -o out.png --window 1,2,3 -w", 2, ("--window", "x,y,w,h", "'1,2,3'")),
     "window of nothing": ("decode alone.rsc -o out.png --window 1,2,3,0 -w", 2, ("--window", "x,y,w,h")),
     "window beyond the picture": (
         "decode alone.rsc -o out.png --window 9,9,25,5 -w",
         2,
-        ("25x5 pixels at 9,9", "33x20"),
+        ("error: the window of 25x5 pixels at 9,9", "33x20"),
     ),
     "two things for stdout": ("encode target.png -o - --json -w", 2, ("--json", "stdout")),
     "two things from stdin": ("encode - --ref - -o out.rsc -w", 2, ("stdin",)),
@@ -243,13 +250,26 @@ def test_a_refusal_is_one_line_and_leaves_all_files_alone(
         assert contents(place) == before
 
 
-@pytest.mark.parametrize("line", ["encode text.png", "encode target.png --ref no.png", "decode with.rsc --ref no.png"])
-def test_a_picture_that_cannot_be_opened_is_refused_before_torch_is_loaded(place: Path, line: str) -> None:
+@pytest.mark.parametrize("names", [["-o", ""], ["-o", "out.rsc", "--ref", ""]])
+def test_an_empty_name_is_said_so(refscale: Callable[..., Outcome], place: Path, names: list[str]) -> None:
+    assert_refusal(refscale("encode", "target.png", *names, *TINY), 2, f"the file name of {names[-2]} is empty")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("encode text.png", "ImageError"),
+        ("encode target.png --ref no.png", "ImageError"),
+        ("decode with.rsc --ref no.png", "ImageError"),
+        ("decode alone.rsc --window 9,9,25,5", "UsageError"),
+    ],
+)
+def test_what_cannot_be_opened_is_refused_before_torch_is_loaded(place: Path, line: str, error: str) -> None:
     program = "import sys; from refscale_codec.cli.main import app; sys.argv += sys.argv.pop().split(' ')\n"
     program += "try: app()\nexcept BaseException as error: print(type(error).__name__, 'torch' in sys.modules)"
     command = [sys.executable, "-c", program, f"{line} -o out.png"]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
-    assert done.stdout == "ImageError False\n"
+    assert done.stdout == f"{error} False\n"
 
 
 def test_a_folder_that_takes_no_files_is_told_before_any_work(

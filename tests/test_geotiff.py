@@ -279,7 +279,9 @@ def test_without_rasterio_no_other_geotiff_is_read(monkeypatch: pytest.MonkeyPat
     if what == "overviews":
         data = image.to_bytes(image.from_bytes(data, "scene.tif"), "tiff")
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(ImageError, match=r"scene.tif .*: pip install 'refscale-codec\[geo\]'"):
+    with pytest.raises(
+        ImageError, match=r"scene.tif needs GDAL, for its 16 bits, .*: pip install 'refscale-codec\[geo\]'"
+    ):
         image.from_bytes(data, "scene.tif", need_georeference=False)
 
 

@@ -117,8 +117,8 @@ def test_image_knows_its_size() -> None:
         (np.zeros((1, 1, 256), np.uint8), r"\(1, 1, 256\)"),
     ],
 )
-def test_an_array_of_another_kind_is_a_programming_error(pixels: NDArray[np.uint8], value: str) -> None:
-    with pytest.raises(ValueError, match=value):
+def test_an_array_of_another_kind_is_refused(pixels: NDArray[np.uint8], value: str) -> None:
+    with pytest.raises(ImageError, match=value):
         Image(pixels)
 
 
@@ -129,10 +129,16 @@ def test_fingerprint_is_the_documented_hash() -> None:
     assert Image(pixels).fingerprint().hex() == "10839d025d07"
 
 
-def test_alpha_of_another_shape_or_type_is_a_programming_error() -> None:
-    for alpha in (RGB[:2, :, 0], RGB[..., 0].astype(np.uint16)):
-        with pytest.raises(ValueError, match="alpha must have the shape and type of a band"):
-            Image(RGB, alpha=alpha)
+def test_alpha_of_another_shape_or_type_is_refused() -> None:
+    for alpha in (RGB[:2, :, 0], RGB[..., 0].astype(np.uint16), 255):
+        with pytest.raises(ImageError, match="alpha must have the shape and type of a band"):
+            Image(RGB, alpha=alpha)  # type: ignore[arg-type]
+
+
+def test_a_nodata_value_that_no_sample_can_have_is_refused() -> None:
+    for nodata in (-1, 256, 7.0, "7"):
+        with pytest.raises(ImageError, match=r"nodata must be a whole number within 0\.\.255"):
+            Image(RGB, nodata=nodata)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -433,7 +439,7 @@ def test_a_nodata_value_that_is_lost_is_told(caplog: pytest.LogCaptureFixture) -
 def test_who_takes_rgb_only_says_so(tmp_path: Path) -> None:
     for name, picture in (("grey", Image(RGB[..., :1])), ("alpha", Image(RGB, alpha=ALPHA))):
         image.write(picture, tmp_path / f"{name}.png")
-        with pytest.raises(ImageError, match=r"but 8-bit RGB is needed: `convert "):
+        with pytest.raises(ImageError, match=r"but 8-bit RGB is needed: `magick "):
             image.read_rgb(tmp_path / f"{name}.png")
     image.write(Image(RGB), tmp_path / "rgb.png")
     assert np.array_equal(image.read_rgb(tmp_path / "rgb.png").pixels, RGB)
@@ -470,14 +476,14 @@ SECOND = [PIL.Image.fromarray(RGB[::-1].copy())]
 def test_an_unsupported_kind_is_refused_by_name_with_a_way_out(data: bytes, said: str) -> None:
     message = refusal(data)
     assert said in message
-    assert "`convert " in message or "`gdal_translate " in message
+    assert "`magick " in message or "`gdal_translate " in message
 
 
 def test_the_advice_quotes_the_name() -> None:
     message = refusal(file_of(CMYK, "JPEG"), "my photo.jpg")
     assert message == (
         "my photo.jpg is a CMYK picture, which refscale does not code: "
-        "convert it with `convert 'my photo.jpg' -colorspace sRGB -alpha off PNG24:rgb.png`"
+        "convert it with `magick 'my photo.jpg' -colorspace sRGB -alpha off PNG24:rgb.png`"
     )
 
 

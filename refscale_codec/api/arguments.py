@@ -52,6 +52,15 @@ def box_of(window: Any) -> Box:
     return Box(top, left, top + height, left + width)
 
 
+def range_of(given: Any) -> tuple[int, int]:
+    """Return the lowest and highest value; UsageError unless they are two whole numbers."""
+    try:
+        low, high = map(operator.index, given)
+    except (TypeError, ValueError):
+        raise UsageError(f"value_range must be two whole numbers, such as (0, 10000), not {given!r}") from None
+    return low, high
+
+
 def whole(number: Any, name: str) -> int:
     """Return a number as int; UsageError if it is not a whole number."""
     try:

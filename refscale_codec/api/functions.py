@@ -1,13 +1,14 @@
 """The functions of the API."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, image_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, image_of, range_of, whole
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.errors import UsageError
@@ -18,6 +19,8 @@ from refscale_codec.picture.tiles import TILE
 if TYPE_CHECKING:
     from refscale_codec.codec.rate_control import Target
     from refscale_codec.model import Model
+
+_LARGEST_TARGET = 1 << 53  # in bytes, bits per pixel or dB: far above any file's, and exact as a float
 
 
 def encode(
@@ -32,7 +35,7 @@ def encode(
     scale: int | None = None,
     codec: str | None = None,
     device: str | None = None,
-    value_range: tuple[int, int] | None = None,
+    value_range: Sequence[int] | NDArray[Any] | None = None,
     output_hash: bool = False,
     strip: bool = False,
     tile: int = TILE,
@@ -75,8 +78,9 @@ def encode(
     from refscale_codec.codec import encoder, rate_control
 
     quality = 75 if quality is None else whole(quality, "quality")
+    limits = None if value_range is None else range_of(value_range)
     options = encoder.EncodeOptions(
-        quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=value_range
+        quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=limits
     )
     loaded = model_of(model, scale, codec, device)
     size = None if target_bytes is None else whole(target_bytes, "target_bytes")
@@ -136,11 +140,18 @@ def fingerprint(picture: Picture) -> str:
 
 
 def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":
-    """Return the target of a search: a size in bytes or bits per pixel, or a PSNR in dB; None if none is given."""
+    """Return the target of a search: a size in bytes or bits per pixel, or a PSNR in dB; None if none is given.
+
+    Raises:
+        UsageError: It is above `_LARGEST_TARGET`.
+    """
     from refscale_codec.codec.rate_control import Target
 
+    for value in (size, bpp, psnr):
+        if value is not None and value > _LARGEST_TARGET:
+            raise UsageError(f"a target must be at most {_LARGEST_TARGET:,}")
     if psnr is not None:
         return Target("psnr", psnr)
     if bpp is not None:
-        size = math.floor(bpp * image.height * image.width / 8)
+        size = math.floor(float(bpp) * image.height * image.width / 8)
     return None if size is None else Target("bytes", size)

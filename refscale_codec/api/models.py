@@ -27,13 +27,14 @@ def load_model(
 
     Raises:
         WeightsError: There is no such file, or it is not a weights file of refscale.
-        UsageError: An unknown scale, codec or device, or scale or codec together with a path.
+        UsageError: An unknown scale, codec or device, a codec that does not ship at this scale, or scale or codec
+            together with a path.
     """
     from refscale_codec import model as models
 
     if path is not None:
         _require_no(scale=scale, codec=codec, follows_from="path")
-    elif scale not in (None, *container.SCALES):
+    elif scale is not None and not (hasattr(scale, "__index__") and scale in container.SCALES):
         raise UsageError(f"scale must be 2 or 4, not {scale!r}")
     elif codec not in (None, *lrcodec.NAMES.values()):
         raise UsageError(f"unknown codec {codec!r}: use {' or '.join(lrcodec.NAMES.values())}")

@@ -131,6 +131,8 @@ class Reader:
             UsageError: The window is not inside the picture, or the file is closed.
         """
         box = None if window is None else box_of(window)
+        if box is not None:
+            box.require_inside(self.height, self.width)
         decoder = self._opened()
         with self._named():
             return arrays.of_image(decoder.read(box, tile=self._tile))

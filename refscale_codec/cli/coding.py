@@ -50,7 +50,10 @@ def encode(
     ] = None,
     codec_name: Annotated[
         str | None,
-        typer.Option("--codec", help="Codec of the low-res picture, jpeg (default) or gmm; follows from --weights."),
+        typer.Option(
+            "--codec",
+            help="Codec of the low-res picture, jpeg (default) or gmm (only at scale 2); follows from --weights.",
+        ),
     ] = None,
     output_hash: Annotated[bool, typer.Option(help="Also decode, and store a hash of the decoded picture.")] = False,
     value_range: Annotated[
@@ -168,6 +171,8 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
+        if box is not None:
+            box.require_inside(header.height, header.width)
         from refscale_codec.picture import bands, formats, geotiff
         from refscale_codec.picture import image as pictures
 

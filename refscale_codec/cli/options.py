@@ -1,5 +1,6 @@
 """The options and arguments that several commands share, and the parsing of their values."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -50,8 +51,10 @@ def tile_side(tile: int | None, memory: str | None, height: int, width: int, dep
     size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG])(?:i?B)?", memory, re.IGNORECASE)
     if size is None:
         raise UsageError(f"--max-memory must be a number with K, M or G, such as 1.5G, not {memory!r}")
-    allowed = int(float(size[1]) * 1024 ** (1 + "KMG".index(size[2].upper())))
-    return tiles.largest_within(allowed, height, width, depth)
+    allowed = float(size[1]) * 1024 ** (1 + "KMG".index(size[2].upper()))
+    if math.isinf(allowed):
+        raise UsageError("--max-memory is too large a number")
+    return tiles.largest_within(int(allowed), height, width, depth)
 
 
 def window_of(text: str) -> tiles.Box:

@@ -108,9 +108,12 @@ def require_streams(output: str | None, *inputs: str | Path | None) -> None:
     `output` is None for a command that writes no file.
 
     Raises:
-        UsageError: one of these.
+        UsageError: one of these, or an empty name.
         ImageError: the output cannot be written.
     """
+    for option, path in zip(("-o", "the input", "--ref"), (output, *inputs), strict=False):
+        if path == "":
+            raise UsageError(f"the file name of {option} is empty")
     if inputs.count("-") > 1:
         raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
     if output == "-":

@@ -127,5 +127,5 @@ def unreadable(data: bytes, name: str) -> str:
 
 def conversion(name: str) -> str:
     """Return a shell command that converts a file to an 8-bit RGB picture."""
-    # Not `-type TrueColor`: ImageMagick 6 then still writes a grey or palette PNG if that is smaller.
-    return f"`convert {shlex.quote(name)} -colorspace sRGB -alpha off PNG24:rgb.png`"
+    # Not `-type TrueColor`: ImageMagick may then still write a grey or palette PNG if that is smaller.
+    return f"`magick {shlex.quote(name)} -colorspace sRGB -alpha off PNG24:rgb.png`"

@@ -267,7 +267,7 @@ def installed() -> bool:
 def require_gdal(name: str) -> None:
     """Raise an ImageError that says how to install rasterio if it is missing."""
     if not installed():
-        raise ImageError(f"{name} needs GDAL, for its bands, nodata value or georeference: {INSTALL}")
+        raise ImageError(f"{name} needs GDAL, for its 16 bits, bands, nodata value or georeference: {INSTALL}")
 
 
 def _rasterio(name: str) -> Any:

@@ -50,7 +50,7 @@ class Image:
     """A picture in memory.
 
     Raises:
-        ValueError: an array of another shape or type. It is a mistake of the program, not of a user.
+        ImageError: an array of another shape or type, or a nodata value outside the range of the type.
     """
 
     pixels: NDArray[Any]  # [h, w, bands] uint8, uint16 or int16, each >= 1
@@ -65,14 +65,19 @@ class Image:
     def __post_init__(self) -> None:
         """Check the arrays."""
         if self.pixels.dtype not in (np.uint8, np.uint16, np.int16):
-            raise ValueError(f"pixels must be uint8, uint16 or int16, got {self.pixels.dtype = !s}")
+            raise ImageError(f"pixels must be uint8, uint16 or int16, got {self.pixels.dtype = !s}")
         if self.pixels.ndim != 3 or self.pixels.shape[2] > MAX_BANDS:
-            raise ValueError(f"pixels must be [h, w, 1..{MAX_BANDS}], got {self.pixels.shape = }")
+            raise ImageError(f"pixels must be [h, w, 1..{MAX_BANDS}], got {self.pixels.shape = }")
         if 0 in self.pixels.shape:
-            raise ValueError(f"pixels must not be empty, got {self.pixels.shape = }")
+            raise ImageError(f"pixels must not be empty, got {self.pixels.shape = }")
         alpha = self.alpha
-        if alpha is not None and (alpha.dtype != self.pixels.dtype or alpha.shape != self.pixels.shape[:2]):
-            raise ValueError(f"alpha must have the shape and type of a band, got {alpha.dtype = !s}, {alpha.shape = }")
+        if alpha is not None:
+            kind, shape = getattr(alpha, "dtype", type(alpha).__name__), np.shape(alpha)
+            if (kind, shape) != (self.pixels.dtype, self.pixels.shape[:2]):
+                raise ImageError(f"alpha must have the shape and type of a band, not {shape} and {kind}")
+        limits, nodata = np.iinfo(self.pixels.dtype), self.nodata
+        if nodata is not None and not (hasattr(nodata, "__index__") and limits.min <= nodata <= limits.max):
+            raise ImageError(f"nodata must be a whole number within {limits.min}..{limits.max}, not {nodata!r}")
 
     @property
     def height(self) -> int:

@@ -65,6 +65,14 @@ class Box(NamedTuple):
         )
         return shared if shared.height > 0 and shared.width > 0 else None
 
+    def require_inside(self, height: int, width: int) -> None:
+        """Raise UsageError for a window that is not inside a picture of this size."""
+        if self.overlap(Box(0, 0, height, width)) != self:
+            raise UsageError(
+                f"the window of {self.width}x{self.height} pixels at {self.left},{self.top} is not inside the "
+                f"picture of {width}x{height}"
+            )
+
 
 class Tile(NamedTuple):
     """A tile of a picture."""
