@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from refscale_codec.codec import payloads
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.codec.timing import OnStage, untimed
-from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
+from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.model import Model
@@ -102,7 +102,7 @@ class Decoder:
         header = self.file.header
         size = header.height, header.width
         if window is not None:
-            _require_inside(window, header)
+            window.require_inside(*size)
         window = window or Box(0, 0, *size)
         predicted = any(file.prediction is not None for file in self.files)
         wide = tiled.padded_window(window, *size, self.model.rescaler, tile) if predicted else window
@@ -264,15 +264,6 @@ def require_same(header: Header, reference: Image | None, model: Model) -> None:
         wanted = "" if header.reference is None else header.reference.hex()
         raise ReferenceMismatch(
             f"the file was made with the reference {wanted}, this picture is {reference.fingerprint().hex()}"
-        )
-
-
-def _require_inside(window: Box, header: Header) -> None:
-    whole = Box(0, 0, header.height, header.width)
-    if window.overlap(whole) != window:
-        raise UsageError(
-            f"the window of {window.width}x{window.height} pixels at {window.left},{window.top} is not inside the "
-            f"picture of {header.width}x{header.height}"
         )
 
 
