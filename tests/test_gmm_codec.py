@@ -496,4 +496,4 @@ def test_the_codec_works_with_what_ships(refscale: Callable[..., Outcome], tmp_p
     assert json.loads(refscale("info", coded, "--json").text)["codec"] == "gmm"
     assert refscale("decode", coded, "--ref", reference, "-o", back).code == 0
     assert metrics.psnr(pictures.read(target).pixels, pictures.read(back).pixels) > 30
-    assert refscale("encode", target, "-o", coded, "--codec", "gmm", "--scale", "4").code == WeightsError.exit_code
+    assert refscale("encode", target, "-o", coded, "--codec", "gmm", "--scale", "4").code == UsageError.exit_code
