@@ -186,8 +186,8 @@ def load(path: Path, device: str = "cpu") -> Model:
                 low_res = restored(config.pop(name), parts[_LOW_RES], parts[_EXACT], device)
         rescaler = RESCALERS[config.pop("kind", "flow")](config, parts[""], device)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{path} does not hold the weights of a refscale model: {reason}") from None
+        cause = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{path} does not hold the weights of a refscale model: {cause}") from None
     return Model(rescaler, low_res, own_fingerprint)
 
 

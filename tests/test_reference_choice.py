@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import always_predicted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from refscale_codec.codec import encoder, rate_control, reference_choice
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.codec.rate_control import Target
 from refscale_codec.codec.reference_choice import choose
+from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -105,6 +107,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
         return None if reference is None else reference.pixels.tobytes()
 
     count(tiled, "downscale", lambda image, ref, rescaler, quality, *_: (image.pixels.tobytes(), seen(ref), quality))
+    count(tiled, "upscale", lambda *_, **__: None)
     count(coefficients, "quantise", lambda lr, quality, dead_zone=0.5: (lr.tobytes(), quality, dead_zone))
     return found
 
@@ -129,6 +132,15 @@ def test_an_encode_does_each_piece_of_work_once(counts: Counter[Any], tiny_model
     area = sum(count * box.height * box.width for box, count in calls(counts, "apply") if box is not None)
     side = reference_choice.SAMPLE[0] * reference_choice.SAMPLE[1]
     assert area <= 6 * groups * side * side  # six candidates at most, in the sample's boxes only
+
+
+def test_the_first_group_is_decoded_once_for_all_that_are_predicted_from_it(
+    counts: Counter[Any], tiny_model: Model
+) -> None:
+    target = Image(np.dstack([textured(40, 50, seed).pixels for seed in range(3)]))
+    data = encoder.prepare(target, None, tiny_model, choose=always_predicted).code(75).file()
+    assert container.unpack(data).extra_bands is not None
+    assert sum(count for _, count in calls(counts, "upscale")) == 1
 
 
 def test_a_target_does_each_piece_of_work_once_a_quality(counts: Counter[Any], tiny_model: Model) -> None:

@@ -183,12 +183,15 @@ def test_a_map_of_another_size_does_not_pass_for_a_smaller_one() -> None:
 def test_any_bytes_give_a_map_in_range_or_a_container_error(
     payload: bytes, rows: int, columns: int, levels: int
 ) -> None:
-    map_or_error(payload, rows, columns, levels)
+    found = map_or_error(payload, rows, columns, levels)
+    assert found is None or similarity_map.encode(found, levels) == payload
 
 
 @given(position=st.integers(0, 10_000), flip=st.integers(1, 255))
 @settings(max_examples=60, deadline=None)
 def test_a_changed_byte_gives_a_map_in_range_or_a_container_error(position: int, flip: int) -> None:
-    payload = bytearray(similarity_map.encode(noise(12, 12, 4), 4))
+    smap = noise(12, 12, 4)
+    payload = bytearray(similarity_map.encode(smap, 4))
     payload[position % len(payload)] ^= flip
-    map_or_error(bytes(payload), 12, 12, 4)
+    found = map_or_error(bytes(payload), 12, 12, 4)
+    assert found is None or not np.array_equal(found, smap)

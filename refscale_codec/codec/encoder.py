@@ -12,6 +12,7 @@ decoding. The decoder is in `decoder`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 
 from refscale_codec.codec import payloads, reference_choice
@@ -133,7 +134,7 @@ class Plan:
         group = self.groups[index]
         if not isinstance(group.source, Predicted):
             return group.source, group.warped
-        first = self._group(0, quality, dead_zone).picture()
+        first = self._group(0, quality, dead_zone).decoded
         prediction = band_prediction.fit(first.pixels, group.image.pixels)
         return Predicted(prediction), Image(band_prediction.predict(first.pixels, prediction))
 
@@ -155,6 +156,11 @@ class CodedGroup:
     low: LowRes  # as the decoder receives it
     source: ReferenceSource
     warped: Image | None  # the reference
+
+    @cached_property
+    def decoded(self) -> Image:
+        """The decoded group in the plan's tiles, computed once: what further groups are predicted from."""
+        return self.picture()
 
     def picture(self, tile: int | None = None, first: Image | None = None) -> Image:
         """Return the decoded group.
@@ -239,7 +245,7 @@ def prepare(
     for group, older in band_groups(image, reference, described):
         alignment = None if older is None else registration.estimate(group, older, prior)
         on_stage("align")
-        first = plan._group(0, options.quality, ROUNDING).picture() if plan.groups else None
+        first = plan._group(0, options.quality, ROUNDING).decoded if plan.groups else None
         plan.groups.append(_in_place(group, older, choose(group, older, alignment, first)))
         on_stage("choose")
     return plan
