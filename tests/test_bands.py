@@ -247,6 +247,18 @@ def test_what_is_packed_comes_back(picture: Image) -> None:
         kept = getattr(described, name)
         assert (kept is None) == (getattr(found, name) is None)
         assert kept is None or np.array_equal(getattr(found, name), kept)
+    told = bands.summary(bands.pack(described), picture.height, picture.width)
+    assert told == (described.dtype, described.depth, described.nodata, described.alpha is not None)
+
+
+def test_a_summary_looks_at_no_plane() -> None:
+    assert bands.summary(b"\0\1\1" + b"no plane", 20_000, 20_000) == (U8, 1, None, True)
+
+
+def test_a_plane_of_another_size_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands.PIL.Image, "open", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(ContainerError, match=r"damaged plane: \(3, 2\) in place of \(2, 3\) pixels"):
+        bands.unpack(b"\0\1\1" + PLANE, 3, 2)
 
 
 def test_an_absurd_number_of_samples_is_refused_before_anything_is_allocated() -> None:
@@ -259,9 +271,11 @@ def test_a_large_plane_is_stored_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     plane = drawn(0, 1, U16)[..., 0]
     parts = list(bands._packed(plane))
     assert len(parts) == 6
-    found, rest = bands._unpacked(b"".join(parts) + b"rest", 20, 33, U16)
+    data = b"".join(parts) + b"rest"
+    found, rest = bands._unpacked(memoryview(data), 20, 33, U16)
     assert np.array_equal(found, plane)
     assert rest == b"rest"
+    assert rest.obj is data  # not copied: a picture may have thousands of parts
 
 
 @given(st.binary(max_size=60))

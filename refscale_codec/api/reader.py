@@ -54,9 +54,9 @@ class Reader:
         return nullcontext() if self._path is None else naming(self._path)
 
     @cached_property
-    def _bands(self) -> bands.Bands:
+    def _bands(self) -> bands.Summary:
         with self._named():
-            return bands.unpack(self._content.bands, self.height, self.width)
+            return bands.summary(self._content.bands, self.height, self.width)
 
     @property
     def height(self) -> int:
@@ -71,7 +71,7 @@ class Reader:
     @property
     def count(self) -> int:
         """Number of bands; alpha, if any, is the last."""
-        return self._bands.depth + (self._bands.alpha is not None)
+        return self._bands.depth + self._bands.alpha
 
     @property
     def shape(self) -> tuple[int, ...]:

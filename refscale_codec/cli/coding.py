@@ -178,13 +178,13 @@ def decode(
 
         kind = terminal.picture_format(output, format_name)
         with naming(name):
-            described = bands.unpack(content.bands, header.height, header.width)
+            described = bands.summary(content.bands, header.height, header.width)
             geo = metadata.unpack(content.metadata).geo
         longest = max(header.height, header.width) if box is None else max(box.height, box.width)
         formats.require_support(kind, described.dtype, described.depth, longest)
         if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):
             geotiff.require_gdal("a TIFF of this picture")
-        depth = described.dtype.itemsize * (described.depth + (described.alpha is not None))
+        depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)
         from refscale_codec.codec import decoder

@@ -38,11 +38,11 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         if content.bands is not None:
             from refscale_codec.picture import bands
 
-            described = bands.unpack(content.bands, header.height, header.width)
+            described = bands.summary(content.bands, header.height, header.width)
             samples = {
                 "bands": described.depth,
                 "type": described.dtype.name,
-                "alpha": described.alpha is not None,
+                "alpha": described.alpha,
                 "nodata": described.nodata,
             }
     facts: dict[str, Any] = {

@@ -252,14 +252,50 @@ def pack(bands: Bands) -> bytes | None:
     return b"".join(parts)
 
 
+class Summary(NamedTuple):
+    """What the BANDS section says of a picture before any plane is decoded."""
+
+    dtype: np.dtype[Any]
+    """Type of the samples."""
+    depth: int
+    """Number of bands, without alpha."""
+    nodata: int | None
+    """The nodata value."""
+    alpha: bool
+    """Whether there is alpha."""
+
+
+def summary(payload: bytes | None, height: int, width: int) -> Summary:
+    """Return what `unpack` would, but for the planes, which are not looked at; errors are the same but for theirs."""
+    bands, flags, _ = _head(payload, height, width)
+    return Summary(bands.dtype, bands.depth, bands.nodata, bool(flags & _ALPHA))
+
+
 def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     """Return what a payload says of the bands of a picture of this size; None stands for 8-bit RGB.
 
     Raises:
         ContainerError: it is not such a payload.
     """
+    bands, flags, planes = _head(payload, height, width)
+    if flags & _ALPHA:
+        alpha, planes = _unpacked(planes, height, width, bands.group_dtype)
+        bands = bands._replace(alpha=alpha.view(bands.dtype))
+    if flags & _NODATA_MASK:
+        stacked, planes = _unpacked(planes, bands.depth * height, width, np.dtype(np.uint8))
+        mask = stacked.view(np.bool_).reshape(bands.depth, height, width)
+        np.not_equal(stacked, 0, out=stacked.view(np.bool_))
+        np.logical_xor.accumulate(mask, axis=0, out=mask)
+        bands = bands._replace(nodata_mask=mask.transpose(1, 2, 0))
+    if planes:
+        raise ContainerError(f"malformed: BANDS has {len(planes)} bytes after its end")
+    return bands
+
+
+def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, memoryview]:
+    """Return what stands before the planes, the flags, and the bytes of the planes; see `unpack`."""
     if payload is None:
-        return Bands(_TYPES[0], 3)
+        return Bands(_TYPES[0], 3), 0, memoryview(b"")
     if len(payload) < _HEAD.size:
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {_HEAD.size}")
     type_id, count, flags = _HEAD.unpack_from(payload)
@@ -277,19 +313,9 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     if any(low > high for low, high in ranges):
         raise ContainerError("malformed: BANDS has a range whose lowest value is above the highest")
     bands = Bands(dtype, count, ranges, numbers[-1] if flags & _NODATA else None)
-    planes = payload[at:]
-    if flags & _ALPHA:
-        alpha, planes = _unpacked(planes, height, width, bands.group_dtype)
-        bands = bands._replace(alpha=alpha.view(dtype))
-    if flags & _NODATA_MASK:
-        stacked, planes = _unpacked(planes, count * height, width, np.dtype(np.uint8))
-        different = stacked.reshape(count, height, width).transpose(1, 2, 0) != 0
-        bands = bands._replace(nodata_mask=np.logical_xor.accumulate(different, axis=2))
-    if planes:
-        raise ContainerError(f"malformed: BANDS has {len(planes)} bytes after its end")
-    if bands.plain:
+    if bands.plain and not flags:
         raise ContainerError("malformed: BANDS of an 8-bit RGB picture, which has none")
-    return bands
+    return bands, flags, memoryview(payload)[at:]
 
 
 def _differences(nodata_mask: Mask) -> NDArray[np.uint8]:
@@ -310,7 +336,7 @@ def _packed(plane: NDArray[Any]) -> Iterator[bytes]:
         yield buffer.getvalue()
 
 
-def _unpacked(data: bytes, height: int, width: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], bytes]:
+def _unpacked(data: memoryview, height: int, width: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], memoryview]:
     """Return a plane, and the bytes after it.
 
     Raises:
@@ -319,15 +345,22 @@ def _unpacked(data: bytes, height: int, width: int, dtype: np.dtype[Any]) -> tup
     plane = np.empty((height, width), dtype)
     for tile, _ in tiles.grid(height, width, _PLANE_SIDE, 0):
         length = 8 + int.from_bytes(data[4:8], "little")
-        part, data = data[:length], data[length:]
+        part, data = bytes(data[:length]), data[length:]
         try:
-            if part[12:16] != b"VP8L":
-                raise ValueError("not a lossless WebP file")
-            picture = PIL.Image.open(io.BytesIO(part), formats=("WEBP",))
-            if picture.size != (tile.width, tile.height):
-                raise ValueError(f"{picture.size} in place of {tile.width, tile.height} pixels")
-            low, high = np.array(picture.convert("RGB"))[..., :2].transpose(2, 0, 1).astype(dtype)
+            _require_lossless(part, tile.height, tile.width)
+            with PIL.Image.open(io.BytesIO(part), formats=("WEBP",)) as picture:
+                low, high = np.array(picture.convert("RGB"))[..., :2].transpose(2, 0, 1).astype(dtype)
         except Exception as error:  # hostile bytes
             raise ContainerError(f"malformed: BANDS holds a damaged plane: {error}") from None
         plane[tile.slices] = low if dtype == np.uint8 else low | high << 8
     return plane, data
+
+
+def _require_lossless(part: bytes, height: int, width: int) -> None:
+    """Raise a ValueError unless bytes begin as a lossless WebP file of this size: before a decoder allocates memory."""
+    if len(part) < 25 or part[:4] != b"RIFF" or part[8:16] != b"WEBPVP8L" or part[20] != 0x2F:
+        raise ValueError("not a lossless WebP file")
+    sides = int.from_bytes(part[21:25], "little")
+    found = 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    if found != (width, height):
+        raise ValueError(f"{found} in place of {width, height} pixels")
