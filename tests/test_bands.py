@@ -18,7 +18,7 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, image
+from refscale_codec.picture import bands, image, planes
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.tiles import Box
@@ -256,7 +256,7 @@ def test_a_summary_looks_at_no_plane() -> None:
 
 
 def test_a_plane_of_another_size_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands.PIL.Image, "open", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(planes.PIL.Image, "open", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(ContainerError, match=r"damaged plane: \(3, 2\) in place of \(2, 3\) pixels"):
         bands.unpack(b"\0\1\1" + PLANE, 3, 2)
 
@@ -267,12 +267,12 @@ def test_an_absurd_number_of_samples_is_refused_before_anything_is_allocated() -
 
 
 def test_a_large_plane_is_stored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "_PLANE_SIDE", 16)
+    monkeypatch.setattr(planes, "_SIDE", 16)
     plane = drawn(0, 1, U16)[..., 0]
-    parts = list(bands._packed(plane))
+    parts = list(planes.pack(plane))
     assert len(parts) == 6
     data = b"".join(parts) + b"rest"
-    found, rest = bands._unpacked(memoryview(data), 20, 33, U16)
+    found, rest = planes.unpack(memoryview(data), 20, 33, U16)
     assert np.array_equal(found, plane)
     assert rest == b"rest"
     assert rest.obj is data  # not copied: a picture may have thousands of parts
@@ -287,7 +287,7 @@ def test_any_bytes_are_bands_or_an_error(data: bytes) -> None:
     assert bands.pack(found) == data
 
 
-PLANE = b"".join(bands._packed(np.zeros((2, 3), np.uint8)))
+PLANE = b"".join(planes.pack(np.zeros((2, 3), np.uint8)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ replaced by local means before the net runs, because these cost few bytes.
 An 8-bit RGB picture is its own only band group, and its file has no BANDS section.
 """
 
-import io
 import logging
 import math
 import struct
@@ -20,11 +19,10 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError, ImageError, UsageError
-from refscale_codec.picture import tiles
+from refscale_codec.picture import planes
 from refscale_codec.picture.formats import kind_of
 from refscale_codec.picture.image import MAX_SAMPLES, Image
 from refscale_codec.picture.tiles import Box
@@ -38,7 +36,6 @@ _log = logging.getLogger(__name__)
 _TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("u1"), 1: np.dtype("u2"), 2: np.dtype("i2")}  # by their ids in the file
 _ALPHA, _NODATA, _NODATA_MASK = 1, 2, 4  # flags
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
-_PLANE_SIDE = 4096  # pixels; planes are stored in parts of at most this side, and WebP has no more than 16,383
 
 
 class Bands(NamedTuple):
@@ -246,9 +243,9 @@ def pack(bands: Bands) -> bytes | None:
         np.array(numbers, bands.dtype).astype(bands.dtype.newbyteorder("<")).tobytes(),
     ]
     if bands.alpha is not None:
-        parts += _packed(bands.alpha.view(bands.group_dtype))
+        parts += planes.pack(bands.alpha.view(bands.group_dtype))
     if bands.nodata_mask is not None:
-        parts += _packed(_differences(bands.nodata_mask))
+        parts += planes.pack(_differences(bands.nodata_mask))
     return b"".join(parts)
 
 
@@ -277,18 +274,18 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
     Raises:
         ContainerError: it is not such a payload.
     """
-    bands, flags, planes = _head(payload, height, width)
+    bands, flags, rest = _head(payload, height, width)
     if flags & _ALPHA:
-        alpha, planes = _unpacked(planes, height, width, bands.group_dtype)
+        alpha, rest = planes.unpack(rest, height, width, bands.group_dtype)
         bands = bands._replace(alpha=alpha.view(bands.dtype))
     if flags & _NODATA_MASK:
-        stacked, planes = _unpacked(planes, bands.depth * height, width, np.dtype(np.uint8))
+        stacked, rest = planes.unpack(rest, bands.depth * height, width, np.dtype(np.uint8))
         mask = stacked.view(np.bool_).reshape(bands.depth, height, width)
         np.not_equal(stacked, 0, out=stacked.view(np.bool_))
         np.logical_xor.accumulate(mask, axis=0, out=mask)
         bands = bands._replace(nodata_mask=mask.transpose(1, 2, 0))
-    if planes:
-        raise ContainerError(f"malformed: BANDS has {len(planes)} bytes after its end")
+    if rest:
+        raise ContainerError(f"malformed: BANDS has {len(rest)} bytes after its end")
     return bands
 
 
@@ -323,44 +320,3 @@ def _differences(nodata_mask: Mask) -> NDArray[np.uint8]:
     different = nodata_mask.copy()
     different[..., 1:] ^= nodata_mask[..., :-1]
     return np.concatenate(list(different.transpose(2, 0, 1))).astype(np.uint8)
-
-
-def _packed(plane: NDArray[Any]) -> Iterator[bytes]:
-    """Yield a plane [h, w] of 8 or 16 bits as lossless WebP files; green and blue are the high bytes, red the low."""
-    for tile, _ in tiles.grid(plane.shape[0], plane.shape[1], _PLANE_SIDE, 0):
-        part = plane[tile.slices]
-        high = part >> (8 * part.itemsize - 8)
-        colours = np.dstack([part & 0xFF, high, high]).astype(np.uint8)
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(colours).save(buffer, "WEBP", lossless=True)
-        yield buffer.getvalue()
-
-
-def _unpacked(data: memoryview, height: int, width: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], memoryview]:
-    """Return a plane, and the bytes after it.
-
-    Raises:
-        ContainerError: that is not what the bytes begin with.
-    """
-    plane = np.empty((height, width), dtype)
-    for tile, _ in tiles.grid(height, width, _PLANE_SIDE, 0):
-        length = 8 + int.from_bytes(data[4:8], "little")
-        part, data = bytes(data[:length]), data[length:]
-        try:
-            _require_lossless(part, tile.height, tile.width)
-            with PIL.Image.open(io.BytesIO(part), formats=("WEBP",)) as picture:
-                low, high = np.array(picture.convert("RGB"))[..., :2].transpose(2, 0, 1).astype(dtype)
-        except Exception as error:  # hostile bytes
-            raise ContainerError(f"malformed: BANDS holds a damaged plane: {error}") from None
-        plane[tile.slices] = low if dtype == np.uint8 else low | high << 8
-    return plane, data
-
-
-def _require_lossless(part: bytes, height: int, width: int) -> None:
-    """Raise a ValueError unless bytes begin as a lossless WebP file of this size: before a decoder allocates memory."""
-    if len(part) < 25 or part[:4] != b"RIFF" or part[8:16] != b"WEBPVP8L" or part[20] != 0x2F:
-        raise ValueError("not a lossless WebP file")
-    sides = int.from_bytes(part[21:25], "little")
-    found = 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
-    if found != (width, height):
-        raise ValueError(f"{found} in place of {width, height} pixels")
