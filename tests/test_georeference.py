@@ -106,8 +106,63 @@ def test_a_damaged_georeference_is_none(said: bytes) -> None:
 def test_a_missing_rasterio_is_told_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rasterio.crs", None)
     target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
+    assert np.allclose(georeference.between(target, target)[0], np.eye(3))  # one system needs no PROJ
     with pytest.raises(UsageError, match=r"refscale-codec\[geo\]"):
-        georeference.between(target, target)
+        georeference.between(target, target._replace(crs="EPSG:4326"))
+
+
+LOCAL = 'LOCAL_CS["site grid",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize(
+    ("target", "reference", "told"),
+    [
+        ((UTM, 10, 0, 600_000, 0, -10, 4_200_000), (LOCAL, 1, 0, 0, 0, -1, 0), "LOCAL_CS"),
+        ((LOCAL, 1, 0, 0, 0, -1, 0), (UTM, 10, 0, 600_000, 0, -10, 4_200_000), "EPSG:32610, or LOCAL_CS"),
+        (("EPSG:4326", 1, 0, -96, 0, -1, 96), ("EPSG:3857", 1, 0, 0, 0, -1, 0), "outside the area of EPSG:3857"),
+        ((UTM, 10, 0, 600_000, 0, -10, 4_200_000), ("nonsense", 1, 0, 0, 0, -1, 0), "nonsense"),
+        ((UTM, 10, 0, 600_000, 0, -10, 4_200_000), (UTM, 1, 1, 0, 1, 1, 0), "degenerate"),
+    ],
+)
+def test_a_hint_that_fails_is_told_in_one_line_and_not_used(
+    target: tuple[float, ...], reference: tuple[float, ...], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    assert georeference.prior(placed(pixels, *target), placed(pixels, *reference)) is None
+    (message,) = caplog.messages
+    assert message.startswith("the georeferences of picture and reference are not used: ")
+    assert told in message and "\n" not in message and len(message) < 450
+
+
+def test_two_pictures_of_one_local_system_are_related(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    here, there = placed(pixels, LOCAL, 1, 0, 0, 0, -1, 0), placed(pixels, LOCAL, 1, 0, 5, 0, -1, -3)
+    assert np.allclose(georeference.prior(here, there), [[1, 0, -5], [0, 1, -3], [0, 0, 1]], atol=1e-9)
+    far = placed(pixels, LOCAL, 1, 0, 1064, 0, -1, 0)
+    assert georeference.prior(here, far) is None
+    assert "lies 1e+03 units of its coordinate reference system away" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("crs", "reference", "told"),
+    [
+        (UTM, (10, 0, 650_640, 0, -10, 4_200_000), "50 km"),
+        (UTM, (10, 0, 600_000, 0, -10, 4_199_000), "360 m"),
+        (UTM, (10, 0, 600_640, 0, -10, 4_200_640), ""),  # they touch
+        (UTM, (10, 0, 600_000, 0, -10, 4_200_630), ""),
+        ("EPSG:4326", (1e-4, 0, -121.0, 0, -1e-4, 37.9), "75 km"),  # from about -121.853, 0.853 degrees of 87.7 km
+        ("EPSG:2227", (10, 0, 6_600_000, 0, -10, 2_100_000), " km"),  # in feet
+    ],
+)
+def test_a_reference_of_another_place_is_told_with_its_distance(
+    crs: str, reference: tuple[float, ...], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    target = placed(pixels, UTM, 10, 0, 600_000, 0, -10, 4_200_000)
+    assert (georeference.prior(target, placed(pixels, crs, *reference)) is None) == bool(told)
+    assert [("another place" in message, f"{told} away" in message) for message in caplog.messages] == (
+        [(True, True)] if told else []
+    )
 
 
 def placed(pixels: NDArray[np.uint8], crs: str, *transform: float) -> Image:

@@ -71,8 +71,7 @@ def encode(
         on_stage: timing hook, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
-        ImageError: the reference has other bands, georeferences that cannot be related, or more metadata than
-            `metadata.MAX_BYTES`.
+        ImageError: the reference has other bands, or more metadata than `metadata.MAX_BYTES`.
         UsageError: a range of values outside that of the picture's type.
     """
     options = options or EncodeOptions()

@@ -3,9 +3,14 @@
 Coordinates are transformed between reference systems by PROJ, through rasterio, which is imported when it is called.
 The error of the matrix (from the curvature of a map projection) is returned as well; block motion vectors compensate
 some of it.
+
+A georeference is only a hint to `registration`: where two of them cannot be related, or lie apart, the pictures are
+registered without, with a warning through `logging`.
 """
 
-from typing import NamedTuple
+import logging
+import math
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +24,10 @@ Matrix = NDArray[np.float64]
 
 _POINTS = 9  # along each side of the target, to which the matrix is fitted
 _BENT = 0.05  # pixels of error of the affine transform above which a homography is used
+_DEGREE = 111_195.0  # metres of a degree of latitude, on the sphere of the mean radius of the Earth
+_LONGEST_REASON = 160  # characters of PROJ's reason in a message: it may quote both systems in full
+
+_log = logging.getLogger(__name__)
 
 
 class Grid(NamedTuple):
@@ -41,9 +50,56 @@ class Grid(NamedTuple):
 
 
 def prior(target: Image, reference: Image | None) -> Matrix | None:
-    """Return the matrix from a target's pixels to a reference's; None unless both are georeferenced; see `between`."""
+    """Return the matrix from a target's pixels to a reference's, see `between`.
+
+    Returns:
+        None unless both are georeferenced, can be related and overlap; the last two are logged if they fail.
+    """
     grids = [None if picture is None else _grid(picture) for picture in (target, reference)]
-    return None if grids[0] is None or grids[1] is None else between(grids[0], grids[1])[0]
+    if grids[0] is None or grids[1] is None:
+        return None
+    try:
+        matrix, _ = between(grids[0], grids[1])
+        gap = apart(grids[0], grids[1], matrix)
+    except (ImageError, UsageError) as error:
+        _log.warning("the georeferences of picture and reference are not used: %s", error)
+        return None
+    if gap:
+        _log.warning(
+            "the reference shows another place: by the georeferences, it lies %s away from the picture; they are not "
+            "used",
+            gap,
+        )
+        return None
+    return matrix
+
+
+def apart(target: Grid, reference: Grid, matrix: Matrix) -> str:
+    """Return about how far apart two pictures lie, with its unit; empty if they overlap or touch.
+
+    Args:
+        target: the grid of one.
+        reference: the grid of the other.
+        matrix: from `between`.
+    """
+    corners = np.array([(x, y, 1) for x in (-0.5, target.width - 0.5) for y in (-0.5, target.height - 0.5)]).T
+    placed = matrix @ corners
+    placed = placed[:2] / placed[2]
+    lowest, highest, sides = placed.min(axis=1) + 0.5, placed.max(axis=1) + 0.5, (reference.width, reference.height)
+    beyond = np.where(highest < 0, highest, np.where(lowest > sides, lowest - sides, 0))
+    if not beyond.any():
+        return ""
+    a, b, _, d, e, _ = reference.transform
+    x, y = float(a * beyond[0] + b * beyond[1]), float(d * beyond[0] + e * beyond[1])
+    system = _system(reference.crs)
+    if system.is_geographic:
+        latitude = (reference.matrix() @ [reference.width / 2, reference.height / 2, 1])[1]
+        metres = _DEGREE * math.hypot(x * math.cos(math.radians(latitude)), y)
+    elif system.is_projected:
+        metres = system.linear_units_factor[1] * math.hypot(x, y)
+    else:
+        return f"{math.hypot(x, y):.3g} units of its coordinate reference system"
+    return f"{metres / 1000:,.0f} km" if metres >= 10_000 else f"{metres:,.3g} m"
 
 
 def _grid(picture: Image) -> Grid | None:
@@ -76,26 +132,48 @@ def between(target: Grid, reference: Grid) -> tuple[Matrix, float]:
 
 def _transformed(points: Matrix, source: str, wanted: str) -> Matrix:
     """Return points [(x, y, 1), n] of one coordinate reference system in another."""
-    try:
-        from rasterio.crs import CRS
-        from rasterio.errors import CRSError
-        from rasterio.warp import transform
-    except ImportError as error:
-        raise UsageError(f"georeferences need rasterio ({error}): pip install 'refscale-codec[geo]'") from error
-    systems = []
-    for text in (source, wanted):
-        try:
-            systems.append(CRS.from_user_input(text))
-        except CRSError:
-            raise ImageError(f"unknown coordinate reference system {text[:80]!r}") from None
+    if source == wanted:
+        return points
+    systems = _system(source), _system(wanted)
+    from rasterio.warp import transform
+
     try:
         x, y = transform(*systems, points[0].tolist(), points[1].tolist())
     except Exception as error:  # GDAL's errors have no public base
-        raise ImageError(f"the picture is outside the area of {wanted[:60]!r}: {error}") from None
+        raise ImageError(
+            f"the picture is outside the area of {_short(wanted)}, or {_short(source)} cannot be related to it: "
+            f"{_short(error, _LONGEST_REASON)}"
+        ) from None
     found = np.stack([x, y, np.ones(len(x))])
     if not np.isfinite(found).all():
-        raise ImageError(f"the picture is outside the area of {wanted[:60]!r}")
+        raise ImageError(f"the picture is outside the area of {_short(wanted)}")
     return found
+
+
+def _system(text: str) -> Any:
+    """Return a coordinate reference system of rasterio.
+
+    Raises:
+        UsageError: rasterio is not installed.
+        ImageError: PROJ does not know it.
+    """
+    try:
+        from rasterio.crs import CRS
+        from rasterio.errors import CRSError
+    except ImportError as error:
+        raise UsageError(f"georeferences need rasterio ({error}): pip install 'refscale-codec[geo]'") from error
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise ImageError(
+            f"unknown coordinate reference system {_short(text)}: {_short(error, _LONGEST_REASON)}"
+        ) from None
+
+
+def _short(text: object, longest: int = 40) -> str:
+    """Return the beginning of a text of PROJ, in one line."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= longest else line[:longest] + "..."
 
 
 def _affine(here: Matrix, there: Matrix) -> Matrix:
