@@ -765,3 +765,18 @@ def test_importing_container_loads_the_standard_library_only():
     code = "import sys, refscale_codec.fileformat.container; print(*({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+def test_a_file_is_no_longer_than_its_known_sections_can_be() -> None:
+    smallest = pack(Container(replace(PLAIN.header, width=1, height=1), b"x"))
+    most = container.most_bytes(smallest[:32], "x")
+    with_filler = smallest + section(200, bytes(most - len(smallest) - 9))  # of which 4 are its length
+    assert len(with_filler) == most
+    assert unpack(with_filler) == unpack(smallest)
+    assert_refused(with_filler + b"x", f"over the size limit: {most + 1} bytes, expected up to {most}")
+
+
+@pytest.mark.parametrize("head", [b"", b"\x89RSC", header_bytes(width=0), header_bytes()[:-1]])
+def test_a_bad_header_is_named_with_the_file(head: bytes) -> None:
+    with pytest.raises(ContainerError, match="^some.rsc: "):
+        container.most_bytes(head, "some.rsc")

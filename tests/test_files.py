@@ -1,12 +1,19 @@
-"""A file that is written is at every moment the old one or the whole new one."""
+"""A file that is written is at every moment the old one or the whole new one; no more is read than there can be."""
 
+import io
 import os
+import socket
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from refscale_codec.picture import files
+from refscale_codec.errors import ContainerError, ImageError, RefscaleError
+from refscale_codec.fileformat import container
+from refscale_codec.picture import files, image
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync"])
@@ -48,3 +55,119 @@ def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
 def test_a_device_is_written_to_and_not_replaced() -> None:
     files.write_atomically(Path(os.devnull), b"gone")
     assert not Path(os.devnull).is_file()
+
+
+def circle(folder: Path) -> Path:
+    (folder / "one").symlink_to("two")
+    (folder / "two").symlink_to("one")
+    return folder / "one"
+
+
+def test_links_in_a_circle_are_not_replaced(tmp_path: Path) -> None:
+    link = circle(tmp_path)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        files.write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_a_link_to_nothing_makes_its_target(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target")
+    files.write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "é" * 128, "n" * 255 + "/" + "x"])
+def test_a_name_that_is_too_long_is_known_before_writing(tmp_path: Path, name: str) -> None:
+    files.destination(tmp_path / ("n" * 255))
+    with pytest.raises(OSError, match="File name too long|No such file"):
+        files.destination(tmp_path / name).open("xb")
+    with pytest.raises(OSError, match="File name too long|No such file"):
+        files.write_atomically(tmp_path / name, b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Endless(io.RawIOBase):
+    """A pipe that never ends: it begins with some bytes, and counts what is read."""
+
+    def __init__(self, start: bytes) -> None:
+        self.start, self.count = start, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        part = self.start[self.count : self.count + len(buffer)] or bytes(len(buffer))
+        buffer[: len(part)] = part
+        self.count += len(part)
+        return len(part)
+
+
+def test_no_more_is_read_than_a_file_of_that_header_can_have() -> None:
+    data = (GOLDEN / "map.rsc").read_bytes()
+    pipe = Endless(data)
+    limit = container.most_bytes(data[: files.HEAD], "-")
+    with pytest.raises(ValueError, match=f"more than {limit:,} bytes"):
+        files.contents(io.BufferedReader(pipe), "stdin", container.most_bytes)
+    assert limit < pipe.count < limit + (5 << 20)
+
+
+@pytest.mark.parametrize(
+    ("start", "most", "error"),
+    [
+        (b"", container.most_bytes, ContainerError),
+        (b"\x89RSC", container.most_bytes, ContainerError),  # a version that was never used
+        (b"", image.most_bytes, ImageError),
+        (b"%PDF", image.most_bytes, ImageError),
+    ],
+)
+def test_another_kind_of_file_is_refused_by_its_first_bytes(start: bytes, most: files.Most, error: type) -> None:
+    pipe = Endless(start)
+    with pytest.raises(error, match="^stdin"):
+        files.contents(io.BufferedReader(pipe), "stdin", most)
+    assert pipe.count <= io.DEFAULT_BUFFER_SIZE + files.HEAD
+
+
+def hundred(head: bytes, name: str) -> int:
+    return 100
+
+
+@pytest.mark.parametrize("size", [0, 1, files.HEAD, 99, 100])
+def test_files_pipes_and_buffers_are_read_whole(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    path, pipe = tmp_path / "file", tmp_path / "pipe"
+    path.write_bytes(data)
+    assert files.read(path, RefscaleError, hundred) == data
+    assert files.contents(io.BytesIO(data), "-", hundred) == data
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+    writer.start()
+    assert files.read(pipe, RefscaleError, hundred) == data
+    writer.join()
+    with path.open("rb") as file:
+        file.seek(size // 2)  # as a shell may leave stdin
+        assert files.contents(file, "-", hundred) == data[size // 2 :]
+
+
+def test_what_is_too_long_is_refused_and_a_sparse_file_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ImageError, match=f"cannot read {path}: over the size limit: it has more than 100 bytes"):
+        files.read(path, ImageError, hundred)
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        files.contents(io.BytesIO(bytes(101)), "-", hundred)
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        (tmp_path / "folder").mkdir()
+        circle(tmp_path)
+        for name in ("socket", "folder", "one", "none", "n" * 256, "nul\0"):
+            with pytest.raises(ContainerError, match=f"cannot read {tmp_path / name}: "):
+                files.read(tmp_path / name, ContainerError, hundred)

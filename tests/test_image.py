@@ -555,10 +555,10 @@ def test_no_picture_at_all_is_said_so(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ImageError, match=r"cannot read .*photo\.png: Permission denied"):
         image.read(tmp_path / "photo.png")
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError, UsageError
+from refscale_codec.fileformat import container
 from refscale_codec.picture import arrays, files
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
@@ -36,7 +37,7 @@ def bytes_of(data: bytes | FilePath) -> bytes:
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
     if isinstance(data, str | os.PathLike):
-        return files.read(Path(data), ContainerError)
+        return files.read(Path(data), ContainerError, container.most_bytes)
     raise UsageError(f"a file must be given as bytes or by its path, not as {type(data).__name__}")
 
 

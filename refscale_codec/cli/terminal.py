@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refscale_codec.cli import process
-from refscale_codec.errors import ContainerError, ImageError, UsageError, WeightsError, naming
+from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError, WeightsError, naming, reason
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
 
@@ -56,8 +56,18 @@ def name_of(path: str) -> str:
 def read(path: str) -> bytes:
     """Return the bytes of a file or of stdin."""
     if path == "-":
-        return sys.stdin.buffer.read()
-    return files.read(Path(path), ContainerError)
+        return _stdin(ContainerError, container.most_bytes)
+    return files.read(Path(path), ContainerError, container.most_bytes)
+
+
+def _stdin(wrong: type[RefscaleError], most: files.Most) -> bytes:
+    """Return the bytes of stdin, see `files.contents`; `wrong` is raised if it cannot be read."""
+    try:
+        if sys.stdin is None:
+            raise ValueError("it is closed")
+        return files.contents(sys.stdin.buffer, "stdin", most)
+    except (OSError, ValueError) as error:
+        raise wrong(f"cannot read stdin: {reason(error)}") from None
 
 
 def read_picture(path: str, *, need_georeference: bool = False) -> "Image":
@@ -66,7 +76,7 @@ def read_picture(path: str, *, need_georeference: bool = False) -> "Image":
 
     process.lift_pillow_limit()
     if path == "-":
-        return image.from_bytes(sys.stdin.buffer.read(), "stdin", need_georeference=need_georeference)
+        return image.from_bytes(_stdin(ImageError, image.most_bytes), "stdin", need_georeference=need_georeference)
     return image.read(Path(path), need_georeference=need_georeference)
 
 
@@ -130,7 +140,10 @@ def require_streams(output: str | None, *inputs: str | Path | None) -> None:
 
 def _require_writable(output: Path) -> None:
     """Raise ImageError for an output that cannot be written."""
-    target = os.path.realpath(output)
+    try:
+        target = files.destination(output)
+    except OSError as error:
+        raise ImageError(f"cannot write {output}: {reason(error)}") from None
     folder = os.path.dirname(target)
     if os.path.isdir(target):
         raise ImageError(f"cannot write {output}: it is a folder")

@@ -15,7 +15,7 @@ info` starts fast.
 
 import zlib
 
-from refscale_codec.errors import ContainerError
+from refscale_codec.errors import ContainerError, naming
 from refscale_codec.fileformat import header as fixed_header
 from refscale_codec.fileformat.header import (
     CRC,
@@ -41,12 +41,14 @@ __all__ = [
     "Container",
     "Header",
     "bytes_by_section",
+    "most_bytes",
     "pack",
     "unpack",
 ]
 
 
 _BY_NUMBER = {section.number: section for section in TABLE.values()}
+_LONGEST_HEAD = 1 + 5 + CRC.size  # bytes of a section before its payload
 _KNOWN_FLAGS = sum(1 << s.flag for s in TABLE.values() if s.flag is not None and not s.ancillary)
 
 
@@ -87,6 +89,8 @@ def unpack(data: bytes) -> Container:
     """
     view = memoryview(data)
     header, required, optional = fixed_header.unpack(view, _KNOWN_FLAGS)
+    if len(view) > (most := _most_bytes(header)):
+        raise ContainerError(f"over the size limit: {len(view)} bytes, expected up to {most}")
     announced = {
         section.name
         for section in TABLE.values()
@@ -102,6 +106,17 @@ def unpack(data: bytes) -> Container:
             raise ContainerError(f"malformed: {section.name} section, but the header's flags do not announce one")
     payloads = {name: found[section.number] for name, section in TABLE.items() if section.number in found}
     return Container(header, **payloads)
+
+
+def most_bytes(head: bytes, name: str) -> int:
+    """Return the most bytes that a file can have, by its header, its first bytes; ContainerError names the file."""
+    with naming(name):
+        header, *_ = fixed_header.unpack(memoryview(head), _KNOWN_FLAGS)
+    return _most_bytes(header)
+
+
+def _most_bytes(header: Header) -> int:
+    return HEADER_SIZE + sum(_LONGEST_HEAD + section.at_most(header) for section in TABLE.values())
 
 
 def bytes_by_section(container: Container) -> dict[str, int]:

@@ -37,9 +37,13 @@ class Section:
         """Whether a reader that does not know it may skip it."""
         return self.number >= FIRST_ANCILLARY
 
+    def at_most(self, header: Header) -> int:
+        """Return the size that it has at most, for a picture with this header."""
+        return min(self.largest(header), MAX_PAYLOAD)
+
     def problem(self, size: int, header: Header) -> str | None:
         """Return what is wrong with the size of a payload, worded for a user, or None."""
-        largest = min(self.largest(header), MAX_PAYLOAD)
+        largest = self.at_most(header)
         if size > largest:
             return f"over the size limit: {self.name} section of {size} bytes, expected up to {largest}"
         if size < self.smallest:

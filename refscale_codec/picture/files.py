@@ -1,33 +1,81 @@
-"""Reading whole files, and writing them atomically."""
+"""Reading whole files, never more than there can be in one; and writing them atomically."""
 
 import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from refscale_codec.errors import RefscaleError, reason
 
+Most = Callable[[bytes, str], int]
+"""The most bytes of a file, by its first `HEAD` bytes and its name; a RefscaleError if there is no such file."""
 
-def read(path: Path, wrong: type[RefscaleError]) -> bytes:
+HEAD = 32
+_AT_ONCE = 1 << 22  # bytes
+
+
+def read(path: Path, wrong: type[RefscaleError], most: Most) -> bytes:
     """Return the bytes of a file; `wrong` is raised if it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return contents(file, str(path), most)
     except (OSError, ValueError) as error:
         raise wrong(f"cannot read {path}: {reason(error)}") from None
+
+
+def contents(file: BinaryIO, name: str, most: Most) -> bytes:
+    """Return the bytes of an open file, a pipe or a device, which need not end.
+
+    Raises:
+        ValueError: there are more than `most` says. Not many more are read.
+        RefscaleError: that of `most`, when `HEAD` bytes are read.
+        OSError: reading failed.
+    """
+    start = file.tell() if file.seekable() else 0
+    parts = [file.read(HEAD)]
+    limit = most(parts[0], name)
+    size = file.seek(0, os.SEEK_END) - start if file.seekable() else 0  # a device has none
+    if 0 < size <= limit:
+        file.seek(start)
+        return file.read()  # at once, which takes half of the memory
+    if not size:
+        size = len(parts[0])
+        while size <= limit and (part := file.read(_AT_ONCE)):
+            parts.append(part)
+            size += len(part)
+    if size > limit:
+        raise ValueError(f"over the size limit: it has more than {limit:,} bytes")
+    return b"".join(parts)
+
+
+def destination(path: Path) -> Path:
+    """Return the file that is written or replaced under a name, at the end of its symbolic links.
+
+    Raises:
+        OSError: there cannot be such a file: a name is too long for the file system, or links lead in a circle.
+    """
+    target = Path(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        if stat.S_ISLNK(target.lstat().st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that at any moment it is either the old one or the complete new one.
 
-    The bytes go to a temporary file in the same folder, which is then renamed. A symbolic link stays a link and its
-    target is replaced; a replaced file keeps its permissions. A device or a named pipe is written to
-    directly.
+    The bytes go to a temporary file in the same folder, which is then renamed. A symbolic link stays a link, as with
+    `>` in a shell: its target is written, even where there is none yet. A replaced file keeps its permissions. A device
+    or a named pipe is written to directly.
 
     Raises:
-        OSError: writing failed. Nothing is left behind, and an existing file is unchanged.
+        OSError: writing failed, or see `destination`. Nothing is left behind, and an existing file is unchanged.
     """
-    target = Path(os.path.realpath(path))
+    target = destination(path)
     mode = target.stat().st_mode if target.exists() else None
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -32,6 +32,8 @@ _SIGNATURES = (  # offset, bytes there, format
     (0, b"MM\0*", "TIFF"),
     (0, b"II+\0", "TIFF"),
     (0, b"MM\0+", "TIFF"),
+    (0, b"II\0*", "TIFF"),  # not by the standard, but they are read
+    (0, b"MM*\0", "TIFF"),
     (0, b"GIF8", "GIF"),
     (0, b"BM", "BMP"),
     (4, b"ftypavi", "AVIF"),
@@ -110,6 +112,11 @@ def require_support(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -
 def listed(kinds: list[str]) -> str:
     """Return formats as a list in words: `PNG and TIFF`."""
     return " and ".join(NAMES[kind] for kind in kinds)
+
+
+def readable(head: bytes) -> bool:
+    """Return whether bytes begin as a file in a format that is read."""
+    return any(head.startswith(magic, at) for at, magic, kind in _SIGNATURES if kind.upper() in READABLE)
 
 
 def unreadable(data: bytes, name: str) -> str:

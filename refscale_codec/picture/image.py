@@ -125,7 +125,8 @@ def read(path: Path, *, need_georeference: bool = True) -> Image:
         ImageError: there is no such file, it cannot be read, or `from_bytes` refuses it.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = files.contents(file, str(path), most_bytes)
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -133,6 +134,16 @@ def read(path: Path, *, need_georeference: bool = True) -> Image:
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot read {path}: {reason(error)}") from error
     return from_bytes(data, str(path), need_georeference=need_georeference)
+
+
+def most_bytes(head: bytes, name: str) -> int:
+    """Return the most bytes of a picture file that are read, by its first bytes; ImageError for another kind of file.
+
+    They are twice those of the samples, as floats.
+    """
+    if head and not formats.readable(head):
+        raise ImageError(formats.unreadable(head, name))
+    return 8 * MAX_SAMPLES
 
 
 def from_bytes(data: bytes, name: str, *, need_georeference: bool = True) -> Image:
