@@ -63,6 +63,20 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    r"""Return a text in one line that any UTF-8 file, terminal or page can hold.
+
+    Letters stay. What is none is escaped as in a string of Python: control characters, and bytes of a file name that
+    are not UTF-8, which Python has as surrogates (`os.fsdecode`), as `\xe9`.
+    """
+    return "".join(letter if letter.isprintable() else _escaped(ord(letter)) for letter in text)
+
+
+def _escaped(code: int) -> str:
+    byte_of_a_name = 0xDC80 <= code <= 0xDCFF
+    return chr(code - 0xDC00 if byte_of_a_name else code).encode("unicode_escape").decode()
+
+
 @contextmanager
 def naming(name: str) -> Iterator[None]:
     """Put a file's name before the message of any error raised inside, where the name is not known."""

@@ -11,7 +11,7 @@ import typer
 
 from refscale_codec import __version__
 from refscale_codec.cli import coding, inspection, process, study, terminal
-from refscale_codec.errors import RefscaleError
+from refscale_codec.errors import RefscaleError, printable
 
 app = typer.Typer(
     name="refscale",
@@ -47,7 +47,7 @@ def main() -> NoReturn:
     try:
         app()
     except RefscaleError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

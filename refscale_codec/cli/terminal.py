@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refscale_codec.cli import process
-from refscale_codec.errors import ContainerError, ImageError, RefscaleError, UsageError, WeightsError, naming, reason
+from refscale_codec.errors import (
+    ContainerError,
+    ImageError,
+    RefscaleError,
+    UsageError,
+    WeightsError,
+    naming,
+    printable,
+    reason,
+)
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
 
@@ -156,7 +165,7 @@ def _require_writable(output: Path) -> None:
 
 def tell(text: str) -> None:
     """Print a line of the result to stdout."""
-    write("-", f"{text}\n".encode())
+    write("-", f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
@@ -167,7 +176,7 @@ def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
 def say(quiet: bool, text: str) -> None:
     """Print a message to stderr, unless `quiet`."""
     if not quiet:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 @contextmanager
