@@ -46,6 +46,7 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study.coders import jpeg as jpeg_coder
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
+from refscale_codec.training.manifest import Pair, read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
@@ -214,7 +215,7 @@ class Judge:
     def __init__(self, manifest: Path) -> None:
         """Read every second dev pair, cut it, and move its reference into place."""
         self.pictures: list[tuple[Image, Image]] = []
-        for pair in data.read_manifest(manifest, ("dev",))[::2]:
+        for pair in read_manifest(manifest, ("dev",))[::2]:
             if pair.reference is not None:
                 target, reference = (middle(image.read(path), SIDE) for path in (pair.target, pair.reference))
                 self.pictures.append((target, warp.apply(reference, registration.estimate(target, reference))))
@@ -274,7 +275,7 @@ def main() -> None:
     judge = Judge(args.manifest)
     loaded: dict[tuple[str, ...], data.Crops] = {}
 
-    def crops(pairs: list[data.Pair], crop: int, simulated: float, unrelated: float, changed: float) -> data.Crops:
+    def crops(pairs: list[Pair], crop: int, simulated: float, unrelated: float, changed: float) -> data.Crops:
         """Load the pictures of a split only once."""
         key = tuple(str(pair.target) for pair in pairs)
         if key not in loaded:

@@ -29,8 +29,8 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.training import data
 from refscale_codec.training.losses import SLOPE
+from refscale_codec.training.manifest import Pair, read_manifest
 
 QUALITIES = (10, 30, 55, 80)
 NONE, UNMOVED, GLOBAL, BLOCKS = "none", "as it is", "transform", "transform, vectors"
@@ -45,7 +45,7 @@ BEST = {
 Tried = tuple[int, float]  # bytes, and mean squared error
 
 
-def curves(pair: data.Pair, net: Model) -> dict[str, list[Tried]]:
+def curves(pair: Pair, net: Model) -> dict[str, list[Tried]]:
     """Return what each way gives at each quality."""
     assert pair.reference is not None
     target, reference = image.read(pair.target), image.read(pair.reference)
@@ -106,7 +106,7 @@ def main() -> None:
     result: dict[str, Any] = {"command": "", "weights": weights, "qualities": QUALITIES, "pairs": {}}
     result |= kept(path, weights=weights, qualities=QUALITIES)
     result["command"] = f"python benchmarks/alignment.py manifest.csv --split {args.split}"
-    pairs = [pair for pair in data.read_manifest(args.manifest, (args.split,)) if pair.dataset in args.datasets]
+    pairs = [pair for pair in read_manifest(args.manifest, (args.split,)) if pair.dataset in args.datasets]
     for pair in (*pairs[::3], *pairs[1::3], *pairs[2::3]):  # stopped early, it has some of everything
         if pair.name not in result["pairs"]:
             picture = image.read(pair.target)

@@ -31,7 +31,7 @@ from refscale_codec.picture import bands, image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.training import data
+from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (35, 75)
 SIDE = 256
@@ -42,7 +42,7 @@ def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Imag
     """Yield dataset, name, picture and older picture, of four bands or more."""
     for path in tiffs:
         yield path.stem, path.stem, Image(np.ascontiguousarray(image.read(path).pixels[:SIDE, :SIDE, :6])), None
-    for pair in data.read_manifest(manifest, ("dev",)):
+    for pair in read_manifest(manifest, ("dev",)):
         if pair.dataset == "ombria" and pair.reference is not None:
             target, older = (image.read(path).pixels[:SIDE, :SIDE, _ORDER] for path in (pair.target, pair.reference))
             yield pair.dataset, pair.name, Image(target), Image(older)

@@ -26,7 +26,8 @@ from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
 from refscale_codec.study.coders import jpeg
-from refscale_codec.training import data, losses
+from refscale_codec.training import losses
+from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (30, 75, 92)
 
@@ -57,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     net = model.load(model.shipped(2))
     rows = []
-    for pair in data.read_manifest(args.manifest, ("dev",)):
+    for pair in read_manifest(args.manifest, ("dev",)):
         target = image.read(pair.target)
         reference = None if pair.reference is None else image.read(pair.reference)
         for quality in QUALITIES:

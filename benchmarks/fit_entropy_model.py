@@ -24,7 +24,7 @@ from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture import image
 from refscale_codec.rescale import tiled
-from refscale_codec.training import data
+from refscale_codec.training.manifest import read_manifest
 
 ROUNDS, CROP, QUALITIES = 4, 384, (8, 99)  # of each training picture: how many crops, of what side, at what qualities
 SUBSET = 60_000  # coefficients that a set of weights is fitted to
@@ -42,7 +42,7 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
     """Yield low-res pictures of the training pictures."""
     rng = np.random.default_rng(seed)
     nets = [model.load(model.shipped(scale)) for scale in (2, 4)]
-    for pair in data.read_manifest(manifest, ("train", "single")):
+    for pair in read_manifest(manifest, ("train", "single")):
         pixels = [image.read(path).pixels for path in (pair.target, pair.reference) if path is not None]
         for _ in range(ROUNDS):
             top, left = (int(rng.integers(0, max(1, side - CROP + 1))) for side in pixels[0].shape[:2])

@@ -44,6 +44,7 @@ from refscale_codec.rescale.tiled import LowRes
 from refscale_codec.training import data, loop, low_res
 from refscale_codec.training import step as steps
 from refscale_codec.training.losses import HEADER_BPP
+from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.recipe import TrainConfig
 
 RUN = ROOT / "build" / "full-size"
@@ -77,7 +78,7 @@ def learn(given: Model, manifest: Path, steps: int) -> GmmCodec:
 
     @cache
     def crops() -> data.Crops:
-        pairs = data.read_manifest(manifest, recipe.splits)
+        pairs = read_manifest(manifest, recipe.splits)
         return data.Crops(pairs, recipe.crop, recipe.simulated, recipe.unrelated, recipe.changed)
 
     def draw(step: int) -> tuple[data.Pixels, data.Pixels]:

@@ -30,7 +30,7 @@ from refscale_codec.lrcodec.interface import Floats, LowResReference
 from refscale_codec.picture import image
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
-from refscale_codec.training import data
+from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (35, 75)
 
@@ -74,7 +74,7 @@ def main() -> None:
     net = model.load(args.weights)
     assert isinstance(net.low_res, GmmCodec)
     rows = []
-    for pair in data.read_manifest(args.manifest, ("dev",)):
+    for pair in read_manifest(args.manifest, ("dev",)):
         if pair.reference is None:
             continue
         target, reference = image.read(pair.target), image.read(pair.reference)

@@ -31,8 +31,8 @@ from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
-from refscale_codec.training import data
 from refscale_codec.training.losses import SLOPE
+from refscale_codec.training.manifest import Pair, read_manifest
 
 SIDE = 256
 QUALITIES = (35, 70)
@@ -169,8 +169,8 @@ def main() -> None:
     path, weights = RESULTS / "local-gain-offset.json", net.fingerprint.hex()
     result: dict[str, Any] = {"weights": weights, "pairs": {}} | kept(path, weights=weights)
     result["command"] = "python benchmarks/local_gain_offset.py manifest.csv"
-    by_dataset: dict[str, list[data.Pair]] = {}
-    for pair in data.read_manifest(args.manifest, ("dev",)):
+    by_dataset: dict[str, list[Pair]] = {}
+    for pair in read_manifest(args.manifest, ("dev",)):
         if not pair.dataset.startswith("naip"):
             by_dataset.setdefault(pair.dataset, []).append(pair)
     for at in range(PAIRS):  # stopped early, it has some of everything

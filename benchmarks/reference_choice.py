@@ -31,8 +31,8 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.study.pairs import cut_to, unrelated
-from refscale_codec.training import data
 from refscale_codec.training.losses import SLOPE
+from refscale_codec.training.manifest import read_manifest
 
 RESULTS = FOLDER / "reference-choice.json"
 SIDE = 256
@@ -85,7 +85,7 @@ def main() -> None:
     net = model.load(model.shipped(2))
     weights = net.fingerprint.hex()
     rows = kept(RESULTS, FIELDS, weights=weights).get("rows", [])
-    pairs = [pair for pair in data.read_manifest(args.manifest, ("dev",)) if pair.reference is not None]
+    pairs = [pair for pair in read_manifest(args.manifest, ("dev",)) if pair.reference is not None]
     for place, pair in list(enumerate(pairs))[:: args.every]:
         if any((row["dataset"], row["name"]) == (pair.dataset, pair.name) for row in rows):
             continue

@@ -33,8 +33,8 @@ from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
-from refscale_codec.training import data
 from refscale_codec.training.data import Pixels
+from refscale_codec.training.manifest import Pair, read_manifest
 
 NONE, FIRST = "none", "as it was"
 QUALITIES = (10, 30, 55, 78, 92)
@@ -100,7 +100,7 @@ def clouded(picture: Pixels, share: float) -> Pixels:
     return np.asarray(np.clip(np.rint(picture * (1 - opacity) + white * opacity), 0, 255), np.uint8)
 
 
-def curve(name: str, pair: data.Pair, other: data.Pair) -> list[Point]:
+def curve(name: str, pair: Pair, other: Pair) -> list[Point]:
     """Return bits per pixel and PSNR at each quality, in a case."""
     torch.set_num_threads(1)
     assert pair.reference is not None and other.reference is not None
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--every", type=int, default=3)
     args = parser.parse_args()
-    pairs = [pair for pair in data.read_manifest(args.manifest, ("dev",)) if pair.dataset.startswith("naip")]
+    pairs = [pair for pair in read_manifest(args.manifest, ("dev",)) if pair.dataset.startswith("naip")]
     pairs = pairs[:: args.every]
     others = pairs[3:] + pairs[:3]
     path = RESULTS / "robustness.json"

@@ -27,7 +27,7 @@ from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.study import metrics
-from refscale_codec.training import data
+from refscale_codec.training.manifest import Pair, read_manifest
 
 SIDE = 128
 SIZES = (0.25, 0.5, 1.0, 1.5)  # bits per pixel
@@ -64,8 +64,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(model.shipped(2))
-    firsts: dict[str, data.Pair] = {}
-    for pair in data.read_manifest(args.manifest, ("dev",)):
+    firsts: dict[str, Pair] = {}
+    for pair in read_manifest(args.manifest, ("dev",)):
         if pair.reference is not None:
             firsts.setdefault(pair.dataset, pair)
     rows: list[dict[str, Any]] = []

@@ -28,6 +28,7 @@ from common import RESULTS, ROOT, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from refscale_codec.training import data, flow, loop, losses
+from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
@@ -129,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     config = replace(TrainConfig.read(ROOT / "weights" / "recipe-x2.toml"), manifest=str(args.manifest))
-    pairs = data.read_manifest(args.manifest, ("train",))[::8]
+    pairs = read_manifest(args.manifest, ("train",))[::8]
     crops = data.Crops(pairs, config.crop, config.simulated, config.unrelated, config.changed)
     limits = {"float32": ceiling(device, torch.float32), "bf16": ceiling(device, torch.bfloat16)}
     flops = operations(config, crops, device)

@@ -1,4 +1,4 @@
-"""Manifests, crops and simulated revisits: the same crops for the same step, and the shares that were asked for."""
+"""Crops and simulated revisits: the same crops for the same step, and the shares that were asked for."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.errors import ImageError
 from refscale_codec.training import data
-from refscale_codec.training.data import Crops, Pair, read_manifest
+from refscale_codec.training.data import Crops
+from refscale_codec.training.manifest import Pair
 
 CROP = 16
 
@@ -39,77 +40,6 @@ def pair_of(
 
 def crops_of(pairs: list[Pair], *, simulated: float = 0, unrelated: float = 0, changed: float = 0) -> Crops:
     return Crops(pairs, CROP, simulated, unrelated, changed)
-
-
-def manifest(folder: Path, text: str) -> Path:
-    path = folder / "pairs.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-# --- manifests -------------------------------------------------------------------------------------------------------
-
-
-def test_manifest_needs_two_columns_only(tmp_path: Path) -> None:
-    path = manifest(tmp_path, "reference,target\nold/x.png,new/x.png\n,new/y.webp\n")
-    assert read_manifest(path) == [
-        Pair("pictures", "x", tmp_path / "new/x.png", tmp_path / "old/x.png"),
-        Pair("pictures", "y", tmp_path / "new/y.webp", None),
-    ]
-    assert read_manifest(path, ("train",)) == read_manifest(path)  # without the column every row counts
-
-
-def test_manifest_columns_may_name_split_dataset_and_picture(tmp_path: Path) -> None:
-    path = manifest(
-        tmp_path,
-        "split,dataset,name,target,reference,width\n"
-        "train,town,first,a.png,b.png,256\ndev,town,,c.png,d.png,256\nsingle,,,e.png,,64\n",
-    )
-    first = Pair("town", "first", tmp_path / "a.png", tmp_path / "b.png")
-    second = Pair("town", "c", tmp_path / "c.png", tmp_path / "d.png")
-    third = Pair("pictures", "e", tmp_path / "e.png", None)
-    assert read_manifest(path) == [first, second, third]
-    assert read_manifest(path, ("dev",)) == [second]
-    assert read_manifest(path, ("single", "train")) == [first, third]
-
-
-def test_manifest_paths_may_be_absolute(tmp_path: Path) -> None:
-    picture = tmp_path / "elsewhere" / "a.png"
-    (only,) = read_manifest(manifest(tmp_path, f"target,reference\n{picture},{picture}\n"))
-    assert (only.target, only.reference) == (picture, picture)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "target,reference\n", "target\na.png\n", "reference\nb.png\n", "image,reference\na.png,b.png\n"]
-)
-def test_a_manifest_without_its_columns_or_rows_is_refused(tmp_path: Path, text: str) -> None:
-    path = manifest(tmp_path, text)
-    with pytest.raises(UsageError, match="'target' and 'reference' and at least one row") as caught:
-        read_manifest(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
-    path = manifest(tmp_path, "split,target,reference\ntrain,a.png,b.png\n")
-    with pytest.raises(UsageError, match="no row of the split dev or test"):
-        read_manifest(path, ("dev", "test"))
-
-
-def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(UsageError, match="cannot read the manifest") as caught:
-            read_manifest(path)
-        assert str(path) in str(caught.value)
-    latin = tmp_path / "latin.csv"
-    latin.write_bytes("target,reference\nM\xfcnchen.png,\n".encode("latin-1"))
-    with pytest.raises(UsageError, match="cannot read the manifest"):
-        read_manifest(latin)
-
-
-@pytest.mark.parametrize("row", ["b.png", "b.png,"])
-def test_a_row_without_a_target_is_refused(tmp_path: Path, row: str) -> None:
-    with pytest.raises(UsageError, match="target"):
-        read_manifest(manifest(tmp_path, f"reference,target\n{row}\n"))
 
 
 # --- crops -----------------------------------------------------------------------------------------------------------

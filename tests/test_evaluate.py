@@ -26,7 +26,7 @@ from refscale_codec.study.coders.protocol import Coder
 from refscale_codec.study.coders.refscale import MODES
 from refscale_codec.study.comparison import compare
 from refscale_codec.study.results import Row
-from refscale_codec.training.data import Pair, read_manifest
+from refscale_codec.training.manifest import Pair, read_manifest
 
 
 @pytest.fixture(scope="module")

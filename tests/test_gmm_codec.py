@@ -35,7 +35,8 @@ from refscale_codec.rescale import tiled
 from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.study import metrics
 from refscale_codec.training import loop, low_res
-from refscale_codec.training.data import Crops, read_manifest
+from refscale_codec.training.data import Crops
+from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
@@ -352,7 +353,7 @@ def test_the_low_res_reference_is_the_rounded_mean(net: Model) -> None:
 
 
 def test_a_real_pair_comes_back(net: Model, data_folder: Path) -> None:
-    from refscale_codec.training.data import read_manifest
+    from refscale_codec.training.manifest import read_manifest
 
     pair = next(p for p in read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference)
     assert pair.reference is not None

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import TINY, stored_model
+from conftest import TINY, Outcome, stored_model
 
 from refscale_codec import model
 from refscale_codec.codec import encoder
@@ -22,7 +24,7 @@ from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import baselines
 from refscale_codec.study.rdcurve import Setup
 from refscale_codec.study.results import Row
-from refscale_codec.training.data import Pair
+from refscale_codec.training.manifest import Pair
 
 
 def drawn(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
@@ -259,3 +261,24 @@ def test_two_files_of_weights_of_one_scale_are_compared(place: Path, tiny_weight
     assert len(set(results.weights.values())) == 2
     assert ("refscale-other", "refscale-tiny-x2") in [(c.coder, c.anchor) for c in results.comparisons]
     assert len({coder.label for coder in results.coders}) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes")
+def test_names_of_any_bytes_reach_all_files(refscale: Callable[..., Outcome], tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9\n[b]")
+    for folder in ("[red]", "old"):
+        (tmp_path / folder).mkdir()
+        PIL.Image.fromarray(drawn(1)).save(tmp_path / folder / f"{name}.png")
+    outcome = refscale("rd-curve", tmp_path / "[red]", tmp_path / "old", "-o", tmp_path / name, "--coders", "jpeg,webp")
+    assert outcome.code == 0, outcome.err
+    assert "[red]" in outcome.text
+    assert r"caf\xe9\n[b]/report.html" in outcome.err
+    results = results_files.read(tmp_path / name / "results.json")
+    assert {row.name for row in results.rows} == {r"caf\xe9\n[b]"}
+    assert "[red]" in (tmp_path / name / "summary.csv").read_text(encoding="utf-8")
+    os.remove(tmp_path / "old" / f"{name}.png", "--coders", "jpeg")
+    outcome = refscale(
+        "rd-curve", tmp_path / "[red]" / f"{name}.png", tmp_path / "old" / f"{name}.png", "--coders", "jpeg"
+    )
+    assert (outcome.code, outcome.err.count("\n")) == (3, 1)
+    assert r"caf\xe9\n[b].png" in outcome.err

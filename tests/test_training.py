@@ -26,8 +26,9 @@ from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.study.coders import jpeg
 from refscale_codec.training import loop as training
 from refscale_codec.training import losses, nets
-from refscale_codec.training.data import Crops, read_manifest
+from refscale_codec.training.data import Crops
 from refscale_codec.training.losses import through_jpeg
+from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate
 from refscale_codec.training.untied import maps

@@ -13,7 +13,7 @@ import typer
 
 from refscale_codec.cli import process, terminal
 from refscale_codec.cli.options import DeviceOption, QuietOption, WeightsOption
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, printable
 from refscale_codec.study.qualities import DOWNSCALED
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def evaluate_command(
         from refscale_codec.study import results as results_files
         from refscale_codec.study.coders.refscale import MODES, weights_names
         from refscale_codec.study.comparison import compare
-        from refscale_codec.training.data import read_manifest
+        from refscale_codec.training.manifest import read_manifest
 
         if output not in (None, "-") and not Path(str(output)).parent.is_dir():
             raise UsageError(f"cannot write {output}: there is no folder {Path(str(output)).parent}")
@@ -104,7 +104,7 @@ def evaluate_command(
     table = Table("dataset", "coder", "against", "BD-rate %", "pictures", "left out")
     for c in comparisons:
         table.add_row(c.dataset, c.coder, c.anchor, _percent(c), str(c.pictures), str(c.left_out))
-    Console(stderr=output == "-").print(table)
+    Console(stderr=output == "-", markup=False, emoji=False).print(table)
     per_dataset = ", ".join(f"{dataset} {psnr:.2f}" for dataset, psnr in rounded.items())
     terminal.say(
         quiet, f"mean PSNR in dB with the low-res picture rounded to 8 bits and not coded further: {per_dataset}"
@@ -179,7 +179,7 @@ def rd_curve(
     from rich.console import Console
 
     terminal.tell(f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel; * has notes, see summary.csv")
-    Console().print(_bd_table(results.comparisons))
+    Console(markup=False, emoji=False).print(_bd_table(results.comparisons))
     resampled = sum(pair.resampled for pair in pairs)
     others = ", ".join(c.name for c in results.coders if c.needs_reference and not c.is_refscale)
     if resampled and others:
@@ -218,4 +218,4 @@ def _duration(seconds: float) -> str:
 
 def _command() -> str:
     """Return the command line as it was given, but without folders."""
-    return " ".join(["refscale", *(re.sub(r"[^=]*/", "", word) for word in sys.argv[1:])])
+    return printable(" ".join(["refscale", *(re.sub(r"[^=]*/", "", word) for word in sys.argv[1:])]))

@@ -193,10 +193,11 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
+        from rich.text import Text
 
         with lock:
             if not finished.is_set():
-                spinner = Spinner("dots", current[0])
+                spinner = Spinner("dots", Text(current[0]))  # not markup, which a name may look like
                 shared_terminal = sys.stdout.isatty()  # otherwise the data on stdout must not be altered
                 console = Console(stderr=True)
                 display = Live(spinner, console=console, transient=True, redirect_stdout=shared_terminal)
@@ -204,10 +205,12 @@ def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
                 display.start()
 
     def step(text: str) -> None:
+        from rich.text import Text
+
         with lock:
             current[0] = text
             if shown:
-                shown[0][0].update(text=text)
+                shown[0][0].update(text=Text(text))
 
     finished = threading.Event()
     timer = threading.Timer(PATIENCE, show)

@@ -32,7 +32,7 @@ from refscale_codec.study.coders.refscale import MODES, Mode, Refscale
 from refscale_codec.study.pairs import cut_to, unrelated
 from refscale_codec.study.qualities import DOWNSCALED, JPEG_DENSE
 from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
-from refscale_codec.training.data import Pair
+from refscale_codec.training.manifest import Pair
 
 
 def evaluate(
@@ -53,8 +53,9 @@ def evaluate(
     qualities, modes = tuple(qualities), tuple(modes)
     rows = []
     for place, pair in enumerate(pairs):
-        target = pictures.read_rgb(pair.target)
-        references = _references(pairs, place, target)
+        with pair.named_in_errors():
+            target = pictures.read_rgb(pair.target)
+            references = _references(pairs, place, target)
         rows += _rows(pair, "jpeg", JPEG, target, None, JPEG_DENSE)
         for mode in modes:
             if mode in references:

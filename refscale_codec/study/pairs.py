@@ -1,4 +1,4 @@
-"""The pairs to measure: from a CSV, from two folders or from two pictures; read once before anything is measured."""
+"""The pairs to measure: from a manifest, from two folders or two pictures; read once before anything is measured."""
 
 import hashlib
 from collections import Counter
@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, printable
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
-from refscale_codec.training.data import Pair, read_manifest
+from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
+from refscale_codec.training.manifest import Pair, read_manifest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+"""Of pictures in a folder."""
 
 
 class Checked(NamedTuple):
@@ -30,30 +32,32 @@ def find(source: Path, reference: Path | None, split: str | None = None) -> list
     """Return the pairs to measure, each with a name of its own within its dataset.
 
     Args:
-        source: a CSV (see `data.read_manifest`), a folder of targets, or one target.
+        source: a manifest (see `manifest`), by its suffix, a folder of targets, or one target.
         reference: nothing, a folder of references with the same file names, or one reference.
         split: only rows of this split of a CSV.
 
     Raises:
         UsageError: nothing to measure, or the two do not belong together.
     """
-    if split is not None and source.suffix.lower() != ".csv":
+    is_manifest = source.suffix.lower() in MANIFESTS and not source.is_dir()
+    if split is not None and not is_manifest:
         raise UsageError("--split goes with a CSV of pairs")
     if source.is_dir():
         if reference is None or not reference.is_dir():
             raise UsageError(f"{source} is a folder: give a folder of references with the same file names, too")
         pairs = _of_folders(source, reference)
-    elif source.suffix.lower() == ".csv":
+    elif is_manifest:
         if reference is not None:
             raise UsageError(f"{source} names the references itself; {reference} would have no effect")
         pairs = read_manifest(source, None if split is None else (split,))
     else:
-        pairs = [Pair(source.parent.name or "pictures", source.stem, source, reference)]
+        pairs = [Pair(printable(source.parent.name) or "pictures", printable(source.stem), source, reference)]
     for name_of in (lambda p: p.name, lambda p: f"{p.target.parent.name}/{p.target.stem}", lambda p: str(p.target)):
-        named = [replace(pair, name=name_of(pair)) for pair in pairs]
-        if max(Counter((pair.dataset, pair.name) for pair in named).values()) == 1:
+        named = [replace(pair, name=printable(name_of(pair))) for pair in pairs]
+        (_, name), times = Counter((pair.dataset, pair.name) for pair in named).most_common(1)[0]
+        if times == 1:
             return named
-    raise UsageError(f"{source} lists the same target more than once")
+    raise UsageError(f"{source} lists the same target more than once: {name}")
 
 
 def _of_folders(targets: Path, references: Path) -> list[Pair]:
@@ -64,7 +68,10 @@ def _of_folders(targets: Path, references: Path) -> list[Pair]:
     common = sorted(names[targets] & names[references])
     if not common:
         raise UsageError(f"{targets} and {references} have no picture of the same name")
-    return [Pair(targets.name, Path(name).stem, targets / name, references / name) for name in common]
+    return [
+        Pair(printable(targets.name) or "pictures", printable(Path(name).stem), targets / name, references / name)
+        for name in common
+    ]
 
 
 def check(pairs: Iterable[Pair]) -> list[Checked]:
@@ -77,11 +84,10 @@ def check(pairs: Iterable[Pair]) -> list[Checked]:
     for place, pair in enumerate(pairs):
         digest = hashlib.sha256()
         sizes = []
-        for path in (pair.target, pair.reference):
-            if path is not None:
-                pixels = pictures.read_rgb(path).pixels
-                digest.update(path.read_bytes())
-                sizes.append(pixels.shape)
+        for path in filter(None, (pair.target, pair.reference)):
+            with pair.named_in_errors():
+                sizes.append(pictures.read_rgb(path).pixels.shape)
+            digest.update(path.read_bytes())
         digits, other = digest.hexdigest()[:16], unrelated(pairs, place)
         checked.append(Checked(pair, digits, other, len(set(sizes)) > 1))
     return checked

@@ -40,7 +40,7 @@ from refscale_codec.study.coders.refscale import MODES, Refscale, weights_names
 from refscale_codec.study.comparison import RANGE, compare
 from refscale_codec.study.pairs import Checked, cut_to
 from refscale_codec.study.results import CoderInfo, Comparison, Results, Row, from_fields, to_fields
-from refscale_codec.training.data import Pair
+from refscale_codec.training.manifest import Pair
 
 ANCHOR = "jpeg"
 PACKAGES = ("torch", "numpy", "pillow", "av", "pillow-jxl-plugin", "bjontegaard", "pytorch-msssim")

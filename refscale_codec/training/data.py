@@ -1,15 +1,11 @@
 """Training crops: real revisit pairs, and pairs that a revisit simulator makes out of one picture.
 
 Every sample is a function of (seed, step, position in the batch) alone, so a resumed run sees what an uninterrupted one
-would have seen. A manifest is a CSV with the columns split, dataset, target, reference (paths beside it; an empty
-reference means a single picture).
+would have seen.
 """
 
-import csv
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,55 +13,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError, UsageError, reason
+from refscale_codec.errors import ImageError
 from refscale_codec.picture import image
 from refscale_codec.reference import registration, warp
+from refscale_codec.training.manifest import Pair
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
 Floats = NDArray[np.float32]  # [h, w, 3] in [0, 1]
 Mask = NDArray[np.bool_]  # [h, w]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One row of a manifest."""
-
-    dataset: str
-    name: str
-    target: Path
-    reference: Path | None
-
-
-def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pair]:
-    """Return the pairs of a manifest; `splits` None takes all rows.
-
-    Only the columns target and reference are needed; without a column split every row counts.
-
-    Raises:
-        UsageError: missing file, missing column, or no row of these splits.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the manifest {path}: {reason(error)}") from None
-    if not rows or not {"target", "reference"} <= rows[0].keys():
-        raise UsageError(f"{path} needs the columns 'target' and 'reference' and at least one row")
-    if any(not row["target"] or row["reference"] is None for row in rows):
-        raise UsageError(f"{path} has a row without a target, or one that is too short")
-    pairs = [
-        Pair(
-            dataset=row.get("dataset") or "pictures",
-            name=row.get("name") or Path(row["target"]).stem,
-            target=path.parent / row["target"],
-            reference=path.parent / row["reference"] if row["reference"] else None,
-        )
-        for row in rows
-        if splits is None or "split" not in row or row["split"] in splits
-    ]
-    if not pairs:
-        raise UsageError(f"{path} has no row of the split {' or '.join(splits or ())}")
-    return pairs
 
 
 def simulate_revisit(picture: Floats, rng: Generator) -> Floats:
@@ -103,7 +58,8 @@ def _float32(x: Any) -> Floats:
 
 def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
     """Return dataset, target and the reference moved into place, of both directions of a pair."""
-    visits = [image.read_rgb(path) for path in (pair.target, pair.reference) if path is not None]
+    with pair.named_in_errors():
+        visits = [image.read_rgb(path) for path in (pair.target, pair.reference) if path is not None]
     if visits[0].pixels.shape != visits[-1].pixels.shape:
         raise ImageError(f"{pair.target} and {pair.reference} differ in size")
     if len(visits) == 1:

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from refscale_codec.errors import UsageError
-from refscale_codec.training.data import Crops, Mask, Pixels, read_manifest
+from refscale_codec.training.data import Crops, Mask, Pixels
+from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.muon import Muon
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate

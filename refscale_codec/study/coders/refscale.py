@@ -10,7 +10,7 @@ import numpy as np
 
 from refscale_codec import lrcodec
 from refscale_codec.codec import decoder, encoder
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, printable
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -104,7 +104,7 @@ def weights_names(paths: Sequence[Path]) -> list[str]:
         UsageError: the same file twice, or names that are equal with their folders.
     """
     for parts in (1, 2):
-        names = ["-".join([*path.parts[-parts:-1], path.stem]) for path in paths]
+        names = [printable("-".join([*path.parts[-parts:-1], path.stem])) for path in paths]
         names = [name if name.startswith("refscale") else f"refscale-{name}" for name in names]
         if len(set(names)) == len(names):
             return names
