@@ -1,5 +1,6 @@
 """What all tests share: a tiny net, a pair of pictures, the real pairs, and the rules for GPU tests."""
 
+import importlib.util
 import io
 import math
 import os
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
@@ -30,7 +31,18 @@ ROOT = Path(__file__).parents[1]
 TINY = RescaleConfig(scale=2, blocks=2, width=8, ref_width=8)
 SMALL = GmmConfig(channels=16, width=8, reference_channels=4)
 
+GOLDEN = ROOT / "tests" / "golden"
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def golden() -> ModuleType:
+    """Return the program that made the golden files: it has their targets, references and weights."""
+    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def sine_filled(module: AnyModule) -> AnyModule:

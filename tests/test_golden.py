@@ -1,31 +1,18 @@
 """Golden files: what was written once decodes to the same pixels, up to a level of floating point."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import GOLDEN, golden
 
 from refscale_codec import model
 from refscale_codec.codec import decoder
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.sections import TABLE
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import warp
 
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def made() -> object:
-    """Import the program that made them."""
-    found = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-make = made()
-NAMES: list[str] = sorted(make.NAMES)  # type: ignore[attr-defined]
+make = golden()
+NAMES: list[str] = sorted(make.NAMES)
 
 
 def test_there_is_one_of_each() -> None:
@@ -38,14 +25,14 @@ def test_a_golden_file_decodes_to_its_pixels(name: str) -> None:
     data = (GOLDEN / f"{name}.rsc").read_bytes()
     file = container.unpack(data)
     assert container.pack(file) == data
-    net = model.load(model.shipped_as(file.header.weights))
-    picture = decoder.decode(data, make.reference(name), net)  # type: ignore[attr-defined]
+    net = model.load(make.weights(name))
+    picture = decoder.decode(data, make.reference(name), net)
     with np.load(GOLDEN / f"{name}.npz") as expected:
         pixels = expected["pixels"]
     assert picture.pixels.dtype == pixels.dtype
-    level = 1 if pixels.dtype == np.uint8 else 13  # a 255th of the range that is coded
     away = abs(picture.pixels.astype(int) - pixels)
-    assert away.max() <= level
+    level = 1 if pixels.dtype == np.uint8 else 13  # a 255th of the range that is coded
+    assert away.max() <= (0 if net.exact else level)
     assert away.mean() < 0.01 * level
 
 
@@ -61,5 +48,30 @@ def test_golden_files_show_each_section_and_codec() -> None:
         (2, 2, True),
         (2, 2, False),
     }
-    assert any(file.similarity_map == b"" for file in files)
-    assert any(file.similarity_map for file in files)
+
+
+def test_golden_files_show_each_way_to_code_the_map_and_the_warp() -> None:
+    files = {name: container.unpack((GOLDEN / f"{name}.rsc").read_bytes()) for name in NAMES}
+    sizes = [None if file.similarity_map is None else len(file.similarity_map) for file in files.values()]
+    assert {None, 0, 1} < set(sizes)  # highest everywhere; none of the reference; one level
+    warps = [
+        warp.unpack(file.alignment, file.header.height, file.header.width)
+        for file in files.values()
+        if file.alignment is not None
+    ]
+    assert {alignment.transform.pairs for alignment in warps} == {0, 1, 2, 3, 4}
+    assert {alignment.factor for alignment in warps} == {1, 3}
+    seen = {(alignment.motion.any(), alignment.radiometry is not None) for alignment in warps}
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}
+    for name in NAMES:
+        given = make.alignment(name)
+        if given is not None:
+            read = warp.unpack(files[name].alignment or b"", *make.SIZE)
+            assert read.transform == given.transform and read.radiometry == given.radiometry
+
+
+def test_golden_files_of_exact_nets_hold_their_hash() -> None:
+    hashes = {name: container.unpack((GOLDEN / f"{name}.rsc").read_bytes()).output_hash for name in make.NOT_SHIPPED}
+    for name, found in hashes.items():
+        with np.load(GOLDEN / f"{name}.npz") as expected:
+            assert Image(expected["pixels"]).fingerprint() == found

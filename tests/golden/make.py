@@ -1,9 +1,11 @@
 """Make the golden files again: `python tests/golden/make.py`, whenever the format changes, until it is declared stable.
+With names, only those are made.
 
 Each file shows a feature of the format on a cut of the drawn example pair: NAME.rsc, what it decodes to (NAME.npz), and
 the reference that it needs, which `reference` in this module draws from the same cut.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec import model
-from refscale_codec.codec import decoder, encoder
+from refscale_codec.codec import decoder, encoder, reference_choice
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
+from refscale_codec.reference.source import ReferenceSource, Unused, Warped
+from refscale_codec.reference.warp import STEPS, Alignment, GainOffset, Transform, still
 from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale.interface import Rescaler
 
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[1] / "examples"
+EXACT = FOLDER.parents[1] / "benchmarks" / "weights" / "x2-untied.safetensors"
 SIZE = 88, 104
 
 
@@ -76,6 +81,11 @@ def doubled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.dstack([pixels, 255 - pixels[..., ::-1]])
 
 
+def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture of three times the side, with two rows and a column more."""
+    return np.pad(pixels.repeat(3, axis=0).repeat(3, axis=1), ((0, 2), (0, 1), (0, 0)), "edge")
+
+
 Make = Callable[[NDArray[np.uint8]], Image]
 NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     # name: scale, low-res codec, target of the cut, reference of the cut
@@ -95,7 +105,47 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "unused": (2, "gmm", Image, lambda x: Image(noise(x))),
     "predicted": (2, "gmm", lambda x: Image(deep(doubled(x)[..., :5])), None),
     "everything": (4, "jpeg", of_everything, lambda x: Image(odd(x))),
+    "shift": (2, "jpeg", Image, lambda x: Image(shifted(x))),  # this and the next three: see `alignment`
+    "similarity": (2, "gmm", Image, lambda x: Image(np.ascontiguousarray(x[:70]))),
+    "affine": (4, "jpeg", Image, lambda x: Image(enlarged(x))),
+    "homography": (2, "jpeg", lambda x: Image(deep(x)), lambda x: Image(deep(torn(x)))),
+    "constant-map": (2, "jpeg", Image, Image),  # see `with_map`
+    "exact": (2, "jpeg", Image, Image),
+    "exact-sixteen-bits": (2, "jpeg", lambda x: Image(deep(doubled(x))), lambda x: Image(deep(shifted(doubled(x))))),
 }
+NOT_SHIPPED = {name: EXACT for name in ("exact", "exact-sixteen-bits")}  # weights that have to be named
+
+
+def weights(name: str) -> Path:
+    """Return the weights of a golden file."""
+    return NOT_SHIPPED.get(name) or model.shipped(*NAMES[name][:2])
+
+
+def alignment(name: str) -> Alignment | None:
+    """Return the alignment that a golden file has to have, where it does not matter what the encoder would find."""
+    one = 1 << Transform.bits(*SIZE)
+    image, motion = still(*SIZE), np.full((2, 2, 2), (-3, 2), np.int16)
+    return {
+        "shift": image._replace(
+            transform=Transform(-3 * STEPS, 2 * STEPS + 20),
+            radiometry=(GainOffset(320, -4), GainOffset(), GainOffset(250, 7)),
+        ),
+        "similarity": image._replace(transform=Transform(90, -200, one // 50, one // 30, -(one // 30), one // 50)),
+        "affine": image._replace(factor=3, transform=Transform(0, 30, one // 90, 0, one // 70, -(one // 40))),
+        "homography": image._replace(
+            transform=Transform(9, -60, one // 60, one // 80, -(one // 50), 0, 40, -70),
+            motion=motion,
+            radiometry=(GainOffset(300, 900),) * 3,
+        ),
+    }.get(name)
+
+
+def as_given(name: str) -> Callable[..., ReferenceSource] | None:
+    """Return a choice of the reference's use that is `alignment`."""
+    given = alignment(name)
+    if given is None:
+        return None
+    return lambda group, older, found, first: Warped(given) if older is not None else Unused()
 
 
 def reference(name: str) -> Image | None:
@@ -109,23 +159,25 @@ def target(name: str) -> Image:
     return NAMES[name][2](cut("target"))
 
 
-def with_map(data: bytes, rescaler: Rescaler) -> bytes:
-    """Return a file with a similarity map of all levels, which pictures this small do not get by themselves."""
+def with_map(data: bytes, rescaler: Rescaler, constant: bool) -> bytes:
+    """Return a file with a map of one level, or of all levels, which pictures this small do not get by themselves."""
     file = container.unpack(data)
     cell = rescaler.cell // rescaler.scale  # low-res pixels a side
     rows, columns = np.ogrid[[slice(-(-side // cell)) for side in file.header.low_res_size]]
     levels = ((rows * columns // 9 + columns // 3) % rescaler.map_levels).astype(np.uint8)
+    levels = np.ones_like(levels) if constant else levels
     return container.pack(replace(file, similarity_map=similarity_map.encode(levels, rescaler.map_levels)))
 
 
 def main() -> None:
-    """Write all of them."""
-    for name, (scale, codec, _, _) in NAMES.items():
-        net = model.load(model.shipped(scale, codec))
+    """Write those that were named, or all."""
+    for name in sys.argv[1:] or NAMES:
+        net = model.load(weights(name))
         options = EncodeOptions(60, output_hash=name == "everything")
-        data = encoder.encode(target(name), reference(name), net, options)
-        if name == "map":
-            data = with_map(data, net.rescaler)
+        choose = as_given(name) or reference_choice.choose
+        data = encoder.prepare(target(name), reference(name), net, options, choose=choose).code(60).file()
+        if name in ("map", "constant-map"):
+            data = with_map(data, net.rescaler, name == "constant-map")
         (FOLDER / f"{name}.rsc").write_bytes(data)
         np.savez_compressed(FOLDER / f"{name}.npz", pixels=decoder.decode(data, reference(name), net).pixels)
         print(name, len(data))

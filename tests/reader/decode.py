@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reader import bands, container, dct, learned, similarity_map, warp
-from reader.container import ALIGNMENT, BANDS, EXTRA_BANDS, MAP, PREDICTION, File
+from reader.container import ALIGNMENT, BANDS, EXTRA_BANDS, MAP, OUTPUT_HASH, PREDICTION, File
 from reader.flow import Flow
 from reader.synthesis import Synthesis
 from reader.untied import Untied
@@ -73,6 +73,7 @@ def decode(
     described = bands.Bands(file.payloads.get(BANDS), file.height, file.width)
     references = [None] * len(described.groups) if reference is None else described.of_reference(reference)
     groups: list[np.ndarray] = []
+    output_hash = file.payloads.get(OUTPUT_HASH)
     for older in references:
         warped = older if file.uses_reference else None
         if PREDICTION in file.payloads and file.uses_reference:
@@ -82,7 +83,11 @@ def decode(
         groups.append(group(file, weights, tables, warped, described.group_type))
         if EXTRA_BANDS in file.payloads:
             file = container.parse(file.payloads[EXTRA_BANDS])
-    return described.joined(groups), described
+    picture = described.joined(groups)
+    exact = weights.config.get("kind") == "untied" and "gmm" not in weights.config
+    if exact and output_hash != fingerprint(picture):
+        raise ValueError("the decoded picture is not the one of the file's hash")
+    return picture, described
 
 
 if __name__ == "__main__":  # FILE WEIGHTS TABLES OUT.npy [REFERENCE.npy]
