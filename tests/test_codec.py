@@ -19,7 +19,7 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, WeightsError
 from refscale_codec.fileformat import container
-from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct import coefficients, entropy, jfif
 from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
@@ -468,7 +468,7 @@ def test_the_jpeg_of_a_file_shows_its_low_res_picture(pair: Pair, tiny_model: Mo
     file = container.unpack(encoder.encode(target, reference, tiny_model, EncodeOptions(quality=quality)))
     low = payloads.low_res_of(file, tiny_model, None)
     size = low.lr.shape[:2]
-    plain = coefficients.write(entropy.decode(file.lr, *size, quality), *size, quality)
+    plain = jfif.write(entropy.decode(file.lr, *size, quality), *size, quality)
     assert len(plain) > len(file.lr)
     shown = jpeg.decode(plain)
     assert abs(shown.astype(int) - low.picture).max() <= 2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct import coefficients, jfif
 from refscale_codec.lrcodec.dct.coefficients import DCT, LARGEST, YCBCR, ZIGZAG, Floats, Indices
 from refscale_codec.rescale.tiled import LowRes
 
@@ -113,7 +113,7 @@ def test_quantiser_steps_are_those_in_the_file(quality: int) -> None:
     zigzag = coefficients.steps(quality)
     for jpeg in (
         jpeg_of(noise(8, 8), qtables=coefficients.tables(quality)),
-        coefficients.write(np.zeros((1, 1, 3, 64), np.int16), 8, 8, quality),
+        jfif.write(np.zeros((1, 1, 3, 64), np.int16), 8, 8, quality),
     ):
         tables = PIL.Image.open(io.BytesIO(jpeg)).quantization  # type: ignore[attr-defined]
         for component, table in ((0, 0), (1, 1), (2, 1)):
@@ -210,7 +210,7 @@ def test_viewers_see_what_levels_restore(size: tuple[int, int], quality: int) ->
     for lr in mild(*size):
         levels = coefficients.quantise(lr.astype(np.float32), quality)
         restored = LowRes(coefficients.dequantise(levels, *size, quality), None).picture
-        jpeg = coefficients.write(levels, *size, quality)
+        jpeg = jfif.write(levels, *size, quality)
         assert sampling_factors(jpeg) == [(1, 1), (1, 1), (1, 1)]
         with PIL.Image.open(io.BytesIO(jpeg)) as opened:
             assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", size[::-1])
@@ -224,13 +224,13 @@ def test_what_libjpeg_wrote_is_written_again_to_the_byte(size: tuple[int, int], 
     lr = mild(*size)[0]
     jpeg = jpeg_of(lr, qtables=coefficients.tables(quality), subsampling="4:4:4")  # not fitted
     decoded = np.array(PIL.Image.open(io.BytesIO(jpeg)), np.float32)
-    assert coefficients.write(coefficients.quantise(decoded, quality), *size, quality) == jpeg
+    assert jfif.write(coefficients.quantise(decoded, quality), *size, quality) == jpeg
 
 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4), columns=st.integers(1, 4), quality=st.integers(1, 100))
 @settings(max_examples=40, deadline=None)
 def test_any_levels_are_written(seed: int, rows: int, columns: int, quality: int) -> None:
-    jpeg = coefficients.write(random_levels(seed, rows, columns), 8 * rows - 3, 8 * columns, quality)
+    jpeg = jfif.write(random_levels(seed, rows, columns), 8 * rows - 3, 8 * columns, quality)
     assert np.array_equal(levels_in(jpeg, rows, columns), random_levels(seed, rows, columns))
     with PIL.Image.open(io.BytesIO(jpeg)) as opened:
         assert opened.size == (8 * columns, 8 * rows - 3)
@@ -244,7 +244,7 @@ def test_levels_at_the_bounds_are_written(share: float) -> None:
     levels = signs.astype(np.int16)
     levels[0, 0, :, 63] = levels[2, 1, :, 0] = -1023  # after as many zeros as there can be
     levels[2, 0, :, 0] = 1023  # DC differs by 2046, the most there can be
-    assert np.array_equal(levels_in(coefficients.write(levels, 24, 16, 50), 3, 2), levels)
+    assert np.array_equal(levels_in(jfif.write(levels, 24, 16, 50), 3, 2), levels)
 
 
 # --- whole numbers ---------------------------------------------------------------------------------------------------

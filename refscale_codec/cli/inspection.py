@@ -174,9 +174,9 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
         )
     if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
         raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
-    from refscale_codec.lrcodec.dct import coefficients, entropy
+    from refscale_codec.lrcodec.dct import entropy, jfif
 
     size, quality = content.header.low_res_size, content.header.quality
     with naming(terminal.name_of(file)):
         levels = entropy.decode(content.lr, *size, quality)
-    terminal.write(output, coefficients.write(levels, *size, quality))
+    terminal.write(output, jfif.write(levels, *size, quality))
