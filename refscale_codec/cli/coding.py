@@ -183,7 +183,7 @@ def decode(
         longest = max(header.height, header.width) if box is None else max(box.height, box.width)
         formats.require_support(kind, described.dtype, described.depth, longest)
         if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):
-            geotiff.require_gdal("a TIFF of this picture")
+            geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = None if ref is None else terminal.read_picture(ref)

@@ -20,6 +20,10 @@ WRITABLE = ("png", "webp", "tiff")
 NAMES = {"png": "PNG", "webp": "WebP", "tiff": "TIFF", "geotiff": "GeoTIFF"}
 """Their names in messages; `geotiff` is a TIFF written by GDAL."""
 
+MOST_BYTES = {1: 1, 5: 4096, 7: 2048, 8: 1032, 32773: 64, 32946: 1032}
+"""By TIFF's numbers of compressions, the most bytes of samples that a coded byte can give: of none, LZW, JPEG, deflate,
+PackBits and deflate. The format of what is coded forbids more."""
+
 _OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 _MAX_WEBP_SIDE = 16_383  # pixels
 _LOSSY_NAMES = {"jpg", "jpeg", "jpe", "jfif"}
@@ -46,8 +50,25 @@ _SIGNATURES = (  # offset, bytes there, format
     (0, b"P5", "PGM"),
     (0, b"P6", "PPM"),
     (0, b"8BPS", "Photoshop"),
+    (0, b"v/1\x01", "OpenEXR"),
     (0, b"%PDF", "PDF"),
+    (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
+    (0, b"\x0e\x03\x13\x01", "HDF4"),
+    (0, b"CDF\x01", "NetCDF"),
+    (0, b"CDF\x02", "NetCDF"),
+    (0, b"CDF\x05", "NetCDF"),
+    (0, b"GRIB", "GRIB"),
+    (0, b"NITF", "NITF"),
+    (0, b"msid", "MrSID"),
+    (0, b"EHFA_HEADER_TAG", "Erdas Imagine"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"<VRTDataset", "GDAL VRT"),
+    (0, b"SQLite format 3\0", "GeoPackage"),
 )
+_MEASURED = {"JPEG 2000", "PDF", "MrSID", "NITF", "Erdas Imagine", "GRIB", "FITS", "GDAL VRT", "GeoPackage"}
+_SETS = {"HDF5", "HDF4", "NetCDF"}
+"""Formats of what is measured, with place, calibration or more than 8 bits: GDAL converts them and keeps these. Those
+of `_SETS` hold several pictures as a rule."""
 
 
 def named(name: str) -> str:
@@ -125,14 +146,42 @@ def unreadable(data: bytes, name: str) -> str:
     if kind is None:
         return f"{name} is not a picture; refscale reads PNG, JPEG, WebP and TIFF"
     if kind.upper() not in READABLE:
+        article = "an" if kind[0] in "AEHO" else "a"
         return (
-            f"{name} is {'an' if kind == 'AVIF' else 'a'} {kind} file; refscale reads PNG, JPEG, WebP and TIFF: "
-            f"convert it with {conversion(name + '[0]')}"
+            f"{name} is {article} {kind} file; refscale reads PNG, JPEG, WebP and TIFF: convert it with "
+            f"{_by_gdal(name, kind in _SETS) if kind in _MEASURED | _SETS else conversion(name)}"
         )
     return f"{name} is a damaged, truncated or unsupported {kind} file"
 
 
+def require_page(name: str, number: int, count: int) -> None:
+    """Raise an ImageError if a file of so many pictures has no such page; pages are counted from 1."""
+    if not 1 <= number <= count:
+        raise ImageError(f"{name} has no page {number}: it holds {count} picture{'s' * (count > 1)}")
+
+
+def several(name: str, count: int) -> str:
+    """Return the message on a file of several pictures."""
+    return (
+        f"{name} holds {count} pictures; refscale codes one: choose it with --page 1 to --page {count}, of a reference "
+        "with --ref-page, in Python with page or reference_page"
+    )
+
+
 def conversion(name: str) -> str:
-    """Return a shell command that converts a file to an 8-bit RGB picture."""
+    """Return a shell command that converts a file to one in grey or RGB, of the same depth."""
+    return f"`magick {shlex.quote(name)} -colorspace sRGB picture.png`"
+
+
+def to_rgb(name: str) -> str:
+    """Return a shell command that converts a file to an 8-bit RGB picture without alpha."""
     # Not `-type TrueColor`: ImageMagick may then still write a grey or palette PNG if that is smaller.
     return f"`magick {shlex.quote(name)} -colorspace sRGB -alpha off PNG24:rgb.png`"
+
+
+def _by_gdal(name: str, several: bool) -> str:
+    """Return a shell command that converts a file to a TIFF, with its bits, place and calibration."""
+    quoted = shlex.quote(name)
+    if several:
+        return f"`gdal_translate` to TIFF; `gdalinfo {quoted}` lists the names of the pictures in it"
+    return f"`gdal_translate {quoted} picture.tif`"

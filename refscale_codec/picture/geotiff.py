@@ -13,6 +13,7 @@ import base64
 import importlib
 import json
 import math
+import shlex
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -20,10 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
+from refscale_codec.picture import tiff
+from refscale_codec.picture.tiff import Page
 
 INSTALL = "pip install 'refscale-codec[geo]'"
 
 _DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF"}
+_EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
+    *("TIFFTAG_DOCUMENTNAME", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_SOFTWARE", "TIFFTAG_DATETIME", "TIFFTAG_ARTIST"),
+    *("TIFFTAG_HOSTCOMPUTER", "TIFFTAG_COPYRIGHT", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION"),
+    "TIFFTAG_RESOLUTIONUNIT",
+}
+WRITTEN = "16 bits, bands, nodata value or georeference"
+"""What a TIFF that is to be written may need GDAL for."""
+
+_PREMULTIPLIED = 1  # in ExtraSamples
 _IMPLIED_TAG = ("AREA_OR_POINT", "Area")  # GDAL sets it for every georeferenced file
 _GEOREFERENCE = ("crs", "transform")
 _TYPES = ("uint8", "uint16", "int16")
@@ -41,68 +53,168 @@ class Raster(NamedTuple):
     notes: list[str]  # for people: what is not kept as it is in the file
 
 
-def decode(data: bytes, name: str, most_pixels: int, most_samples: int) -> Raster:
-    """Read the bytes of a TIFF file.
+def decode(data: bytes, page: Page, name: str, most_pixels: int, most_samples: int) -> Raster:
+    """Read a picture in the bytes of a TIFF file.
 
     Args:
         data: the whole file.
+        page: the picture, from `tiff.read_page`.
         name: of the file, for messages.
         most_pixels: larger pictures are refused.
         most_samples: likewise, over all bands.
 
     Raises:
-        ImageError: rasterio is not installed; there is more than one picture; samples are of another type; too large.
+        ImageError: rasterio is not installed; alpha or a palette of unknown meaning; too large.
     """
-    rasterio = _rasterio(name)
+    rasterio = _rasterio(name, tiff.gdal_reason(page) or "georeference")
+    (width, height), count = page.size, page.samples
+    if width * height > most_pixels or width * height * count > most_samples:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels in {count} bands; at most {most_pixels:,} and "
+            f"{most_samples:,} samples are read: split it"
+        )
     try:
-        return _decoded(rasterio, data, name, most_pixels, most_samples)
+        with rasterio.MemoryFile(data, filename="picture.tif") as memory:
+            with _opened(rasterio, memory, page) as file:
+                pixels = _samples(file, page, name)
+                found = _interpreted(file, pixels, page, name)
+            for mask in page.masks:
+                with _opened(rasterio, memory, mask) as file:
+                    found = _masked(found, file.read(1) != 0)
+            return found
     except rasterio.errors.RasterioError as error:  # its own text may only point to GDAL's
         raise ImageError(f"{name} is damaged or truncated: {reason(error.__cause__ or error)}") from error
 
 
-def _decoded(rasterio: Any, data: bytes, name: str, most_pixels: int, most_samples: int) -> Raster:
-    with rasterio.MemoryFile(data, filename="picture.tif") as memory, memory.open(driver="GTiff") as file:
-        if file.subdatasets:
-            raise ImageError(f"{name} holds {len(file.subdatasets)} pictures; refscale codes one: extract one first")
-        if file.width * file.height > most_pixels or file.width * file.height * file.count > most_samples:
-            raise ImageError(
-                f"{name} has {file.width} x {file.height} pixels in {file.count} bands; at most {most_pixels:,} and "
-                f"{most_samples:,} samples are read: split it"
-            )
-        types = set(file.dtypes)
-        if len(types) != 1 or not types <= set(_TYPES):
-            raise ImageError(
-                f"{name} has samples of {', '.join(sorted(types))}; refscale codes {', '.join(_TYPES)}: scale them to "
-                f"one of these, such as with `gdal_translate -ot UInt16 -scale`"
-            )
-        pixels = np.empty((file.height, file.width, file.count), file.dtypes[0])
-        for band in range(file.count):
-            pixels[..., band] = file.read(band + 1)
-        fields, notes = _fields(file)
-        nodata = None
-        if file.nodata is not None:
-            limits = np.iinfo(pixels.dtype)
-            if math.isfinite(file.nodata) and file.nodata.is_integer() and limits.min <= file.nodata <= limits.max:
-                nodata = int(file.nodata)
-            else:
-                notes.append(f"nodata value {file.nodata:g} is left out: no sample can have it")
-        kinds = [kind.name for kind in file.colorinterp]
-        if kinds == ["palette"]:
-            notes.append("palette picture, converted to its colours")
-            table = np.array([colour for _, colour in sorted(file.colormap(1).items())], np.uint8)
-            pixels = table[pixels[..., 0]]
-            fields = {key: fields[key] for key in fields if key in (*_GEOREFERENCE, "tags")}
-            nodata, kinds = None, ["red", "green", "blue", "alpha"]
-            if (table[:, 3] == 255).all():
-                pixels, kinds = np.ascontiguousarray(pixels[..., :3]), kinds[:3]
-    alpha = None
-    if kinds[-1] == "alpha" and len(kinds) > 1:
-        pixels, alpha = np.ascontiguousarray(pixels[..., :-1]), pixels[..., -1].copy()
-    return Raster(pixels, alpha, nodata, _dumped(fields), notes)
+def _opened(rasterio: Any, memory: Any, page: Page) -> Any:
+    if page.first:
+        return memory.open(driver="GTiff")
+    return rasterio.open(f"GTIFF_DIR:off:{page.offset}:{memory.name}", driver="GTiff")
 
 
-def _fields(file: Any) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a file's metadata, and notes on what is left out."""
+def _samples(file: Any, page: Page, name: str) -> NDArray[Any]:
+    types = set(file.dtypes)
+    if (file.width, file.height, file.count) != (*page.size, page.samples) or len(types) != 1:
+        raise ImageError(f"{name} is not read by GDAL as its tags say")
+    if not types <= set(_TYPES):
+        raise ImageError(
+            f"{name} has samples of {', '.join(sorted(types))}; refscale codes {', '.join(_TYPES)}: scale them to "
+            f"one of these, such as with `gdal_translate -ot UInt16 -scale`"
+        )
+    pixels = np.empty((file.height, file.width, file.count), file.dtypes[0])
+    for band in range(file.count):
+        pixels[..., band] = file.read(band + 1)
+    return pixels
+
+
+def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Raster:
+    """Return what samples mean by the tags that say so: grey, RGB or other bands, and straight alpha."""
+    kinds = [kind.name for kind in file.colorinterp]
+    if not page.palette:
+        kinds = ["gray" if kind == "palette" else kind for kind in kinds]  # GDAL's way to show few bits, or white as 0
+    alphas = [band for band, kind in enumerate(kinds) if kind == "alpha"]
+    if len(alphas) == len(kinds) or len(alphas) > 1:
+        what = "nothing but alpha" if len(alphas) == len(kinds) else f"{len(alphas)} bands of alpha"
+        raise ImageError(
+            f"{name} has {what}: say what its bands are with `gdal_edit.py -colorinterp_1 gray {shlex.quote(name)}`"
+        )
+    order = sorted(range(len(kinds)), key=lambda band: kinds[band] == "alpha")
+    kinds = [kinds[band] for band in order]
+    fields, notes = _fields(file, kinds, order)
+    if order != sorted(order):
+        notes.append(f"band {order[-1] + 1} is alpha, and becomes the last band")
+    nodata = _nodata(file.nodata, samples.dtype, notes)
+    pixels = samples[..., order[: len(order) - len(alphas)]]
+    alpha = samples[..., alphas[0]].copy() if alphas else None
+    if page.palette:
+        notes.append("palette picture, converted to its colours")
+        if nodata is not None:
+            alpha = np.full(samples.shape[:2], np.iinfo(samples.dtype).max, samples.dtype) if alpha is None else alpha
+            alpha[pixels[..., 0] == nodata] = 0
+        pixels, nodata = page.colours[pixels[..., 0]], None
+        if alpha is not None and alpha.dtype != np.uint8:
+            alpha = (alpha >> 8).astype(np.uint8)
+        fields = {key: fields[key] for key in fields if key in (*_GEOREFERENCE, "tags")}
+    elif page.bits < 8 or page.white_is_zero:
+        pixels, nodata = _as_grey(pixels, nodata, page, fields, notes)
+    if alpha is not None and page.bits < 8:
+        alpha = _widened(alpha, page.bits)
+    if alpha is not None and page.extra[alphas[0] - page.samples :][:1] == (_PREMULTIPLIED,):
+        notes.append("premultiplied alpha, converted to straight colours")
+        pixels = _straight(pixels, alpha, nodata)
+    return Raster(np.ascontiguousarray(pixels), alpha, nodata, _dumped(fields), notes)
+
+
+def _nodata(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> int | None:
+    """Return a nodata value that a sample can have; a note is added for another one."""
+    if value is None:
+        return None
+    limits = np.iinfo(dtype)
+    if math.isfinite(value) and value.is_integer() and limits.min <= value <= limits.max:
+        return int(value)
+    notes.append(f"nodata value {value:g} is left out: no sample can have it")
+    return None
+
+
+def _as_grey(
+    pixels: NDArray[Any], nodata: int | None, page: Page, fields: dict[str, Any], notes: list[str]
+) -> tuple[NDArray[Any], int | None]:
+    """Return samples of less than 8 bits over all 8 bits, and inverted if 0 is white; likewise the nodata value.
+
+    Scale and offset in `fields` then give the same values for the new samples.
+    """
+    values = np.append(pixels.ravel(), pixels.dtype.type(nodata or 0))
+    top = (1 << page.bits) - 1
+    if page.bits < 8:
+        notes.append(f"samples of {page.bits} bit{'s' * (page.bits > 1)}, scaled to 8 bits")
+        values = _widened(values, page.bits)
+    factor = (255 if page.bits < 8 else top) / top
+    if page.white_is_zero:
+        notes.append("0 is white in it: samples are inverted")
+        values = values.dtype.type(top * factor) - values
+    if "scales" in fields or "offsets" in fields:
+        count = pixels.shape[2]
+        scales, offsets = fields.get("scales", [1.0] * count), fields.get("offsets", [0.0] * count)
+        if page.white_is_zero:
+            offsets = [offset + scale * top for scale, offset in zip(scales, offsets, strict=True)]
+            factor = -factor
+        fields["scales"], fields["offsets"] = [scale / factor for scale in scales], offsets
+    return values[:-1].reshape(pixels.shape), None if nodata is None else int(values[-1])
+
+
+def _widened(samples: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return samples of less than 8 bits scaled to 0..255, rounded."""
+    top = (1 << bits) - 1
+    return ((2 * 255 * samples.astype(np.uint16) + top) // (2 * top)).astype(np.uint8)
+
+
+def _straight(pixels: NDArray[Any], alpha: NDArray[Any], nodata: int | None) -> NDArray[Any]:
+    """Return premultiplied colours divided by alpha, rounded; 0 where alpha is 0."""
+    straight = np.empty_like(pixels)
+    full, opacity = int(np.iinfo(alpha.dtype).max), np.maximum(alpha, 1).astype(np.int64)
+    for band in range(pixels.shape[2]):
+        plane = pixels[..., band]
+        divided = ((2 * full * plane.astype(np.int64) + opacity) // (2 * opacity)).clip(0, full)
+        straight[..., band] = np.where(plane == nodata, plane, np.where(alpha > 0, divided, 0))
+    return straight
+
+
+def _masked(raster: Raster, valid: NDArray[np.bool_]) -> Raster:
+    """Return a picture whose alpha is 0 where a mask says that it is not valid."""
+    alpha = np.full(valid.shape, np.iinfo(raster.pixels.dtype).max, raster.pixels.dtype)
+    alpha = np.where(valid, alpha if raster.alpha is None else raster.alpha, alpha.dtype.type(0))
+    note = "its mask becomes alpha" if raster.alpha is None else "its mask is joined to its alpha"
+    return raster._replace(alpha=alpha, notes=[*raster.notes, note])
+
+
+def _fields(file: Any, kinds: list[str], order: list[int]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of a file's metadata, and notes on what is left out.
+
+    Args:
+        file: the open file.
+        kinds: the colour interpretations of its bands, alpha the last.
+        order: which of the file's bands these are.
+    """
     fields: dict[str, Any] = {}
     if file.crs is not None:
         code, whole = file.crs.to_string(), file.crs.to_wkt()
@@ -110,16 +222,15 @@ def _fields(file: Any) -> tuple[dict[str, Any], list[str]]:
         fields["crs"] = code if same else whole
     if not file.transform.is_identity:
         fields["transform"] = list(file.transform)[:6]
-    bands = range(1, file.count + 1)
-    kinds = [kind.name for kind in file.colorinterp]
-    alpha = kinds[-1] == "alpha" and len(kinds) > 1
+    alpha = kinds[-1] == "alpha"
+    tags = {key: value for key, value in file.tags().items() if (key, value) != _IMPLIED_TAG and key not in _EXIF_TAGS}
     for key, values, default in (
-        ("tags", {key: value for key, value in file.tags().items() if (key, value) != _IMPLIED_TAG}, {}),
-        ("band_tags", [file.tags(band) for band in bands], [{} for _ in bands]),
-        ("descriptions", list(file.descriptions), [None] * file.count),
-        ("units", [unit or None for unit in file.units], [None] * file.count),
-        ("scales", list(file.scales), [1.0] * file.count),
-        ("offsets", list(file.offsets), [0.0] * file.count),
+        ("tags", tags, {}),
+        ("band_tags", [file.tags(band + 1) for band in order], [{} for _ in order]),
+        ("descriptions", [file.descriptions[band] for band in order], [None] * file.count),
+        ("units", [file.units[band] or None for band in order], [None] * file.count),
+        ("scales", [file.scales[band] for band in order], [1.0] * file.count),
+        ("offsets", [file.offsets[band] for band in order], [0.0] * file.count),
         ("interpretations", kinds, _default_interpretations(file.count - alpha) + ["alpha"] * alpha),
     ):
         if values != default:
@@ -131,10 +242,6 @@ def _fields(file: Any) -> tuple[dict[str, Any], list[str]]:
         notes.append("rational polynomial coefficients are left out")
     if others := set(file.tag_namespaces()) - _DOMAINS_OF_FILES - {"RPC"}:
         notes.append(f"tags in {', '.join(sorted(others))} are left out")
-    if file.tags(ns="EXIF"):
-        notes.append("EXIF is left out")
-    if any("per_dataset" in {flag.name for flag in flags} for flags in file.mask_flag_enums) and not alpha:
-        notes.append("mask is left out")
     return fields, notes
 
 
@@ -160,7 +267,7 @@ def encode(
         ImageError: rasterio is not installed.
         Exception: nearly any, for a `geo` that GDAL does not accept.
     """
-    rasterio = _rasterio(name)
+    rasterio = _rasterio(name, WRITTEN)
     height, width = pixels.shape[:2]
     planes = [*pixels.transpose(2, 0, 1), *([] if alpha is None else [alpha])]
     fields = _loaded(geo)
@@ -264,12 +371,12 @@ def installed() -> bool:
     return False
 
 
-def require_gdal(name: str) -> None:
-    """Raise an ImageError that says how to install rasterio if it is missing."""
+def require_gdal(name: str, what: str) -> None:
+    """Raise an ImageError that says how to install rasterio if it is missing; `what` needs it."""
     if not installed():
-        raise ImageError(f"{name} needs GDAL, for its 16 bits, bands, nodata value or georeference: {INSTALL}")
+        raise ImageError(f"{name} needs GDAL, for its {what}: {INSTALL}")
 
 
-def _rasterio(name: str) -> Any:
-    require_gdal(name)
+def _rasterio(name: str, what: str) -> Any:
+    require_gdal(name, what)
     return importlib.import_module("rasterio")

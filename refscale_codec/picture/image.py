@@ -1,15 +1,17 @@
 """Pictures in memory, and reading and writing their files.
 
 All other packages work on `Image` and never see a picture file. `pillow` reads and writes PNG, JPEG, WebP and plain
-TIFF; `geotiff` reads and writes TIFF of 16 bits, with other bands than grey or RGB, or with a georeference. `tiff`
-decides between the two, and `formats` lists what each format can hold.
+TIFF. Which decoder a TIFF has follows from what is in it: `tiff` finds its pictures and their kinds, Pillow decodes
+8-bit grey and RGB without loss in the compression, and GDAL (`geotiff`) everything else. What is installed decides only
+whether a file is read, never to which samples. `formats` lists what each format can hold.
 
 Pixels are read **as stored**. An orientation tag (EXIF in JPEG, PNG and WebP, tag 274 in TIFF) is not applied: it is
 metadata for viewers, while picture and reference share the stored pixel grid. Pillow applies the tag to TIFF; that is
-undone. So the tag stays valid for the pixels, and is kept with the rest of the EXIF.
+undone. So the tag stays valid for the pixels, and is kept with the rest of the EXIF. What tells how samples are to be
+understood is applied: palettes, few bits, white as 0, premultiplied alpha, masks.
 
 Colour profile, EXIF, XMP and georeference are kept as bytes. A TIFF has no EXIF block: its EXIF tags are collected into
-one, and written as tags again. Whether a format can hold a part is tested by writing a picture of one pixel.
+one, and written as tags again (`exif`). Whether a format can hold a part is tested by writing a picture of one pixel.
 
 Deliberately absent: lossy output. A decoded picture saved as JPEG would be coded twice.
 """
@@ -25,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import files, formats, geotiff, pillow, tiff
+from refscale_codec.picture import exif, files, formats, geotiff, pillow, tiff
 from refscale_codec.picture.metadata import Metadata
 
 MAX_PIXELS = 400_000_000
@@ -118,7 +120,7 @@ class Image:
         return digest.digest()[:6]
 
 
-def read(path: Path, *, need_georeference: bool = True) -> Image:
+def read(path: Path, *, page: int | None = None, need_georeference: bool = True) -> Image:
     """Read a PNG, JPEG, WebP or TIFF file; see `from_bytes`.
 
     Raises:
@@ -133,7 +135,7 @@ def read(path: Path, *, need_georeference: bool = True) -> Image:
         raise ImageError(f"{path} is a folder, not a picture") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot read {path}: {reason(error)}") from error
-    return from_bytes(data, str(path), need_georeference=need_georeference)
+    return from_bytes(data, str(path), page=page, need_georeference=need_georeference)
 
 
 def most_bytes(head: bytes, name: str) -> int:
@@ -146,8 +148,8 @@ def most_bytes(head: bytes, name: str) -> int:
     return 8 * MAX_SAMPLES
 
 
-def from_bytes(data: bytes, name: str, *, need_georeference: bool = True) -> Image:
-    """Decode the bytes of a PNG, JPEG, WebP or TIFF file with one picture in it.
+def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georeference: bool = True) -> Image:
+    """Decode a picture in the bytes of a PNG, JPEG, WebP or TIFF file.
 
     The format follows from the bytes, not from the name. A truncated file is refused; a changed byte is detected if the
     format has checksums (PNG, deflated TIFF), and otherwise may give other pixels. Conversions are reported through
@@ -160,18 +162,20 @@ def from_bytes(data: bytes, name: str, *, need_georeference: bool = True) -> Ima
     Args:
         data: The whole file.
         name: Of the file, for messages: its path, or `standard input`.
+        page: Which of several pictures, from 1; None for the only one. Overviews, previews and masks of a TIFF are not
+            counted; a JPEG's primary picture is read without it.
         need_georeference: Whether the georeference must be read. If not, it is left out where only rasterio could read
             it and rasterio is not installed: the pixels of an 8-bit GeoTIFF in grey or RGB are the same without it.
 
     Raises:
         ImageError: not such a file; damaged or truncated; more than `MAX_PIXELS` or `MAX_BANDS`; CMYK, CIELAB or YCbCr;
-            samples of more than 16 bits or floating-point; an animation or several pages; or rasterio is needed and not
-            installed.
+            samples of more than 16 bits or floating-point; several pictures and no `page`; or rasterio is needed and
+            not installed.
     """
     if not data:
         raise ImageError(f"{name} is empty")
     try:
-        image, notes = _decode(data, name, need_georeference)
+        image, notes = _decode(data, name, page, need_georeference)
     except ImageError:
         raise
     except MemoryError as error:
@@ -187,34 +191,44 @@ def from_bytes(data: bytes, name: str, *, need_georeference: bool = True) -> Ima
     return image
 
 
-def _decode(data: bytes, name: str, need_georeference: bool) -> tuple[Image, list[str]]:
+def _decode(data: bytes, name: str, page: int | None, need_georeference: bool) -> tuple[Image, list[str]]:
     """Return a picture, and notes for people on what is not kept as it is in the file; for errors see `from_bytes`."""
-    tags = tiff.read_tags(data)
-    if tags is not None and tiff.needs_gdal(tags, name) and _read_by_gdal(tags, name, need_georeference):
-        pixels, alpha, nodata, geo, notes = geotiff.decode(data, name, MAX_PIXELS, MAX_SAMPLES)
-        if pixels.shape[2] > MAX_BANDS:
-            raise ImageError(f"{name} has {pixels.shape[2]} bands; at most {MAX_BANDS} are coded")
-        return Image(pixels, replace(tiff.profile_and_xmp(tags), geo=geo), alpha, nodata), notes
-    samples, metadata, notes = pillow.decode(data, name, MAX_PIXELS)
+    if not tiff.is_tiff(data):
+        samples, metadata, notes = pillow.decode(data, name, page, MAX_PIXELS)
+        return _with_alpha(samples, metadata), notes
+    chosen = tiff.read_page(data, name, page)
+    tiff.require_blocks(chosen, data, name)
+    metadata, notes = exif.of_page(chosen, data)
+    if not tiff.gdal_reason(chosen) and not _read_by_gdal(chosen, name, need_georeference):
+        return _with_alpha(pillow.decode_tiff(data, name, MAX_PIXELS), metadata), notes
+    raster = geotiff.decode(data, chosen, name, MAX_PIXELS, MAX_SAMPLES)
+    if raster.pixels.shape[2] > MAX_BANDS:
+        raise ImageError(f"{name} has {raster.pixels.shape[2]} bands; at most {MAX_BANDS} are coded")
+    image = Image(raster.pixels, replace(metadata, geo=raster.geo), raster.alpha, raster.nodata)
+    return image, notes + raster.notes
+
+
+def _with_alpha(samples: NDArray[Any], metadata: Metadata) -> Image:
+    """Return a picture of samples [h, w, 1..4] whose last band is alpha if there are 2 or 4."""
     if samples.shape[2] % 2:
-        return Image(np.ascontiguousarray(samples), metadata), notes
-    return Image(np.ascontiguousarray(samples[..., :-1]), metadata, samples[..., -1].copy()), notes
+        return Image(np.ascontiguousarray(samples), metadata)
+    return Image(np.ascontiguousarray(samples[..., :-1]), metadata, samples[..., -1].copy())
 
 
-def _read_by_gdal(tags: tiff.Tags, name: str, need_georeference: bool) -> bool:
-    """Return whether GDAL reads a TIFF that needs it, or Pillow does without the georeference.
+def _read_by_gdal(page: tiff.Page, name: str, need_georeference: bool) -> bool:
+    """Return whether GDAL reads a picture that Pillow decodes to the same samples: for its georeference.
 
     Raises:
         ImageError: the georeference is needed and rasterio is not installed.
     """
-    if not tiff.pillow_reads_samples(tags) or geotiff.installed():
-        return True
-    if need_georeference:
+    if not page.georeferenced:
+        return False
+    if need_georeference and not geotiff.installed():
         raise ImageError(
             f"{name} is a GeoTIFF, and GDAL is needed for its georeference: {geotiff.INSTALL}; to encode it without, "
             "give --strip, or strip=True in Python"
         )
-    return False
+    return geotiff.installed()
 
 
 def read_rgb(path: Path) -> Image:
@@ -226,9 +240,7 @@ def read_rgb(path: Path) -> Image:
     image = read(path, need_georeference=False)
     if image.kind != "8-bit RGB" or image.alpha is not None:
         with_alpha = "" if image.alpha is None else " with alpha"
-        raise ImageError(
-            f"{path} is {image.kind}{with_alpha}, but 8-bit RGB is needed: {formats.conversion(str(path))}"
-        )
+        raise ImageError(f"{path} is {image.kind}{with_alpha}, but 8-bit RGB is needed: {formats.to_rgb(str(path))}")
     return image
 
 
@@ -282,7 +294,7 @@ def to_bytes(image: Image, format: str) -> bytes:
         )
     variant = _variant(image, kind)
     if variant == "geotiff":
-        geotiff.require_gdal("a TIFF of this picture")
+        geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
     metadata = _supported_metadata(image, variant)
     try:
         return _encode(replace(image, metadata=metadata), variant)
@@ -301,7 +313,8 @@ def _variant(image: Image, kind: str) -> str:
 def _encode(image: Image, variant: str) -> bytes:
     metadata = image.metadata
     if variant == "geotiff":
-        return geotiff.encode(image.pixels, image.alpha, image.nodata, metadata.geo, metadata.icc, "the picture")
+        data = geotiff.encode(image.pixels, image.alpha, image.nodata, metadata.geo, metadata.icc, "the picture")
+        return exif.with_tags(data, metadata)
     samples = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
     return pillow.encode(samples, variant, metadata)
 
@@ -331,6 +344,6 @@ def _round_trip(image: Image, variant: str, name: str) -> bytes:
     alpha = None if image.alpha is None else image.alpha[:1, :1]
     try:
         data = _encode(replace(image, pixels=image.pixels[:1, :1], alpha=alpha, metadata=alone), variant)
-        return bytes(getattr(_decode(data, variant, True)[0].metadata, name))
+        return bytes(getattr(_decode(data, variant, None, True)[0].metadata, name))
     except Exception:  # hostile metadata, which may not be writable, or make the file unreadable
         return b""

@@ -8,6 +8,7 @@ Nothing global is changed: Pillow's limits are those of the program (see docs/de
 """
 
 import io
+import shlex
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import TiffImageFile
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import formats, tiff
+from refscale_codec.picture import exif, formats, jpeg, tiff
 from refscale_codec.picture.metadata import Metadata
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
@@ -28,25 +29,10 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "tiff": {"compression": "tiff_adobe_deflate"},
 }
 
-_COLOURS = {  # Pillow's modes and what they are converted to; others are refused
-    "1": "L",
-    "L": "L",
-    "LA": "LA",
-    "La": "LA",
-    "P": "RGB",
-    "PA": "RGBA",
-    "RGB": "RGB",
-    "RGBA": "RGBA",
-    "RGBa": "RGBA",
-}
-_NAMES = {  # for messages
-    "1": "black and white",
-    "P": "palette",
-    "PA": "palette",
-    "CMYK": "CMYK",
-    "YCbCr": "YCbCr",
-    "LAB": "CIELAB",
-}
+_COLOURS = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+"""Pillow's modes and what they are converted to; others are refused."""
+
+_NAMES = {"1": "black and white", "P": "palette", "PA": "palette", "CMYK": "CMYK"}  # for messages
 
 _EXIF_START = b"Exif\0\0"  # precedes the EXIF in JPEG, and sometimes in what Pillow returns for other formats
 _PNG_DEPTH = 24  # offset of the bit depth in a PNG; the colour type follows
@@ -54,12 +40,13 @@ _PNG_START = 33  # bytes of signature and header chunk
 _TO_BGR = {3: [2, 1, 0], 4: [2, 1, 0, 3], 1: [0]}  # channels in OpenCV's order, and back
 
 
-def decode(data: bytes, name: str, most_pixels: int) -> tuple[NDArray[Any], Metadata, list[str]]:
-    """Decode the bytes of a file.
+def decode(data: bytes, name: str, number: int | None, most_pixels: int) -> tuple[NDArray[Any], Metadata, list[str]]:
+    """Decode the bytes of a PNG, JPEG or WebP file.
 
     Args:
         data: the whole file.
         name: of the file, for messages.
+        number: which of several pictures or frames, from 1; None for the only one, or the primary one of a JPEG.
         most_pixels: larger pictures are refused.
 
     Returns:
@@ -70,6 +57,23 @@ def decode(data: bytes, name: str, most_pixels: int) -> tuple[NDArray[Any], Meta
         ImageError: it is no such file, or of a kind that is not coded.
         Exception: nearly any, for damaged bytes.
     """
+    picture = _opened(data, name, most_pixels)
+    notes = _turn_to(picture, name, number)
+    _require_supported(picture, data, name)
+    _require_enough(picture, data, name)
+    samples, more = _samples(picture, data)
+    return samples, _metadata(picture), notes + more
+
+
+def decode_tiff(data: bytes, name: str, most_pixels: int) -> NDArray[Any]:
+    """Return the samples of a TIFF of which `tiff.gdal_reason` says nothing, as `decode` does."""
+    picture = _opened(data, name, most_pixels)
+    if not isinstance(picture, TiffImageFile):
+        raise ImageError(formats.unreadable(data, name))
+    return _array(tiff.as_stored(picture), picture.mode)
+
+
+def _opened(data: bytes, name: str, most_pixels: int) -> PIL.Image.Image:
     too_large = f"at most {most_pixels:,} pixels are read: split it"
     try:
         picture = PIL.Image.open(io.BytesIO(data), formats=formats.READABLE)
@@ -81,36 +85,48 @@ def decode(data: bytes, name: str, most_pixels: int) -> tuple[NDArray[Any], Meta
     if picture.width * picture.height > most_pixels:
         pixels = f"{picture.width} x {picture.height} = {picture.width * picture.height:,} pixels"
         raise ImageError(f"{name} has {pixels}; {too_large}")
-    _require_supported(picture, data, name)
-    samples, notes = _samples(picture, data)
-    metadata, exif_notes = _metadata(picture, data)
-    return samples, metadata, notes + exif_notes
+    return picture
+
+
+def _turn_to(picture: PIL.Image.Image, name: str, number: int | None) -> list[str]:
+    """Select one of several pictures or frames, and return notes as `decode` does."""
+    count = int(getattr(picture, "n_frames", 1))
+    if number is not None:
+        formats.require_page(name, number, count)
+        picture.seek(number - 1)
+    elif picture.format == "MPO" and count > 1:  # its first picture is the primary one
+        return [f"{count - 1} more picture{'s' * (count > 2)} in it (previews, views or a gain map): left out"]
+    elif count > 1:
+        raise ImageError(formats.several(name, count))
+    return []
 
 
 def _require_supported(picture: PIL.Image.Image, data: bytes, name: str) -> None:
-    """Raise an ImageError that names what is not supported, unless it is one picture in grey, palette or RGB."""
-    frames = int(getattr(picture, "n_frames", 1))
-    if frames > 1:
-        raise ImageError(
-            f"{name} holds {frames} pictures (pages, previews or frames of an animation); refscale codes one: "
-            f"take the first with {formats.conversion(name + '[0]')}"
-        )
+    """Raise an ImageError that names what is not supported, unless it is a picture in grey, palette or RGB."""
     if picture.format == "PNG" and data[_PNG_DEPTH] == 16:
         if "transparency" not in picture.info:
             return
-        advice = formats.conversion(name)
+        advice = f"`magick {shlex.quote(name)} PNG64:picture.png`"
         raise ImageError(f"{name} has 16 bits and a transparent colour; convert it with {advice}")
     if picture.mode not in _COLOURS:
         colour, advice = _NAMES.get(picture.mode, f"mode-{picture.mode}"), formats.conversion(name)
         raise ImageError(f"{name} is a {colour} picture, which refscale does not code: convert it with {advice}")
 
 
+def _require_enough(picture: PIL.Image.Image, data: bytes, name: str) -> None:
+    """Raise an ImageError if the file is too short for its pixels; no memory is taken for them."""
+    size = picture.width * picture.height * len(picture.getbands())
+    ratio = {"PNG": formats.MOST_BYTES[8] * 8, "JPEG": formats.MOST_BYTES[7], "MPO": formats.MOST_BYTES[7]}
+    short = len(data) * ratio.get(str(picture.format), size) < size
+    jpeg_data = picture.format == "JPEG" or picture.format == "MPO" and picture.tell() == 0
+    if short or jpeg_data and not PIL.ImageFile.LOAD_TRUNCATED_IMAGES and jpeg.ends_early(data):
+        raise ImageError(f"{name} is damaged or truncated: its data end before the last of its pixels")
+
+
 def _samples(picture: PIL.Image.Image, data: bytes) -> tuple[NDArray[Any], list[str]]:
     """Return the samples as stored, [h, w, 1..4], in an array of their own, and notes as `decode` does."""
     if picture.format == "PNG":  # checksums of all chunks, which decoding does not check
         PIL.Image.open(io.BytesIO(data), formats=("PNG",)).verify()
-    if isinstance(picture, TiffImageFile):
-        picture = tiff.as_stored(picture)
     picture.load()
     if picture.format == "PNG" and data[_PNG_DEPTH] == 16:
         return _png_16_samples(data), []
@@ -118,11 +134,15 @@ def _samples(picture: PIL.Image.Image, data: bytes) -> tuple[NDArray[Any], list[
     if "transparency" in picture.info:
         mode = {"L": "LA", "RGB": "RGBA"}.get(mode, mode)  # one colour is transparent
     notes = []
-    if picture.mode in ("1", "P", "PA"):
+    if picture.mode in _NAMES:
         converted = mode.replace("L", "grey").replace("A", " with alpha")
         notes.append(f"{_NAMES[picture.mode]} picture, converted to 8-bit {converted}")
+    return _array(picture, mode), notes
+
+
+def _array(picture: PIL.Image.Image, mode: str) -> NDArray[Any]:
     samples = np.array(picture if picture.mode == mode else picture.convert(mode), dtype=np.uint8)
-    return samples.reshape(picture.height, picture.width, -1), notes
+    return samples.reshape(picture.height, picture.width, -1)
 
 
 def _png_16_samples(data: bytes) -> NDArray[Any]:
@@ -135,14 +155,11 @@ def _png_16_samples(data: bytes) -> NDArray[Any]:
     return samples[..., 2:] if data[_PNG_DEPTH + 1] == 4 else samples  # grey with alpha, which OpenCV converts to RGB
 
 
-def _metadata(picture: PIL.Image.Image, data: bytes) -> tuple[Metadata, list[str]]:
-    """Return the metadata of a loaded picture (a PNG may have some after its pixels), and notes as `decode` does."""
-    notes: list[str] = []
+def _metadata(picture: PIL.Image.Image) -> Metadata:
+    """Return the metadata of a loaded picture; a PNG may have some after its pixels."""
     icc, exif, xmp = (picture.info.get(name) for name in ("icc_profile", "exif", "xmp"))
-    if isinstance(picture, TiffImageFile):
-        exif, notes = tiff.read_exif(data)
     icc, exif, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, exif, xmp))
-    return Metadata(icc, exif.removeprefix(_EXIF_START), xmp), notes
+    return Metadata(icc, exif.removeprefix(_EXIF_START), xmp)
 
 
 def encode(samples: NDArray[Any], kind: str, metadata: Metadata) -> bytes:
@@ -159,12 +176,7 @@ def encode(samples: NDArray[Any], kind: str, metadata: Metadata) -> bytes:
     options = dict(_SAVE_OPTIONS[kind])
     if metadata.icc:
         options["icc_profile"] = metadata.icc
-    if kind == "tiff":
-        tags = tiff.exif_as_tags(metadata.exif)
-        if tags:
-            del options["compression"]  # Pillow writes sub-directories only into an uncompressed TIFF
-        options["exif"] = tiff.with_xmp(tags, metadata.xmp)
-    elif metadata.exif:
+    if kind != "tiff" and metadata.exif:
         options["exif"] = metadata.exif
     if kind == "png" and metadata.xmp:
         options["pnginfo"] = text = PIL.PngImagePlugin.PngInfo()
@@ -174,7 +186,8 @@ def encode(samples: NDArray[Any], kind: str, metadata: Metadata) -> bytes:
     buffer = io.BytesIO()
     if samples.dtype == np.uint8:
         PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples).save(buffer, kind, **options)
-        return buffer.getvalue()
+        data = buffer.getvalue()
+        return exif.with_tags(data, metadata) if kind == "tiff" else data
     PIL.Image.new("L", (1, 1)).save(buffer, kind, **options)  # its metadata chunks, which OpenCV does not write
     return _png_16(samples, buffer.getvalue())
 

@@ -1,32 +1,43 @@
-"""The tags of a TIFF: whether Pillow or GDAL reads it, its orientation, and its EXIF, which a TIFF holds as tags.
+"""The structure of a TIFF: its pictures by their roles, which kinds are coded, and whether GDAL must decode one.
 
-`pillow` reads a TIFF unless Pillow could not, or would lose samples or metadata; then `geotiff` does.
+A TIFF is a chain of directories, each with an image; a directory may have children (SubIFDs). Which of them are
+pictures follows from their roles (NewSubfileType, SubfileType, photometric interpretation), never from their number or
+order: overviews and previews are passed over, and a mask belongs to the picture before it. What follows from the tags
+alone is decided here, so it is the same with and without a georeference, and whatever is installed.
 """
 
 import io
 import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture import formats, jpeg
 
 Tags = ImageFileDirectory_v2
-"""The tags of one picture by their numbers."""
+"""The tags of one image by their numbers."""
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BITS, _SAMPLES, _SAMPLE_FORMAT, _ORIENTATION, _PHOTOMETRIC, _EXTRA = 258, 277, 339, 274, 262, 338
-_XMP, _ICC, _INTEROP, _NODATA = 700, 34675, 40965, 42113
-_MANDATORY = (256, 257, _PHOTOMETRIC)  # width, height, photometric interpretation
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
+_STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
+_SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
+_JPEG_TABLES, _NODATA = 347, 42113
 _GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # georeference, GDAL's metadata, nodata, RPC
-_SUB_DIRECTORIES = (34665, 34853)  # EXIF and GPS
-_EXIF = (  # tags of the first directory of EXIF, but for those that describe the storage of a TIFF's pixels
-    *(270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
-    *range(40091, 40096),
-    *_SUB_DIRECTORIES,
-)
 _SAMPLE_FORMATS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
+_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
+_COLOURS = {_WHITE_IS_ZERO: 1, _GREY: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}  # samples per pixel without extra ones
+_KINDS = {  # photometric interpretations that are not coded
+    _MASK: "a mask", 5: "a CMYK picture", _YCBCR: "a YCbCr picture", 8: "a CIELAB picture", 9: "a CIELAB picture",
+    10: "a CIELAB picture", 32803: "a raw picture of a colour filter array", 32844: "a LogL picture",
+    32845: "a LogLuv picture", 34892: "a linear raw picture",
+}  # fmt: skip
+_OLD_JPEG, _JPEG = 6, 7  # compressions
+_LOSSLESS = (1, 5, 8, 32773, 32946)  # compressions that Pillow decodes always: none, LZW, deflate, PackBits, deflate
 
 _BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,100 +50,244 @@ _BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow
 }
 
 
-def read_tags(data: bytes) -> Tags | None:
-    """Return the first directory of a TIFF; None for another file, or if the directory cannot be read."""
-    if data[:4] not in _STARTS:
-        return None
-    try:
-        tags = ImageFileDirectory_v2(data[: 16 if data[2:4] in (b"+\0", b"\0+") else 8])
-        file = io.BytesIO(data)
-        file.seek(tags.next)
-        tags.load(file)
-        bits, bands = _layout(tags)
-        return tags if all(tag in tags for tag in _MANDATORY) and 1 <= bits <= 64 and bands else None
-    except Exception:  # hostile bytes
-        return None
+class Page(NamedTuple):
+    """A picture in a TIFF."""
+
+    tags: Tags
+    offset: int
+    """Where its directory is in the file, in bytes."""
+    first: bool
+    """Whether that is the first directory."""
+    masks: tuple["Page", ...] = ()
+    """The masks that belong to it."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return int(self.tags[_WIDTH]), int(self.tags[_HEIGHT])
+
+    @property
+    def bits(self) -> int:
+        """Bits of a sample; of the deepest one if they differ."""
+        return int(max(self.tags.get(_BITS, (1,))))
+
+    @property
+    def samples(self) -> int:
+        """Samples per pixel."""
+        return int(self.tags.get(_SAMPLES, len(self.tags.get(_BITS, (1,)))))
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """The meaning of the last samples of a pixel: 0 is not specified, 1 is premultiplied alpha, 2 is alpha."""
+        return tuple(self.tags.get(_EXTRA, ()))
+
+    @property
+    def white_is_zero(self) -> bool:
+        """Whether 0 is white, so that samples have to be inverted."""
+        return bool(self.tags[_PHOTOMETRIC] == _WHITE_IS_ZERO)
+
+    @property
+    def palette(self) -> bool:
+        """Whether the first sample of a pixel is an index of `colours`."""
+        return bool(self.tags[_PHOTOMETRIC] == _PALETTE)
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """The palette, [colours, 3]."""
+        table = np.array(self.tags[320], np.uint16).reshape(3, 1 << self.bits).T
+        return (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some writers use 8 of the 16 bits
+
+    @property
+    def georeferenced(self) -> bool:
+        """Whether there are tags that only GDAL reads."""
+        return any(tag in self.tags for tag in _GDAL)
 
 
-def needs_gdal(tags: Tags, name: str) -> bool:
-    """Return whether Pillow cannot read a TIFF, or would lose samples or metadata.
+def is_tiff(data: bytes) -> bool:
+    """Return whether a file is a TIFF by its first bytes."""
+    return data[:4] in _STARTS
+
+
+def read_page(data: bytes, name: str, number: int | None) -> Page:
+    """Return the picture to read.
+
+    Args:
+        data: the whole file.
+        name: of the file, for messages.
+        number: which picture, from 1; None for the only one.
 
     Raises:
-        ImageError: samples of a type that is not coded.
+        ImageError: there are several pictures, or no such one; the picture is of a kind that is not coded; damaged.
     """
-    bits, bands = _layout(tags)
-    formats = tags.get(_SAMPLE_FORMAT, (1,))
-    formats = set(formats) if isinstance(formats, tuple) else {formats}
-    if bits > 16 or formats & set(_SAMPLE_FORMATS) and not (formats == {2} and bits == 16):
-        values = _SAMPLE_FORMATS.get(max(formats), "")
+    try:
+        found = _pages(data)
+    except Exception as error:  # hostile bytes
+        raise ImageError(f"{name} is damaged or truncated: {reason(error)}") from error
+    if not found:
+        raise ImageError(f"{name} is damaged or truncated: no picture in it")
+    if number is None and len(found) > 1:
+        raise ImageError(formats.several(name, len(found)))
+    if number is not None:
+        formats.require_page(name, number, len(found))
+    page = found[(number or 1) - 1]
+    _require_coded(page, name)
+    return page
+
+
+def _pages(data: bytes) -> list[Page]:
+    pages: list[Page] = []
+    reduced: list[Page] = []
+    for page in _directories(data):
+        role = _role(page.tags)
+        if role == "picture":
+            pages.append(page)
+        elif role == "reduced":
+            reduced.append(page)
+        elif pages and page.size == pages[-1].size:
+            pages[-1] = pages[-1]._replace(masks=(*pages[-1].masks, page))
+    return pages or reduced
+
+
+def _role(tags: Tags) -> str:
+    """Return `picture`, `reduced` for an overview or preview, or `mask`, also for that of an overview."""
+    kind = int(tags.get(_SUBFILE, 0))
+    if kind & 4 or tags.get(_PHOTOMETRIC) == _MASK:
+        return "mask"
+    return "reduced" if kind & 1 or tags.get(_OLD_SUBFILE) == 2 else "picture"
+
+
+def _directories(data: bytes) -> Iterator[Page]:
+    """Yield the images in the order of the chain, each followed by its children."""
+    head = data[: 16 if b"+" in data[2:4] else 8]
+    offset, seen = Tags(head).next, set[int]()
+    while offset:
+        first = not seen
+        tags = read_directory(data, offset)
+        for at, child in ((offset, tags), *((at, read_directory(data, at)) for at in _tuple(tags.get(_CHILDREN, ())))):
+            if at in seen:
+                raise ValueError("its directories form a loop")
+            seen.add(at)
+            if not all(tag in child for tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC)):
+                raise ValueError(f"the directory at byte {at} has no width, height or photometric interpretation")
+            yield Page(child, at, first and at == offset)
+        offset = tags.next
+
+
+def read_directory(data: bytes, offset: int) -> Tags:
+    """Return the tags of the directory at an offset; a ValueError if that is not in the file."""
+    if not 8 <= offset < len(data):
+        raise ValueError(f"a directory at byte {offset} of {len(data)}")
+    tags = Tags(data[: 16 if b"+" in data[2:4] else 8])
+    file = io.BytesIO(data)
+    file.seek(offset)
+    tags.load(file)
+    return tags
+
+
+def _tuple(value: object) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (int(value),)  # type: ignore[call-overload]
+
+
+def _require_coded(page: Page, name: str) -> None:
+    """Raise an ImageError if a picture is of a kind that is not coded."""
+    tags = page.tags
+    types = set(_tuple(tags.get(_SAMPLE_FORMAT, 1)))
+    bits, photometric = page.bits, tags[_PHOTOMETRIC]
+    if bits > 16 or types & set(_SAMPLE_FORMATS) and not (types == {2} and bits == 16):
+        values = _SAMPLE_FORMATS.get(max(types), "")
         raise ImageError(
             f"{name} has samples that are {values}numbers of {bits} bits; refscale codes 8 and 16 bits: scale them "
             f"with `gdal_translate -ot UInt16 -scale {shlex.quote(name)} scaled.tif`"
         )
-    if any(tag in tags for tag in _GDAL):
-        return True
-    usual = {0: 1, 1: 1, 2: 3}.get(tags[_PHOTOMETRIC])  # grey, grey, RGB
-    extra = tags.get(_EXTRA, ())
-    return usual is not None and not (bits <= 8 and (bands == usual or bands == usual + 1 and extra in ((1,), (2,))))
+    if len(set(_tuple(tags.get(_BITS, 1)))) > 1:
+        raise ImageError(f"{name} has bands of different depths, {_tuple(tags[_BITS])} bits: bring all to one depth")
+    if photometric == _YCBCR and tags.get(_COMPRESSION) == _JPEG and bits == 8:
+        return
+    if photometric in _KINDS or photometric not in _COLOURS:
+        kind = _KINDS.get(photometric, f"a picture of photometric interpretation {photometric}")
+        raise ImageError(
+            f"{name} is {kind}, which refscale does not code: convert it with {formats.conversion(name)}"
+            + ", and copy the georeference to that" * page.georeferenced
+        )
+    colours = page.samples - len(page.extra)
+    if page.samples < _COLOURS[photometric]:
+        raise ImageError(f"{name} is damaged: {page.samples} samples per pixel, expected {_COLOURS[photometric]}")
+    if page.palette and colours > 1 or page.white_is_zero and (colours > 1 or types == {2}):
+        kind = "a palette" if page.palette else "grey whose white is 0"
+        raise ImageError(
+            f"{name} has {kind} beside bands of unknown meaning: write them to files of their own with "
+            f"`gdal_translate -b 1 {shlex.quote(name)} band1.tif`"
+        )
 
 
-def pillow_reads_samples(tags: Tags) -> bool:
-    """Return whether Pillow reads the same samples as GDAL, and the picture has no nodata value."""
-    bits, bands = _layout(tags)
-    usual = {1: 1, 2: 3}.get(tags[_PHOTOMETRIC])
-    alpha = bands == (usual or 0) + 1 and tags.get(_EXTRA) == (2,)  # 1 is alpha with premultiplied colours
-    return bits == 8 and (bands == usual or alpha) and _NODATA not in tags and not tags.next
+def gdal_reason(page: Page) -> str:
+    """Return what of a picture needs GDAL to be decoded; empty if Pillow decodes it to the same samples."""
+    tags, blocks = page.tags, _blocks(page)
+    photometric = tags[_PHOTOMETRIC]
+    extra = page.samples - _COLOURS[photometric]
+    for needed, what in (
+        (not page.first, "place behind another image"),
+        (page.bits != 8, f"samples of {page.bits} bits"),
+        (photometric in (_WHITE_IS_ZERO, _YCBCR), "photometric interpretation"),
+        (page.palette, "palette"),
+        (extra == 1 and page.extra == (1,), "premultiplied alpha"),
+        (extra and page.extra != (2,), f"{page.samples} bands"),
+        (tags.get(_PLANAR, 1) != 1, "separate planes"),
+        (tags.get(_COMPRESSION, 1) not in _LOSSLESS, "compression"),
+        (tags.get(_FILL_ORDER, 1) != 1, "order of bits"),
+        (_NODATA in tags, "nodata value"),
+        (bool(page.masks), "mask"),
+        (blocks is None or not blocks[:, 1].all(), "blocks that are not stored"),
+    ):
+        if needed:
+            return what
+    return ""
 
 
-def _layout(tags: Tags) -> tuple[int, int]:
-    """Return the bits of the deepest sample, and the number of samples per pixel."""
-    bits = tags.get(_BITS, (1,))
-    return max(bits), int(tags.get(_SAMPLES, len(bits)))
+def require_blocks(page: Page, data: bytes, name: str) -> None:
+    """Raise an ImageError if blocks (strips or tiles) lie beyond the file, or are too short for their pixels.
+
+    Blocks that are not stored at all are allowed. It takes no memory for the pixels.
+    """
+    blocks = _blocks(page)
+    if blocks is None:
+        return
+    (width, height), tags = page.size, page.tags
+    planes = page.samples if tags.get(_PLANAR, 1) == 2 else 1
+    if _TILES in tags:
+        columns, rows = int(tags[_TILE_WIDTH]), int(tags[_TILE_HEIGHT])
+    else:
+        columns, rows = width, min(int(tags.get(_ROWS, height)), height)
+    down = -(-height // rows)
+    count = planes * down * -(-width // columns)
+    if len(blocks) < count:
+        raise ImageError(f"{name} is damaged or truncated: {len(blocks)} of {count} blocks")
+    size = np.full(count, -(-columns * page.bits * (page.samples // planes) // 8) * rows)
+    if _TILES not in tags:
+        size[down - 1 :: down] = size[0] // rows * (height - (down - 1) * rows)
+    offsets, lengths = blocks[:count].T
+    least = size // formats.MOST_BYTES.get(tags.get(_COMPRESSION, 1), 1 << 62)
+    damaged = (lengths > 0) & ((offsets + lengths > len(data)) | (offsets < 8) | (lengths < least))
+    if tags[_PHOTOMETRIC] == _YCBCR or tags.get(_COMPRESSION) == _JPEG:
+        tables = bytes(tags.get(_JPEG_TABLES, b""))
+        for index in np.flatnonzero(~damaged & (lengths > 0)):
+            block = data[offsets[index] : offsets[index] + lengths[index]]
+            if jpeg.ends_early(tables[:-2] + block[2:] if tables else block):
+                damaged[index] = True
+                break
+    if damaged.any():
+        raise ImageError(f"{name} is damaged or truncated: the data of block {int(damaged.argmax())} end early")
 
 
-def profile_and_xmp(tags: Tags) -> Metadata:
-    """Return the colour profile and the XMP, each a tag."""
-    icc, xmp = (tags.get(tag) for tag in (_ICC, _XMP))
-    icc, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, xmp))
-    return Metadata(icc, xmp=xmp)
-
-
-def read_exif(data: bytes) -> tuple[bytes, list[str]]:
-    """Return the EXIF tags of a TIFF as a block of EXIF, and a note if they are damaged and left out."""
-    try:
-        tags = PIL.Image.open(io.BytesIO(data), formats=("TIFF",)).getexif()  # loading the picture drops some
-        exif = _exif_tags(tags)
-        return exif.tobytes() if exif else b"", []
-    except Exception as error:  # hostile bytes; the pixels do not depend on them
-        return b"", [f"damaged EXIF is left out: {reason(error)}"]
-
-
-def exif_as_tags(exif: bytes) -> PIL.Image.Exif:
-    """Return the tags of a block of EXIF that a TIFF can hold."""
-    tags = PIL.Image.Exif()
-    tags.load(exif)
-    return _exif_tags(tags)
-
-
-def with_xmp(tags: PIL.Image.Exif, xmp: bytes) -> bytes:
-    """Return tags with XMP added, in the form that Pillow takes for a TIFF."""
-    if xmp:
-        tags[_XMP] = xmp
-    return tags.tobytes() if tags else b""
-
-
-def _exif_tags(tags: PIL.Image.Exif) -> PIL.Image.Exif:
-    """Return the tags that belong to EXIF, without those that describe how a TIFF stores its pixels."""
-    exif = PIL.Image.Exif()
-    for tag in _EXIF:
-        if tag not in tags:
-            continue
-        value = tags[tag]
-        if tag in _SUB_DIRECTORIES:
-            value = dict(tags.get_ifd(tag))
-            value.pop(_INTEROP, None)  # an offset in the file
-        exif[tag] = value
-    return exif
+def _blocks(page: Page) -> NDArray[np.int64] | None:
+    """Return offset and length of each block, in bytes; None if the file does not say."""
+    tags = page.tags
+    offsets, lengths = (_tuple(tags.get(tile, tags.get(strip, ()))) for tile, strip in ((324, 273), (325, 279)))
+    if not lengths or len(offsets) != len(lengths):
+        return None
+    blocks = np.array([offsets, lengths], np.int64).T
+    blocks[blocks[:, 0] == 0] = 0
+    return blocks
 
 
 def as_stored(picture: TiffImageFile) -> PIL.Image.Image:

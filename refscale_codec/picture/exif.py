@@ -1,0 +1,145 @@
+"""EXIF and XMP of a TIFF, which holds both as tags, and EXIF's tags among those of the picture.
+
+They are collected into a block of EXIF as other formats have it, and written as tags again. Pillow reads and writes the
+directories; here tags are selected, and added to a file that Pillow or GDAL has written.
+"""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from refscale_codec.errors import reason
+from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture.tiff import Page, Tags, read_directory
+
+_START = b"Exif\0\0"  # with which Pillow precedes EXIF
+_XMP, _ICC, _INTEROP = 700, 34675, 40965
+_SUB_DIRECTORIES = (34665, 34853)  # EXIF and GPS
+TAGS = (  # of the first directory of EXIF, but for those that describe the storage of a TIFF's pixels
+    *(269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
+    *range(40091, 40096),
+    *_SUB_DIRECTORIES,
+)
+"""Tags of a TIFF's directory that belong to EXIF."""
+
+
+def of_page(page: Page, data: bytes) -> tuple[Metadata, list[str]]:
+    """Return colour profile, EXIF and XMP of a picture in a TIFF, and a note if EXIF is damaged and left out."""
+    icc, xmp = (page.tags.get(tag) for tag in (_ICC, _XMP))
+    icc, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, xmp))
+    try:
+        found = {tag: page.tags[tag] for tag in TAGS if tag in page.tags}
+        for tag in _SUB_DIRECTORIES:
+            if tag in found:
+                found[tag] = dict(read_directory(data, found[tag]))
+        block = _selected(found)
+        return Metadata(icc, block.tobytes().removeprefix(_START) if block else b"", xmp), []
+    except Exception as error:  # hostile bytes; the pixels do not depend on them
+        return Metadata(icc, xmp=xmp), [f"damaged EXIF is left out: {reason(error)}"]
+
+
+def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
+    """Return a TIFF with EXIF and XMP as tags of its first directory.
+
+    The directory stays where it is, and the rest of the file moves behind it, so that a Cloud Optimized GeoTIFF remains
+    one.
+
+    Args:
+        tiff: a little-endian file as Pillow or GDAL writes it, without SubIFDs.
+        metadata: of which EXIF and XMP are written.
+
+    Raises:
+        Exception: nearly any, for EXIF that cannot be written.
+    """
+    block = PIL.Image.Exif()
+    block.load(metadata.exif)
+    block = _selected({tag: block.get_ifd(tag) if tag in _SUB_DIRECTORIES else block[tag] for tag in block})
+    if metadata.xmp:
+        block[_XMP] = metadata.xmp
+    if not block:
+        return tiff
+    file = bytearray(tiff)
+    form = _BIG if tiff[2:4] == b"+\0" else _CLASSIC
+    (first,) = struct.unpack_from(form.pointer, file, form.start)
+    tags = Tags(bytes(file[: 2 * form.start]))
+    tags.update(block)
+    old = form.entries(file, first)
+    most = struct.calcsize(form.number) + form.entry * (len(old) + len(tags)) + struct.calcsize(form.pointer)
+    added = tags.tobytes(first + most)
+    new = form.entries(added, 0)
+    _move(file, form, first, by := -(-(most + len(added)) // 16) * 16)
+    old = form.entries(file, first)
+    both = {entry[:2]: entry for entry in (*old, *new)}
+    following = form.after(first, len(old))
+    directory = b"".join(
+        [
+            struct.pack(form.number, len(both)),
+            *(both[tag] for tag in sorted(both, key=lambda tag: int.from_bytes(tag, "little"))),
+            file[following : following + struct.calcsize(form.pointer)],
+        ]
+    )
+    return b"".join([file[:first], (directory.ljust(most, b"\0") + added).ljust(by, b"\0"), file[first:]])
+
+
+class _Form(NamedTuple):
+    """The numbers of a little-endian TIFF, as `struct` names them."""
+
+    start: int  # where the offset of the first directory is
+    pointer: str
+    number: str  # of a directory's entries
+    entry: int  # bytes of one
+
+    def entries(self, file: bytes | bytearray, directory: int) -> list[bytes]:
+        """Return the entries of a directory."""
+        (count,) = struct.unpack_from(self.number, file, directory)
+        at = directory + struct.calcsize(self.number)
+        return [bytes(file[place : place + self.entry]) for place in range(at, at + self.entry * count, self.entry)]
+
+    def after(self, directory: int, entries: int) -> int:
+        """Return where the offset of the next directory is."""
+        return directory + struct.calcsize(self.number) + self.entry * entries
+
+
+_CLASSIC, _BIG = _Form(4, "<I", "<H", 12), _Form(8, "<Q", "<Q", 20)
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_BLOCK_OFFSETS = (273, 324)  # of strips and tiles
+
+
+def _move(file: bytearray, form: _Form, first: int, by: int) -> None:
+    """Raise all offsets from `first` on, from its directory on, by a number of bytes."""
+    pointer_size = struct.calcsize(form.pointer)
+
+    def moved(place: int, kind: str) -> int:
+        (offset,) = struct.unpack_from(kind, file, place)
+        struct.pack_into(kind, file, place, offset + by * (offset >= first))
+        return int(offset)
+
+    directory = first
+    while directory:
+        entries = form.entries(file, directory)
+        for index, entry in enumerate(entries):
+            tag, kind = struct.unpack_from("<HH", entry)
+            (count,) = struct.unpack_from(form.pointer, entry, 4)
+            place = form.after(directory, index + 1) - pointer_size
+            if count * _TYPE_SIZES[kind] > pointer_size:
+                place = moved(place, form.pointer)
+            if tag in _BLOCK_OFFSETS:
+                offsets = np.frombuffer(file, f"<u{_TYPE_SIZES[kind]}", count, place)
+                offsets[offsets >= first] += offsets.dtype.type(by)
+        directory = moved(form.after(directory, len(entries)), form.pointer)
+
+
+def _selected(tags: dict[int, object]) -> PIL.Image.Exif:
+    """Return the tags that belong to EXIF."""
+    block = PIL.Image.Exif()
+    for tag in TAGS:
+        value = tags.get(tag)
+        if isinstance(value, dict):
+            block[tag] = {name: part for name, part in value.items() if name != _INTEROP}  # an offset in the file
+        elif isinstance(value, str):
+            block[tag] = value.encode("latin-1", "replace")  # of which Pillow would keep ASCII only
+        elif value is not None:
+            block[tag] = value
+    return block
