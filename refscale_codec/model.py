@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refscale_codec.errors import UsageError, WeightsError, reason
 from refscale_codec.lrcodec.dct.codec import DctCodec
@@ -25,10 +25,11 @@ from refscale_codec.lrcodec.gmm import export
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import LowResCodec
-from refscale_codec.picture.files import write_atomically
+from refscale_codec.picture import files
 from refscale_codec.rescale.fgrn import Fgrn
 from refscale_codec.rescale.interface import Rescaler
 from refscale_codec.rescale.net import RescaleNet
+from refscale_codec.rescale.quantised import IntegerConv
 from refscale_codec.rescale.untied import Untied
 
 SHIPPED = Path(__file__).parent / "_weights"  # inside an installed wheel
@@ -37,20 +38,21 @@ SOURCE = Path(__file__).parent.parent / "weights"  # beside the package in a sou
 KEPT = 8
 """Most models that stay in memory."""
 
-RESCALERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor], str], Rescaler]] = {
-    "flow": RescaleNet.restored,
-    "untied": Untied.restored,
-    "fgrn": Fgrn.restored,
+RESCALERS: dict[str, Callable[[dict[str, Any]], RescaleNet | Untied | Fgrn]] = {
+    "flow": RescaleNet.stored,
+    "untied": Untied.stored,
+    "fgrn": Fgrn.stored,
 }
-"""What makes a rescaler of config, tensors and device, by the `kind` in the config; the flow where there is none."""
-LOW_RES_CODECS: dict[str, Callable[[dict[str, Any], dict[str, Tensor], dict[str, Tensor], str], LowResCodec]] = {
-    "gmm": GmmCodec.restored,
-}
-"""What makes a trained low-res codec of config, parameters and integers, by its name in the config.
+"""What makes a rescaler of its config, by the `kind` in it; the flow where there is none."""
+LOW_RES_CODECS = {"gmm": GmmCodec}
+"""The trained low-res codecs by their names in the config; without one it is `DctCodec`."""
 
-Without one it is `DctCodec`.
-"""
+LARGEST = 1 << 28
+"""Most bytes of a weights file: nets of 130 million parameters."""
+_LARGEST_HEADER = 1 << 20  # bytes of JSON: the arrays of such a net, by far
+_STORED_AS = (torch.float16, torch.float32)  # floats
 
+N = TypeVar("N", bound=nn.Module)
 _loading = threading.Lock()
 _LOW_RES, _EXACT = "low_res.", "exact."  # where the names of the low-res codec's parameters and integers begin
 
@@ -135,10 +137,7 @@ def fingerprint(path: Path) -> bytes:
 
 def _read(path: Path) -> tuple[bytes, bytes]:
     """Return a file's bytes and their fingerprint."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
+    data = files.read(path, WeightsError, lambda head, name: LARGEST)
     return data, hashlib.sha256(data).digest()[:6]
 
 
@@ -156,7 +155,7 @@ def store(rescaler: RescaleNet | Untied | Fgrn, path: Path, gmm: Gmm | None = No
     if gmm is not None:
         tensors |= {f"{_EXACT}{name}": x for name, x in export.to_integers(gmm).tensors().items()}
     tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    write_atomically(path, safetensors.torch.save(tensors, metadata={"config": json.dumps(config)}))
+    files.write_atomically(path, safetensors.torch.save(tensors, metadata={"config": json.dumps(config)}))
 
 
 def load(path: Path, device: str = "cpu") -> Model:
@@ -167,28 +166,72 @@ def load(path: Path, device: str = "cpu") -> Model:
     """
     data, own_fingerprint = _read(path)
     try:
-        tensors = safetensors.torch.load(data)
+        config, parts = _arrays(data)
+        low_res: LowResCodec = DctCodec()
+        for name, codec in LOW_RES_CODECS.items():
+            if name in config:
+                net = _filled(codec.stored, config.pop(name), parts.pop(_LOW_RES)).to(device)
+                low_res = codec.restored(net, parts.pop(_EXACT))
+        build = RESCALERS[config.pop("kind", "flow")]
+        rescaler: Rescaler = _filled(build, config, parts.pop("")).to(  # type: ignore[call-overload]
+            device, memory_format=torch.channels_last
+        )  # faster
+        if strays := [f"{start}{name}" for start, arrays in parts.items() for name in arrays]:
+            raise ValueError(f"its config has no low-res codec for {', '.join(strays)}")
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from None
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # valid, since it was just loaded
-    parts: dict[str, dict[str, Tensor]] = {"": {}, _LOW_RES: {}, _EXACT: {}}
-    for name, tensor in tensors.items():
-        start = next(start for start in (_LOW_RES, _EXACT, "") if name.startswith(start))
-        floats = start != _EXACT and tensor.is_floating_point()
-        parts[start][name.removeprefix(start)] = tensor.float() if floats else tensor
-    try:
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("some of its numbers are not finite")
-        config = json.loads(header["__metadata__"]["config"])
-        low_res: LowResCodec = DctCodec()
-        for name, restored in LOW_RES_CODECS.items():
-            if name in config:
-                low_res = restored(config.pop(name), parts[_LOW_RES], parts[_EXACT], device)
-        rescaler = RESCALERS[config.pop("kind", "flow")](config, parts[""], device)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise WeightsError(f"{path} does not hold the weights of a refscale model: {cause}") from None
     return Model(rescaler, low_res, own_fingerprint)
+
+
+def _arrays(data: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Return the config in a weights file, and its arrays, by the beginnings of their names; floats have 32 bits.
+
+    Raises:
+        SafetensorError, KeyError, TypeError, ValueError, RuntimeError: there are none.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if size > _LARGEST_HEADER:
+        raise ValueError(f"its header has {size} bytes, expected up to {_LARGEST_HEADER}")
+    try:
+        tensors = safetensors.torch.load(data)
+    except KeyError as error:
+        raise ValueError(f"it has an array of the type {error}") from None
+    config = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["config"])
+    parts: dict[str, dict[str, Tensor]] = {"": {}, _LOW_RES: {}, _EXACT: {}}
+    for name, tensor in tensors.items():
+        start = next(start for start in (_LOW_RES, _EXACT, "") if name.startswith(start))
+        if tensor.dtype in _STORED_AS:
+            tensor = tensor.float()
+            if not tensor.isfinite().all():
+                raise ValueError(f"some numbers of {name} are not finite")
+        parts[start][name.removeprefix(start)] = tensor
+    return config, parts
+
+
+def _filled(build: Callable[[dict[str, Any]], N], config: dict[str, Any], arrays: dict[str, Tensor]) -> N:
+    """Return the net of a config with these arrays. It takes no memory before they are known to fit.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: they do not.
+    """
+    with torch.device("meta"):
+        net = build(config)
+    wanted = net.state_dict()
+    if strange := wanted.keys() ^ arrays.keys():
+        raise ValueError(f"arrays differ: {', '.join(sorted(strange))}")
+    for name, array in arrays.items():
+        if (array.dtype, array.shape) != (wanted[name].dtype, wanted[name].shape):
+            raise ValueError(
+                f"{name} is {array.dtype} of shape {tuple(array.shape)}, expected {tuple(wanted[name].shape)}"
+            )
+    net.load_state_dict(arrays, assign=True)
+    for module in net.modules():
+        if isinstance(module, IntegerConv):
+            module.require_exact()
+    return net.eval().requires_grad_(False)
 
 
 def kept(path: Path, device: str) -> Model:

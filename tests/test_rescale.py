@@ -429,12 +429,78 @@ def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_model
     path = tmp_path / "bad.safetensors"
     tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in flow_of(tiny_model).state_dict().items()}
     weights_file(path, config_with(blocks=1_000_000_000), tensors)
-    with pytest.raises(WeightsError, match="1000000000 blocks"):
+    with pytest.raises(WeightsError, match="blocks must be 1..128, not 1000000000"):
         model.load(path)
     next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = torch.nan
     weights_file(path, config_with(), tensors)
     with pytest.raises(WeightsError, match="not finite"):
         model.load(path)
+
+
+@pytest.mark.parametrize("change", [{"width": 1_000_000}, {"ref_width": 1 << 40}, {"width": 10**30}])
+def test_a_net_takes_no_memory_before_its_arrays_fit(
+    tmp_path: Path, tiny_model: Model, change: dict[str, object]
+) -> None:
+    path = tmp_path / "wide.safetensors"
+    weights_file(path, config_with(**change), flow_of(tiny_model).state_dict())
+    with pytest.raises(WeightsError, match=f"^{re.escape(str(path))} does not hold the weights of a refscale model"):
+        model.load(path)
+
+
+@pytest.mark.parametrize("kind", ["F4", "F8_E8M0", "F6_E2M3", "U64", "BF16", "F64", "C64", "I8", "BOOL", "none"])
+def test_an_array_of_another_type_is_refused(tmp_path: Path, tiny_weights: Path, kind: str) -> None:
+    """The first array of the file is said to be of another type, of as many bytes."""
+    data = tiny_weights.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    name = next(name for name in header if name.endswith("input.weight"))
+    bits = {"none": 16, "BOOL": 8, "BF16": 16}.get(kind) or int(re.search(r"\d+", kind)[0])
+    start, stop = header[name]["data_offsets"]
+    header[name] |= {"dtype": kind, "shape": [8 * (stop - start) // bits]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "typed.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    with pytest.raises(WeightsError, match=f"^{re.escape(str(path))} ") as caught:
+        model.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("zz", torch.zeros(3)),
+        ("low_res.gain", torch.zeros(3)),
+        ("exact.normal", torch.zeros(3, dtype=torch.int32)),
+        ("zz", torch.zeros(3, dtype=torch.complex64)),
+    ],
+)
+def test_a_stray_array_is_refused_by_its_name(tmp_path: Path, tiny_model: Model, name: str, array: Tensor) -> None:
+    path = tmp_path / "stray.safetensors"
+    weights_file(path, config_with(), {**flow_of(tiny_model).state_dict(), name: array})
+    with pytest.raises(WeightsError, match=f"does not hold the weights of a refscale model: .*{name}"):
+        model.load(path)
+
+
+@pytest.mark.parametrize("array", [torch.complex64, torch.float64, torch.int16, torch.bool])
+def test_an_array_is_not_cast_silently(tmp_path: Path, tiny_model: Model, array: torch.dtype) -> None:
+    path = tmp_path / "cast.safetensors"
+    tensors = dict(flow_of(tiny_model).state_dict())
+    name = next(iter(tensors))
+    weights_file(path, config_with(), {**tensors, name: torch.zeros(tensors[name].shape, dtype=array)})
+    with pytest.raises(WeightsError, match=f"{name} is {array} of shape"):
+        model.load(path)
+
+
+def test_a_header_that_is_too_long_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "long.safetensors"
+    path.write_bytes((1 << 21).to_bytes(8, "little") + b"[" * (1 << 21))
+    with pytest.raises(WeightsError, match="its header has 2097152 bytes"):
+        model.load(path)
+    with path.open("wb") as file:
+        file.truncate(model.LARGEST + 1)
+    for read in (model.load, model.fingerprint):
+        with pytest.raises(WeightsError, match=f"cannot read {re.escape(str(path))}: over the size limit"):
+            read(path)
 
 
 def test_truncated_weights_are_refused(tmp_path: Path, tiny_weights: Path) -> None:

@@ -171,6 +171,14 @@ def test_a_file_that_does_not_fit_its_config_is_refused(tmp_path):
             load(path)
 
 
+def test_weights_whose_sums_are_not_exact_are_refused_when_they_are_read(tmp_path):
+    path, exact = tmp_path / "net.safetensors", net().make_exact()
+    exact.upscaler.output.bias[0] = 1 << 24
+    store(exact, path)
+    with pytest.raises(WeightsError, match="sums are not exact"):
+        load(path)
+
+
 @torch.no_grad()
 def test_training_goes_on_from_the_net_that_was_stored():
     exact, trained, (lr, _), (_, ref) = net().make_exact(), net(seed=2), pictures(24, 32), pictures(48, 64, seed=1)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec.picture.tiles import STEP
-from refscale_codec.rescale.blocks import DenseBlock, ResidualBlock, bounded
+from refscale_codec.rescale.blocks import MOST_BLOCKS, DenseBlock, ResidualBlock, bounded
 from refscale_codec.rescale.interface import Context
 
 _LAYERS_OF_CELL = 2 * DenseBlock.LAYERS  # one after the other: alpha, then beta and phi
@@ -54,6 +54,8 @@ class FgrnConfig:
             raise ValueError(f"width must be at least {_CHANNELS}, not {self.width}")
         if min(self.down_blocks, self.up_blocks, self.cells, self.growth) < 1:
             raise ValueError(f"blocks, cells and growth must be positive: {self}")
+        if max(self.down_blocks, self.up_blocks, self.cells) > MOST_BLOCKS:
+            raise ValueError(f"blocks and cells must be at most {MOST_BLOCKS}: {self}")
 
 
 class Down(nn.Module):
@@ -171,20 +173,9 @@ class Fgrn(nn.Module):
         self.downscaler, self.upscaler, self.guidance = Down(config), Up(config), FlowGuidance(config)
 
     @classmethod
-    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor], device: str) -> "Fgrn":
-        """Return the net of a weights file, ready for inference; see `model.RESCALERS`.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: config and tensors do not fit.
-        """
-        wanted = FgrnConfig(**config)
-        if wanted.up_blocks + wanted.down_blocks + wanted.cells > len(tensors):
-            raise ValueError(f"{wanted}, but {len(tensors)} arrays")
-        with torch.device("meta"):
-            net = cls(wanted)
-        net.load_state_dict(tensors, strict=True, assign=True)
-        net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return net.eval().requires_grad_(False)
+    def stored(cls, config: dict[str, Any]) -> "Fgrn":
+        """Return a net of the arrays that a weights file has; see `model.RESCALERS`."""
+        return cls(FgrnConfig(**config))
 
     def represent(self, hr: Tensor) -> Tensor:
         """Return x [b, 3, h/s, w/s] of hr [b, 3, h, w] in [0, 1]."""

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from refscale_codec.rescale.blocks import SubNet, haar_stage, paper_stage
+from refscale_codec.rescale.blocks import MOST_BLOCKS, SubNet, haar_stage, paper_stage
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.refnet import RefNet
 
@@ -51,8 +51,10 @@ class RescaleConfig:
             raise ValueError(f"map_divisor must be 1, 2 or 4, not {self.map_divisor}")
         if not 2 <= self.map_levels <= 256:
             raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
-        if min(self.blocks, self.width, self.ref_width) < 1:
-            raise ValueError(f"blocks, width and ref_width must be positive: {self}")
+        if not 1 <= self.blocks <= MOST_BLOCKS:
+            raise ValueError(f"blocks must be 1..{MOST_BLOCKS}, not {self.blocks}")
+        if min(self.width, self.ref_width) < 1:
+            raise ValueError(f"width and ref_width must be positive: {self}")
 
 
 class Downscaled(NamedTuple):
@@ -86,20 +88,9 @@ class RescaleNet(nn.Module):
         self.restore = SubNet(3, 3, self.refnet.condition_channels, config.width)  # low-res enhancement
 
     @classmethod
-    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor], device: str) -> "RescaleNet":
-        """Return the net of a weights file, ready for inference; see `model.RESCALERS`.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: config and tensors do not fit.
-        """
-        wanted = RescaleConfig(**config)
-        if wanted.blocks > len(tensors):
-            raise ValueError(f"{wanted.blocks} blocks, but {len(tensors)} arrays")
-        with torch.device("meta"):
-            net = cls(wanted)
-        net.load_state_dict(tensors, strict=True, assign=True)
-        net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
-        return net.eval().requires_grad_(False)
+    def stored(cls, config: dict[str, Any]) -> "RescaleNet":
+        """Return a net of the arrays that a weights file has; see `model.RESCALERS`."""
+        return cls(RescaleConfig(**config))
 
     @property
     def scale(self) -> int:

@@ -158,6 +158,11 @@ class IntegerConv(nn.Module):
         sums = self.weight.long().abs().sum(dim=(1, 2, 3)) * HIGHEST + self.bias.long().abs()
         return int(sums.max())
 
+    def require_exact(self) -> None:
+        """Raise a ValueError if a sum might not be exact."""
+        if self.largest_sum() > EXACT_SUM:
+            raise ValueError("the weights of an integer convolution are so large that sums are not exact")
+
     def forward(self, x: Tensor) -> Tensor:
         """Map integers [b, channels_in, h, w] to [b, channels_out, h, w], rounded to bfloat16, in the type of `x`.
 
@@ -165,8 +170,7 @@ class IntegerConv(nn.Module):
             ValueError: a sum might not be exact.
         """
         if self._ready is None or self._ready[0].dtype != x.dtype or self._ready[0].device != x.device:
-            if self.largest_sum() > EXACT_SUM:
-                raise ValueError("the weights of an integer convolution are so large that sums are not exact")
+            self.require_exact()
             step = torch.tensor([2.0**e for e in self.exponent.tolist()], device=x.device)
             weight = (self.weight.to(x.device).float() * step[:, None, None, None]).to(x.dtype)
             bias = (self.bias.to(x.device).float() * step).to(x.dtype)

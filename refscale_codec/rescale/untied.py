@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec.picture.tiles import STEP
-from refscale_codec.rescale.blocks import HaarSplit, ResidualBlock, leaky_
+from refscale_codec.rescale.blocks import MOST_BLOCKS, HaarSplit, ResidualBlock, leaky_
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.quantised import (
     LIMIT,
@@ -73,6 +73,8 @@ class UntiedConfig:
             raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
         if min(self.down_width, self.down_blocks, self.up_width, self.up_blocks) < 1:
             raise ValueError(f"widths and blocks must be positive: {self}")
+        if max(self.down_blocks, self.up_blocks) > MOST_BLOCKS:
+            raise ValueError(f"blocks must be at most {MOST_BLOCKS}: {self}")
 
 
 class Down(nn.Module):
@@ -164,18 +166,9 @@ class Untied(nn.Module):
         self.upscaler = Up(config.up_width, config.up_blocks)
 
     @classmethod
-    def restored(cls, config: dict[str, Any], tensors: dict[str, Tensor], device: str) -> "Untied":
-        """Return the exact nets of a weights file, ready for inference; see `model.RESCALERS`.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: config and tensors do not fit.
-        """
-        wanted = UntiedConfig(**config)
-        if wanted.up_blocks + wanted.down_blocks > len(tensors):
-            raise ValueError(f"{wanted.up_blocks} and {wanted.down_blocks} blocks, but {len(tensors)} arrays")
-        net = cls(wanted).make_exact()
-        net.load_state_dict(tensors)
-        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    def stored(cls, config: dict[str, Any]) -> "Untied":
+        """Return a net of the arrays that a weights file has, exact; see `model.RESCALERS`."""
+        return cls(UntiedConfig(**config)).make_exact()
 
     def make_exact(self) -> "Untied":
         """Turn the trained upscaler into integers and fix the net for inference."""

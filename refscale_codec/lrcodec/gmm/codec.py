@@ -53,19 +53,20 @@ class GmmCodec:
             raise ValueError("this net has no integer entropy model: store it and load it again")
         self.net, self.entropy_model = net, net.entropy_model
 
+    @staticmethod
+    def stored(config: dict[str, Any]) -> Gmm:
+        """Return a net of the parameters that a weights file has; see `model.LOW_RES_CODECS`."""
+        return Gmm(GmmConfig(**config))
+
     @classmethod
-    def restored(
-        cls, config: dict[str, Any], parameters: dict[str, Tensor], integers: dict[str, Tensor], device: str
-    ) -> "GmmCodec":
-        """Return the codec of a weights file; see `model.LOW_RES_CODECS`.
+    def restored(cls, net: Gmm, integers: dict[str, Tensor]) -> "GmmCodec":
+        """Return the codec of a net, and of the integers of its weights file.
 
         Raises:
-            TypeError, ValueError, RuntimeError: config and tensors do not fit.
+            ValueError: they do not fit.
         """
-        net = Gmm(GmmConfig(**config))
-        net.load_state_dict(parameters)
         net.entropy_model = export.read(net.config, integers)
-        return cls(net.to(device).eval().requires_grad_(False))
+        return cls(net)
 
     def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
         """See `LowResCodec.code`."""

@@ -263,8 +263,8 @@ def _dct(channels: int) -> tuple[Tensor, Tensor, Tensor]:
         np.einsum("cr,uy,vx->cuvryx", colours, DCT, DCT).reshape(-1, 3, STRIDE, STRIDE)[order]
         for colours in (np.array(YCBCR), np.linalg.inv(np.array(YCBCR)).T)
     )
-    bases = torch.from_numpy(forward * 255 / STRIDE), torch.from_numpy(inverse / 255 * STRIDE)
-    return bases[0].float(), bases[1].float(), torch.from_numpy(tables[order] / STRIDE).float()
+    bases = torch.tensor(forward * 255 / STRIDE), torch.tensor(inverse / 255 * STRIDE)  # on the default device
+    return bases[0].float(), bases[1].float(), torch.tensor(tables[order] / STRIDE).float()
 
 
 def _perceptron(sizes: list[int]) -> nn.ModuleList:
