@@ -81,7 +81,7 @@ def learn(given: Model, manifest: Path, steps: int) -> GmmCodec:
         pairs = read_manifest(manifest, recipe.splits)
         return data.Crops(pairs, recipe.crop, recipe.simulated, recipe.unrelated, recipe.changed)
 
-    def draw(step: int) -> tuple[data.Pixels, data.Pixels]:
+    def draw(step: int, share: float) -> tuple[data.Pixels, data.Pixels]:
         return crops().batch(recipe.seed, step, recipe.batch)
 
     def store(net: Gmm, path: Path) -> None:

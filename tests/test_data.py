@@ -109,6 +109,32 @@ def test_a_reference_is_moved_into_place(tmp_path: Path) -> None:
         assert np.array_equal(target[:, 8:-8], reference[:, 8:-8])
 
 
+def test_alignments_are_estimated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "_kept", data._kept.__wrapped__)  # the folder of this environment
+    picture = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    picture = cv2.GaussianBlur(picture, (0, 0), 2) * 3
+    pair = pair_of(tmp_path, picture, np.roll(picture, 5, axis=1))
+    first = crops_of([pair]).pictures
+    assert not np.array_equal(first[0][1], np.roll(picture, 5, axis=1))  # it was moved
+    assert len(list((tmp_path / "cache").rglob("*-*"))) == 3  # the folder, and a file for each direction
+    monkeypatch.setattr(data.registration, "estimate", None)
+    for before, again in zip(first, crops_of([pair]).pictures, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(before, again, strict=True))
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_kept", lambda: save(tmp_path / "file.png", flat(0)) / "folder")
+    assert len(crops_of([pair_of(tmp_path, ramp(), ramp())]).pictures) == 2
+
+
+def test_smaller_crops_are_of_the_same_pictures(tmp_path: Path) -> None:
+    crops = crops_of([pair_of(tmp_path, ramp(), ramp())])
+    smaller = crops.smaller(8)
+    assert smaller.pictures is crops.pictures and crops.crop == CROP
+    assert [x.shape for x in smaller.marked_batch(1, 2, 3)] == [(3, 8, 8, 3), (3, 8, 8, 3), (3, 8, 8)]
+
+
 def test_unrelated_references_are_crops_of_the_pictures(tmp_path: Path) -> None:
     pairs = [pair_of(tmp_path, flat(value), flat(value + 1), str(value)) for value in (10, 90, 170)]
     targets, references = (x[:, 0, 0, 0].astype(int) for x in crops_of(pairs, unrelated=1).batch(1, 0, 48))

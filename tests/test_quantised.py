@@ -35,6 +35,17 @@ def test_convolution_equals_its_integers_in_every_carrier(seed, channels_in, cha
         assert torch.equal(layer(x.to(carrier)).float(), wanted)  # what is trained is what is used
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([1, 27, 64, 96, 160]), st.floats(1e-6, 100), st.floats(0, 1), st.floats(-500, 500))
+def test_trained_weights_are_never_refused(channels_in, size, spread, bias):
+    layer = QuantisedConv(channels_in, 4)
+    with torch.no_grad():  # at a spread of 0 all as large as the largest, where sums are highest
+        signs = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)).sign()
+        layer.weight.copy_(size * signs * (1 - spread * torch.rand(layer.weight.shape)))
+        layer.bias.fill_(bias)
+    assert layer.exact().largest_sum() <= quantised.EXACT_SUM
+
+
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # by torch, of its own flags
 @pytest.mark.parametrize("threads", [1, 2])
 def test_block_is_the_same_without_onednn_and_with_more_threads(threads):

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,7 +137,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(place: Path, monkeypatch: pyt
         clock.now += 60
         return real(*arguments)
 
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock.now, process_time=time.process_time))
     monkeypatch.setattr(Trained, "loss_of", a_minute_each)
     parts = training.train(config, place, place / "parts", minutes=2)
     assert state_of(place / "parts")["counters"][0] == 2
@@ -151,6 +152,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(place: Path, monkeypatch: pyt
     assert same(one["average"], other["average"])
     for number, moments in one["optimizer"]["state"].items():
         assert same(moments, other["optimizer"]["state"][number])
+
+
+def test_a_schedule_in_processor_time_ends_when_it_is_spent(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=time.monotonic, seconds=100.0)
+    clock.process_time = lambda: clock.seconds
+    real, rates = Trained.loss_of, []
+
+    def twenty_seconds_each(*arguments: Any) -> Any:
+        clock.seconds += 20
+        return real(*arguments)
+
+    def watched(config: TrainConfig, step: int, share: float) -> float:
+        rates.append(learning_rate(config, step, share))
+        return rates[-1]
+
+    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(training, "learning_rate", watched)
+    monkeypatch.setattr(Trained, "loss_of", twenty_seconds_each)
+    config = recipe(processor_minutes=1.0, warmup=1, decay=0.5, learning_rate=0.1)
+    training.train(config, place, place / "whole")
+    assert state_of(place / "whole")["counters"] == (3, 0, 60.0)
+    assert rates == pytest.approx([0.1, 0.1, 0.2 / 3])  # before it, 0, 1/3 and 2/3 are over
+    clock.seconds = 7
+    training.train(replace(config, processor_minutes=2.0), place, place / "whole")
+    assert state_of(place / "whole")["counters"] == (6, 0, 120.0)
+    assert rates[3:] == pytest.approx([0.1, 0.2 / 3, 0.1 / 3])
 
 
 def test_more_steps_go_on_in_the_same_folder(place: Path) -> None:
@@ -225,7 +252,7 @@ def test_the_loop_trains_any_net_on_any_loss(tmp_path: Path) -> None:
     config = recipe(steps=60, warmup=1, decay=0.0, learning_rate=0.1, average=0.5)
     net, wanted = torch.nn.Linear(2, 1), torch.tensor([[3.0, -2.0]])
 
-    def draw(step: int) -> Tensor:
+    def draw(step: int, share: float) -> Tensor:
         return torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
 
     def loss_of(batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -390,16 +417,16 @@ def test_the_learning_rate_by_hand() -> None:
         1001: 0,
     }
     for step, rate in expected.items():
-        assert learning_rate(config, step) == pytest.approx(rate), step
+        assert learning_rate(config, step, step / 1000) == pytest.approx(rate), step
 
 
 def test_rise_and_fall_of_a_short_run_multiply() -> None:
     config = recipe(steps=4, warmup=4, decay=1.0, learning_rate=1.0)
-    assert [learning_rate(config, step) for step in range(4)] == pytest.approx(
+    assert [learning_rate(config, step, step / 4) for step in range(4)] == pytest.approx(
         [1 / 4 * 4 / 4, 2 / 4 * 3 / 4, 3 / 4 * 2 / 4, 4 / 4 * 1 / 4]
     )
     constant = recipe(steps=4, warmup=1, decay=0.0, learning_rate=1.0)
-    assert [learning_rate(constant, step) for step in range(4)] == [1, 1, 1, 1]
+    assert [learning_rate(constant, step, step / 4) for step in range(4)] == [1, 1, 1, 1]
 
 
 # --- through JPEG ----------------------------------------------------------------------------------------------------
@@ -689,8 +716,8 @@ def test_maps_are_off_where_masked_weakened_and_alone() -> None:
 
 def test_crops_grow_late() -> None:
     config = untied_recipe(steps=10, crop=32, late_crop=48, late=0.4)
-    assert [crop_at(config, step) for step in range(10)] == [32] * 6 + [48] * 4
-    assert crop_at(replace(config, late_crop=0), 9) == 32
+    assert [crop_at(config, step / 10) for step in range(10)] == [32] * 6 + [48] * 4
+    assert crop_at(replace(config, late_crop=0), 0.9) == 32
 
 
 @pytest.mark.parametrize("wrong", [{"late_crop": 20}, {"net": TINY}, {"start_from": (3,)}])

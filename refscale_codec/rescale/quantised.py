@@ -1,9 +1,10 @@
 """Layers of integers: trained with the quantiser in the loop, run exactly afterwards.
 
 Activations are integers of 8 bits, weights integers of 8 bits times a power of two per output channel, biases multiples
-of that power. A convolution's sum stays below 2^24 units (`IntegerConv` refuses weights that could pass it), so that
-float32 accumulates it without rounding in any order: on any machine, with any number of threads. Between layers values
-are rounded to bfloat16, to nearest even, which is what a bfloat16 convolution with float32 accumulation does by itself.
+of that power. A convolution's sum stays below 2^24 units (`integers` sees to it, and `IntegerConv` refuses others), so
+that float32 accumulates it without rounding in any order: on any machine, with any number of threads. Between layers
+values are rounded to bfloat16, to nearest even, which is what a bfloat16 convolution with float32 accumulation does by
+itself.
 
 So the same integers may be carried in bfloat16, where that is fast (AMX, AVX-512), or in float32 or float64 and rounded
 to bfloat16 after each operation (`carried`): the bits are equal. Every operation is one of IEEE 754's on single
@@ -47,6 +48,18 @@ class _Quantise(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradients[0], y, *ctx.range), None, None
 
 
+class _Carry(torch.autograd.Function):
+    """Round to what bfloat16 holds; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.bfloat16().to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
 def rectified(x: Tensor) -> Tensor:
     """Return `x` as integers in 0..255: the activation of these nets."""
     return _quantised(x, 0, HIGHEST)
@@ -68,25 +81,28 @@ def straight_through(value: Tensor, x: Tensor) -> Tensor:
 
 
 def carried(x: Tensor) -> Tensor:
-    """Return `x` rounded to what bfloat16 holds, in its own type."""
-    return x if x.dtype == torch.bfloat16 else x.bfloat16().to(x.dtype)
+    """Return `x` rounded to what bfloat16 holds, in its own type; the gradient passes as it is."""
+    if x.dtype == torch.bfloat16:
+        return x
+    result: Tensor = _Carry.apply(x)  # type: ignore[no-untyped-call]
+    return result
 
 
 @cache
 def fastest_carrier(device: torch.device) -> torch.dtype:
     """Return the type that carries the integers faster here: the pixels are the same."""
-    seconds = {}
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     with torch.inference_mode():
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype, taken in seconds.items():
             x, weight = (
                 torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
                 for shape in ((1, 64, 96, 96), (64, 64, 3, 3))
             )
-            for _ in range(3):  # the last one is warm
+            for _ in range(6):  # other work may disturb some
                 start = time.perf_counter()
                 float(functional.conv2d(x, weight, padding=1)[0, 0, 0, 0])
-                seconds[dtype] = time.perf_counter() - start
-    return min(seconds, key=lambda dtype: seconds[dtype])
+                taken.append(time.perf_counter() - start)
+    return min(seconds, key=lambda dtype: min(seconds[dtype]))
 
 
 def integers(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,10 +116,14 @@ def integers(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         The weights in -127..127, the biases, both in float32, and the exponents e [out]: what they stand for is
         integer x 2^e. A bias times 2^e is a number of bfloat16.
     """
-    highest = weight.abs().amax(dim=(1, 2, 3)).clamp(min=2.0**-20)
+    magnitudes = weight.abs()
+    highest = magnitudes.amax(dim=(1, 2, 3)).clamp(min=2.0**-20)
     offset = (BIAS_UNIT * bias).bfloat16().float()
-    least = torch.ceil(torch.log2(offset.abs() + 2.0**-40)) - BIAS_BITS
-    exponent = torch.maximum(torch.ceil(torch.log2(highest / LIMIT)), least)
+    rounding = HIGHEST * weight[0].numel() / 2 + 1  # what it may add to a sum
+    summed = HIGHEST * magnitudes.sum(dim=(1, 2, 3)) + offset.abs()
+    least = torch.maximum(highest / LIMIT, summed / (EXACT_SUM - rounding))
+    least = torch.maximum(least, (offset.abs() + 2.0**-40) / (1 << BIAS_BITS))
+    exponent = torch.ceil(torch.log2(least))
     step = torch.exp2(exponent)
     whole = (weight / step[:, None, None, None]).round().clamp(-LIMIT, LIMIT)
     return whole, (offset / step).round(), exponent

@@ -4,8 +4,14 @@ Every sample is a function of (seed, step, position in the batch) alone, so a re
 would have seen.
 """
 
+import contextlib
+import copy
+import hashlib
+import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,7 +21,10 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
 from refscale_codec.picture import image
+from refscale_codec.picture.files import write_atomically
+from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
+from refscale_codec.reference.warp import Alignment
 from refscale_codec.training.manifest import Pair
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
@@ -65,9 +74,33 @@ def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
     if len(visits) == 1:
         return [(pair.dataset, visits[0].pixels, None)]
     return [
-        (pair.dataset, target.pixels, warp.apply(other, registration.estimate(target, other)).pixels)
+        (pair.dataset, target.pixels, warp.apply(other, _alignment(target, other)).pixels)
         for target, other in (visits, visits[::-1])
     ]
+
+
+@cache
+def _kept() -> Path:
+    """Return the folder where alignments of training pictures are kept, since estimating them takes minutes.
+
+    It is another one for another estimator.
+    """
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    source = b"".join(Path(str(module.__file__)).read_bytes() for module in (registration, warp))
+    return Path(folder) / "refscale" / f"alignments-{hashlib.sha256(source).hexdigest()[:12]}"
+
+
+def _alignment(target: Image, reference: Image) -> Alignment | None:
+    """Return what the encoder estimates; kept for later runs, if the folder for it can be written to."""
+    file = _kept() / f"{target.fingerprint().hex()}-{reference.fingerprint().hex()}"
+    if file.exists():
+        packed = file.read_bytes()
+        return warp.unpack(packed, target.height, target.width) if packed else None
+    alignment = registration.estimate(target, reference)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, b"" if alignment is None else warp.pack(alignment))
+    return alignment
 
 
 class Crops:
@@ -107,6 +140,12 @@ class Crops:
         for dataset, inside in areas.items():
             weight[places[dataset]] = np.asarray(inside) / np.sqrt(np.sum(inside))
         self.weight = weight / weight.sum()
+
+    def smaller(self, crop: int) -> "Crops":
+        """Return what draws smaller crops from the same pictures, of which there is no second copy."""
+        same = copy.copy(self)
+        same.crop = crop
+        return same
 
     def sample(self, rng: Generator) -> tuple[Pixels, Pixels, Mask]:
         """Return one target and reference, each [crop, crop, 3], and where that one was made to show another place."""

@@ -1,9 +1,10 @@
 """The training loop, and `refscale train recipe.toml -o run/`.
 
-`fit` trains any net on any loss: optimiser, schedule, moving average, checkpoints and log. It stops after `steps` or
-`minutes` and continues from `run/checkpoint-STEP.pt` and `optimizer-STEP.pt`, here or on another machine, CPU or CUDA.
-Batches and noise are functions of (seed, step), so a resumed run equals an uninterrupted one. `run/log.jsonl` has a
-line every 50 steps.
+`fit` trains any net on any loss: optimiser, schedule, moving average, checkpoints and log. It stops after the schedule
+or `minutes` and continues from `run/checkpoint-STEP.pt` and `optimizer-STEP.pt`, here or on another machine, CPU or
+CUDA. Batches and noise are functions of (seed, step), so a resumed run equals an uninterrupted one, if its schedule is
+counted in steps. `run/log.jsonl` has a line every 50 steps. Nets compute in bfloat16 where that is the faster type, as
+with AMX or on a GPU; AVX-512 alone is faster in float32.
 
 `train` has it train what a recipe says (`nets`) on crops of a manifest's pictures (`data`): `run/weights.safetensors`
 holds the moving average of the parameters, ready for `encode --weights`.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from refscale_codec.errors import UsageError
+from refscale_codec.rescale.quantised import fastest_carrier
 from refscale_codec.training.data import Crops, Mask, Pixels
 from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.muon import Muon
@@ -35,6 +37,7 @@ Batch = TypeVar("Batch")
 
 _LOGGED = 50  # steps of a line of the log
 _SAVED = 120  # seconds between checkpoints
+_LENGTHS = {"steps", "processor_minutes"}  # of the schedule; may change when a run is continued
 
 
 class Run(Generic[Net]):
@@ -48,11 +51,19 @@ class Run(Generic[Net]):
         others = [x for x in net.parameters() if not any(x is kernel for kernel in hidden)]
         self.optimizer = torch.optim.Adam(others, lr=config.learning_rate, betas=(0.9, 0.99))
         self.muon = Muon(hidden, config.muon) if hidden else None
-        self.step, self.skipped, self.seconds = 0, 0, 0.0
+        self.step, self.skipped = 0, 0
+        self.seconds = 0.0  # of the processor, all threads together
+
+    @property
+    def share(self) -> float:
+        """The share of the schedule that is over."""
+        if self.config.processor_minutes:
+            return self.seconds / (60 * self.config.processor_minutes)
+        return self.step / self.config.steps
 
     def update(self, loss: Tensor) -> None:
         """Take one optimiser step, unless loss or gradient is not finite: then count it as skipped."""
-        config, rate = self.config, learning_rate(self.config, self.step)
+        config, rate = self.config, learning_rate(self.config, self.step, self.share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for group in [] if self.muon is None else self.muon.param_groups:
@@ -123,7 +134,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def fit(
     net: Net,
     config: TrainConfig,
-    draw: Callable[[int], Batch],
+    draw: Callable[[int, float], Batch],
     loss_of: Callable[[Batch, int], tuple[Tensor, dict[str, Tensor]]],
     store: Callable[[Net, Path], None],
     folder: Path,
@@ -137,8 +148,9 @@ def fit(
     Args:
         net: with the parameters to begin with.
         config: the recipe, for schedule, optimiser and seed; it must equal the one that `folder` was begun with, but
-            for `steps`.
-        draw: returns the batch of a step, counted from 0; called by a thread beside the step before.
+            for the length of the schedule.
+        draw: returns the batch of a step, counted from 0, before which a share of the schedule is over; called by a
+            thread beside the step before.
         loss_of: returns the loss of `net` on a batch, and figures [b] for the log.
         store: writes a net with averaged parameters, its own copy, to a path.
         folder: gets checkpoint-STEP.pt, optimizer-STEP.pt, weights.safetensors, log.jsonl, config.json.
@@ -155,7 +167,7 @@ def fit(
     started = saved = time.monotonic()
     where, weights = torch.device(device), folder / "weights.safetensors"
     before = folder / "config.json"
-    if before.exists() and _without_steps(json.loads(before.read_text())) != _without_steps(
+    if before.exists() and _without_length(json.loads(before.read_text())) != _without_length(
         json.loads(json.dumps(asdict(config)))
     ):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
@@ -165,17 +177,17 @@ def fit(
     recent: dict[str, list[Tensor]] = {}
     net.train()
     with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(draw, run.step)
+        upcoming = ahead.submit(draw, run.step, run.share)
         upcoming.result()  # a recipe that cannot begin does not claim the folder
         before.write_text(json.dumps(asdict(config), indent=1))
-        while run.step < config.steps and time.monotonic() - started < 60 * minutes:
-            batch, upcoming = upcoming.result(), ahead.submit(draw, run.step + 1)
-            begun = time.monotonic()
+        begun = time.process_time() - run.seconds
+        while run.share < 1 and time.monotonic() - started < 60 * minutes:
+            batch, upcoming = upcoming.result(), ahead.submit(draw, run.step + 1, run.share)
             torch.manual_seed(config.seed * 1_000_003 + run.step)
-            with torch.autocast(device_type=where.type, dtype=torch.bfloat16):
+            with torch.autocast(where.type, torch.bfloat16, enabled=fastest_carrier(where) == torch.bfloat16):
                 loss, figures = loss_of(batch, run.step)
             run.update(loss)
-            run.seconds += time.monotonic() - begun
+            run.seconds = time.process_time() - begun
             for name, value in figures.items():
                 recent.setdefault(name, []).append(value)
             if run.step % _LOGGED == 0:
@@ -228,11 +240,12 @@ def train(
     @cache
     def crops() -> dict[int, Crops]:
         pairs = read_manifest(config_folder / config.manifest, config.splits)
-        sides = {config.crop, config.late_crop or config.crop}
-        return {side: Crops(pairs, side, config.simulated, config.unrelated, config.changed) for side in sorted(sides)}
+        sides = config.crop, config.late_crop or config.crop
+        largest = Crops(pairs, max(sides), config.simulated, config.unrelated, config.changed)
+        return {side: largest.smaller(side) for side in sides}
 
-    def draw(step: int) -> tuple[Pixels, Pixels, Mask]:
-        return crops()[crop_at(config, step)].marked_batch(config.seed, step, config.batch)
+    def draw(step: int, share: float) -> tuple[Pixels, Pixels, Mask]:
+        return crops()[crop_at(config, share)].marked_batch(config.seed, step, config.batch)
 
     return fit(net, config, draw, net.loss_of, Trained.store, folder, minutes=minutes, device=device, report=report)
 
@@ -241,5 +254,5 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.rpartition("-")[2])
 
 
-def _without_steps(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in recipe.items() if name != "steps"}
+def _without_length(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name not in _LENGTHS}

@@ -1,7 +1,7 @@
 """Muon: steps of equal size in all directions of a matrix (Keller Jordan et al., 2024).
 
-The momentum of a convolution's kernels, as a matrix [out, in * 3 * 3], is made orthogonal by five Newton-Schulz steps
-in bfloat16. Steps have the root mean square 0.2 of Adam's (Liu et al., arXiv 2502.16982), so its learning rates do.
+The momentum of a convolution's kernels, as a matrix [out, in * 3 * 3], is made orthogonal by five Newton-Schulz steps.
+Steps have the root mean square 0.2 of Adam's (Liu et al., arXiv 2502.16982), so its learning rates do.
 torch's own `optim.Muon` takes matrices only.
 """
 
@@ -41,11 +41,19 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Return matrices [n, rows, columns] with their singular values brought to about 1 (0.7 to 1.2)."""
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)).bfloat16()
+    """Return matrices [n, rows, columns] with their singular values brought to about 1 (0.7 to 1.2).
+
+    A Newton-Schulz step multiplies by a polynomial of x x^T. Polynomials of one matrix commute, so all steps are taken
+    on the small square matrices, and x is multiplied once, by their product.
+    """
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
+    square = x @ x.mT
+    unit = torch.eye(x.shape[1], device=x.device)
+    product = unit
     for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * (square @ square)) @ x
-    return (x.mT if tall else x).float()
+        factor = 3.4445 * unit - 4.7750 * square + 2.0315 * (square @ square)
+        product, square = factor @ product, factor @ square @ factor
+    x = product @ x
+    return x.mT if tall else x

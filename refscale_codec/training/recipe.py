@@ -42,14 +42,15 @@ class TrainConfig:
     start_from: tuple[str, ...] = ()  # weights, relative to the config file: equal names and shapes are taken over
     seed: int = 1
     steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
+    processor_minutes: float = 0.0  # length of the schedule in processor time instead, of all threads; 0 for steps
     warmup: int = 100  # steps
-    decay: float = 0.4  # share of the steps, at the end
+    decay: float = 0.4  # share of the schedule, at the end
     learning_rate: float = 6e-4  # of Adam
     muon: float = 0.0  # learning rate of Muon for hidden convolutions of an untied net; 0 for Adam
     batch: int = 8
     crop: int = 128  # side in pixels
-    late_crop: int = 0  # side of crops in the last steps; 0 for no change
-    late: float = 0.4  # share of the steps in which crops are of that size
+    late_crop: int = 0  # side of crops at the end; 0 for no change
+    late: float = 0.4  # share of the schedule in which crops are of that size
     clip: float = 1.0  # bound on the gradient's norm
     average: float = 0.999  # decay of the moving average of parameters
     simulated: float = 0.12  # share of real pairs given a simulated reference
@@ -121,9 +122,9 @@ class TrainConfig:
             raise UsageError(f"{path}: {error}") from None
 
 
-def crop_at(config: TrainConfig, step: int) -> int:
-    """Return the side of the crops of a step, counted from 0."""
-    return config.late_crop if config.late_crop and step >= (1 - config.late) * config.steps else config.crop
+def crop_at(config: TrainConfig, share: float) -> int:
+    """Return the side of the crops of a step before which a share of the schedule is over."""
+    return config.late_crop if config.late_crop and share >= 1 - config.late else config.crop
 
 
 def _known(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
@@ -133,8 +134,8 @@ def _known(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
     return table
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return Adam's learning rate at a step, counted from 0."""
+def learning_rate(config: TrainConfig, step: int, share: float) -> float:
+    """Return Adam's learning rate at a step, counted from 0, before which a share of the schedule is over."""
     rise = min(1.0, (step + 1) / config.warmup)
-    fall = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
+    fall = min(1.0, (1 - share) / config.decay) if config.decay else 1.0
     return config.learning_rate * rise * max(fall, 0.0)
