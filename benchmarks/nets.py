@@ -110,7 +110,7 @@ def guided() -> Iterator[None]:
     """Build untied nets with the flow guidance module between them."""
     with (
         patch.object(nets, "Untied", net_variants.Guided),
-        patch.dict(model.RESCALERS, {"untied": net_variants.Guided.restored}),
+        patch.dict(model.RESCALERS, {"untied": net_variants.Guided.stored}),
     ):
         yield
 
