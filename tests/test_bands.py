@@ -398,7 +398,7 @@ def test_targets_are_for_all_kinds(kind: str, tiny_model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "other"), [("grey", "rgb"), ("rgb16", "rgb"), ("four signed", "seven"), ("rgb", "two")]
+    ("kind", "other"), [("two", "rgb"), ("rgb16", "rgb"), ("four signed", "seven"), ("rgb", "two")]
 )
 def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_model: Model) -> None:
     with pytest.raises(ImageError, match="bring both to the same"):
@@ -406,6 +406,37 @@ def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_model
     data = encoder.encode(*KINDS[kind], tiny_model)
     with pytest.raises(ReferenceMismatch):
         decoder.decode(data, KINDS[other][1], tiny_model)
+
+
+NAMED = Metadata(geo=b'{"interpretations":["red","green","blue","undefined"]}')
+
+
+@pytest.mark.parametrize("dtype", [U8, I16])
+@pytest.mark.parametrize(("depth", "other"), [(1, 3), (1, 4), (3, 1), (5, 1), (3, 4), (4, 3)])
+def test_a_reference_of_other_bands_serves_where_their_meaning_is_clear(
+    depth: int, other: int, dtype: np.dtype, tiny_model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, given = drawn(1, depth, dtype), older(drawn(1, other, dtype))
+    red, green, blue = (given[..., min(band, other - 1)].astype(int) for band in range(3))
+    luma = np.floor((77 * red + 150 * green + 29 * blue + 128) / 256).astype(dtype)
+    brought = luma[..., None] if depth == 1 else given[..., [min(band, other - 1) for band in range(depth)]]
+    picture, reference = (Image(x, NAMED if x.shape[2] == 4 else Metadata()) for x in (target, given))
+    data = encoder.encode(picture, reference, tiny_model)
+    same = container.unpack(encoder.encode(picture, Image(brought), tiny_model))
+    file = container.unpack(data)
+    assert file.header.reference == reference.fingerprint()
+    assert replace(file, header=same.header, extra_bands=same.extra_bands) == same
+    decoded = decoder.decode(data, Image(given), tiny_model)
+    assert decoded.pixels.shape == target.shape
+    assert ": its" in caplog.text and reference.kind in caplog.text
+
+
+@pytest.mark.parametrize("named", [Metadata(), Metadata(geo=b'{"interpretations":["blue","green","red","undefined"]}')])
+def test_four_bands_of_unknown_order_serve_only_for_four(named: Metadata, tiny_model: Model) -> None:
+    for depth, other in ((3, 4), (4, 3), (1, 4)):
+        target, reference = (Image(drawn(1, n), named if n == 4 else Metadata()) for n in (depth, other))
+        with pytest.raises(ImageError, match=r"not known which bands .* red, green and blue: .*`gdal_edit\.py -color"):
+            encoder.encode(target, reference, tiny_model)
 
 
 def test_alpha_of_the_reference_is_ignored(tiny_model: Model) -> None:

@@ -21,15 +21,28 @@ Picture = NDArray[Any] | str | os.PathLike[str] | Image
 `Image`, which can have alpha, a nodata value and metadata."""
 
 
-def image_of(given: Picture, what: str, *, need_georeference: bool) -> Image:
-    """Return a picture as `Image`."""
+def image_of(given: Picture, what: str, page: int | None, *, need_georeference: bool) -> Image:
+    """Return a picture as `Image`; `page` is which one of a file, from 1, and None for anything but a file."""
+    if page is not None and not isinstance(given, str | os.PathLike):
+        raise UsageError(f"a page of {what} would have no effect: {what} is not a file")
     if isinstance(given, Image):
         return given
     if isinstance(given, str | os.PathLike):
-        return pictures.read(Path(given), need_georeference=need_georeference)
+        return pictures.read(
+            Path(given), page=None if page is None else whole(page, "page"), need_georeference=need_georeference
+        )
     if isinstance(given, np.ndarray):
         return arrays.to_image(given, what)
     raise UsageError(f"{what} must be a numpy array, a path or an Image, not {type(given).__name__}")
+
+
+def reference_of(given: Picture | None, page: int | None) -> Image | None:
+    """Return a reference as `Image`, or None if there is none."""
+    if given is None:
+        if page is not None:
+            raise UsageError("reference_page would have no effect: there is no reference")
+        return None
+    return image_of(given, "the reference", page, need_georeference=False)
 
 
 def bytes_of(data: bytes | FilePath) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, image_of, range_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, image_of, range_of, reference_of, whole
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.errors import UsageError
@@ -38,6 +38,8 @@ def encode(
     value_range: Sequence[int] | NDArray[Any] | None = None,
     output_hash: bool = False,
     strip: bool = False,
+    page: int | None = None,
+    reference_page: int | None = None,
     tile: int = TILE,
 ) -> bytes:
     """Encode a picture and return the bytes of a `.rsc` file.
@@ -56,6 +58,8 @@ def encode(
         value_range: Lowest and highest value of 16-bit bands; by default those of each band.
         output_hash: Also decode, and store a hash of the decoded picture.
         strip: Drop colour profile, EXIF, XMP and georeference.
+        page: Which picture of a file that holds several, from 1.
+        reference_page: Likewise, of the reference.
         tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
 
     Raises:
@@ -71,8 +75,8 @@ def encode(
     for name, value in targets.items():
         if value is not None and not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
             raise UsageError(f"{name} must be a positive number, not {value!r}")
-    image = image_of(picture, "the picture", need_georeference=not strip)
-    older = None if reference is None else image_of(reference, "the reference", need_georeference=False)
+    image = image_of(picture, "the picture", page, need_georeference=not strip)
+    older = reference_of(reference, reference_page)
     if strip:
         image = replace(image, metadata=metadata.Metadata())
     from refscale_codec.codec import encoder, rate_control
@@ -94,13 +98,14 @@ def decode(
     data: bytes | FilePath,
     reference: Picture | None = None,
     *,
+    reference_page: int | None = None,
     window: tuple[int, int, int, int] | None = None,
     model: "Model | FilePath | None" = None,
     device: str | None = None,
     tile: int = TILE,
 ) -> NDArray[Any]:
     """Decode the picture in a `.rsc` file, or a window of it; short for `open` and `Reader.read`."""
-    with open(data, reference, model=model, device=device, tile=tile) as reader:
+    with open(data, reference, reference_page=reference_page, model=model, device=device, tile=tile) as reader:
         return reader.read(window=window)
 
 
@@ -108,6 +113,7 @@ def open(
     data: bytes | FilePath,
     reference: Picture | None = None,
     *,
+    reference_page: int | None = None,
     model: "Model | FilePath | None" = None,
     device: str | None = None,
     tile: int = TILE,
@@ -117,6 +123,7 @@ def open(
     Args:
         data: The path of the file, or its bytes.
         reference: The picture that the file was encoded against, with equal pixels; needed only to read pixels.
+        reference_page: Which picture of a reference's file that holds several, from 1.
         model: The weights that the file was encoded with, loaded or the path of a file; by default they are looked up
             among those that ship.
         device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
@@ -127,16 +134,16 @@ def open(
         ImageError: The reference cannot be read.
         UsageError: An argument of a wrong type.
     """
-    return Reader(data, reference, model=model, device=device, tile=tile)
+    return Reader(data, reference, reference_page=reference_page, model=model, device=device, tile=tile)
 
 
-def fingerprint(picture: Picture) -> str:
+def fingerprint(picture: Picture, *, page: int | None = None) -> str:
     """Return the id by which a file names its reference: 12 hexadecimal digits, a hash of the pixels without alpha.
 
     Raises:
         ImageError: The picture cannot be read.
     """
-    return image_of(picture, "the picture", need_georeference=False).fingerprint().hex()
+    return image_of(picture, "the picture", page, need_georeference=False).fingerprint().hex()
 
 
 def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, image_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, reference_of, whole
 from refscale_codec.api.models import model_of, shipped_as
 from refscale_codec.errors import UsageError, naming
 from refscale_codec.fileformat import container
@@ -34,6 +34,7 @@ class Reader:
         data: bytes | FilePath,
         reference: Picture | None = None,
         *,
+        reference_page: int | None = None,
         model: "Model | FilePath | None" = None,
         device: str | None = None,
         tile: int = TILE,
@@ -44,7 +45,7 @@ class Reader:
         with self._named():
             self._content = container.unpack(self._data)
             self._metadata = metadata.unpack(self._content.metadata)
-        self._reference = None if reference is None else image_of(reference, "the reference", need_georeference=False)
+        self._reference = reference_of(reference, reference_page)
         self._model, self._device, self._tile = model, device, whole(tile, "tile")
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None

@@ -19,8 +19,10 @@ from refscale_codec.cli.options import (
     JsonOption,
     MemoryOption,
     OutputOption,
+    PageOption,
     QuietOption,
     RefOption,
+    RefPageOption,
     TileOption,
     WeightsOption,
 )
@@ -33,6 +35,8 @@ def encode(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="PNG, JPEG, WebP or TIFF; - is stdin.")],
     output: OutputOption,
     ref: RefOption = None,
+    page: PageOption = None,
+    ref_page: RefPageOption = None,
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=100, help="Higher is better and larger; 75 by default.")
     ] = None,
@@ -97,8 +101,8 @@ def encode(
     terminal.require_streams(output, picture, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
-        image = terminal.read_picture(picture, need_georeference=not strip)
-        reference = None if ref is None else terminal.read_picture(ref)
+        image = terminal.read_picture(picture, page, need_georeference=not strip)
+        reference = terminal.read_reference(ref, ref_page)
         from refscale_codec import model as weights_files
         from refscale_codec.api.functions import target_of
         from refscale_codec.codec import encoder, rate_control
@@ -149,6 +153,7 @@ def decode(
     file: FileArgument,
     output: OutputOption,
     ref: RefOption = None,
+    ref_page: RefPageOption = None,
     format_name: FormatOption = None,
     window: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part, to the same pixels as in the whole.")
@@ -186,7 +191,7 @@ def decode(
             geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
-        reference = None if ref is None else terminal.read_picture(ref)
+        reference = terminal.read_reference(ref, ref_page)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(header), device)

@@ -18,8 +18,10 @@ from refscale_codec.cli.options import (
     FormatOption,
     JsonOption,
     OutputOption,
+    PageOption,
     QuietOption,
     RefOption,
+    RefPageOption,
     WeightsOption,
 )
 from refscale_codec.errors import ContainerError, UsageError, naming
@@ -75,6 +77,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
 def verify(
     file: FileArgument,
     ref: RefOption = None,
+    ref_page: RefPageOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -88,7 +91,7 @@ def verify(
     content = terminal.unpacked(data, name)
     with terminal.progress(quiet) as step:
         step("starting")
-        reference = None if ref is None else terminal.read_picture(ref)
+        reference = terminal.read_reference(ref, ref_page)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(content.header), device)
@@ -114,6 +117,8 @@ def diff(
     file: Annotated[str, typer.Argument(metavar="NEW", help="A picture or a .rsc file; - is stdin.")],
     ref: Annotated[str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the same place; - is stdin.")],
     output: OutputOption,
+    page: PageOption = None,
+    ref_page: RefPageOption = None,
     format_name: FormatOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -137,8 +142,10 @@ def diff(
 
         kind = terminal.picture_format(output, format_name)
         process.lift_pillow_limit()
-        picture = None if header is not None else pictures.from_bytes(data, name)
-        reference = terminal.read_picture(ref)
+        if header is not None and page is not None:
+            raise UsageError(f"--page would have no effect: {name} is a .rsc file")
+        picture = None if header is not None else pictures.from_bytes(data, name, page=page)
+        reference = terminal.read_picture(ref, ref_page)
         from refscale_codec import model as weights_files
         from refscale_codec.codec import decoder
         from refscale_codec.study import change

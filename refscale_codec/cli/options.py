@@ -14,6 +14,10 @@ RefOption = Annotated[
     str | None,
     typer.Option("--ref", metavar="PICTURE", help="Reference: an older picture of the same place; - is stdin."),
 ]
+PageOption = Annotated[
+    int | None, typer.Option("--page", min=1, help="Which picture of a file that holds several, from 1.")
+]
+RefPageOption = Annotated[int | None, typer.Option("--ref-page", min=1, help="Likewise, of the reference.")]
 OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is stdout.")]
 WeightsOption = Annotated[
     Path | None,

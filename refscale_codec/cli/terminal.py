@@ -79,14 +79,24 @@ def _stdin(wrong: type[RefscaleError], most: files.Most) -> bytes:
         raise wrong(f"cannot read stdin: {reason(error)}") from None
 
 
-def read_picture(path: str, *, need_georeference: bool = False) -> "Image":
+def read_picture(path: str, page: int | None = None, *, need_georeference: bool = False) -> "Image":
     """Return the picture in a file or on stdin; see `image.from_bytes`."""
     from refscale_codec.picture import image
 
     process.lift_pillow_limit()
     if path == "-":
-        return image.from_bytes(_stdin(ImageError, image.most_bytes), "stdin", need_georeference=need_georeference)
-    return image.read(Path(path), need_georeference=need_georeference)
+        data = _stdin(ImageError, image.most_bytes)
+        return image.from_bytes(data, "stdin", page=page, need_georeference=need_georeference)
+    return image.read(Path(path), page=page, need_georeference=need_georeference)
+
+
+def read_reference(path: str | None, page: int | None) -> "Image | None":
+    """Return the reference if there is one; its georeference is read where that is possible."""
+    if path is None:
+        if page is not None:
+            raise UsageError("--ref-page would have no effect: there is no --ref")
+        return None
+    return read_picture(path, page)
 
 
 def unpacked(data: bytes, name: str) -> container.Container:

@@ -65,7 +65,8 @@ def encode(
 
     Args:
         image: the picture, of any size from 1x1 and any bands. Alpha, nodata and metadata are stored losslessly.
-        reference: an older picture of the same place and the same bands, of any size; None encodes without one.
+        reference: an older picture of the same place and type, of any size; None encodes without one. It has the same
+            bands, or grey for any, RGB for grey, or one of RGB and four bands that begin with it for the other.
         model: from `model.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         on_stage: timing hook, called when each of the stages "align", "choose", "net" and "entropy" is done.
@@ -237,6 +238,7 @@ def prepare(
     `choose` decides how a band group uses its reference.
     """
     options = options or EncodeOptions()
+    bands.require_related(image, reference)
     described = bands.describe(image, options.value_range)
     fingerprint = None if reference is None else reference.fingerprint()
     plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, model, options)

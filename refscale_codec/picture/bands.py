@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError, ImageError, UsageError
-from refscale_codec.picture import planes
+from refscale_codec.picture import geotiff, planes
 from refscale_codec.picture.formats import kind_of
 from refscale_codec.picture.image import MAX_SAMPLES, Image
 from refscale_codec.picture.tiles import Box
@@ -35,6 +35,8 @@ FULL = 0xFFFF
 _log = logging.getLogger(__name__)
 _TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("u1"), 1: np.dtype("u2"), 2: np.dtype("i2")}  # by their ids in the file
 _ALPHA, _NODATA, _NODATA_MASK = 1, 2, 4  # flags
+_SERVED = {1: range(1, 256), 3: (1, 4), 4: (1, 3)}  # by bands of a reference: other numbers of bands it serves for
+_RGB = ["red", "green", "blue"]
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
 
 
@@ -117,6 +119,25 @@ def _measured(image: Image, band: int) -> tuple[int, int]:
     return low, max(low, int(plane.max(initial=limits.min, where=valid)))
 
 
+def require_related(image: Image, reference: Image | None) -> None:
+    """Check that a reference with another number of bands serves for a picture, and log how.
+
+    Raises:
+        ImageError: it is not known which of three or four bands are red, green and blue.
+    """
+    if reference is None or reference.bands == image.bands or image.bands not in _SERVED.get(reference.bands, ()):
+        return
+    for what, picture in (("reference", reference), ("picture", image)):
+        if picture.bands in (3, 4) and geotiff.interpretations(picture.metadata.geo, picture.bands)[:3] != _RGB:
+            raise ImageError(
+                f"the reference is {reference.kind} and the picture {image.kind}, and it is not known which bands of "
+                f"the {what} are red, green and blue: tell it of the file with "
+                "`gdal_edit.py -colorinterp_1 red -colorinterp_2 green -colorinterp_3 blue`"
+            )
+    how = "its luma" if image.bands == 1 else "its band for all" if reference.bands == 1 else "its bands in their order"
+    _log.warning("the reference is %s and the picture %s: %s is used", reference.kind, image.kind, how)
+
+
 def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Image]:
     """Yield the band groups of a picture, or of a reference.
 
@@ -126,12 +147,14 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         reference: whether it is the reference: its alpha is ignored, and its nodata value is the picture's.
 
     Raises:
-        ImageError: the reference has other bands than the picture, or samples of another type.
+        ImageError: the reference has bands that do not serve for the picture's, or samples of another type.
     """
-    if (image.pixels.dtype, image.bands) != (bands.dtype, bands.depth):
+    if image.pixels.dtype != bands.dtype or bands.depth not in (image.bands, *_SERVED.get(image.bands, ())):
         raise ImageError(
             f"the reference is {image.kind} and the picture {kind_of(bands.dtype, bands.depth)}: bring both to the same"
         )
+    if image.bands != bands.depth:
+        image = Image(_in_bands(image.pixels, bands.depth))
     if bands.plain:
         yield image
         return
@@ -144,6 +167,15 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         if bands.ranges:
             cut = np.dstack([_stretched(cut[..., i], *bands.ranges[band]) for i, band in enumerate(chosen)])
         yield Image(cut if hidden is None else _filled(cut, hidden))
+
+
+def _in_bands(pixels: NDArray[Any], depth: int) -> NDArray[Any]:
+    """Return a reference in so many bands as a picture has: grey from the first three, or the last band repeated."""
+    last = pixels.shape[2] - 1
+    if depth > 1:
+        return pixels[..., [min(band, last) for band in range(depth)]]
+    red, green, blue = (pixels[..., band].astype(np.int32) for band in range(3))
+    return ((77 * red + 150 * green + 29 * blue + 128) >> 8).astype(pixels.dtype)[..., None]  # luma of BT.601
 
 
 def split_reference(reference: Image | None, bands: Bands) -> Iterator[Image | None]:

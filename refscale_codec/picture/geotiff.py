@@ -346,6 +346,12 @@ def tags(geo: bytes) -> dict[str, str]:
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
+def interpretations(geo: bytes, bands: int) -> list[str]:
+    """Return the colour interpretations of a picture's bands, without alpha, by GDAL's names in lower case."""
+    found = _loaded(geo).get("interpretations")
+    return [str(name) for name in found][:bands] if isinstance(found, list) else _default_interpretations(bands)
+
+
 def georeference(geo: bytes) -> tuple[str, tuple[float, ...]] | None:
     """Return the coordinate reference system and the transform; None unless there are both."""
     system, numbers = crs(geo), transform(geo)

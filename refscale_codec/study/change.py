@@ -48,6 +48,7 @@ def change(
     Raises:
         ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
+    bands.require_related(image, reference)
     described = bands.describe(image)
     where = cache(lambda: georeference.prior(image, reference))  # asked for only where something is to be estimated
     older = bands.split_groups(reference, described, reference=True)

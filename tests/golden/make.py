@@ -109,6 +109,8 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "similarity": (2, "gmm", Image, lambda x: Image(np.ascontiguousarray(x[:70]))),
     "affine": (4, "jpeg", Image, lambda x: Image(enlarged(x))),
     "homography": (2, "jpeg", lambda x: Image(deep(x)), lambda x: Image(deep(torn(x)))),
+    "grey-reference": (2, "jpeg", Image, lambda x: Image(np.ascontiguousarray(shifted(x)[..., 1:2]))),
+    "reference-of-grey": (2, "jpeg", lambda x: Image(deep(x[..., 1:2])), lambda x: Image(deep(doubled(x)[..., 2:5]))),
     "constant-map": (2, "jpeg", Image, Image),  # see `with_map`
     "exact": (2, "jpeg", Image, Image),
     "exact-sixteen-bits": (2, "jpeg", lambda x: Image(deep(doubled(x))), lambda x: Image(deep(shifted(doubled(x))))),

@@ -53,7 +53,12 @@ class Bands:
 
     def of_reference(self, reference: np.ndarray) -> list[np.ndarray]:
         """Return a reference [h, w, bands] in band groups."""
-        found = []
+        found, others = [], reference.shape[2]
+        if self.count == 1 and others > 1:
+            a, b, c = (reference[..., i].astype(np.int64) for i in range(3))
+            reference = ((77 * a + 150 * b + 29 * c + 128) // 256)[..., None]
+        else:
+            reference = reference[..., [min(i, others - 1) for i in range(self.count)]]
         for group in self.groups:
             pixels = reference[..., group].astype(np.int64)
             hidden = np.zeros(pixels.shape, bool) if self.nodata is None else pixels == self.nodata
