@@ -268,7 +268,7 @@ def containers(draw):
         alignment=draw(st.none() | st.binary(min_size=8, max_size=64) | long_payloads) if aligned else None,
         bands=draw(st.none() | st.binary(min_size=3, max_size=64) | long_payloads),
         extra_bands=draw(st.none() | st.binary(min_size=39, max_size=64) | long_payloads),
-        metadata=draw(st.none() | st.binary(min_size=13, max_size=64) | long_payloads),
+        metadata=draw(st.none() | st.binary(min_size=5, max_size=64) | long_payloads),
         prediction=prediction,
     )
 
@@ -413,7 +413,7 @@ REFERRING = replace(HEADER, reference=b"before")
         ("bands", "BANDS", 5, 1 << 4, 0, 3),
         ("extra_bands", "EXTRA_BANDS", 6, 1 << 5, 0, 39),
         ("prediction", "PREDICTION", 7, 1 << 6, 0, 10),
-        ("metadata", "METADATA", 128, 0, 1 << 1, 13),
+        ("metadata", "METADATA", 128, 0, 1 << 1, 5),
         ("output_hash", "OUTPUT_HASH", 129, 0, 1 << 0, 6),
     ],
 )

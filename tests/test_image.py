@@ -299,6 +299,40 @@ def test_what_a_format_cannot_hold_is_told_and_left_out(caplog: pytest.LogCaptur
     ]
 
 
+def profile(space: bytes) -> bytes:
+    """Return the header of a colour profile of a colour space."""
+    return bytes(16) + space + bytes(16) + b"acsp" + bytes(88)
+
+
+@pytest.mark.parametrize(
+    ("depth", "space", "kind", "kept"),
+    [
+        *[(3, b"RGB ", kind, True) for kind in LOSSLESS],
+        *[(3, space, kind, False) for space in (b"GRAY", b"CMYK", b"Lab ") for kind in LOSSLESS],
+        *[
+            (1, b"GRAY", "png", True),
+            (1, b"GRAY", "tiff", True),
+            (1, b"GRAY", "webp", False),
+            (1, b"RGB ", "png", False),
+        ],
+    ],
+)
+def test_a_colour_profile_of_another_colour_space_is_not_attached(
+    depth: int, space: bytes, kind: str, kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = Image(np.ascontiguousarray(RGB[..., :depth]), Metadata(profile(space)))
+    found = PIL.Image.open(io.BytesIO(image.to_bytes(picture, kind))).info.get("icc_profile")
+    assert (found == profile(space)) == kept
+    assert any("left out: a colour profile of " in message for message in caplog.messages) == (not kept)
+
+
+def test_a_colour_profile_of_another_colour_space_is_told_when_it_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(RGB).save(buffer, "PNG", icc_profile=profile(b"CMYK"))
+    assert image.from_bytes(buffer.getvalue(), "photo.png").metadata == Metadata()
+    assert caplog.messages == ["photo.png: left out: a colour profile of CMYK, on a picture of RGB"]
+
+
 def test_tags_that_tell_how_a_tiff_is_stored_are_not_taken_over() -> None:
     exif = PIL.Image.Exif()
     exif[256], exif[262], exif[271] = 9, 0, "maker"  # width and photometric interpretation

@@ -114,8 +114,8 @@ def test_the_reader_keeps_alpha_and_nodata(name: str, decoded: dict[str, dict[st
 
 def test_the_reader_finds_metadata_and_the_output_hash() -> None:
     file = container.parse((GOLDEN / "everything.rsc").read_bytes())
-    assert container.metadata(file.payloads[container.METADATA]) == list(
-        astuple(golden().target("everything").metadata)
+    assert container.metadata(file.payloads[container.METADATA]) == dict(
+        enumerate(astuple(golden().target("everything").metadata), start=1)
     )
     with np.load(GOLDEN / "everything.npz") as expected:
         assert fingerprint(expected["pixels"]) == file.payloads[container.OUTPUT_HASH]

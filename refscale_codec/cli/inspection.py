@@ -4,7 +4,6 @@ Torch, numpy and Pillow are imported inside those that need them, so that `--hel
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +34,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
     content = terminal.unpacked(data, terminal.name_of(file))
     header, sizes = content.header, container.bytes_by_section(content)
     with naming(terminal.name_of(file)):
-        parts = asdict(metadata.unpack(content.metadata))
+        parts = metadata.parts_of(metadata.unpack(content.metadata))
         samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
         if content.bands is not None:
             from refscale_codec.picture import bands

@@ -98,7 +98,7 @@ class Container:
     """A complete `.rsc` file with the bands beyond the first three; None if there are none."""
     prediction: Annotated[bytes | None, Section(7, "PREDICTION", 6, 10, _at_most(30), "prediction")] = None
     """How the bands follow from the first three of the picture; not with an alignment. None if they do not."""
-    metadata: Annotated[bytes | None, Section(128, "METADATA", 1, 13, _at_most(12 + (1 << 24) - 1), "metadata")] = None
+    metadata: Annotated[bytes | None, Section(128, "METADATA", 1, 5, _at_most(508 + (1 << 24) - 1), "metadata")] = None
     """The metadata of the picture file; None for none."""
 
     def __repr__(self) -> str:

@@ -9,14 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
+from PIL.TiffImagePlugin import IFDRational
 
 from refscale_codec.errors import reason
-from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture.metadata import CENTIMETRE, INCH, METRE, RATIO, Metadata, resolution_of
 from refscale_codec.picture.tiff import Page, Tags, read_directory
 
 _START = b"Exif\0\0"  # with which Pillow precedes EXIF
 _XMP, _ICC, _INTEROP = 700, 34675, 40965
 _SUB_DIRECTORIES = (34665, 34853)  # EXIF and GPS
+_RESOLUTION = (282, 283, 296)  # across, down and unit
+_UNITS = {RATIO: 1, INCH: 2, CENTIMETRE: 3, METRE: 3}  # of a TIFF; there is no metre
 TAGS = (  # of the first directory of EXIF, but for those that describe the storage of a TIFF's pixels
     *(269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
     *range(40091, 40096),
@@ -37,18 +40,18 @@ def of_page(page: Page, data: bytes) -> tuple[Metadata, list[str]]:
         block = _selected(found)
         return Metadata(icc, block.tobytes().removeprefix(_START) if block else b"", xmp), []
     except Exception as error:  # hostile bytes; the pixels do not depend on them
-        return Metadata(icc, xmp=xmp), [f"damaged EXIF is left out: {reason(error)}"]
+        return Metadata(icc, xmp=xmp), [f"left out: damaged EXIF ({reason(error)})"]
 
 
 def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
-    """Return a TIFF with EXIF and XMP as tags of its first directory.
+    """Return a TIFF with EXIF, XMP and resolution as tags of its first directory; EXIF's resolution has precedence.
 
     The directory stays where it is, and the rest of the file moves behind it, so that a Cloud Optimized GeoTIFF remains
     one.
 
     Args:
         tiff: a little-endian file as Pillow or GDAL writes it, without SubIFDs.
-        metadata: of which EXIF and XMP are written.
+        metadata: of which these are written.
 
     Raises:
         Exception: nearly any, for EXIF that cannot be written.
@@ -56,6 +59,12 @@ def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
     block = PIL.Image.Exif()
     block.load(metadata.exif)
     block = _selected({tag: block.get_ifd(tag) if tag in _SUB_DIRECTORIES else block[tag] for tag in block})
+    resolution = resolution_of(metadata)
+    if resolution is not None and _RESOLUTION[0] not in block:
+        across, down, unit = resolution
+        sides = (IFDRational(side, 100 if unit == METRE else 1) for side in (across, down))
+        for tag, value in zip(_RESOLUTION, (*sides, _UNITS[unit]), strict=True):
+            block[tag] = value
     if metadata.xmp:
         block[_XMP] = metadata.xmp
     if not block:

@@ -19,7 +19,7 @@ Deliberately absent: lossy output. A decoded picture saved as JPEG would be code
 import hashlib
 import logging
 import struct
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
 from refscale_codec.picture import exif, files, formats, geotiff, pillow, tiff
-from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture.metadata import NAMES, Metadata, parts_of
 
 MAX_PIXELS = 400_000_000
 """Most pixels of a picture; the container has the same limit."""
@@ -41,8 +41,6 @@ MAX_BANDS = 255
 
 MAX_SAMPLES = 3 * MAX_PIXELS
 """Most samples in all bands; the container has the same limit."""
-
-_PARTS = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "geo": "georeference and tags"}
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +186,7 @@ def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georefer
         raise ImageError(f"{name} has a side of {image.longest:,} pixels; at most {MAX_SIDE:,} are read: split it")
     for note in dict.fromkeys(notes):
         _log.warning("%s: %s", name, note)
-    return image
+    return replace(image, metadata=_without_other_profile(image.metadata, image.bands, name))
 
 
 def _decode(data: bytes, name: str, page: int | None, need_georeference: bool) -> tuple[Image, list[str]]:
@@ -295,7 +293,9 @@ def to_bytes(image: Image, format: str) -> bytes:
     variant = _variant(image, kind)
     if variant == "geotiff":
         geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
-    metadata = _supported_metadata(image, variant)
+    written = 3 if kind == "webp" or kind == "png" and image.alpha is not None and image.pixels.itemsize == 2 else 1
+    metadata = _without_other_profile(image.metadata, max(written, image.bands), formats.NAMES[variant])
+    metadata = _supported_metadata(replace(image, metadata=metadata), variant)
     try:
         return _encode(replace(image, metadata=metadata), variant)
     except (OSError, ValueError, MemoryError) as error:
@@ -319,27 +319,41 @@ def _encode(image: Image, variant: str) -> bytes:
     return pillow.encode(samples, variant, metadata)
 
 
+def _without_other_profile(metadata: Metadata, bands: int, where: str) -> Metadata:
+    """Return metadata without a colour profile of another colour space than that of so many bands, which is logged."""
+    icc = metadata.icc
+    space, wanted = icc[16:20], b"GRAY" if bands < 3 else b"RGB "  # ICC.1, 7.2.6
+    if icc[36:40] != b"acsp" or space == wanted:
+        return metadata
+    named = [code.decode("latin-1").strip() for code in (space, wanted)]
+    _log.warning("%s: left out: a colour profile of %s, on a picture of %s", where, *named)
+    return replace(metadata, icc=b"")
+
+
 def _supported_metadata(image: Image, variant: str) -> Metadata:
-    """Return the metadata that a format can hold, and log what it cannot hold, or not byte for byte."""
+    """Return the metadata that a format can hold, and log in one line what it cannot hold, or not byte for byte."""
     supported = image.metadata
     kinds = formats.supporting(image.pixels.dtype, image.bands, image.longest)
     others = [other for other in (_variant(image, kind) for kind in kinds) if other != variant]
-    for name, part in asdict(supported).items():
+    left_out: dict[str, list[str]] = {}  # by the formats that can hold them
+    for name, part in parts_of(image.metadata).items():
         back = _round_trip(image, variant, name) if part else part
         if part and not back:
             supported = replace(supported, **{name: b""})
             able = formats.listed([other for other in others if _round_trip(image, other, name)])
-            _log.warning(
-                f"{formats.NAMES[variant]} cannot hold the {_PARTS[name]} ({len(part):,} bytes), left out"
-                + (f"; {able} can" if able else "")
-            )
-        elif back != part:
-            _log.warning(f"{formats.NAMES[variant]} holds the {_PARTS[name]} as tags, not byte for byte")
+            left_out.setdefault(able, []).append(f"the {NAMES[name]} ({len(part):,} bytes)")
+        elif back != part and name == "exif":
+            _log.warning(f"{formats.NAMES[variant]} holds the {NAMES[name]} as tags, not byte for byte")
+    for able, parts in left_out.items():
+        text = f"{formats.NAMES[variant]} cannot hold {', '.join(parts)}, left out"
+        _log.warning(f"{text}; {able} can" if able else text)
     return supported
 
 
 def _round_trip(image: Image, variant: str, name: str) -> bytes:
     """Return a part of the metadata as it is read from a file of one pixel; empty if that fails."""
+    if name == "resolution" and variant in ("tiff", "geotiff"):  # where it is part of the EXIF
+        return image.metadata.resolution
     alone = Metadata(**{name: getattr(image.metadata, name)})
     alpha = None if image.alpha is None else image.alpha[:1, :1]
     try:

@@ -1,73 +1,160 @@
 """Metadata of a picture file, and the METADATA payload of a `.rsc` file. Standard library only.
 
-Colour profile, EXIF, XMP and georeference are opaque bytes here; `image` reads them from files and writes them.
-`docs/FORMAT.md` has the layout of the payload.
+Each part is bytes here; `chunks`, `tiff` and `geotiff` read parts from files and write them, `geo` has the fields of a
+georeference. `docs/FORMAT.md` has the layout of the payload.
 """
 
+import logging
+import struct
 import zlib
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import accumulate
 
-from refscale_codec.errors import ContainerError, ImageError
+from refscale_codec.errors import ContainerError
 
 MAX_BYTES = 0xFF_FFFF
 """Most bytes of all parts together, before compression."""
 
-_LENGTH = 3  # bytes of each length
-_LENGTHS = 4 * _LENGTH
+_ENTRY = 4  # bytes of an entry: type and length
+_MORE = 0x80  # in a type: another entry follows
+SIZES = {"gamma": 4, "chromaticities": 32, "intent": 1, "cicp": 4, "resolution": 9}
+"""Bytes of the parts that have one size."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The bytes of each part, without the framing of the picture format."""
+    """The bytes of each part, without the framing of the picture format; empty for none.
+
+    The order of the parts is that of their types in the file, from 1 on.
+    """
 
     icc: bytes = field(default=b"", repr=False)
-    """ICC colour profile; empty for none."""
+    """ICC colour profile."""
     exif: bytes = field(default=b"", repr=False)
-    """EXIF, starting with its byte order mark, `II` or `MM`; empty for none."""
+    """EXIF, starting with its byte order mark, `II` or `MM`."""
     xmp: bytes = field(default=b"", repr=False)
-    """XMP packet; empty for none."""
+    """XMP packet."""
     geo: bytes = field(default=b"", repr=False)
-    """Georeference and tags of a GeoTIFF, as the JSON of `geotiff`; empty for none."""
+    """Georeference and tags of a GeoTIFF, as the JSON of `geo`."""
+    gamma: bytes = b""
+    """The contents of PNG's gAMA chunk."""
+    chromaticities: bytes = b""
+    """The contents of PNG's cHRM chunk."""
+    intent: bytes = b""
+    """The contents of PNG's sRGB chunk: the rendering intent of a picture in the sRGB colour space."""
+    cicp: bytes = b""
+    """The contents of PNG's cICP chunk: coding-independent code points of the colour space."""
+    resolution: bytes = b""
+    """Resolution, see `packed_resolution`."""
+    texts: bytes = field(default=b"", repr=False)
+    """Texts with keywords, see `packed_texts`."""
 
     def __bool__(self) -> bool:
         """Return whether there is any."""
-        return any(astuple(self))
+        return any(parts_of(self).values())
+
+
+NAMES = {
+    "icc": "colour profile",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "geo": "georeference and tags",
+    "gamma": "gamma",
+    "chromaticities": "chromaticities",
+    "intent": "sRGB rendering intent",
+    "cicp": "colour space by code points (cICP)",
+    "resolution": "resolution",
+    "texts": "texts",
+}
+"""The parts in messages."""
+
+_TYPES = {part.name: number for number, part in enumerate(fields(Metadata), start=1)}
+
+
+def parts_of(metadata: Metadata) -> dict[str, bytes]:
+    """Return all parts by their names, in order."""
+    return {name: getattr(metadata, name) for name in _TYPES}
+
+
+RATIO, METRE, INCH, CENTIMETRE = range(4)
+"""Units of a resolution; as a ratio, it says only the shape of a pixel."""
+
+_RESOLUTION = struct.Struct(">IIB")
+
+
+def packed_resolution(across: int, down: int, unit: int) -> bytes:
+    """Return a resolution as the contents of PNG's pHYs chunk, with further units: pixels per unit across and down."""
+    return _RESOLUTION.pack(across, down, unit)
+
+
+def resolution_of(metadata: Metadata) -> tuple[int, int, int] | None:
+    """Return pixels per unit across and down, and the unit; None if there is no resolution."""
+    if len(metadata.resolution) != _RESOLUTION.size:
+        return None
+    across, down, unit = _RESOLUTION.unpack(metadata.resolution)
+    return across, down, unit
+
+
+def packed_texts(texts: list[tuple[str, str]]) -> bytes:
+    """Return keywords and texts in UTF-8, each with a zero behind it."""
+    return b"".join(text.encode("utf-8", "replace") + b"\0" for pair in texts for text in pair)
+
+
+def texts_of(metadata: Metadata) -> list[tuple[str, str]]:
+    """Return keywords and texts; what is not UTF-8 is replaced."""
+    *texts, _ = metadata.texts.decode("utf-8", "replace").split("\0")
+    return list(zip(texts[::2], texts[1::2], strict=False))
+
+
+def _fault(name: str, part: bytes) -> str:
+    """Return what is wrong with a part; empty for nothing."""
+    if len(part) != SIZES.get(name, len(part)):
+        return f"it has {len(part)} bytes, expected {SIZES[name]}"
+    if name == "texts" and (part[-1] or part.count(0) % 2):
+        return "a keyword has no text"
+    return ""
 
 
 def pack(metadata: Metadata) -> bytes | None:
     """Return the payload, deflated if that is smaller; None if there is no metadata.
 
-    Raises:
-        ImageError: there is more than `MAX_BYTES`.
+    Parts that are malformed are left out, and the largest ones of more than `MAX_BYTES`, with a warning through
+    `logging`.
     """
-    if not metadata:
+    parts = {name: part for name, part in parts_of(metadata).items() if part}
+    faults = {name: _fault(name, part) for name, part in parts.items()}
+    total = sum(len(part) for name, part in parts.items() if not faults[name])
+    for name in sorted(parts, key=lambda name: -len(parts[name])):
+        if not faults[name] and total > MAX_BYTES:
+            faults[name] = f"at most {MAX_BYTES:,} bytes of metadata are kept"
+            total -= len(parts[name])
+        if faults[name]:
+            _log.warning("left out: the %s (%s bytes): %s", NAMES[name], f"{len(parts.pop(name)):,}", faults[name])
+    if not parts:
         return None
-    parts: tuple[bytes, ...] = astuple(metadata)
-    plain = b"".join(parts)
-    if len(plain) > MAX_BYTES:
-        raise ImageError(
-            f"the picture has {len(plain):,} bytes of metadata; at most {MAX_BYTES:,} are kept: "
-            "leave it out with --strip, or strip=True in Python"
-        )
+    more = [_MORE] * (len(parts) - 1) + [0]
+    entries = (
+        bytes([_TYPES[name] | flag]) + len(part).to_bytes(_ENTRY - 1, "little")
+        for (name, part), flag in zip(parts.items(), more, strict=True)
+    )
+    plain = b"".join(parts.values())
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = deflater.compress(plain) + deflater.flush()
-    lengths = b"".join(len(part).to_bytes(_LENGTH, "little") for part in parts)
-    return lengths + min(plain, deflated, key=len)
+    return b"".join(entries) + min(plain, deflated, key=len)
 
 
 def unpack(payload: bytes | None) -> Metadata:
-    """Return the metadata in a payload; None is no payload.
+    """Return the metadata in a payload; None is no payload. Parts of unknown types are skipped.
 
     Raises:
         ContainerError: not a valid payload. No more than `MAX_BYTES` is ever inflated.
     """
     if payload is None:
         return Metadata()
-    if len(payload) < _LENGTHS:
-        raise ContainerError(f"malformed: METADATA of {len(payload)} bytes, expected at least {_LENGTHS + 1}")
-    lengths = [int.from_bytes(payload[at : at + _LENGTH], "little") for at in range(0, _LENGTHS, _LENGTH)]
-    size, plain = sum(lengths), payload[_LENGTHS:]
+    lengths = _lengths(payload)
+    size, plain = sum(lengths.values()), payload[_ENTRY * len(lengths) :]
     if size > MAX_BYTES:
         raise ContainerError(f"over the size limit: METADATA of {size} bytes, expected up to {MAX_BYTES}")
     if not 0 < len(plain) <= size:
@@ -80,5 +167,23 @@ def unpack(payload: bytes | None) -> Metadata:
             raise ContainerError(f"malformed: METADATA does not inflate: {error}") from None
         if len(plain) != size or not inflater.eof or inflater.unused_data:
             raise ContainerError(f"malformed: METADATA does not inflate to the {size} bytes that it names")
-    ends = list(accumulate(lengths))
-    return Metadata(*(plain[end - length : end] for length, end in zip(lengths, ends, strict=True)))
+    ends = accumulate(lengths.values())
+    by_type = {kind: plain[end - lengths[kind] : end] for kind, end in zip(lengths, ends, strict=True)}
+    parts = {name: by_type[kind] for name, kind in _TYPES.items() if kind in by_type}
+    for name, part in parts.items():
+        if fault := _fault(name, part):
+            raise ContainerError(f"malformed: METADATA, {NAMES[name]}: {fault}")
+    return Metadata(**parts)
+
+
+def _lengths(payload: bytes) -> dict[int, int]:
+    """Return the lengths of the parts by their types, from the table that a payload begins with."""
+    found: dict[int, int] = {}
+    for at in range(0, len(payload) - _ENTRY + 1, _ENTRY):
+        kind, length = payload[at] & ~_MORE, int.from_bytes(payload[at + 1 : at + _ENTRY], "little")
+        if kind <= max(found, default=0) or not length:
+            raise ContainerError(f"malformed: METADATA has a part of type {kind} and {length} bytes in its table")
+        found[kind] = length
+        if not payload[at] & _MORE:
+            return found
+    raise ContainerError(f"malformed: METADATA of {len(payload)} bytes ends within its table")

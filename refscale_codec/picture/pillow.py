@@ -9,6 +9,7 @@ Nothing global is changed: Pillow's limits are those of the program (see docs/de
 
 import io
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -17,10 +18,11 @@ import PIL.Image
 import PIL.ImageFile
 import PIL.PngImagePlugin
 from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import exif, formats, jpeg, tiff
+from refscale_codec.picture import chunks, exif, formats, jpeg, tiff
 from refscale_codec.picture.metadata import Metadata
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
@@ -57,12 +59,18 @@ def decode(data: bytes, name: str, number: int | None, most_pixels: int) -> tupl
         ImageError: it is no such file, or of a kind that is not coded.
         Exception: nearly any, for damaged bytes.
     """
+    said, left_out = Metadata(), list[str]()
+    if chunks.is_png(data):
+        data, said, left_out = chunks.read_png(data)
     picture = _opened(data, name, most_pixels)
     notes = _turn_to(picture, name, number)
     _require_supported(picture, data, name)
     _require_enough(picture, data, name)
     samples, more = _samples(picture, data)
-    return samples, _metadata(picture), notes + more
+    metadata, others = _metadata(picture, data, said)
+    if left_out + others:
+        more.append(f"left out: {', '.join(left_out + others)}")
+    return samples, metadata, notes + more
 
 
 def decode_tiff(data: bytes, name: str, most_pixels: int) -> NDArray[Any]:
@@ -155,11 +163,17 @@ def _png_16_samples(data: bytes) -> NDArray[Any]:
     return samples[..., 2:] if data[_PNG_DEPTH + 1] == 4 else samples  # grey with alpha, which OpenCV converts to RGB
 
 
-def _metadata(picture: PIL.Image.Image) -> Metadata:
-    """Return the metadata of a loaded picture; a PNG may have some after its pixels."""
+def _metadata(picture: PIL.Image.Image, data: bytes, said: Metadata) -> tuple[Metadata, list[str]]:
+    """Return the metadata of a loaded picture, with what `chunks` has read, and the names of what is left out."""
+    left_out: list[str] = []
+    if isinstance(picture, JpegImageFile):
+        said, left_out = chunks.read_jpeg(picture.info, picture.applist)
+    elif picture.format == "WEBP":
+        left_out = chunks.read_webp(data)
     icc, exif, xmp = (picture.info.get(name) for name in ("icc_profile", "exif", "xmp"))
     icc, exif, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, exif, xmp))
-    return Metadata(icc, exif.removeprefix(_EXIF_START), xmp)
+    exif = exif.removeprefix(_EXIF_START)
+    return replace(said, icc=said.icc or icc, exif=exif, xmp=said.xmp or xmp), left_out
 
 
 def encode(samples: NDArray[Any], kind: str, metadata: Metadata) -> bytes:
@@ -178,18 +192,20 @@ def encode(samples: NDArray[Any], kind: str, metadata: Metadata) -> bytes:
         options["icc_profile"] = metadata.icc
     if kind != "tiff" and metadata.exif:
         options["exif"] = metadata.exif
-    if kind == "png" and metadata.xmp:
-        options["pnginfo"] = text = PIL.PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", metadata.xmp)
-    elif kind == "webp" and metadata.xmp:
+    if kind == "webp" and metadata.xmp:
         options["xmp"] = metadata.xmp
+    if kind == "png" and len(metadata.icc) > PIL.PngImagePlugin.MAX_TEXT_CHUNK:
+        raise ValueError("Pillow refuses a PNG with such a large colour profile")
     buffer = io.BytesIO()
     if samples.dtype == np.uint8:
         PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples).save(buffer, kind, **options)
         data = buffer.getvalue()
-        return exif.with_tags(data, metadata) if kind == "tiff" else data
-    PIL.Image.new("L", (1, 1)).save(buffer, kind, **options)  # its metadata chunks, which OpenCV does not write
-    return _png_16(samples, buffer.getvalue())
+    else:
+        PIL.Image.new("L", (1, 1)).save(buffer, kind, **options)  # its metadata chunks, which OpenCV does not write
+        data = _png_16(samples, buffer.getvalue())
+    if kind == "tiff":
+        return exif.with_tags(data, metadata)
+    return data if kind == "webp" else data[:_PNG_START] + chunks.png(metadata) + data[_PNG_START:]
 
 
 def _png_16(samples: NDArray[Any], donor: bytes) -> bytes:

@@ -5,6 +5,7 @@ Each file shows a feature of the format on a cut of the drawn example pair: NAME
 the reference that it needs, which `reference` in this module draws from the same cut.
 """
 
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture.metadata import INCH, Metadata, packed_resolution, packed_texts
 from refscale_codec.reference.source import ReferenceSource, Unused, Warped
 from refscale_codec.reference.warp import STEPS, Alignment, GainOffset, Transform, still
 from refscale_codec.rescale import similarity_map
@@ -72,7 +73,18 @@ def odd(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
 def of_everything(pixels: NDArray[np.uint8]) -> Image:
     """Return a picture with alpha, nodata and metadata."""
     samples = odd(pixels)
-    metadata = Metadata(icc=b"profile", exif=b"II*\0" + bytes(20), xmp=b"<x/>", geo=b'{"crs": "EPSG:32630"}')
+    metadata = Metadata(
+        icc=b"profile",
+        exif=b"II*\0" + bytes(20),
+        xmp=b"<x/>",
+        geo=b'{"crs": "EPSG:32630"}',
+        gamma=struct.pack(">I", 45455),
+        chromaticities=struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+        intent=b"\1",
+        cicp=bytes([1, 13, 0, 1]),
+        resolution=packed_resolution(300, 300, INCH),
+        texts=packed_texts([("Station", "km 12,4"), ("Kommentar", "größer")]),
+    )
     return Image(np.where(samples < -3000, -3000, samples), metadata, alpha=samples[..., 1].copy(), nodata=-3000)
 
 

@@ -71,10 +71,19 @@ def parse(data: bytes) -> File:
     return File(data[:32], width, height, *fields, reference, payloads)
 
 
-def metadata(payload: bytes) -> list[bytes]:
-    """Return ICC profile, EXIF, XMP and georeference, FORMAT.md, "METADATA section"."""
-    lengths = [int.from_bytes(payload[at : at + 3], "little") for at in range(0, 12, 3)]
-    total, body = sum(lengths), payload[12:]
+def metadata(payload: bytes) -> dict[int, bytes]:
+    """Return the parts by their types, FORMAT.md, "METADATA section"."""
+    lengths: dict[int, int] = {}
+    more, at = True, 0
+    while more:
+        if at + 4 > len(payload):
+            raise ValueError("METADATA ends in its table")
+        more, kind, length = payload[at] > 127, payload[at] % 128, int.from_bytes(payload[at + 1 : at + 4], "little")
+        if kind <= max(lengths, default=0) or not length:
+            raise ValueError("METADATA has a table of another order")
+        lengths[kind] = length
+        at += 4
+    total, body = sum(lengths.values()), payload[at:]
     if not 0 < len(body) <= total < 1 << 24:
         raise ValueError("METADATA of no such length")
     if len(body) < total:
@@ -82,8 +91,9 @@ def metadata(payload: bytes) -> list[bytes]:
         body = inflater.decompress(body, total + 1)
         if len(body) != total or not inflater.eof or inflater.unused_data:
             raise ValueError("METADATA does not inflate to its length")
-    parts = []
-    for length in lengths:
-        part, body = body[:length], body[length:]
-        parts.append(part)
+    parts = {}
+    for kind, length in lengths.items():
+        parts[kind], body = body[:length], body[length:]
+        if length != {5: 4, 6: 32, 7: 1, 8: 4, 9: 9}.get(kind, length):
+            raise ValueError("METADATA has a part of another length")
     return parts
