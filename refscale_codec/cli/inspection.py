@@ -134,7 +134,7 @@ def diff(
     terminal.require_streams(output, file, ref, weights)
     with terminal.progress(quiet) as step:
         step("starting")
-        data, name = terminal.read(file), terminal.name_of(file)
+        data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
         content = terminal.unpacked(data, name) if data.startswith(container.MAGIC) else None
         header = None if content is None else content.header
         from refscale_codec.picture import image as pictures

@@ -62,11 +62,18 @@ def name_of(path: str) -> str:
     return "stdin" if path == "-" else path
 
 
-def read(path: str) -> bytes:
-    """Return the bytes of a file or of stdin."""
-    if path == "-":
-        return _stdin(ContainerError, container.most_bytes)
-    return files.read(Path(path), ContainerError, container.most_bytes)
+def read(path: str, *, or_picture: bool = False) -> bytes:
+    """Return the bytes of a `.rsc` file, by path or on stdin; also of a picture if that is allowed."""
+
+    def most(head: bytes, name: str) -> int:
+        if not or_picture or head.startswith(container.MAGIC):
+            return container.most_bytes(head, name)
+        from refscale_codec.picture import image
+
+        return image.most_bytes(head, name)
+
+    wrong = ImageError if or_picture else ContainerError
+    return _stdin(wrong, most) if path == "-" else files.read(Path(path), wrong, most)
 
 
 def _stdin(wrong: type[RefscaleError], most: files.Most) -> bytes:
