@@ -19,11 +19,12 @@ from rich.progress import Progress
 from refscale_codec import model
 from refscale_codec.cli import process
 from refscale_codec.errors import RefscaleError
-from refscale_codec.study import pairs, plot, rdcurve
+from refscale_codec.study import output, pairs, plot, rdcurve
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import baselines
 from refscale_codec.study.coders.refscale import weights_names
-from refscale_codec.study.results import ALL, Comparison, Results
+from refscale_codec.study.results import ALL, JPEG, Comparison, Results
+from refscale_codec.study.styles import few
 
 OURS = "refscale-x2"
 WEIGHTS = (model.shipped(2), model.shipped(4), model.shipped(2, "gmm"))
@@ -40,7 +41,7 @@ def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, fold
             checked, setup, folder, jobs=jobs, report=lambda done, of: progress.update(task, completed=done, total=of)
         )
     command = f"python benchmarks/rd.py {manifest.name} {' '.join(word for word in sys.argv[2:])}".rstrip()
-    return rdcurve.results(rows, setup, command)
+    return output.results(rows, setup, command, jobs)
 
 
 def everything() -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def table(results: Results) -> list[str]:
     def cell(comparison: Comparison | None) -> str:
         if comparison is None or math.isnan(comparison.percent):
             return "–"
-        return f"{comparison.percent:+.1f} ({comparison.pictures})"
+        return f"{comparison.percent:+.1f} ({comparison.counts})"
 
     def gain(comparison: Comparison | None) -> str:
         return "–" if comparison is None or math.isnan(comparison.bd_psnr) else f"{comparison.bd_psnr:+.2f}"
@@ -75,7 +76,7 @@ def table(results: Results) -> list[str]:
 def losses(results: Results) -> list[str]:
     """Return where another coder takes fewer bits than ours, by dataset."""
     ours = {coder.name for coder in results.coders if coder.is_refscale}
-    percent = {(c.coder, c.dataset): c.percent for c in results.comparisons if c.anchor == rdcurve.ANCHOR}
+    percent = {(c.coder, c.dataset): c.percent for c in results.comparisons if c.anchor == JPEG}
     lines = []
     for dataset in dict.fromkeys(c.dataset for c in results.comparisons):
         own = percent.get((OURS, dataset), math.nan)
@@ -98,7 +99,7 @@ LISTED = (  # in the README
 
 def summary(results: Results) -> list[str]:
     """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
-    percent = {(c.dataset, c.coder): c.percent for c in results.comparisons if c.anchor == rdcurve.ANCHOR}
+    percent = {(c.dataset, c.coder): c.percent for c in results.comparisons if c.anchor == JPEG and c.stands_for_all}
     pictures: dict[str, int] = {}
     for c in results.comparisons:
         pictures[c.dataset] = max(pictures.get(c.dataset, 0), c.pictures + c.left_out)
@@ -121,7 +122,7 @@ def page(by_split: Mapping[str, Results]) -> str:
         lines += [
             *(f"## {split}", ""),
             *(f"![Rate-distortion curves, {split}](rd-{split}.png)", ""),
-            *("BD-rate in %, in brackets the number of pictures; negative saves bits.", ""),
+            *("BD-rate in %, in brackets the number of pictures that count; negative saves bits.", ""),
             *(*table(results), ""),
             *("Where another coder needs fewer bits than refscale ×2 + JPEG with its reference:", ""),
             *(*losses(results), ""),
@@ -149,14 +150,14 @@ def main() -> None:
     for split in args.splits:
         folder = ROOT / "build" / "rd" / split
         results = measured(args.manifest, split, names, args.jobs, folder)
-        rdcurve.write(results, [], folder)
+        output.write(results, [], folder)
         results_files.write(results, RESULTS / f"rd-{split}.json")
     try:
         by_split = {path.stem[3:]: results_files.read(path) for path in sorted(RESULTS.glob("rd-*.json"))}
     except RefscaleError as error:
         raise SystemExit(f"{error}; docs/RESULTS.md stays as it is") from None
     for split, results in by_split.items():
-        plots = plot.save_curves(results, ROOT / "build" / "rd")
+        plots = plot.save_curves(results, ROOT / "build" / "rd", only=few(results.coders))
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
     (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
     replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))

@@ -352,10 +352,11 @@ def test_a_results_file_holds_what_was_measured_with_what_and_how(net: Model, tm
     assert result.command == "refscale eval pairs.csv"
     assert result.weights == {"refscale-mine": b"tested".hex()}
     assert [(coder.name, coder.is_refscale) for coder in result.coders] == [("jpeg", False), ("reference", True)]
-    assert result.versions.keys() == {"refscale", "python", "torch", "pillow", "numpy"}
+    assert result.versions.keys() >= {"refscale", "python", "torch", "pillow", "numpy"}
     assert result.versions["refscale"] == refscale_codec.__version__
     assert result.versions["torch"] == torch.__version__
     assert result.machine["system"] == platform.system()
+    assert result.machine["cpu"]
     assert result.machine["threads"] == torch.get_num_threads()
     for part in ("whole file", "high-res pixel", "RGB PSNR", "BD-rate"):
         assert part in result.convention

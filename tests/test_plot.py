@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale_codec.errors import UsageError
-from refscale_codec.study import plot
+from refscale_codec.study import plot, styles
+from refscale_codec.study.coders import baselines
+from refscale_codec.study.curves import METRICS, PSNR, Metric, mean_curves
 from refscale_codec.study.curves import band as spread
-from refscale_codec.study.curves import mean_curves
-from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
+from refscale_codec.study.results import CoderInfo, Results, Row
 
 LABELS = {
     "jpeg": "JPEG 4:4:4",
@@ -76,7 +77,7 @@ def test_all_four_files_show_every_coder(tmp_path: Path) -> None:
     given_results = results()
     paths = plot.save_curves(given_results, tmp_path / "new" / "report")
     assert [path.name for path in paths] == FILES
-    looks = plot.styles(given_results)
+    looks = styles.styles(given_results.coders)
     for path in paths:
         data = path.read_bytes()
         if path.suffix == ".png":
@@ -88,7 +89,7 @@ def test_all_four_files_show_every_coder(tmp_path: Path) -> None:
                 assert label in texts(data)
             lines = [e for e in ElementTree.fromstring(data).iter() if e.get("id", "").startswith("line-")]
             assert len(lines) == len(LABELS)
-            assert ("Bits per pixel, whole file (logarithmic)" in texts(data)) == (path.stem == "rd-log")
+            assert ("Rate (bits per pixel, logarithmic)" in texts(data)) == (path.stem == "rd-log")
     assert paths[0].read_bytes() != paths[2].read_bytes()
 
 
@@ -131,7 +132,7 @@ def test_without_matplotlib_the_message_says_how_to_get_it(monkeypatch: pytest.M
 def test_curve_is_the_mean_over_pictures_at_each_quality() -> None:
     curve = mean_curves(results(pictures=3))["x265"]
     assert curve.rates == pytest.approx([0.22, 0.44, 0.88])
-    assert curve.psnrs == pytest.approx([32, 35, 38])
+    assert curve.values == pytest.approx([32, 35, 38])
     assert len(curve.pictures) == 3
     assert curve.pictures[2] == pytest.approx(np.array([[0.24, 33], [0.48, 36], [0.96, 39]]))
 
@@ -142,9 +143,9 @@ def test_picture_without_a_psnr_is_left_out_of_all_curves_and_the_title_says_so(
 
     holed = changed_rows(results(pictures=3), lossless)
     curves = mean_curves(holed)
-    assert curves["jpeg"].psnrs == pytest.approx([30.5, 33.5, 36.5])
-    assert curves["x265"].psnrs == pytest.approx([31.5, 34.5, 37.5])
-    written = texts(plot.render(holed, "svg", log=False, all_bands=True))
+    assert curves["jpeg"].values == pytest.approx([30.5, 33.5, 36.5])
+    assert curves["x265"].values == pytest.approx([31.5, 34.5, 37.5])
+    written = texts(plot.render(holed, "svg", log=False))
     assert "Mean of the 2 pictures, out of 3, that all coders have" in written
     assert "JPEG 4:4:4" in written
 
@@ -153,8 +154,8 @@ def test_coders_without_a_common_picture_have_their_own_and_the_legend_says_so()
     parted = results(pictures=2, coders={"jpeg": "JPEG 4:4:4", "x265": "x265 intra"})
     parted = replace(parted, rows=[row for row in parted.rows if (row.coder == "jpeg") == (row.name == "wave_1")])
     curves = mean_curves(parted)
-    assert curves["jpeg"].psnrs == pytest.approx([31, 34, 37])
-    assert curves["x265"].psnrs == pytest.approx([31, 34, 37])
+    assert curves["jpeg"].values == pytest.approx([31, 34, 37])
+    assert curves["x265"].values == pytest.approx([31, 34, 37])
     written = texts(plot.render(parted, "svg", log=False))
     assert "Mean of each coder's own pictures" in written
     assert "JPEG 4:4:4 (1 of 2 pictures)" in written
@@ -182,7 +183,7 @@ def test_nothing_finite_is_reported_and_breaks_nothing(log: bool) -> None:
     empty = changed_rows(results(pictures=1), lambda row: replace(row, psnr=math.nan))
     assert mean_curves(empty) == {}
     written = texts(plot.render(empty, "svg", log=log))
-    assert "nothing with a finite PSNR was measured" in written
+    assert "nothing with a finite value was measured" in written
     assert "jpeg" not in written
 
 
@@ -193,14 +194,35 @@ def test_rates_beyond_two_bits_per_pixel_are_not_shown() -> None:
     assert max(rates) == plot.HIGHEST
 
 
-def test_spread_is_shaded_for_the_anchor_and_refscale_or_for_all() -> None:
-    compared = results(comparisons=(Comparison("all", "jpeg", "x265", -1.0, 0.1, 3, 0, ()),))
-    for all_bands, expected in ((False, {"band-1", "band-3"}), (True, {f"band-{index}" for index in range(4)})):
-        root = ElementTree.fromstring(plot.render(compared, "svg", log=False, all_bands=all_bands))
+def test_spread_is_shaded_for_pages_only() -> None:
+    for bands, expected in ((False, set()), (True, {f"band-{index}" for index in range(4)})):
+        root = ElementTree.fromstring(plot.render(results(), "svg", log=False, bands=bands))
         assert {element.get("id") for element in root.iter() if element.get("id", "").startswith("band-")} == expected
-    assert any(
-        "shaded" in text and "x265 and refscale-x2" in text for text in texts(plot.render(compared, "svg", log=False))
-    )
+
+
+def test_only_the_coders_asked_for_are_drawn_and_averaged() -> None:
+    holed = results(coders=LABELS)
+    holed = replace(holed, rows=tuple(r for r in holed.rows if (r.coder, r.name) != ("x265", "wave_0")))
+    assert len(mean_curves(holed)["jpeg"].names) == 2
+    only = ("jpeg", "refscale-x2")
+    assert {name: len(curve.names) for name, curve in mean_curves(holed, only=only).items()} == dict.fromkeys(only, 3)
+    svg = plot.render(holed, "svg", log=False, only=only)
+    assert [name for name in LABELS if name in texts(svg)] == list(only)
+    assert "Mean of 3 pictures" in texts(svg)
+
+
+@pytest.mark.parametrize("metric", [METRICS["ssim"], METRICS["ms-ssim"]])
+def test_similarities_are_drawn_in_decibels(tmp_path: Path, metric: Metric) -> None:
+    similar = changed_rows(results(pictures=1), lambda row: replace(row, **{metric.field: 1 - 10 ** (-row.psnr / 10)}))
+    assert mean_curves(similar, metric)["jpeg"].values == pytest.approx([30, 33, 36])
+    assert metric.axis in texts(plot.render(similar, "svg", log=False, metric=metric))
+    paths = plot.save_curves(similar, tmp_path, (PSNR, metric))
+    assert [path.name for path in paths][:4] == FILES
+    assert [path.name for path in paths[4:]] == [
+        f"rd-{metric.name}{end}" for end in (".png", ".svg", "-log.png", "-log.svg")
+    ]
+    equal = changed_rows(similar, lambda row: replace(row, **{metric.field: 1.0}))
+    assert mean_curves(equal, metric) == {}
 
 
 def test_band_is_the_percentiles_at_rates_that_all_pictures_reach() -> None:
@@ -218,19 +240,39 @@ def test_band_is_the_percentiles_at_rates_that_all_pictures_reach() -> None:
 # --- how it is drawn -------------------------------------------------------------------------------------------------
 
 
+def contrast_to_white(colour: str) -> float:
+    """Return the contrast ratio of WCAG 2.1."""
+    values = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05))
+
+
+def test_every_coder_has_a_colour_of_its_own_that_can_be_read_on_white() -> None:
+    named = {coder.name for coder in baselines.BASELINES}
+    named |= {f"refscale-{w}{mode}" for w in ("x2", "x4", "x2-gmm") for mode in ("", "-alone", "-unrelated")}
+    assert set(styles.COLOURS) == named
+    assert len(set(styles.COLOURS.values())) == len(named)
+    for colour in styles.COLOURS.values():
+        assert contrast_to_white(colour) >= 3
+
+
 def test_styles_tell_families_and_coders_apart() -> None:
-    names = ["jpeg", "webp", "avif", "jxl", "x264", "x265", "vvc", "av1", "jpeg2000", "bpg", "bicubic"]
-    names += ["x265-reference", "x264-reference", "refscale-x2", "refscale-x4", "refscale-x2-alone"]
-    looks = plot.styles(results(0, {name: name for name in reversed(names)}))
+    names = ["jpeg", "x265", "x265-reference", "av1", "av1-reference", "vvc", "vvc-reference"]
+    names += ["refscale-x2", "refscale-x4", "refscale-mine", "refscale-other"]
+    looks = styles.styles(results(0, {name: name for name in names}).coders)
     ours = [looks[name] for name in names if name.startswith("refscale")]
     others = [looks[name] for name in names if not name.startswith("refscale")]
-    assert len(ours) == 3
-    assert min(style.width for style in ours) > 2 * max(style.width for style in others)
-    assert not {style.colour for style in ours} & {style.colour for style in others}
-    assert len(set(looks.values())) == len(names)
+    assert min(style.width for style in ours) >= 2 * max(style.width for style in others)
+    assert len({style.colour for style in looks.values()}) == len(names)
     assert looks["x265-reference"].dashes
     assert not looks["x265"].dashes
-    assert looks["x265-reference"].colour == looks["x265"].colour != looks["x264-reference"].colour
+    assert styles.styles([coder("x265")])["x265"] == looks["x265"]  # whatever else is drawn
+
+
+def test_few_are_those_that_users_know_and_refscale_with_its_reference() -> None:
+    names = [coder.name for coder in baselines.BASELINES] + ["refscale-x2"]
+    coders = [coder(name) for name in names] + [CoderInfo("refscale-x2-alone", "", False, "refscale-x2")]
+    assert styles.few(coders) == ("jpeg", "avif", "x265-reference", "refscale-x2")
 
 
 @given(st.lists(st.floats(0, 1), max_size=20))

@@ -18,11 +18,11 @@ from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, RefscaleError, UsageError
 from refscale_codec.picture import image as pictures
-from refscale_codec.study import evaluate, rdcurve
+from refscale_codec.study import evaluate, output, rdcurve
 from refscale_codec.study import pairs as study_pairs
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import baselines
-from refscale_codec.study.rdcurve import Setup
+from refscale_codec.study.rdcurve import EVERYTHING, Setup
 from refscale_codec.study.results import Row
 from refscale_codec.training.manifest import Pair
 
@@ -125,7 +125,7 @@ def test_a_reference_of_another_size_is_measured_and_shown(place: Path, setup: S
     assert [row.bytes_total for row in rows if (row.coder, row.quality) == ("refscale-tiny-x2", 60)] == [
         plan.code(60).size()
     ]
-    (scene,) = rdcurve.scenes(pairs[1:], rows, setup, 1.0, 1)
+    (scene,) = output.scenes(pairs[1:], rows, setup, 1.0, 1)
     assert pictures.from_bytes(scene.layers["reference"], "reference").pixels.shape == (40, 48, 3)
 
 
@@ -211,7 +211,7 @@ def test_an_unrelated_reference_is_that_of_another_place(place: Path, tiny_weigh
     for row in rows:
         (coded,) = coder.code(target, other, [row.quality])
         assert (row.name, row.bytes_total, row.bytes_by_section) == ("a", coded.bytes_total, coded.bytes_by_section)
-    assert all(coder.name != "refscale-tiny-x2-unrelated" for coder in Setup((tiny_weights,)).coders())
+    assert all(coder.name != "refscale-tiny-x2-unrelated" for coder in Setup((tiny_weights,), EVERYTHING).coders())
 
 
 def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +222,37 @@ def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monk
         Setup((tiny_weights,), ("jxl",)).coders()
 
 
+def test_few_coders_are_the_default_and_all_can_be_had(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "available", lambda: (list(baselines.BASELINES), {}))
+    assert [coder.name for coder in Setup((tiny_weights,)).coders()] == [
+        *("jpeg", "avif", "x265-reference", "refscale-tiny-x2")
+    ]
+    everything = [coder.name for coder in Setup((tiny_weights,), EVERYTHING).coders()]
+    assert everything == [c.name for c in baselines.BASELINES] + ["refscale-tiny-x2", "refscale-tiny-x2-alone"]
+    here, missing = list(baselines.BASELINES[:5]), {"jxl": "pip install jxl", "x265-reference": "pip install av"}
+    monkeypatch.setattr(baselines, "available", lambda: (here, missing))
+    assert [coder.name for coder in Setup((), None).coders()] == ["jpeg", "avif"]
+    assert Setup((), None).missing() == {"x265-reference": "pip install av"}
+    assert Setup((), EVERYTHING).missing() == missing
+    assert Setup((), ("jpeg",)).missing() == {}
+
+
+def test_a_line_a_pair_goes_to_a_file(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--coders", "jpeg", "--jobs", "1")
+    lines = outcome.err.splitlines()
+    assert [line.rpartition(",")[0] for line in lines[:3]] == [
+        f"{number} of 3 pairs: pictures {name}" for number, name in enumerate(("a", "b", "alone"), 1)
+    ]
+    assert len(lines) == 4  # and what was written
+    assert "\x1b" not in outcome.err + outcome.text
+    again = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--coders", "jpeg", "--metrics", "psnr,ssim")
+    assert again.code == 0
+    assert len(again.err.splitlines()) == 1
+    assert (place / "out" / "rd-ssim.png").exists()
+    refused = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--metrics", "vmaf")
+    assert (refused.code, refused.err) == (2, "error: unknown vmaf; there are: psnr, ssim, ms-ssim\n")
+
+
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
@@ -229,8 +260,8 @@ def test_unknown_and_missing_coders_are_refused_by_name(tiny_weights: Path, monk
 def test_results_tables_plots_and_report_are_written(place: Path, setup: Setup) -> None:
     pairs = study_pairs.check(study_pairs.find(place / "pairs.csv", None))
     rows = rdcurve.measure(pairs, setup, place / "out")
-    results = rdcurve.results(rows, setup, "refscale rd-curve pairs.csv")
-    scenes = rdcurve.scenes(pairs, rows, setup, 1.0, 2)
+    results = output.results(rows, setup, "refscale rd-curve pairs.csv")
+    scenes = output.scenes(pairs, rows, setup, 1.0, 2)
     assert [(scene.name, scene.coder) for scene in scenes] == [("a", "refscale-tiny-x2"), ("b", "refscale-tiny-x2")]
     assert set(scenes[0].layers) == {"target", "reference", "reconstruction", "error", "similarity"}
     nearest = min(
@@ -238,12 +269,14 @@ def test_results_tables_plots_and_report_are_written(place: Path, setup: Setup) 
     )
     assert (scenes[0].bpp, scenes[0].psnr) == (nearest.bpp, nearest.psnr)
 
-    written = rdcurve.write(results, scenes, place / "out")
+    written = output.write(results, scenes, place / "out")
     assert {path.name for path in written} >= {"results.json", "summary.csv", "rd.png", "rd.svg", "report.html"}
     stored = results_files.read(place / "out" / "results.json")
     assert str(stored) == str(results)  # as text, since NaN differs from itself
     assert len(stored.rows) == len(rows)
     assert stored.versions["refscale"]
+    assert stored.machine["cpu"] and stored.machine["cores"] >= 1
+    assert (stored.machine["processes"], stored.machine["threads"]) == (1, 1)
     with (place / "out" / "summary.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(line["coder"], line["anchor"]) for line in table] == [("refscale-tiny-x2", "jpeg")]
@@ -256,7 +289,7 @@ def test_two_files_of_weights_of_one_scale_are_compared(place: Path, tiny_weight
     stored_model(replace(TINY, width=4), other)
     setup = Setup((tiny_weights, other), ("jpeg", "refscale-tiny-x2", "refscale-other"))
     pairs = study_pairs.check(study_pairs.find(place / "new" / "a.png", place / "old" / "a.png"))
-    results = rdcurve.results(rdcurve.measure(pairs, setup, place / "out"), setup, "refscale rd-curve")
+    results = output.results(rdcurve.measure(pairs, setup, place / "out"), setup, "refscale rd-curve")
     assert list(results.weights) == ["refscale-tiny-x2", "refscale-other"]
     assert len(set(results.weights.values())) == 2
     assert ("refscale-other", "refscale-tiny-x2") in [(c.coder, c.anchor) for c in results.comparisons]
@@ -276,7 +309,7 @@ def test_names_of_any_bytes_reach_all_files(refscale: Callable[..., Outcome], tm
     results = results_files.read(tmp_path / name / "results.json")
     assert {row.name for row in results.rows} == {r"caf\xe9\n[b]"}
     assert "[red]" in (tmp_path / name / "summary.csv").read_text(encoding="utf-8")
-    os.remove(tmp_path / "old" / f"{name}.png", "--coders", "jpeg")
+    os.remove(tmp_path / "old" / f"{name}.png")
     outcome = refscale(
         "rd-curve", tmp_path / "[red]" / f"{name}.png", tmp_path / "old" / f"{name}.png", "--coders", "jpeg"
     )

@@ -21,23 +21,24 @@ import pytest
 
 from refscale_codec.errors import UsageError
 from refscale_codec.study import heatmaps, report
-from refscale_codec.study.report import Scene
 from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
+from refscale_codec.study.viewers import Scene
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 HOSTILE = '</script><b onclick="x">&amp;<!-- lead -->'
+CODERS = ("jpeg", "avif", "x265-reference", "refscale-x2")
 VOID = {"meta", "link", "img", "br"}
 
 
 def results(extra: str = "") -> Results:
     """Return results of two pictures; `extra` is put into every name and text."""
-    coders = {"jpeg": False, "avif": False, "x265-reference": True, "refscale-x2": True}
+    coders = {name + (extra if name != "jpeg" else ""): "reference" in name or "refscale" in name for name in CODERS}
     rows = tuple(
         Row(
-            *(dataset + extra, f"picture{extra}", coder + extra, quality, 1000, {"picture": 1000}),
-            *(0.1 * quality, 20.0 + quality + index, *[math.nan] * 5, {"encode": 1.0}),
+            *(dataset + extra, f"picture{extra}", coder, quality, 1000, {"picture": 1000}),
+            *(0.1 * quality, 20.0 + quality + index, 20.0, 1 - 0.1**quality, *[math.nan] * 3, {"encode": 0.2}),
         )
         for dataset in ("fields", "roofs")
         for index, coder in enumerate(coders)
@@ -46,7 +47,7 @@ def results(extra: str = "") -> Results:
 
     def compared(dataset: str, coder: str, percent: float, left_out: int = 0, notes: str = "") -> Comparison:
         return Comparison(
-            *(dataset if dataset == "all" else dataset + extra, coder + extra, "jpeg" + extra, percent, -percent / 20),
+            *(dataset if dataset == "all" else dataset + extra, coder + extra, "jpeg", percent, -percent / 20),
             *(2 - left_out, left_out, (notes + extra,) if notes else ()),
         )
 
@@ -57,7 +58,7 @@ def results(extra: str = "") -> Results:
         versions={"refscale": "0.1.0", f"torch{extra}": "2.4"},
         machine={"system": f"Linux{extra}", "threads": 2},
         coders=tuple(
-            CoderInfo(name + extra, f"The {name}{extra}", needs, name + extra if name == "refscale-x2" else None)
+            CoderInfo(name, f"The {name}", needs, name if name.startswith("refscale") else None)
             for name, needs in coders.items()
         ),
         missing={f"jxl{extra}": f"pip install pillow-jxl-plugin{extra}"},
@@ -182,10 +183,14 @@ def test_hostile_names_are_text_and_change_no_element(tmp_path: Path) -> None:
 def test_both_curves_are_there_and_no_id_is_used_twice(tmp_path: Path) -> None:
     elements = Elements(written(tmp_path, [scene(), scene()._replace(name="another")]))
     plots = [attributes for attributes, _ in elements.all("div") if attributes.get("class") == "plot"]
-    assert [(plot["id"], "hidden" in plot) for plot in plots] == [("rd", False), ("rd-log", True)]
-    assert len(elements.all("svg")) == 2
+    assert [(plot["id"], "hidden" in plot) for plot in plots] == [  # MS-SSIM was not measured
+        *(("psnr-linear-all", False), ("psnr-log-all", True), ("ssim-linear-all", True), ("ssim-log-all", True))
+    ]
+    assert len(elements.all("svg")) == 4
     ids = Counter(attributes["id"] for _, attributes, _ in elements.found if "id" in attributes)
-    assert {"rd-line-3", "rd-log-line-3", "rd-band-0", "rd-log-label-2", "rd-log-lead-1"} <= set(ids)
+    assert {"psnr-linear-all-line-3", "psnr-log-all-line-3", "psnr-linear-all-band-0", "ssim-log-all-label-2"} <= set(
+        ids
+    )
     assert max(ids.values()) == 1
     used = {a["xlink:href"] for a, _ in elements.all("use")} | {
         f"#{target}" for a, _ in elements.all("g") for target in re.findall(r"url\(#([^)]*)", a.get("clip-path") or "")
@@ -199,33 +204,77 @@ def test_both_curves_are_there_and_no_id_is_used_twice(tmp_path: Path) -> None:
 
 def test_table_marks_what_is_worse_what_is_best_and_what_is_missing(tmp_path: Path) -> None:
     page = written(tmp_path, [])
+    page = page[page.index("By dataset, against jpeg") :]
     body = page[page.index("<tbody>") : page.index("</tbody>")]
     rows = [re.findall(r"<t[dh][^>]*>.*?</t[dh]>", row) for row in body.split("</tr>")[:-1]]
     assert [[plain_text(cell).strip() for cell in row] for row in rows] == [
         ["fields 2 pictures", "−50.0 % +2.50 dB", "−47.1 % +2.36 dB"],
-        ["roofs 1 picture", "– 1", "▲ +12.1 % worse than jpeg 2 −0.60 dB"],
+        ["roofs 2 pictures", "– 1", "▲ +12.1 % worse than jpeg 2 −0.60 dB 1 of 2 pictures"],
         ["all 2 pictures", "−50.0 % +2.50 dB", "−17.5 % +0.88 dB"],
     ]
     kinds = [[re.findall(r'^<td class="(\w+)"', cell) for cell in row[1:]] for row in rows]
-    assert kinds == [[["best"], []], [[], ["worse"]], [["best"], []]]
+    assert kinds == [[["best"], []], [[], ["thin"]], [["best"], []]]
     notes = page[page.index("<ol>") : page.index("</ol>")]
     assert (
         plain_text(notes).strip() == "2 of 2 pictures left out; no PSNR in common 1 of 2 pictures left out; few points"
     )
 
 
-def test_lead_is_refscale_over_everything_better_or_worse(tmp_path: Path) -> None:
-    def lead(percent: float) -> str:
+def test_lead_is_refscale_over_everything_better_or_worse_and_of_most_pictures(tmp_path: Path) -> None:
+    def lead(percent: float, left_out: int = 0, pictures: int = 2) -> str:
         *others, last = results().comparisons
-        changed = replace(results(), comparisons=(*others, replace(last, percent=percent)))
-        page = report.write(changed, [], tmp_path).read_text(encoding="utf-8")
-        return page[page.index("</p>") : page.index("<main>")]
+        changed = replace(last, percent=percent, pictures=pictures, left_out=left_out)
+        best = replace(changed, anchor="x265-reference")
+        page = report.write(replace(results(), comparisons=(*others, changed, best)), [], tmp_path)
+        text = page.read_text(encoding="utf-8")
+        return text[text.index("</p>") : text.index("<main>")]
 
-    assert "50.0 % fewer bits refscale-x2 against jpeg at equal PSNR, mean of 2 pictures" in plain_text(lead(-50.04))
+    both = [f"refscale-x2 against {anchor} at equal PSNR, mean of 2 pictures" for anchor in ("x265-reference", "jpeg")]
+    assert [plain_text(lead(-50.04)).find(f"50.0 % fewer bits {text}") > 0 for text in both] == [True, True]
     assert 'class="worse"' not in lead(-50.04)
     assert "7.3 % more bits" in plain_text(lead(7.3))
     assert 'class="worse"' in lead(7.3)
-    assert "bits" not in lead(math.nan)
+    assert "mean of 2 of 3 pictures" in lead(-50.04, left_out=1)
+    assert "at equal PSNR, one picture" in lead(-50.04, pictures=1)
+    for pictures, left_out, percent in ((1, 1, -50.04), (0, 2, math.nan)):
+        text = plain_text(lead(percent, left_out, pictures))
+        assert f"No mean for refscale-x2 against jpeg: only {pictures} of 2 pictures can be compared" in text
+        assert "bits" not in text
+
+
+def test_few_curves_come_first_where_there_are_many(tmp_path: Path) -> None:
+    many = results()
+    others = tuple(CoderInfo(f"codec-{number}", "Another", False) for number in range(4))
+    rows = tuple(replace(row, coder=of.name) for of in others for row in many.rows if row.coder == "jpeg")
+    many = replace(many, coders=(*many.coders, *others), rows=many.rows + rows)
+    elements = Elements(report.write(many, [], tmp_path).read_text(encoding="utf-8"))
+    plots = [attributes["id"] for attributes, _ in elements.all("div") if attributes.get("class") == "plot"]
+    assert plots[:2] == ["psnr-linear-few", "psnr-linear-all"]
+    lines = {
+        prefix: sum(str(a.get("id")).startswith(f"{prefix}-line-") for _, a, _ in elements.found)
+        for prefix in plots[:2]
+    }
+    assert lines == {"psnr-linear-few": 4, "psnr-linear-all": 8}
+    assert sum("hidden" in attributes for attributes, _ in elements.all("button")) == 4  # of coders that are not shown
+
+
+def test_every_point_of_every_picture_is_in_its_table(tmp_path: Path) -> None:
+    percents = {("fields", "picture", "refscale-x2", "x265-reference"): -12.34}
+    page = report.write(results(), [], tmp_path, percents).read_text(encoding="utf-8")
+    section = page[page.index('id="each"') : page.index('id="measured"')]
+    assert section.count("<details") == 2
+    assert "−12.3 % against x265-reference" in plain_text(section)
+    rows = [plain_text(row).split() for row in section.split("<tr>")[1:]]
+    assert ["3", "1,000", "0.300", "26.00", "0.9990", "–", "0.2", "–"] in rows
+    assert len(rows) == 2 * (1 + 4 * 3)
+
+
+def test_summary_has_bits_and_times_of_every_coder(tmp_path: Path) -> None:
+    page = written(tmp_path, [])
+    body = page[page.index("<tbody>") : page.index("</tbody>")]
+    rows = [plain_text(row).strip() for row in body.split("</tr>")[:-1]]
+    assert rows[0] == "refscale-x2 The refscale-x2 −50.0 % 4.89 –"  # 0.2 s of 8000 bits, at 0.1, 0.3 and 0.5 a pixel
+    assert len(rows) == 4
 
 
 def test_nothing_measured_is_a_page_too(tmp_path: Path) -> None:
@@ -233,13 +282,14 @@ def test_nothing_measured_is_a_page_too(tmp_path: Path) -> None:
     page = report.write(empty, [], tmp_path).read_text(encoding="utf-8")
     assert "Nothing was compared." in page
     assert "0 coders, 0 pictures, 0 datasets" in page
+    assert "Picture by picture" not in page
     assert 'id="pictures"' not in page
     assert "not installed" not in page
 
 
 def test_how_it_was_measured_is_on_the_page(tmp_path: Path) -> None:
     page = written(tmp_path, [])
-    section = plain_text(page[page.index('id="measured"') : page.index("<script>")])
+    section = plain_text(page[page.index('id="measured"') : page.index("<script>")]).replace(" ,", ",")
     for fact in (
         "refscale rd-curve pairs.csv -o report",
         "Convention whole file",
@@ -421,11 +471,12 @@ def test_page_works_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     assert (zoomed["width"], zoomed["height"]) == (96, 64) != (fitted["width"], fitted["height"])
     assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
 
-    page.locator("[data-plot=rd-log]").click()
-    assert page.locator("#rd-log").is_visible()
-    assert not page.locator("#rd").is_visible()
+    page.locator("[data-value=log]").click()
+    page.locator("[data-value=ssim]").click()
+    assert page.locator("#ssim-log-all").is_visible()
+    assert not page.locator("#psnr-linear-all").is_visible()
     page.locator("[data-coder='3']").click()
-    assert page.locator("#rd-log .on").count() == page.locator("#rd .on").count() == 4
+    assert page.locator("#ssim-log-all .on").count() == page.locator("#psnr-linear-all .on").count() == 4
     assert complaints == []
 
 
@@ -440,7 +491,7 @@ def test_page_fits_a_phone_and_follows_a_finger(browser: "Browser", tmp_path: Pa
     path = report.write(wide, [scene()], tmp_path)
     page, complaints = opened(browser, path, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    assert page.evaluate("document.querySelector('.wide').scrollWidth") > 800  # it is the table that scrolls
+    assert page.evaluate("document.querySelectorAll('.wide')[1].scrollWidth") > 800  # it is the table that scrolls
     page.locator(".frame").scroll_into_view_if_needed()
     view = page.locator(".view").bounding_box()
     assert view is not None

@@ -106,3 +106,25 @@ def test_what_is_no_results_file_is_refused(tmp_path: Path, text: str | None) ->
         path.write_text(text)
     with pytest.raises(UsageError, match=r"results\.json"):
         results_files.read(path)
+
+
+def test_a_mean_stands_for_all_if_more_than_half_count() -> None:
+    def comparison(pictures: int, left_out: int) -> Comparison:
+        return Comparison("d", "avif", "jpeg", -1.0, 0.1, pictures, left_out, ())
+
+    assert [comparison(*of).stands_for_all for of in ((1, 0), (1, 1), (2, 1), (0, 0), (0, 2))] == [
+        *(True, False, True, False, False)
+    ]
+    assert [comparison(*of).counts for of in ((3, 0), (1, 1))] == ["3", "1 of 2"]
+
+
+def test_times_are_of_a_megapixel_and_large_pictures_weigh_more() -> None:
+    def row(coder: str, megapixels: float, **seconds: float) -> Row:
+        size = 1000
+        bpp = 8e-6 * size / megapixels
+        return Row("d", "a", coder, 1, size, {}, bpp, 30.0, 30.0, 1.0, 1.0, 0.0, 0.0, seconds)
+
+    rows = [row("a", 1.0, encode=2.0, decode=1.0), row("a", 3.0, encode=2.0), row("b", 0.5, encode=1.0)]
+    times = results_files.seconds_per_megapixel(rows)
+    assert times["a"] == pytest.approx({"encode": 1.0, "decode": 1.0})
+    assert times["b"] == pytest.approx({"encode": 2.0})

@@ -1,8 +1,9 @@
 """The commands that train and measure; see `cli`."""
 
+import io
+import itertools
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -17,11 +18,12 @@ from refscale_codec.errors import UsageError, printable
 from refscale_codec.study.qualities import DOWNSCALED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from rich.table import Table
 
-    from refscale_codec.study.results import Comparison
+    from refscale_codec.study.results import Comparison, Results
+    from refscale_codec.training.manifest import Pair
 
 
 def train(
@@ -83,13 +85,19 @@ def evaluate_command(
         pairs = read_manifest(manifest, None if split is None else (split,))
         path = weights or weights_files.shipped(scale or 2)
         model = terminal.load_model(path, device)
-        done = iter(range(1, len(pairs) + 1))
+        finished = _lines(quiet, len(pairs))
+        done = itertools.count(1)
+
+        def report(pair: "Pair") -> None:
+            step(f"{next(done)} of {len(pairs)}: {pair.dataset} {pair.name}")
+            finished(pair)
+
         rows = evaluate.evaluate(
             pairs,
             model,
             qualities=wanted,
             modes=chosen,  # type: ignore[arg-type]
-            report=lambda pair: step(f"{next(done)} of {len(pairs)}: {pair.dataset} {pair.name}"),
+            report=report,
         )
         rounded = evaluate.rounded_psnr(pairs, model)
         comparisons = [c for mode in chosen for c in compare(rows, mode, "jpeg")]
@@ -98,13 +106,12 @@ def evaluate_command(
             (name,) = weights_names([path])
             results = evaluate.results(rows, comparisons, rounded, model, name, _command())
             terminal.write(output, results_files.dumps(results).encode())
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("dataset", "coder", "against", "BD-rate %", "pictures", "left out")
     for c in comparisons:
         table.add_row(c.dataset, c.coder, c.anchor, _percent(c), str(c.pictures), str(c.left_out))
-    Console(stderr=output == "-", markup=False, emoji=False).print(table)
+    _print(table, to_stderr=output == "-")
     per_dataset = ", ".join(f"{dataset} {psnr:.2f}" for dataset, psnr in rounded.items())
     terminal.say(
         quiet, f"mean PSNR in dB with the low-res picture rounded to 8 bits and not coded further: {per_dataset}"
@@ -129,40 +136,53 @@ def rd_curve(
     reference: Annotated[
         Path | None, typer.Argument(metavar="[REFERENCES]", help="Folder of references, same names; or one.")
     ] = None,
-    output: Annotated[
+    folder: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Results, plots and report; a run resumes in it.")
     ] = Path("report"),
     split: Annotated[str | None, typer.Option(help="Only rows of this split of the CSV.")] = None,
     names: Annotated[
-        str | None, typer.Option("--coders", help="Names, separated by commas; by default all that work here.")
+        str | None,
+        typer.Option(
+            "--coders",
+            help="Names, separated by commas, or all; by default jpeg, avif, x265-reference and refscale-x2.",
+        ),
     ] = None,
     weights: Annotated[
         list[Path] | None, typer.Option(help="Weights instead of those that ship; may be repeated.")
     ] = None,
+    metrics: Annotated[str, typer.Option(help="Of the plots in files: any of psnr,ssim,ms-ssim.")] = "psnr",
     rate: Annotated[float, typer.Option(min=0, help="Bits per pixel of the pictures in the report.")] = 0.5,
     most: Annotated[int, typer.Option("--pictures", min=0, help="How many pairs the report shows.")] = 6,
     jobs: Annotated[int, typer.Option(min=0, help="Processes, a thread each; 0 is one a core.")] = 0,
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
-    """Compare coders on your own pairs: curves, BD-rates against JPEG, and a report to look at."""
+    """Compare coders on your own pairs: curves, BD-rates, times, and a report to look at."""
     with terminal.progress(quiet) as step:
         step("starting")
-        from refscale_codec import model as weights_files
-        from refscale_codec.study import pairs as study_pairs
-        from refscale_codec.study import rdcurve
-        from refscale_codec.study.comparison import RANGE
+        import torch
 
-        chosen = tuple(weights or [weights_files.shipped(scale) for scale in (2, 4)])
+        from refscale_codec import model as weights_files
+        from refscale_codec.study import environment, output, rdcurve
+        from refscale_codec.study import pairs as study_pairs
+        from refscale_codec.study.comparison import RANGE
+        from refscale_codec.study.curves import METRICS
+        from refscale_codec.study.results import BEST
+
+        shown = [METRICS[name] for name in _choices(metrics, tuple(METRICS))]
         wanted = None if names is None else tuple(names.split(","))
+        usual = [(2, "jpeg")] if wanted is None else [(2, "jpeg"), (4, "jpeg"), (2, "gmm")]
+        chosen = tuple(weights or [weights_files.shipped(*of) for of in usual])
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
         setup.coders()  # so that a wrong name is refused at once
         pairs = study_pairs.check(study_pairs.find(source, reference, split))
         try:
-            output.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make the folder {output}: {error.strerror}") from None
+            raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
         process.keep_freed_memory()
+        torch.set_num_threads(1)
+        jobs = jobs or environment.cores()
         begun = time.monotonic()
         first: list[int] = []
 
@@ -172,14 +192,18 @@ def rd_curve(
             left = f", {_duration((time.monotonic() - begun) * (of - done) / made)} left" if made else ""
             step(f"{done} of {of} files coded{left}")
 
-        rows = rdcurve.measure(pairs, setup, output, jobs=jobs or os.cpu_count() or 1, report=report)
+        finished = _lines(quiet, len(pairs))
+        rows = rdcurve.measure(
+            pairs, setup, folder, jobs=jobs, report=report, finished=lambda pair: finished(pair.pair)
+        )
         step("drawing")
-        results = rdcurve.results(rows, setup, _command())
-        written = rdcurve.write(results, rdcurve.scenes(pairs, rows, setup, rate, most), output)
-    from rich.console import Console
-
-    terminal.tell(f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel; * has notes, see summary.csv")
-    Console(markup=False, emoji=False).print(_bd_table(results.comparisons))
+        results = output.results(rows, setup, _command(), jobs)
+        written = output.write(results, output.scenes(pairs, rows, setup, rate, most), folder, shown)
+    terminal.tell(
+        f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel, against {BEST} wherever the curves overlap; in "
+        "brackets how many pictures count; * has notes, see summary.csv. Times are seconds for a megapixel."
+    )
+    _print(_bd_table(results))
     resampled = sum(pair.resampled for pair in pairs)
     others = ", ".join(c.name for c in results.coders if c.needs_reference and not c.is_refscale)
     if resampled and others:
@@ -193,18 +217,47 @@ def rd_curve(
     terminal.say(quiet, f"written: {', '.join(str(path) for path in written)}")
 
 
-def _bd_table(comparisons: "Sequence[Comparison]") -> "Table":
-    """Return coders by datasets: BD-rate in percent, - where there is none."""
+def _bd_table(results: "Results") -> "Table":
+    """Return coders by datasets: BD-rate in percent, - where there is none; and each coder's times."""
     from rich.table import Table
 
-    datasets = list(dict.fromkeys(c.dataset for c in comparisons))
+    from refscale_codec.study.results import seconds_per_megapixel
+
+    datasets = list(dict.fromkeys(c.dataset for c in results.comparisons))
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for c in comparisons:
-        cells.setdefault((c.coder, c.anchor), {})[c.dataset] = _percent(c) + ("*" if c.notes else "")
-    table = Table("coder", "against", *datasets, box=None)
+    for c in results.comparisons:
+        text = f"{_percent(c)} ({c.counts})" if math.isfinite(c.percent) else "-"
+        cells.setdefault((c.coder, c.anchor), {})[c.dataset] = text + ("*" if c.notes else "")
+    seconds = seconds_per_megapixel(results.rows)
+    table = Table("coder", "against", *datasets, "encode", "decode", box=None)
     for (coder, anchor), by_dataset in cells.items():
-        table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets))
+        times = (f"{seconds[coder][what]:.3g}" if what in seconds[coder] else "-" for what in ("encode", "decode"))
+        table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets), *times)
     return table
+
+
+def _print(table: "Table", *, to_stderr: bool = False) -> None:
+    """Print a table; into a file or pipe it is as wide as it needs to be."""
+    from rich.console import Console
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    text = io.StringIO()
+    Console(file=text, markup=False, emoji=False, width=None if stream.isatty() else 1000).print(table)
+    if to_stderr:
+        stream.write(text.getvalue())
+    else:
+        terminal.write("-", text.getvalue().encode())
+
+
+def _lines(quiet: bool, count: int) -> "Callable[[Pair], None]":
+    """Return a function to call after each of so many pairs; where stderr is no terminal it writes a line there."""
+    begun, numbers = time.monotonic(), itertools.count(1)
+
+    def finished(pair: "Pair") -> None:
+        line = f"{next(numbers)} of {count} pairs: {pair.dataset} {pair.name}, {_duration(time.monotonic() - begun)}"
+        terminal.say(quiet or sys.stderr.isatty(), line)
+
+    return finished
 
 
 def _percent(comparison: "Comparison") -> str:

@@ -1,4 +1,4 @@
-"""BD-rates from rows: one a picture, then the mean over a dataset."""
+"""BD-rates from rows: one a picture, then the mean over a dataset; and the anchors that coders are compared with."""
 
 import math
 from collections import defaultdict
@@ -7,30 +7,49 @@ from collections.abc import Iterable
 import numpy as np
 
 from refscale_codec.study import metrics
-from refscale_codec.study.results import ALL, Comparison, Row
+from refscale_codec.study.results import ALL, BEST, Comparison, Row
 
 RANGE = 0.1, 1.0
-"""Bits per pixel over which BD-rates are taken."""
+"""Bits per pixel over which BD-rates are taken, unless `RANGES` says otherwise."""
+
+RANGES = {BEST: (0.0, math.inf)}
+"""Other ranges, by anchor: the curves of coders that are about as good are compared wherever they overlap."""
+
+_FAIR_OVERLAP = 0.5  # of the PSNR that two whole curves span; below that their BD-rate gets a note
+
+
+def bd_rates(
+    rows: Iterable[Row], coder: str, anchor: str, low: float | None = None, high: float | None = None
+) -> dict[tuple[str, str], metrics.BdRate]:
+    """Return the BD-rate of `coder` against `anchor` for each picture, (dataset, name), that both were run on.
+
+    It is taken over [low, high] bits per pixel, or else over the anchor's range.
+    """
+    least, most = RANGES.get(anchor, RANGE)
+    low, high = least if low is None else low, most if high is None else high
+    curves: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row.coder in (coder, anchor):
+            curves[row.dataset, row.name][row.coder].append(row)
+    return {
+        picture: metrics.bd_rate(
+            *([row.bpp for row in by_coder[anchor]], [row.psnr for row in by_coder[anchor]]),
+            *([row.bpp for row in by_coder[coder]], [row.psnr for row in by_coder[coder]]),
+            low=low,
+            high=high,
+        )
+        for picture, by_coder in curves.items()
+        if coder in by_coder and anchor in by_coder
+    }
 
 
 def compare(
-    rows: Iterable[Row], coder: str, anchor: str, low: float = RANGE[0], high: float = RANGE[1]
+    rows: Iterable[Row], coder: str, anchor: str, low: float | None = None, high: float | None = None
 ) -> list[Comparison]:
-    """Return the BD-rate of `coder` against `anchor` over [low, high] bits per pixel, by dataset and for `ALL`.
-
-    Only pictures count that both were run on; empty where there is none.
-    """
-    curves: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        curves[row.dataset, row.name][row.coder].append(row)
+    """Return the means of `bd_rates` by dataset and for `ALL`; empty where there is none."""
     by_dataset: dict[str, list[metrics.BdRate]] = defaultdict(list)
-    for (dataset, _), by_coder in curves.items():
-        if coder in by_coder and anchor in by_coder:
-            a, b = by_coder[anchor], by_coder[coder]
-            rate = metrics.bd_rate(
-                [r.bpp for r in a], [r.psnr for r in a], [r.bpp for r in b], [r.psnr for r in b], low, high
-            )
-            by_dataset[dataset].append(rate)
+    for (dataset, _), rate in bd_rates(rows, coder, anchor, low, high).items():
+        by_dataset[dataset].append(rate)
     if len(by_dataset) > 1:
         by_dataset[ALL] = [rate for rates in by_dataset.values() for rate in rates]
     return [_mean(dataset, coder, anchor, rates) for dataset, rates in by_dataset.items()]
@@ -43,7 +62,7 @@ def _mean(dataset: str, coder: str, anchor: str, rates: list[metrics.BdRate]) ->
     used = [rate for rate in rates if np.isfinite(rate.percent)]
     notes = sorted({rate.note for rate in rates if not np.isfinite(rate.percent)})
     for count, what in (
-        (sum(rate.overlap < metrics.GOOD_OVERLAP for rate in used), "curves with little PSNR in common"),
+        (sum(rate.whole_overlap < _FAIR_OVERLAP for rate in used), "curves with little PSNR in common"),
         (sum(rate.dropped > 0 for rate in used), "curves with points whose PSNR does not rise with the rate, left out"),
     ):
         notes += [f"{count} of {len(rates)} pictures: {what}"] if count else []

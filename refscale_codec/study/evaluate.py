@@ -9,15 +9,12 @@ An unrelated reference is that of the next row with another place, repeated or c
 """
 
 import math
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import PIL
 import torch
 
-import refscale_codec
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.model import Model
 from refscale_codec.picture import image as pictures
@@ -25,7 +22,7 @@ from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
-from refscale_codec.study import metrics
+from refscale_codec.study import environment, metrics
 from refscale_codec.study.coders.baselines import JPEG
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
 from refscale_codec.study.coders.refscale import MODES, Mode, Refscale
@@ -150,14 +147,8 @@ def results(
     return Results(
         command=command,
         convention="whole file, bits per high-res pixel; RGB PSNR, 8 bits, no crop; BD-rate Akima, mean of pictures",
-        versions={
-            "refscale": refscale_codec.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pillow": PIL.__version__,
-            "numpy": np.__version__,
-        },
-        machine={"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads()},
+        versions=environment.versions(),
+        machine=environment.machine(1, torch.get_num_threads()),
         weights={weights: model.fingerprint.hex()},
         coders=tuple(
             CoderInfo(name, coder.label, coder.needs_reference, None if name == "jpeg" else weights)

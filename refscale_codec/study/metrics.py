@@ -54,6 +54,9 @@ class BdRate:
     psnr: float = math.nan
     """PSNR of the test over the anchor at equal rate (BD-PSNR), in dB; NaN where it is undefined."""
 
+    whole_overlap: float = 1.0
+    """As `overlap`, of the whole curves: what was measured, before a range of rates is cut out."""
+
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Return the peak signal-to-noise ratio over all RGB values, in dB; infinity where the pictures are equal.
@@ -200,6 +203,7 @@ def bd_rate(
     dropped = dropped_a + dropped_b
     if dropped:
         notes.append(f"points dropped, anchor {dropped_a}, test {dropped_b}: PSNR not finite or not rising with rate")
+    whole_overlap = _overlap(anchor, test)
     anchor, test = _cut(anchor, low, high), _cut(test, low, high)
     overlap = _overlap(anchor, test)
 
@@ -223,7 +227,7 @@ def bd_rate(
         percent = float(package.bd_rate(*curves, **options))
         decibels = float(package.bd_psnr(*curves, **options)) if _rates_meet(anchor, test) else math.nan
     notes += sorted({str(warning.message) for warning in caught})
-    return BdRate(percent, overlap, dropped, "; ".join(notes), decibels)
+    return BdRate(percent, overlap, dropped, "; ".join(notes), decibels, whole_overlap)
 
 
 def _bjontegaard() -> tuple[ModuleType, list[str]]:

@@ -1,11 +1,7 @@
 """Results of `refscale rd-curve` -> rate-distortion curves, as PNG for documents and SVG for pages.
 
-Each coder is one line, the mean of `curves`; the title says of how many pictures, or the legend where coders differ.
-
-How to read the lines: refscale is thick and warm, everything else thin; dots mark coders that use the reference; those
-among them that are not refscale are dashed, in the colour of the codec they are a variant of (`x265-reference` in that
-of `x265`). Shaded is where the middle 80 % of pictures lie (PSNR interpolated at common rates), for the first refscale
-coder and the first anchor: fifteen bands on top of each other show nothing.
+Each coder is one line, the mean of `curves`, and looks as in `styles`; the title says of how many pictures, or the
+legend where coders differ. Pages may shade where the middle 80 % of pictures lie (interpolated at common rates).
 
 Matplotlib comes with the extra `rd` and is loaded only when something is drawn; neither its global figures nor a
 user's settings file play a part. The same results give the same bytes.
@@ -13,17 +9,18 @@ user's settings file play a part. The same results give the same bytes.
 
 import importlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError
 from refscale_codec.picture.files import write_atomically
-from refscale_codec.study.curves import Curve, band, differ, mean_curves
+from refscale_codec.study.curves import PSNR, Curve, Metric, band, differ, mean_curves
 from refscale_codec.study.results import CoderInfo, Results
+from refscale_codec.study.styles import Style, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,20 +29,6 @@ if TYPE_CHECKING:
 HIGHEST = 2.0
 """Largest rate shown, bits per pixel."""
 
-_WARM = ("#D55E00", "#8C2D04", "#E69F00", "#B8860B", "#E31A1C", "#FF8A65")  # refscale
-_COOL = (  # all else; to the colour-blind they differ from the warm ones in hue or lightness, or by their labels
-    "#6B6B6B",
-    "#0072B2",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#332288",
-    "#999933",
-    "#882255",
-    "#44AA99",
-    "#117733",
-    "#000000",
-)
 _INK, _GRID = "#333333", "#DDDDDD"
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of the logarithmic axis
 
@@ -70,21 +53,18 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class Style(NamedTuple):
-    """How a coder's line looks."""
-
-    colour: str
-    width: float  # points
-    dashes: tuple[float, ...]  # on, off, ... in line widths; empty is solid
-    dots: bool  # at the points of the curve: uses the reference
-
-
-def save_curves(results: Results, folder: Path) -> list[Path]:
+def save_curves(
+    results: Results, folder: Path, metrics: Iterable[Metric] = (PSNR,), only: Collection[str] | None = None
+) -> list[Path]:
     """Write `rd.png` and `rd.svg` with a linear, `rd-log.png` and `rd-log.svg` with a logarithmic rate.
+
+    Those of another metric than PSNR are named after it, such as `rd-ssim.png` and `rd-ssim-log.png`.
 
     Args:
         results: of `refscale rd-curve`.
         folder: where to; made if it is not there.
+        metrics: of the curves.
+        only: names of the coders to draw; None for all.
 
     Raises:
         UsageError: Matplotlib is not installed.
@@ -93,14 +73,24 @@ def save_curves(results: Results, folder: Path) -> list[Path]:
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
     kinds: tuple[Literal["png", "svg"], ...] = ("png", "svg")
-    for stem, log in (("rd", False), ("rd-log", True)):
-        for kind in kinds:
-            paths.append(folder / f"{stem}.{kind}")
-            write_atomically(paths[-1], render(results, kind, log=log))
+    for metric in metrics:
+        for log in (False, True):
+            stem = "rd" + ("" if metric == PSNR else f"-{metric.name}") + ("-log" if log else "")
+            for kind in kinds:
+                paths.append(folder / f"{stem}.{kind}")
+                write_atomically(paths[-1], render(results, kind, log=log, metric=metric, only=only))
     return paths
 
 
-def render(results: Results, kind: Literal["png", "svg"], *, log: bool, all_bands: bool = False) -> bytes:
+def render(
+    results: Results,
+    kind: Literal["png", "svg"],
+    *,
+    log: bool,
+    metric: Metric = PSNR,
+    only: Collection[str] | None = None,
+    bands: bool = False,
+) -> bytes:
     """Return the figure as a file, "png" or "svg".
 
     In an SVG the line, the label at its end, what leads there and the band of coder number i of `results` are groups
@@ -110,7 +100,9 @@ def render(results: Results, kind: Literal["png", "svg"], *, log: bool, all_band
         results: as in `save_curves`.
         kind: of the file.
         log: logarithmic rate.
-        all_bands: draw the spread of every coder, for a page that shows one or the other.
+        metric: of the curves.
+        only: as in `save_curves`.
+        bands: shade the spread of every coder, for a page that shows one or the other.
 
     Raises:
         UsageError: Matplotlib is not installed.
@@ -121,7 +113,7 @@ def render(results: Results, kind: Literal["png", "svg"], *, log: bool, all_band
     file = io.BytesIO()
     with style.context(["default", _SETTINGS]):  # the process's settings again afterwards
         metadata = {"Software": None} if kind == "png" else dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure = _figure(results, log, all_bands)
+        figure = _figure(results, mean_curves(results, metric, only), metric.axis, log, bands)
         figure.savefig(file, format=kind, dpi=200, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
     return file.getvalue()
 
@@ -134,37 +126,11 @@ def require_matplotlib() -> None:
         raise UsageError(f"plots and reports need Matplotlib ({error}): pip install 'refscale-codec[rd]'") from error
 
 
-def styles(results: Results) -> dict[str, Style]:
-    """Return how each coder is drawn, see the module's docstring."""
-    result: dict[str, Style] = {}
-    cool = 0
-    for coder in sorted(results.coders, key=lambda coder: coder.needs_reference):  # plain codecs first
-        if coder.is_refscale:
-            continue
-        name, dots = coder.name, coder.needs_reference
-        kin = [style for other, style in result.items() if dots and name.startswith(f"{other}-")]
-        colour = kin[-1].colour if kin else _COOL[cool % len(_COOL)]
-        cool += not kin
-        result[name] = Style(colour, 1.3, (5, 2) if dots else (), dots)
-    for warm, coder in enumerate(coder for coder in results.coders if coder.is_refscale):
-        result[coder.name] = Style(_WARM[warm % len(_WARM)], 2.8, (), coder.needs_reference)
-    return result
-
-
-def _shaded(results: Results, drawn: Mapping[str, Curve]) -> tuple[str, ...]:
-    """Return the coders whose spread is shaded: the first anchor and the first of refscale, where they have one."""
-    anchors = [comparison.anchor for comparison in results.comparisons]
-    ours = [coder.name for coder in results.coders if coder.is_refscale]
-    chosen = (*anchors[:1], *ours[:1]) or [coder.name for coder in results.coders][:1]
-    return tuple(name for name in dict.fromkeys(chosen) if name in drawn and len(band(drawn[name].pictures)))
-
-
-def _figure(results: Results, log: bool, all_bands: bool) -> "Figure":
+def _figure(results: Results, drawn: Mapping[str, Curve], axis: str, log: bool, bands: bool) -> "Figure":
     """Draw everything; called with `_SETTINGS` in force."""
     from matplotlib.figure import Figure
 
-    drawn, looks = mean_curves(results), styles(results)
-    shaded = tuple(drawn) if all_bands else _shaded(results, drawn)
+    looks = styles(results.coders)
     legend_height = _legend_height(_legend_columns(results, drawn))
     height = _TOP + _PLOT_HEIGHT + _UNDER + legend_height
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
@@ -173,31 +139,29 @@ def _figure(results: Results, log: bool, all_bands: bool) -> "Figure":
     axes = figure.add_axes(
         (_LEFT / _WIDTH, (legend_height + _UNDER) / height, plot_width / _WIDTH, _PLOT_HEIGHT / height)
     )
-    _prepare(axes, drawn, log)
+    _prepare(axes, drawn, axis, log)
     for index, coder in enumerate(results.coders):
         if (name := coder.name) in drawn:
-            _draw_curve(axes, drawn[name], looks[name], index, name in shaded)
+            _draw_curve(axes, drawn[name], looks[name], index, bands)
     _label_ends(axes, results, drawn, looks)
     _legend(figure, results, drawn, looks)
-    title = _title(results, drawn, () if all_bands else shaded)
-    figure.text(_LEFT / _WIDTH, 1 - 0.24 / height, title, va="center", fontsize=9)
+    figure.text(_LEFT / _WIDTH, 1 - 0.24 / height, _title(results, drawn), va="center", fontsize=9)
     return figure
 
 
-def _title(results: Results, drawn: Mapping[str, Curve], shaded: Sequence[str]) -> str:
+def _title(results: Results, drawn: Mapping[str, Curve]) -> str:
     pictures = {(row.dataset, row.name) for row in results.rows}
-    datasets = {dataset for dataset, _ in pictures}
-    title = f"Mean of {counted(len(pictures), 'picture')}"
-    if len(datasets) > 1:
-        title += f" in {len(datasets)} datasets"
     used = next(iter(drawn.values())).names if drawn and not differ(drawn) else ()
-    if 0 < len(used) < len(pictures):
-        title = f"Mean of the {counted(len(used), 'picture')}, out of {len(pictures)}, that all coders have"
     if differ(drawn):
-        title = "Mean of each coder's own pictures"
-    if shaded:
-        title += f"; shaded: 10 to 90 % of the pictures, {' and '.join(shaded)}"
-    return title
+        return "Mean of each coder's own pictures"
+    if 0 < len(used) < len(pictures):
+        return f"Mean of the {counted(len(used), 'picture')}, out of {len(pictures)}, that all coders have"
+    if len(pictures) == 1:
+        return "One picture"
+    datasets = {dataset for dataset, _ in pictures}
+    return f"Mean of {counted(len(pictures), 'picture')}" + (
+        f" in {len(datasets)} datasets" if len(datasets) > 1 else ""
+    )
 
 
 def counted(number: int, what: str) -> str:
@@ -205,7 +169,7 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _prepare(axes: "Axes", drawn: Mapping[str, Curve], log: bool) -> None:
+def _prepare(axes: "Axes", drawn: Mapping[str, Curve], label: str, log: bool) -> None:
     """Set scales and limits by the visible part of the mean curves."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -213,10 +177,10 @@ def _prepare(axes: "Axes", drawn: Mapping[str, Curve], log: bool) -> None:
     axes.grid(color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    axes.set_xlabel("Bits per pixel, whole file" + (" (logarithmic)" if log else ""))
-    axes.set_ylabel("PSNR in dB, RGB")
+    axes.set_xlabel("Rate (bits per pixel" + (", logarithmic)" if log else ")"))
+    axes.set_ylabel(label)
     if not drawn:
-        axes.text(0.5, 0.5, "nothing with a finite PSNR was measured", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "nothing with a finite value was measured", ha="center", transform=axes.transAxes)
     points = np.concatenate([_visible(curve) for curve in drawn.values()]) if drawn else np.array([[1.0, 30.0]])
     (low, bottom), (high, top) = points.min(axis=0), points.max(axis=0)
     if log:
@@ -233,13 +197,13 @@ def _prepare(axes: "Axes", drawn: Mapping[str, Curve], log: bool) -> None:
 
 def _visible(curve: Curve) -> NDArray[np.float64]:
     """Return the points of a curve up to `HIGHEST`, [n >= 1, 2], with one put there if the curve goes on."""
-    points = np.column_stack([curve.rates, curve.psnrs])
+    points = np.column_stack([curve.rates, curve.values])
     inside = points[curve.rates <= HIGHEST]
     if len(inside) == len(points):
         return points
     if len(inside) == 0:
-        return np.array([[HIGHEST, curve.psnrs[0]]])
-    return np.vstack([inside, [HIGHEST, np.interp(HIGHEST, curve.rates, curve.psnrs)]])
+        return np.array([[HIGHEST, curve.values[0]]])
+    return np.vstack([inside, [HIGHEST, np.interp(HIGHEST, curve.rates, curve.values)]])
 
 
 def _draw_curve(axes: "Axes", curve: Curve, style: Style, index: int, with_band: bool) -> None:
@@ -247,7 +211,7 @@ def _draw_curve(axes: "Axes", curve: Curve, style: Style, index: int, with_band:
     if with_band and len(spread):
         area = axes.fill_between(*spread.T, color=style.colour, alpha=0.14, linewidth=0, zorder=1.5)
         area.set_gid(f"band-{index}")
-    (line,) = axes.plot(curve.rates, curve.psnrs, **_line(style, alone=len(curve.rates) == 1))
+    (line,) = axes.plot(curve.rates, curve.values, **_line(style, alone=len(curve.rates) == 1))
     line.set_gid(f"line-{index}")
     line.set_zorder(2 + style.width)
 

@@ -1,63 +1,45 @@
 """Results of `refscale rd-curve` -> one page, report.html, that is opened in a browser or sent to somebody.
 
-The page holds everything: the curves as SVG, BD-rates as tables, how it was measured, and pictures to compare under a
-divider. It loads nothing, and its content security policy forbids it to. What it looks like is in `templates`, which
-escape everything that comes from outside; this module works out what they fill in.
+The page holds everything: the curves as SVG, BD-rates and times as tables, every point of every picture, how it was
+measured, and pictures to compare under a divider (`viewers`). It loads nothing, and its content security policy forbids
+it to. What it looks like is in `templates`, which escape everything that comes from outside; this module works out what
+they fill in.
 """
 
-import base64
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jinja2
-import PIL.Image
 from markupsafe import Markup
 
 from refscale_codec.picture.files import write_atomically
-from refscale_codec.study import heatmaps, plot
-from refscale_codec.study.curves import mean_curves
-from refscale_codec.study.results import ALL, CoderInfo, Comparison, Results
+from refscale_codec.study import plot
+from refscale_codec.study.curves import METRICS, PSNR, Metric, mean_curves
+from refscale_codec.study.results import ALL, BEST, JPEG, CoderInfo, Comparison, Results, Row, seconds_per_megapixel
+from refscale_codec.study.styles import few, styles
+from refscale_codec.study.viewers import Scene, viewers
 
-_LAYER_NAMES = {
-    "target": "Target",
-    "reference": "Reference",
-    "reconstruction": "Reconstruction",
-    "error": "Error heat map",
-    "similarity": "Similarity map",
-}
-_OF_PICTURE = ("target", "reference")  # layers that are the same whatever the coder
+_MOST_CURVES = 6  # that a reader tells apart; if there are more, a page begins with few
 
 
-class Scene(NamedTuple):
-    """One picture through one coder at one quality, to be looked at."""
-
-    dataset: str
-    name: str  # scenes of the same dataset and name share a viewer, where their coders can be compared
-    coder: str
-    bpp: float
-    psnr: float  # dB; not finite where the picture came back unchanged
-    bytes_total: int
-    layers: Mapping[str, bytes]
-    """A PNG, WebP or JPEG file for each of target, reference, reconstruction, error, similarity, or any of them."""
-
-    @property
-    def lossless(self) -> bool:
-        """Whether the picture came back unchanged."""
-        return not math.isfinite(self.psnr)
-
-
-def write(results: Results, scenes: Sequence[Scene], folder: Path) -> Path:
+def write(
+    results: Results,
+    scenes: Sequence[Scene],
+    folder: Path,
+    percents: Mapping[tuple[str, str, str, str], float] = MappingProxyType({}),
+) -> Path:
     """Write report.html and return its path.
 
     Args:
         results: of `refscale rd-curve`.
         scenes: pictures to compare, in the order of the page; may be empty.
         folder: where to; made if it is not there.
+        percents: BD-rates of single pictures, by dataset, picture, coder and anchor, as far as there are any.
 
     Raises:
         UsageError: Matplotlib is not installed.
@@ -71,20 +53,23 @@ def write(results: Results, scenes: Sequence[Scene], folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"counted": plot.counted, "signed": _signed}
-    pictures = {(row.dataset, row.name) for row in results.rows}
-    drawn = mean_curves(results)
+    templates.filters |= {"counted": plot.counted, "signed": _signed, "seconds": _seconds, "fixed": _fixed}
+    pictures = _pictures(results, percents)
+    plots = _plots(results)
     page = templates.get_template("report.html").render(
         ALL=ALL,
         results=results,
         coders=results.coders,
-        pictures=len(pictures),
-        datasets=len({dataset for dataset, _ in pictures}),
+        datasets=len({picture.dataset for picture in pictures}),
         lead=_lead(results),
-        plots=[_Plot("rd", _svg(results, "rd", "linear")), _Plot("rd-log", _svg(results, "rd-log", "logarithmic"))],
-        styles={name: style for name, style in plot.styles(results).items() if name in drawn},
+        plots=plots,
+        choices=_choices(plots),
+        styles=styles(results.coders),
+        summary=_summary(results),
+        anchors=[anchor for anchor in (BEST, JPEG) if anchor in {c.anchor for c in results.comparisons}],
         tables=[_table(results, anchor) for anchor in dict.fromkeys(c.anchor for c in results.comparisons)],
-        viewers=_viewers(scenes),
+        pictures=pictures,
+        viewers=viewers(scenes),
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
@@ -92,28 +77,145 @@ def write(results: Results, scenes: Sequence[Scene], folder: Path) -> Path:
     return path
 
 
-def _lead(results: Results) -> list[Comparison]:
-    """Return how the first refscale coder does against each anchor, over everything."""
-    ours = [coder.name for coder in results.coders if coder.is_refscale]
+def _over_everything(results: Results) -> dict[tuple[str, str], Comparison]:
+    """Return the comparisons over all datasets, by coder and anchor."""
     datasets = {c.dataset for c in results.comparisons}
     total = datasets if len(datasets) == 1 else {ALL}
-    return [c for c in results.comparisons if c.coder in ours[:1] and c.dataset in total and math.isfinite(c.percent)]
+    return {(c.coder, c.anchor): c for c in results.comparisons if c.dataset in total}
+
+
+def _lead(results: Results) -> list[Comparison]:
+    """Return how the first refscale coder does against each anchor, over everything."""
+    compared = _over_everything(results)
+    ours = [coder.name for coder in results.coders if coder.is_refscale][:1]
+    return [compared[name, anchor] for name in ours for anchor in (BEST, JPEG) if (name, anchor) in compared]
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
 
 
 class _Plot(NamedTuple):
-    id: str
+    metric: str
+    axis: str
+    coders: str  # which of them are drawn
+    drawn: frozenset[str]  # their names
     svg: Markup
 
+    @property
+    def id(self) -> str:
+        """On the page."""
+        return f"{self.metric}-{self.axis}-{self.coders}"
 
-def _svg(results: Results, prefix: str, axis: str) -> Markup:
+
+def _plots(results: Results) -> list[_Plot]:
+    """Return a plot for each metric that was measured, either axis, and few and all coders if these differ much."""
+    names = tuple(coder.name for coder in results.coders)
+    selections = {"all": names}
+    if len(names) > _MOST_CURVES and few(results.coders):
+        selections = {"few": few(results.coders), **selections}
+    made = []
+    for metric in METRICS.values():
+        for axis in ("linear", "log"):
+            for selection, only in selections.items():
+                drawn = frozenset(mean_curves(results, metric, only))
+                if drawn or metric == PSNR:
+                    plot_id = f"{metric.name}-{axis}-{selection}"
+                    svg = _svg(results, plot_id, metric, axis == "log", only)
+                    made.append(_Plot(metric.name, axis, selection, drawn, svg))
+    return made
+
+
+def _choices(plots: Sequence[_Plot]) -> dict[str, dict[str, str]]:
+    """Return what can be chosen where there is more than one: a field of `_Plot`, and labels by its values."""
+    labels = {
+        "metric": {name: name.upper() for name in METRICS},
+        "axis": {"linear": "Linear rate", "log": "Logarithmic rate"},
+        "coders": {"few": "Few coders", "all": "All coders"},
+    }
+    there = {field: dict.fromkeys(getattr(plot, field) for plot in plots) for field in labels}
+    return {
+        field: {value: labels[field][value] for value in values} for field, values in there.items() if len(values) > 1
+    }
+
+
+def _svg(results: Results, prefix: str, metric: Metric, log: bool, only: Collection[str]) -> Markup:
     """Return a plot as an element of a page, where its ids may meet those of another one."""
-    svg = plot.render(results, "svg", log=axis == "logarithmic", all_bands=True).decode()  # escapes its texts itself
+    svg = plot.render(
+        results, "svg", log=log, metric=metric, only=only, bands=True
+    ).decode()  # escapes its texts itself
     svg = re.sub(r'(\sid="|xlink:href="#|url\(#)', rf"\1{prefix}-", svg[svg.index("<svg") :])
-    label = f"PSNR over bits per pixel, {axis} rate, one line a coder; the figures are in the table below"
+    axis = "logarithmic" if log else "linear"
+    label = (
+        f"{metric.name.upper()} over bits per pixel, {axis} rate, one line a coder: {', '.join(only)}; the figures are "
+        "in the tables below"
+    )
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+# --- every coder and every picture -----------------------------------------------------------------------------------
+
+
+class _Summary(NamedTuple):
+    """One coder over everything."""
+
+    coder: CoderInfo
+    compared: dict[str, Comparison]  # by anchor
+    seconds: dict[str, float]  # for a megapixel
+
+
+def _summary(results: Results) -> list[_Summary]:
+    compared, seconds = _over_everything(results), seconds_per_megapixel(results.rows)
+    return [
+        _Summary(
+            coder,
+            {anchor: compared[coder.name, anchor] for anchor in (BEST, JPEG) if (coder.name, anchor) in compared},
+            seconds.get(coder.name, {}),
+        )
+        for coder in plot.by_family(results.coders)
+    ]
+
+
+class _Measured(NamedTuple):
+    """One coder on one picture."""
+
+    coder: CoderInfo
+    percents: dict[str, float]  # by anchor
+    rows: list[Row]
+
+
+class _Picture(NamedTuple):
+    dataset: str
+    name: str
+    measured: list[_Measured]
+
+
+def _pictures(results: Results, percents: Mapping[tuple[str, str, str, str], float]) -> list[_Picture]:
+    of_picture: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in results.rows:
+        of_picture.setdefault((row.dataset, row.name), {}).setdefault(row.coder, []).append(row)
+    return [
+        _Picture(
+            *picture,
+            [
+                _Measured(
+                    coder,
+                    {anchor: percents.get((*picture, coder.name, anchor), math.nan) for anchor in (BEST, JPEG)},
+                    sorted(by_coder[coder.name], key=lambda row: row.quality),
+                )
+                for coder in plot.by_family(results.coders)
+                if coder.name in by_coder
+            ],
+        )
+        for picture, by_coder in of_picture.items()
+    ]
+
+
+def _seconds(seconds: Mapping[str, float], what: str) -> str:
+    return f"{seconds[what]:.3g}" if what in seconds else "–"
+
+
+def _fixed(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "∞" if value > 0 else "–"
 
 
 # --- BD-rates --------------------------------------------------------------------------------------------------------
@@ -122,7 +224,8 @@ def _svg(results: Results, prefix: str, axis: str) -> Markup:
 class _Cell(NamedTuple):
     percent: float | None  # None where there is no figure, here and below
     bd_psnr: float | None
-    pictures: int
+    counts: str | None  # how many pictures are in the mean, where it is not all
+    stands_for_all: bool
     note: int | None  # its number
 
 
@@ -150,8 +253,8 @@ def _table(results: Results, anchor: str) -> _Table:
     rows = []
     for dataset in sorted(dict.fromkeys(dataset for dataset, _ in compared), key=lambda dataset: dataset == ALL):
         of_dataset = [compared.get((dataset, coder.name)) for coder in coders]
-        percents = [c.percent for c in of_dataset if c and math.isfinite(c.percent)]
-        most = max((c.pictures for c in of_dataset if c), default=0)
+        percents = [c.percent for c in of_dataset if c and math.isfinite(c.percent) and c.stands_for_all]
+        most = max((c.of for c in of_dataset if c), default=0)
         rows.append(
             _Row(
                 dataset, most, min(percents, default=None), [None if c is None else _cell(c, notes) for c in of_dataset]
@@ -165,102 +268,12 @@ def _cell(comparison: Comparison, notes: dict[str, int]) -> _Cell:
     """Return one BD-rate; its notes get a number in `notes` unless they have one."""
     texts = list(comparison.notes)
     if comparison.left_out:
-        of = plot.counted(comparison.pictures + comparison.left_out, "picture")
-        texts.insert(0, f"{comparison.left_out} of {of} left out")
+        texts.insert(0, f"{comparison.left_out} of {plot.counted(comparison.of, 'picture')} left out")
     number = notes.setdefault("; ".join(texts), len(notes) + 1) if texts else None
     percent, bd_psnr = (x if math.isfinite(x) else None for x in (comparison.percent, comparison.bd_psnr))
-    return _Cell(percent, None if percent is None else bd_psnr, comparison.pictures, number)
+    counts = comparison.counts if comparison.left_out and percent is not None else None
+    return _Cell(percent, None if percent is None else bd_psnr, counts, comparison.stands_for_all, number)
 
 
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-class _Layer(NamedTuple):
-    label: str
-    kind: str  # a key of Scene.layers
-    data: bytes
-
-    @property
-    def source(self) -> str:
-        """The picture as an address."""
-        kind, _, _ = _type_and_size(self.data)
-        return f"data:{kind};base64,{base64.b64encode(self.data).decode()}"
-
-
-class _Scale(NamedTuple):
-    """The colour bar of a heat map."""
-
-    low: str
-    colours: str
-    high: str
-
-
-class _Viewer(NamedTuple):
-    dataset: str
-    name: str
-    scenes: list[Scene]
-    layers: list[_Layer]
-    left: int  # index of the layer that it begins with
-    right: int
-    width: int
-    height: int
-    scales: list[_Scale]
-
-
-def _viewers(scenes: Sequence[Scene]) -> list[_Viewer]:
-    groups: dict[tuple[str, str], list[Scene]] = {}
-    for scene in scenes:
-        groups.setdefault((scene.dataset, scene.name), []).append(scene)
-    return [_viewer(group, layers) for group in groups.values() if (layers := _layers(group))]
-
-
-def _layers(scenes: Sequence[Scene]) -> list[_Layer]:
-    """Return what can be looked at of one picture, the target and the reference once for all coders."""
-    several = len({scene.coder for scene in scenes}) > 1
-    layers: dict[tuple[str, bytes], _Layer] = {}
-    for own in (False, True):  # the picture's layers first, then those of the coders
-        for scene in scenes:
-            for kind, data in scene.layers.items():
-                if (kind not in _OF_PICTURE) == own:
-                    label = _LAYER_NAMES.get(kind, kind) + (f", {scene.coder}" if own and several else "")
-                    layers.setdefault((kind if not own else label, data), _Layer(label, kind, data))
-    return list(layers.values())
-
-
-def _viewer(scenes: list[Scene], layers: list[_Layer]) -> _Viewer:
-    kinds = [layer.kind for layer in layers]
-    left = kinds.index("target") if "target" in kinds else 0
-    right = kinds.index("reconstruction") if "reconstruction" in kinds else len(layers) - 1
-    _, width, height = _type_and_size(layers[left].data)
-    return _Viewer(
-        scenes[0].dataset, scenes[0].name, scenes, layers, left, right, width, height, _scales(frozenset(kinds))
-    )
-
-
-def _scales(kinds: Iterable[str]) -> list[_Scale]:
-    bars = {
-        "error": (
-            "Error: 0",
-            heatmaps.ERROR_COLOURS,
-            f"{heatmaps.ERROR_SCALE} or more levels of 255 (mean of R, G, B)",
-        ),
-        "similarity": ("Similarity: 0, dissimilar", heatmaps.SIMILARITY_COLOURS, "1, similar"),
-    }
-    return [
-        _Scale(low, ",".join(f"#{bytes(colour).hex()}" for colour in heatmaps.palette(name)[::17]), high)
-        for kind, (low, name, high) in bars.items()
-        if kind in kinds
-    ]
-
-
-def _type_and_size(data: bytes) -> tuple[str, int, int]:
-    """Return MIME type, width and height of a PNG, WebP or JPEG file."""
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as picture:
-            return PIL.Image.MIME[str(picture.format)], picture.width, picture.height
-    except PIL.UnidentifiedImageError:
-        raise ValueError(f"a layer must be a PNG, WebP or JPEG file, not {data[:12]!r}...") from None

@@ -7,7 +7,8 @@ Nothing here needs torch, so that results can be drawn where it is not installed
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ SCHEMA = 1
 
 ALL = "all"
 """The dataset of a comparison over all datasets."""
+
+JPEG, BEST = "jpeg", "x265-reference"
+"""What every coder is compared with: the common codec, and the best that users have who have a reference."""
 
 Record = TypeVar("Record", bound="Row | Comparison | CoderInfo")
 
@@ -43,6 +47,11 @@ class Row:
     si_lr_std: float  # the same as in ITU-T P.910
     seconds: dict[str, float]  # "encode", and "decode" where the file was decoded: see the coder
 
+    @property
+    def megapixels(self) -> float:
+        """Size of the picture."""
+        return 8e-6 * self.bytes_total / self.bpp
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -56,6 +65,21 @@ class Comparison:
     pictures: int  # that count in the mean
     left_out: int  # without a BD-rate, see the notes
     notes: tuple[str, ...]
+
+    @property
+    def of(self) -> int:
+        """How many pictures both coders were run on."""
+        return self.pictures + self.left_out
+
+    @property
+    def stands_for_all(self) -> bool:
+        """Whether more than half of these count in the mean."""
+        return 2 * self.pictures > self.of
+
+    @property
+    def counts(self) -> str:
+        """How many pictures count, for texts: "6", "4 of 6"."""
+        return f"{self.pictures} of {self.of}" if self.left_out else str(self.pictures)
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,16 @@ class Results:
     rows: tuple[Row, ...]
     missing: dict[str, str] = field(default_factory=dict)  # coders that are not installed, and what installs them
     figures: dict[str, Any] = field(default_factory=dict)  # others, of one command only
+
+
+def seconds_per_megapixel(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Return by coder the seconds that a megapixel takes, mean of all that was coded: "encode", "decode" or both."""
+    sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    for row in rows:
+        for what, seconds in row.seconds.items():
+            sums[row.coder][what][0] += seconds
+            sums[row.coder][what][1] += row.megapixels
+    return {coder: {what: s / size for what, (s, size) in of.items()} for coder, of in sums.items()}
 
 
 def write(results: Results, path: Path) -> None:

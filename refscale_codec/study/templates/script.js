@@ -1,11 +1,17 @@
 "use strict";
 
-// Curves: one of two plots, and which coders stand out.
-const plots = [...document.querySelectorAll(".plot")];
-for (const button of document.querySelectorAll("[data-plot]")) {
+// Curves: one of several plots, and which coders stand out.
+const plots = [...document.querySelectorAll(".plot")], chosen = { ...plots[0].dataset };
+for (const button of document.querySelectorAll("[data-field]")) {
   button.addEventListener("click", () => {
-    for (const plot of plots) plot.hidden = plot.id !== button.dataset.plot;
-    for (const other of document.querySelectorAll("[data-plot]")) other.setAttribute("aria-pressed", other === button);
+    const { field, value } = button.dataset;
+    chosen[field] = value;
+    for (const plot of plots) plot.hidden = Object.keys(chosen).some((key) => plot.dataset[key] !== chosen[key]);
+    for (const other of document.querySelectorAll(`[data-field=${field}]`)) other.setAttribute("aria-pressed", other === button);
+    const plot = plots.find((plot) => !plot.hidden);
+    for (const chip of document.querySelectorAll("[data-coder]")) {
+      chip.hidden = !document.getElementById(plot.id + "-line-" + chip.dataset.coder);
+    }
   });
 }
 for (const chip of document.querySelectorAll("[data-coder]")) {
