@@ -18,9 +18,8 @@ from refscale_codec.rescale.fgrn import FgrnConfig, FlowGuidance
 from refscale_codec.rescale.quantised import (
     QuantisedBlock,
     QuantisedConv,
+    activations,
     carried,
-    rectified,
-    signed,
     straight_through,
 )
 from refscale_codec.rescale.untied import (
@@ -53,9 +52,9 @@ class Up(nn.Module):
         super().__init__()
         self.fold, self.taps, self.haar, area = fold, taps, HaarSplit(), fold * fold
         self.full: nn.Module | None = QuantisedConv(6, full, 1.7) if full else None
-        self.ref_in: nn.Module = QuantisedConv((4 * full or 15) * area, width, 1.7)
+        self.ref_in: nn.Module = QuantisedConv((4 * full or 15) * area, width, 1.7, rectifies=full > 0)
         self.input: nn.Module = QuantisedConv(6 * area + 3, width)
-        self.inject = nn.ModuleList([QuantisedConv(width, width), QuantisedConv(width, width, 0.3)])
+        self.inject = nn.ModuleList(QuantisedConv(width, width, gain, rectifies=True) for gain in (1, 0.3))
         self.phase = nn.Parameter(torch.zeros(1, width, BLOCK // fold, BLOCK // fold))
         self.blocks = nn.ModuleList(QuantisedBlock(width) for _ in range(blocks))
         output = QuantisedConv(width, (12 + taps * taps) * area)
@@ -72,7 +71,7 @@ class Up(nn.Module):
         else:
             pixels = torch.cat(_coarse_and_fine(self.haar.inverse(ref) - 128), dim=1)
             pixels = pixels.to(gate.dtype, memory_format=torch.channels_last)
-            known = functional.pixel_unshuffle(rectified(self.full(pixels)), 2)
+            known = functional.pixel_unshuffle(self.full(pixels), 2)
         own, known = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (own, self.folded(known)))
         result = self.body(own, known, gate[..., :: self.fold, :: self.fold]).float()
         result = functional.pixel_shuffle(result, self.fold)[..., :height, :width]
@@ -89,8 +88,7 @@ class Up(nn.Module):
 
     def body(self, own: Tensor, known: Tensor, gate: Tensor) -> Tensor:
         """Run the convolutions."""
-        features = carried(rectified(self.ref_in(known)) * gate)
-        features = straight_through(features.round(), features)
+        features = carried(activations(self.ref_in(known), rectified=True) * gate)
         x = carried(self.input(own) + self.inject[0](features))
         side = self.phase.shape[-1]
         rows, columns = -(-x.shape[-2] // side), -(-x.shape[-1] // side)
@@ -100,7 +98,7 @@ class Up(nn.Module):
             if place == len(self.blocks) // 2:
                 x = carried(x + self.inject[1](features))
             x = block(x)
-        output: Tensor = self.output(signed(x))
+        output: Tensor = self.output(x)
         return output
 
     def taken_over(self, ref: Tensor, weights: Tensor) -> Tensor:
@@ -109,7 +107,7 @@ class Up(nn.Module):
         padded = functional.pad(pixels, (reach,) * 4, mode="replicate")
         height, width = pixels.shape[-2:]
         total = torch.zeros_like(ref)
-        for place, weight in enumerate(torch.split(signed(weights), 1, dim=1)):
+        for place, weight in enumerate(torch.split(activations(weights, rectified=False), 1, dim=1)):
             y, x = divmod(place, self.taps)
             shifted = self.haar(padded[..., y : y + height, x : x + width])
             detail = torch.cat([shifted[:, :3] - ref[:, :3], shifted[:, 3:]], dim=1)

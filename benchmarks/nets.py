@@ -29,14 +29,15 @@ import torch
 from ablations import Judge
 from common import RESULTS as FOLDER
 from common import ROOT, kept, replace_table, write
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from refscale_codec import model
 from refscale_codec.rescale import untied
 from refscale_codec.rescale.fgrn import FgrnConfig
 from refscale_codec.rescale.interface import Context, Rescaler
 from refscale_codec.rescale.net import RescaleConfig
-from refscale_codec.rescale.quantised import fastest_carrier
+from refscale_codec.rescale.quantised import IntegerConv, fastest_carrier
 from refscale_codec.rescale.untied import Untied, UntiedConfig
 from refscale_codec.training import data, loop, nets
 from refscale_codec.training.manifest import read_manifest
@@ -191,24 +192,22 @@ class Pictures:
 @torch.inference_mode()
 def cost(rescaler: Rescaler) -> dict[str, float]:
     """Return multiplications in convolutions a pixel, each way, and the processor seconds a megapixel upwards."""
-    fastest_carrier(rescaler.device)  # finds it by convolutions, which must not count
     side, counted = 512, {"down": 0, "up": 0}
     picture = 255 * torch.rand(1, 3, side, side)
     levels = torch.full((1, 1, side // rescaler.cell, side // rescaler.cell), rescaler.map_levels - 1)
     context = Context(75, picture, rescaler.planes(levels, side, side))
+    fastest_carrier(rescaler.device)  # finds it by convolutions, which must not count
     way = "down"
 
-    convolution = nn.functional.conv2d
+    def count(layer: nn.Module, given: Any, result: Any) -> None:
+        if isinstance(layer, nn.Conv2d | IntegerConv):
+            counted[way] += layer.weight[0].numel() * result.numel()
 
-    def counting(x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
-        y: Tensor = convolution(x, weight, *rest, **named)
-        counted[way] += weight[0].numel() * y.numel()
-        return y
-
-    with patch.object(nn.functional, "conv2d", counting), patch("torch.nn.modules.conv.F.conv2d", counting):
-        lr = rescaler.down(picture, context)
-        way = "up"
-        rescaler.up(lr, context)
+    hook = register_module_forward_hook(count)
+    lr = rescaler.down(picture, context)
+    way = "up"
+    rescaler.up(lr, context)
+    hook.remove()
     taken = []
     for _ in range(3):
         started = time.process_time()

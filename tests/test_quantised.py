@@ -21,18 +21,41 @@ def by_integers(layer: IntegerConv, x: torch.Tensor) -> torch.Tensor:
     return scaled.float().bfloat16().float().unflatten(-1, x.shape[-2:])
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from([3, 32, 64, 96]), st.sampled_from([1, 32, 64]), st.floats(0.01, 30))
-def test_convolution_equals_its_integers_in_every_carrier(seed, channels_in, channels_out, gain):
+@settings(max_examples=30, deadline=None)
+@given(
+    *(st.integers(0, 1000), st.sampled_from([3, 32, 64, 96]), st.sampled_from([1, 32, 64])),
+    *(st.floats(0.01, 30), st.booleans(), st.booleans()),
+)
+def test_convolution_equals_its_integers_in_every_carrier(seed, channels_in, channels_out, gain, rectifies, strided):
     torch.manual_seed(seed)
-    layer = QuantisedConv(channels_in, channels_out, gain)
+    layer = QuantisedConv(channels_in, channels_out, gain, rectifies=rectifies)
     torch.nn.init.normal_(layer.bias)
-    x = activations(2, channels_in, 9, 11, seed=seed)
+    x = activations(2, channels_in, 9, 11, seed=seed, low=0 if rectifies else -HIGHEST)
+    x = x if strided else x.contiguous(memory_format=torch.channels_last)
+    given = quantised.activations(x, rectifies)
+    assert given.min() >= (0 if rectifies else -127)
     exact = layer.exact()
-    wanted = by_integers(exact, x)
+    wanted = by_integers(exact, given)
     for carrier in CARRIERS:
         assert torch.equal(exact(x.to(carrier)).float(), wanted)
         assert torch.equal(layer(x.to(carrier)).float(), wanted)  # what is trained is what is used
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantised, "in_eight_bits", lambda device: False)
+        assert torch.equal(layer.exact()(x.bfloat16()).float(), wanted)
+
+
+def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypatch):
+    device, usual = torch.device("cpu"), quantised.EightBits.__call__
+    look = quantised.in_eight_bits.__wrapped__
+    monkeypatch.setattr(quantised.EightBits, "__call__", lambda layer, x: usual(layer, x).clamp(max=2.0**14))
+    assert not look(device)
+
+    def missing(*arguments):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(quantised.EightBits, "__init__", missing)
+    assert not look(device)
+    assert not look(torch.device("meta"))
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,7 +89,7 @@ def test_block_is_the_same_without_onednn_and_with_more_threads(threads):
 
 
 def test_all_at_their_highest_is_exact_or_refused():
-    layer = IntegerConv(64, 32)
+    layer = IntegerConv(64, 32, rectifies=True)
     layer.weight.fill_(127)
     with pytest.raises(ValueError, match="not exact"):
         layer(activations(1, 64, 4, 4))
@@ -87,7 +110,7 @@ def test_integers_are_near_what_they_stand_for():
 
 def test_gradient_passes_inside_of_the_range_only():
     x = torch.tensor([-3.0, 0.4, 7.6, 254.7, 400.0], requires_grad=True)
-    y = quantised.rectified(x)
+    y = quantised.activations(x, rectified=True)
     y.sum().backward()
     assert y.tolist() == [0, 0, 8, 255, 255]
     assert x.grad is not None and x.grad.tolist() == [0, 0, 1, 0, 0]

@@ -6,14 +6,19 @@ that float32 accumulates it without rounding in any order: on any machine, with 
 values are rounded to bfloat16, to nearest even, which is what a bfloat16 convolution with float32 accumulation does by
 itself.
 
-So the same integers may be carried in bfloat16, where that is fast (AMX, AVX-512), or in float32 or float64 and rounded
-to bfloat16 after each operation (`carried`): the bits are equal. Every operation is one of IEEE 754's on single
-elements, or such a convolution; there is no exp, tanh or division by what was computed.
+So the same integers may be carried in bfloat16, or in float32 or float64 and rounded to bfloat16 after each operation
+(`carried`): the bits are equal. Between bfloat16, convolutions are computed on 8-bit integers where torch can do that
+without saturating (`in_eight_bits`; AVX-512 VNNI and AMX: four times as fast as float32), else in bfloat16. Every
+operation is one of IEEE 754's on single elements, or such a convolution; there is no exp, tanh or division by what was
+computed.
 """
 
+import copy
+import itertools
+import math
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -60,18 +65,9 @@ class _Carry(torch.autograd.Function):
         return gradients[0]
 
 
-def rectified(x: Tensor) -> Tensor:
-    """Return `x` as integers in 0..255: the activation of these nets."""
-    return _quantised(x, 0, HIGHEST)
-
-
-def signed(x: Tensor) -> Tensor:
-    """Return `x` as integers in -127..127."""
-    return _quantised(x, -LIMIT, LIMIT)
-
-
-def _quantised(x: Tensor, low: float, high: float) -> Tensor:
-    result: Tensor = _Quantise.apply(x, low, high)  # type: ignore[no-untyped-call]
+def activations(x: Tensor, rectified: bool) -> Tensor:
+    """Return `x` as integers in 0..255 if they are to be rectified, else in -127..127."""
+    result: Tensor = _Quantise.apply(x, 0 if rectified else -LIMIT, HIGHEST if rectified else LIMIT)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -90,19 +86,83 @@ def carried(x: Tensor) -> Tensor:
 
 @cache
 def fastest_carrier(device: torch.device) -> torch.dtype:
-    """Return the type that carries the integers faster here: the pixels are the same."""
-    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    with torch.inference_mode():
-        for dtype, taken in seconds.items():
-            x, weight = (
-                torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-                for shape in ((1, 64, 96, 96), (64, 64, 3, 3))
-            )
-            for _ in range(6):  # other work may disturb some
-                start = time.perf_counter()
-                float(functional.conv2d(x, weight, padding=1)[0, 0, 0, 0])
-                taken.append(time.perf_counter() - start)
-    return min(seconds, key=lambda dtype: min(seconds[dtype]))
+    """Return the type that carries the integers of exact nets faster here: the pixels are the same."""
+    layer = IntegerConv(64, 64).to(device)
+    return _faster(layer, (1, 64, 96, 96), device)
+
+
+@cache
+def faster_float(device: torch.device) -> torch.dtype:
+    """Return the type in which convolutions of floats are faster here, as in training."""
+    layer = nn.Conv2d(64, 64, 3, padding=1).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers = {dtype: copy.deepcopy(layer).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return _faster(lambda x: layers[x.dtype](x), (1, 64, 96, 96), device)
+
+
+@torch.inference_mode()
+def _faster(work: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: torch.device) -> torch.dtype:
+    """Return float32 or bfloat16, whichever some work on a tensor takes less time in."""
+    taken: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        for _ in range(6):  # other work may disturb some
+            start = time.perf_counter()
+            float(work(x)[0, 0, 0, 0])
+            taken[dtype] = min(taken.get(dtype, math.inf), time.perf_counter() - start)
+    return min(taken, key=lambda dtype: taken[dtype])
+
+
+class EightBits:
+    """A convolution on 8-bit integers by oneDNN: bfloat16 to bfloat16, the same as the other ways of computing it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, step: Tensor, rectifies: bool) -> None:
+        """Pack an `IntegerConv` for one processor.
+
+        Args:
+            weight: [out, in, 3, 3] in int8.
+            bias: [out] in float32, in units of activation.
+            step: [out], what a weight of 1 stands for.
+            rectifies: whether activations are 0..255, else -127..127.
+        """
+        self.offset = 0 if rectifies else 128  # what is added to activations so that they are 0..255
+        self.bias, self.step = bias, step
+        self.zeros = torch.zeros(len(step), dtype=torch.int64)
+        self.weight = torch.ops.onednn.qconv_prepack(weight, step, 1.0, self.offset, *self._PLACES, 1, None)
+
+    _PLACES = [1, 1], [1, 1], [1, 1]  # stride, padding, dilation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map integers in bfloat16 to the convolution rounded to bfloat16."""
+        signed_bytes = (x if self.offset else x - 128).to(torch.int8)  # to uint8 would be several times slower
+        given = signed_bytes.view(torch.uint8) + 128
+        result: Tensor = torch.ops.onednn.qconv2d_pointwise(
+            *(given, 1.0, self.offset, self.weight, self.step, self.zeros, self.bias, *self._PLACES, 1),
+            *(1.0, 0, torch.bfloat16, "none", [], ""),
+        )
+        return result
+
+
+@cache
+def in_eight_bits(device: torch.device) -> bool:
+    """Return whether `EightBits` works here and is exact: without VNNI, processors add with saturation."""
+    if device.type != "cpu":
+        return False
+    draw = torch.Generator().manual_seed(1)
+    try:
+        for rectifies, channels in itertools.product((False, True), (5, 64, 96)):
+            low, high = (0, HIGHEST) if rectifies else (-LIMIT, LIMIT)
+            x = torch.randint(low, high + 1, (1, channels, 12, 12), generator=draw)
+            x[..., 6:, :] = high  # as large as can be, beside weights as large
+            weight = torch.randint(-LIMIT, LIMIT + 1, (16, channels, 3, 3), generator=draw)
+            weight[8:] = LIMIT - 30
+            step, bias = torch.full((16,), 0.25), torch.full((16,), 3.0)
+            wanted = functional.conv2d(x.double(), weight.double() / 4, bias.double(), padding=1).float().bfloat16()
+            layer = EightBits(weight.to(torch.int8), bias, step, rectifies)
+            if not torch.equal(layer(x.bfloat16().contiguous(memory_format=torch.channels_last)), wanted):
+                return False
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # not in this build of torch
+        return False
+    return True
 
 
 def integers(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,15 +192,20 @@ def integers(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class QuantisedConv(nn.Module):
     """A 3x3 convolution of integer activations in training: float parameters, used as `integers` makes them."""
 
-    def __init__(self, channels_in: int, channels_out: int, gain: float = 1.0) -> None:
-        """Build it with torch's usual initial weights, times `gain`."""
+    def __init__(self, channels_in: int, channels_out: int, gain: float = 1.0, *, rectifies: bool = False) -> None:
+        """Build it with torch's usual initial weights, times `gain`.
+
+        Activations are 0..255 if it rectifies, else -127..127: what it is given is rounded and clipped to that.
+        """
         super().__init__()
+        self.rectifies = rectifies
         start = nn.Conv2d(channels_in, channels_out, 3, padding=1).weight.detach()
         self.weight = nn.Parameter(gain * start)
         self.bias = nn.Parameter(torch.zeros(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [b, channels_in, h, w] to [b, channels_out, h, w], rounded to bfloat16; the gradient is the float's."""
+        x = activations(x, self.rectifies)
         with torch.no_grad():
             whole, offset, exponent = integers(self.weight, self.bias)
             step = torch.exp2(exponent)
@@ -151,7 +216,7 @@ class QuantisedConv(nn.Module):
 
     def exact(self) -> "IntegerConv":
         """Return the layer that does the same from integers alone."""
-        layer = IntegerConv(self.weight.shape[1], self.weight.shape[0])
+        layer = IntegerConv(self.weight.shape[1], self.weight.shape[0], rectifies=self.rectifies)
         whole, offset, exponent = integers(self.weight.detach(), self.bias.detach())
         layer.load_state_dict(
             {"weight": whole.to(torch.int8), "bias": offset.int(), "exponent": exponent.to(torch.int8)}
@@ -162,16 +227,17 @@ class QuantisedConv(nn.Module):
 class IntegerConv(nn.Module):
     """A 3x3 convolution of integer activations for inference: its state is integers."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        """Build it with zeros, to be filled by `load_state_dict`."""
+    def __init__(self, channels_in: int, channels_out: int, *, rectifies: bool = False) -> None:
+        """Build it with zeros, to be filled by `load_state_dict`; see `QuantisedConv`."""
         super().__init__()
+        self.rectifies = rectifies
         self.weight: Tensor
         self.bias: Tensor
         self.exponent: Tensor
         self.register_buffer("weight", torch.zeros(channels_out, channels_in, 3, 3, dtype=torch.int8))
         self.register_buffer("bias", torch.zeros(channels_out, dtype=torch.int32))
         self.register_buffer("exponent", torch.zeros(channels_out, dtype=torch.int8))
-        self._ready: tuple[Tensor, Tensor] | None = None
+        self._ready: tuple[tuple[torch.dtype, torch.device], Callable[[Tensor], Tensor]] | None = None
 
     def largest_sum(self) -> int:
         """Return a bound on any partial sum in units, whatever the activations are."""
@@ -184,18 +250,26 @@ class IntegerConv(nn.Module):
             raise ValueError("the weights of an integer convolution are so large that sums are not exact")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map integers [b, channels_in, h, w] to [b, channels_out, h, w], rounded to bfloat16, in the type of `x`.
+        """Map [b, channels_in, h, w] to [b, channels_out, h, w], rounded to bfloat16, in the type of `x`.
 
         Raises:
             ValueError: a sum might not be exact.
         """
-        if self._ready is None or self._ready[0].dtype != x.dtype or self._ready[0].device != x.device:
+        key = x.dtype, x.device
+        if self._ready is None or self._ready[0] != key:
             self.require_exact()
-            step = torch.tensor([2.0**e for e in self.exponent.tolist()], device=x.device)
-            weight = (self.weight.to(x.device).float() * step[:, None, None, None]).to(x.dtype)
-            bias = (self.bias.to(x.device).float() * step).to(x.dtype)
-            self._ready = weight.contiguous(memory_format=torch.channels_last), bias
-        return carried(functional.conv2d(x, *self._ready, padding=1))
+            self._ready = key, self._prepared(*key)
+        return carried(self._ready[1](activations(x, self.rectifies)))
+
+    def _prepared(self, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the convolution of integers in a type."""
+        step = torch.tensor([2.0**e for e in self.exponent.tolist()], device=device)
+        bias = self.bias.to(device).float() * step
+        if dtype == torch.bfloat16 and in_eight_bits(device):
+            return EightBits(self.weight, bias, step, self.rectifies)
+        weight = (self.weight.to(device).float() * step[:, None, None, None]).to(dtype)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        return partial(functional.conv2d, weight=weight, bias=bias.to(dtype), padding=1)
 
 
 class QuantisedBlock(nn.Module):
@@ -205,11 +279,11 @@ class QuantisedBlock(nn.Module):
         """Build for `width` channels."""
         super().__init__()
         self.first: nn.Module = QuantisedConv(width, width, 1.7)
-        self.second: nn.Module = QuantisedConv(width, width, 0.3)
+        self.second: nn.Module = QuantisedConv(width, width, 0.3, rectifies=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus the residual, rounded to bfloat16: [b, width, h, w]."""
-        return carried(x + self.second(rectified(self.first(signed(x)))))
+        return carried(x + self.second(self.first(x)))
 
 
 def floats(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

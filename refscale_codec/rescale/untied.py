@@ -33,11 +33,10 @@ from refscale_codec.rescale.quantised import (
     LIMIT,
     QuantisedBlock,
     QuantisedConv,
+    activations,
     carried,
     fastest_carrier,
     make_exact,
-    rectified,
-    signed,
     straight_through,
 )
 
@@ -107,7 +106,7 @@ class Up(nn.Module):
         super().__init__()
         self.ref_in: nn.Module = QuantisedConv(15, width, 1.7)
         self.input: nn.Module = QuantisedConv(9, width)
-        self.inject = nn.ModuleList([QuantisedConv(width, width), QuantisedConv(width, width, 0.3)])
+        self.inject = nn.ModuleList(QuantisedConv(width, width, gain, rectifies=True) for gain in (1, 0.3))
         self.phase = nn.Parameter(torch.zeros(1, width, BLOCK, BLOCK))
         self.blocks = nn.ModuleList(QuantisedBlock(width) for _ in range(blocks))
         output = QuantisedConv(width, 12)
@@ -126,8 +125,7 @@ class Up(nn.Module):
         own = torch.cat([*_coarse_and_fine(lr - 128), planes.float()], dim=1)
         known = [*_coarse_and_fine(ref[:, :3] - 128), _integers(2 * ref[:, 3:])]
         own, given = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (own, torch.cat(known, dim=1)))
-        features = carried(rectified(self.ref_in(given)) * gate)
-        features = straight_through(features.round(), features)
+        features = carried(activations(self.ref_in(given), rectified=True) * gate)
         x = carried(self.input(own) + self.inject[0](features))
         rows, columns = -(-x.shape[-2] // BLOCK), -(-x.shape[-1] // BLOCK)
         phase = (PHASE_UNIT * self.phase).bfloat16().to(x.dtype).repeat(1, 1, rows, columns)
@@ -136,7 +134,7 @@ class Up(nn.Module):
             if place == len(self.blocks) // 2:
                 x = carried(x + self.inject[1](features))
             x = block(x)
-        residual = self.output(signed(x)).float()
+        residual = self.output(x).float()
         residual = straight_through((GRID * residual).round() / GRID, residual)
         return torch.cat([lr + residual[:, :3], residual[:, 3:]], dim=1)
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from refscale_codec.errors import UsageError
-from refscale_codec.rescale.quantised import fastest_carrier
+from refscale_codec.rescale.quantised import faster_float
 from refscale_codec.training.data import Crops, Mask, Pixels
 from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.muon import Muon
@@ -184,7 +184,7 @@ def fit(
         while run.share < 1 and time.monotonic() - started < 60 * minutes:
             batch, upcoming = upcoming.result(), ahead.submit(draw, run.step + 1, run.share)
             torch.manual_seed(config.seed * 1_000_003 + run.step)
-            with torch.autocast(where.type, torch.bfloat16, enabled=fastest_carrier(where) == torch.bfloat16):
+            with torch.autocast(where.type, torch.bfloat16, enabled=faster_float(where) == torch.bfloat16):
                 loss, figures = loss_of(batch, run.step)
             run.update(loss)
             run.seconds = time.process_time() - begun

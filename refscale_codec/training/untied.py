@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refscale_codec.lrcodec.gmm.net import Gmm
-from refscale_codec.rescale.quantised import fastest_carrier
+from refscale_codec.rescale.quantised import faster_float
 from refscale_codec.rescale.untied import Untied, spread
 from refscale_codec.training import losses, low_res
 from refscale_codec.training import step as steps
@@ -63,7 +63,7 @@ def loss_of(
     lr = net.downscale(hr / 255, ref / 255, s_map, quality)
     used = (levels > 0).flatten(1).any(dim=1)[:, None, None, None]  # the codec has the reference, or has it not
     received = low_res.received(lr, low_res.low_res_reference(ref / 255, 2) * used, quality, rounded, gmm, config, step)
-    hr_hat = net.upscale(255 * received.lr_hat.float(), ref, s_map, quality, fastest_carrier(device))
+    hr_hat = net.upscale(255 * received.lr_hat.float(), ref, s_map, quality, faster_float(device))
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
     rate = received.bits / (4 * height * width) + losses.HEADER_BPP
