@@ -40,13 +40,26 @@ def test_a_single_band_is_grey_and_alpha_is_the_last_band() -> None:
     assert np.array_equal(with_alpha, np.dstack([pixels, pixels + 1]))
 
 
+@pytest.mark.parametrize("dtype", [">f8", "<f8", ">f4", "f2"])
+def test_floats_of_any_size_become_32_bits(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    array = np.array([[0.1, -2.5], [np.nan, np.inf]], dtype)
+    picture = arrays.to_image(array, "it")
+    assert picture.pixels.dtype == np.float32
+    assert np.array_equal(picture.pixels[..., 0], array.astype("f4"), equal_nan=True)
+    assert [("64-bit samples are kept as 32-bit" in line) for line in caplog.messages] == [True] * (array.itemsize == 8)
+
+
+def test_floats_beyond_32_bits_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert np.isinf(arrays.to_image(np.array([[1e300, -1e300, np.inf]]), "it").pixels).all()
+    assert caplog.messages[1] == "it: 2 samples are beyond 32-bit floating point and become infinite"
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((2, 2, 3)), ("float64", "uint8, uint16 and int16")),
-        (np.full((2, 2), np.nan, np.float32), ("float32",)),
+        (np.zeros((2, 2, 3), complex), ("complex128", "uint8, uint16, int16, int8, uint32, int32 and float32")),
         (np.zeros((2, 2), bool), ("bool",)),
-        (np.zeros((2, 2), np.int64), ("int64",)),
+        (np.zeros((2, 2), np.int64), ("int64", "astype(np.int32) keeps whole numbers below 2,147,483,648")),
         (np.zeros((2, 2), "M8[s]"), ("datetime64",)),
         (np.array([["a"]]), ("str",)),
         (np.array([[None]]), ("object",)),

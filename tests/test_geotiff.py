@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -236,9 +237,42 @@ def test_a_truncated_geotiff_is_never_half_read() -> None:
             image.from_bytes(data[:length], "scene.tif")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint32", "float64", "complex64", "int8"])
-def test_other_samples_are_refused_with_a_way_out(dtype: str) -> None:
-    with pytest.raises(ImageError, match="gdal_translate -ot UInt16 -scale"):
+@pytest.mark.parametrize("dtype", ["float32", "uint32", "int32", "int8"])
+def test_samples_of_any_type_are_read_and_written(dtype: str) -> None:
+    pixels = (raster(dtype="u1") - np.uint8(100)).view("i1").astype(dtype)
+    nodata = -9999.5 if dtype == "float32" else 7
+    picture = image.from_bytes(geotiff_file(pixels, nodata=nodata), "scene.tif")
+    assert (picture.pixels.dtype, picture.nodata) == (np.dtype(dtype), nodata)
+    assert np.array_equal(picture.pixels, pixels)
+    back = image.from_bytes(image.to_bytes(picture, "tiff"), "again.tif")
+    assert (back.pixels.dtype, back.nodata) == (np.dtype(dtype), nodata)
+    assert np.array_equal(back.pixels, pixels)
+
+
+@pytest.mark.parametrize("nodata", [math.nan, -math.inf, -3.4028234663852886e38])
+def test_any_nodata_value_of_floats_is_kept(nodata: float) -> None:
+    pixels = raster(dtype="f4")
+    pixels[3, 4], pixels[0, 0] = nodata, math.nan
+    picture = image.from_bytes(geotiff_file(pixels, nodata=nodata), "scene.tif")
+    back = image.from_bytes(image.to_bytes(picture, "tiff"), "again.tif")
+    assert str(picture.nodata) == str(back.nodata) == str(nodata)
+    assert np.array_equal(back.pixels, pixels, equal_nan=True)
+
+
+def test_64_bit_floats_become_32_bits_and_so_does_their_nodata_value(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = raster(dtype="f8") + 0.1
+    pixels[3, 4] = lowest = -1.7976931348623157e308
+    picture = image.from_bytes(geotiff_file(pixels, nodata=lowest), "scene.tif")
+    assert picture.nodata == np.finfo(np.float32).min
+    assert np.array_equal(picture.pixels == picture.nodata, pixels == lowest)
+    assert np.array_equal(picture.pixels[0], pixels[0].astype("f4"))
+    assert "scene.tif: 64-bit samples are kept as 32-bit floating point, to 7 decimal digits" in caplog.messages
+    assert "scene.tif: the nodata value becomes -3.40282e+38, as 32 bits can hold it" in caplog.messages
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("complex64", "complex"), ("int64", "integers of 64 bits")])
+def test_other_samples_are_refused_by_name(dtype: str, said: str) -> None:
+    with pytest.raises(ImageError, match=f"{said}; refscale codes uint8, .* float32"):
         image.from_bytes(geotiff_file(raster().astype(dtype)), "scene.tif")
 
 

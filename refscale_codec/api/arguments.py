@@ -2,6 +2,7 @@
 
 import operator
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from refscale_codec.fileformat import container
 from refscale_codec.picture import arrays, files
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.levels import Number
+from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import Box
 
 FilePath = str | os.PathLike[str]
 Picture = NDArray[Any] | str | os.PathLike[str] | Image
-"""An array [h, w] or [h, w, bands] of uint8, uint16 or int16; the path of a PNG, JPEG, WebP or TIFF file; or an
+"""An array [h, w] or [h, w, bands] of 8, 16 or 32 bits or floats; the path of a PNG, JPEG, WebP or TIFF file; or an
 `Image`, which can have alpha, a nodata value and metadata."""
 
 
@@ -66,12 +69,18 @@ def box_of(window: Any) -> Box:
     return Box(top, left, top + height, left + width)
 
 
-def range_of(given: Any) -> tuple[int, int]:
-    """Return the lowest and highest value; UsageError unless they are two whole numbers."""
+def ranges_of(given: Any) -> Declared:
+    """Return the lowest and highest value, or those of bands by their number; UsageError unless they are numbers."""
+    if isinstance(given, Mapping):
+        return {whole(band, "a band in value_range"): _range_of(pair) for band, pair in given.items()}
+    return _range_of(given)
+
+
+def _range_of(given: Any) -> tuple[Number, Number]:
     try:
-        low, high = map(operator.index, given)
+        low, high = (value if isinstance(value, int) else float(value) for value in given)
     except (TypeError, ValueError):
-        raise UsageError(f"value_range must be two whole numbers, such as (0, 10000), not {given!r}") from None
+        raise UsageError(f"value_range must be two numbers, such as (0, 10000), not {given!r}") from None
     return low, high
 
 

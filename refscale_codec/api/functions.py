@@ -1,14 +1,14 @@
 """The functions of the API."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, image_of, range_of, reference_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of, reference_of, whole
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.errors import UsageError
@@ -35,7 +35,7 @@ def encode(
     scale: int | None = None,
     codec: str | None = None,
     device: str | None = None,
-    value_range: Sequence[int] | NDArray[Any] | None = None,
+    value_range: Sequence[float] | NDArray[Any] | Mapping[int, Sequence[float]] | None = None,
     output_hash: bool = False,
     strip: bool = False,
     page: int | None = None,
@@ -55,7 +55,8 @@ def encode(
         scale: Downscaling factor, 2 (default) or 4.
         codec: Codec of the low-res picture, `jpeg` (default) or `gmm`.
         device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
-        value_range: Lowest and highest value of 16-bit bands; by default those of each band.
+        value_range: Lowest and highest value to code, or a dict of such pairs by the number of the band, from 1; by
+            default those of each band, and 0 and 255 for uint8.
         output_hash: Also decode, and store a hash of the decoded picture.
         strip: Drop colour profile, EXIF, XMP and georeference.
         page: Which picture of a file that holds several, from 1.
@@ -82,7 +83,7 @@ def encode(
     from refscale_codec.codec import encoder, rate_control
 
     quality = 75 if quality is None else whole(quality, "quality")
-    limits = None if value_range is None else range_of(value_range)
+    limits = None if value_range is None else ranges_of(value_range)
     options = encoder.EncodeOptions(
         quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=limits
     )

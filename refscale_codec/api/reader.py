@@ -14,7 +14,7 @@ from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, re
 from refscale_codec.api.models import model_of, shipped_as
 from refscale_codec.errors import UsageError, naming
 from refscale_codec.fileformat import container
-from refscale_codec.picture import arrays, bands, geotiff, metadata
+from refscale_codec.picture import arrays, band_section, geotiff, metadata
 from refscale_codec.picture.tiles import TILE
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class Reader:
         return nullcontext() if self._path is None else naming(self._path)
 
     @cached_property
-    def _bands(self) -> bands.Summary:
+    def _bands(self) -> band_section.Summary:
         with self._named():
-            return bands.summary(self._content.bands, self.height, self.width)
+            return band_section.summary(self._content.bands, self.height, self.width)
 
     @property
     def height(self) -> int:
@@ -81,11 +81,11 @@ class Reader:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the samples: uint8, uint16 or int16."""
+        """Type of the samples: uint8, int8, uint16, int16, uint32, int32 or float32."""
         return self._bands.dtype
 
     @property
-    def nodata(self) -> int | None:
+    def nodata(self) -> float | None:
         """The nodata value; None if there is none."""
         return self._bands.nodata
 

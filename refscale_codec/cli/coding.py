@@ -61,9 +61,12 @@ def encode(
     ] = None,
     output_hash: Annotated[bool, typer.Option(help="Also decode, and store a hash of the decoded picture.")] = False,
     value_range: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--range", metavar="LOW,HIGH", help="Range of values of 16-bit bands; by default of each band its own."
+            "--range",
+            metavar="[BAND:]LOW,HIGH",
+            help="Range of values to code, of all bands or of one (from 1), again for others; by default of each band "
+            "its own, and 0,255 for 8 bits.",
         ),
     ] = None,
     strip: Annotated[
@@ -78,8 +81,9 @@ def encode(
 ) -> None:
     """Encode a picture, with or without a reference.
 
-    Pictures have 8 or 16 bits per sample and any number of bands: grey, RGB, palette (coded as RGB), four or more bands
-    in a TIFF. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored losslessly.
+    Pictures have 8 or 16 bits per sample and any number of bands: grey, RGB, palette (coded as RGB); in a TIFF four or
+    more bands, 32 bits, and floating point. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored
+    losslessly.
 
     With a target, at most 6 files are tried, for the largest that does not exceed --target-bytes or --target-bpp, or
     the one with the least PSNR that is not below --target-psnr. The search stops within 2 % or 0.1 dB. The exit code is
@@ -116,7 +120,7 @@ def encode(
             image = replace(image, metadata=metadata.Metadata())
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
         side = options.tile_side(tile, max_memory, image.height, image.width, depth)
-        limits = None if value_range is None else options.range_of(value_range)
+        limits = options.ranges_of(value_range, image.bands) if value_range else None
         settings = encoder.EncodeOptions(quality or 75, output_hash, side, limits)
         model = terminal.load_model(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
         step("encoding")
@@ -178,12 +182,12 @@ def decode(
         header = content.header
         if box is not None:
             box.require_inside(header.height, header.width)
-        from refscale_codec.picture import bands, formats, geotiff
+        from refscale_codec.picture import band_section, formats, geotiff
         from refscale_codec.picture import image as pictures
 
         kind = terminal.picture_format(output, format_name)
         with naming(name):
-            described = bands.summary(content.bands, header.height, header.width)
+            described = band_section.summary(content.bands, header.height, header.width)
             geo = metadata.unpack(content.metadata).geo
         longest = max(header.height, header.width) if box is None else max(box.height, box.width)
         formats.require_support(kind, described.dtype, described.depth, longest)

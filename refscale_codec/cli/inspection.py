@@ -37,15 +37,18 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         parts = metadata.parts_of(metadata.unpack(content.metadata))
         samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
         if content.bands is not None:
-            from refscale_codec.picture import bands
+            from refscale_codec.picture import band_section, levels
 
-            described = bands.summary(content.bands, header.height, header.width)
+            described = band_section.summary(content.bands, header.height, header.width)
             samples = {
                 "bands": described.depth,
                 "type": described.dtype.name,
                 "alpha": described.alpha,
                 "nodata": described.nodata,
             }
+            if described.ranges:
+                samples["ranges"] = described.ranges
+                samples["step"] = [float(f"{levels.step(low, high):.6g}") for low, high in described.ranges]
     facts: dict[str, Any] = {
         "width": header.width,
         "height": header.height,

@@ -70,9 +70,22 @@ def window_of(text: str) -> tiles.Box:
     return tiles.Box(top, left, top + height, left + width)
 
 
-def range_of(text: str) -> tuple[int, int]:
-    """Parse low,high; UsageError for anything else."""
-    numbers = re.fullmatch(r"(-?\d+),(-?\d+)", text.replace(" ", ""))
-    if not numbers:
-        raise UsageError(f"--range must be low,high, such as 0,10000, not {text!r}")
-    return int(numbers[1]), int(numbers[2])
+def ranges_of(texts: list[str], bands: int) -> dict[int, tuple[float, float]]:
+    """Parse ranges low,high of all bands and band:low,high of single ones; UsageError for anything else.
+
+    Returns:
+        Lowest and highest value by the number of the band, from 1; a range of a single band goes before that of all.
+    """
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    for_all: dict[int, tuple[float, float]] = {}
+    single: dict[int, tuple[float, float]] = {}
+    for text in texts:
+        found = re.fullmatch(rf"(?:(\d+):)?({number}),({number})", text.replace(" ", ""))
+        if not found:
+            raise UsageError(f"--range must be low,high or band:low,high, such as 0,10000 or 2:0,4000, not {text!r}")
+        low, high = (float(value) for value in found.groups()[1:])
+        into, chosen = (single, [int(found[1])]) if found[1] else (for_all, range(1, bands + 1))
+        if into.keys() & set(chosen):
+            raise UsageError(f"--range is given twice for {'band ' + found[1] if found[1] else 'all bands'}")
+        into |= dict.fromkeys(chosen, (low, high))
+    return for_all | single

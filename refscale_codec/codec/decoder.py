@@ -19,7 +19,7 @@ from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsErro
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, geotiff, metadata, tiles
+from refscale_codec.picture import band_section, bands, geotiff, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box, Tile
@@ -223,7 +223,7 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
     Raises:
         ContainerError: they are inconsistent.
     """
-    described = bands.unpack(file.bands, file.header.height, file.header.width)
+    described = band_section.unpack(file.bands, file.header.height, file.header.width)
     files, extra_bands = [file], file.extra_bands
     while extra_bands is not None and len(files) < len(described.group_bands()):
         files.append(container.unpack(extra_bands))

@@ -23,10 +23,11 @@ from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
 from refscale_codec.lrcodec.interface import ROUNDING
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, metadata, tiles
+from refscale_codec.picture import band_section, bands, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
+from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE, Box
 from refscale_codec.reference import band_prediction, georeference, registration, warp
 from refscale_codec.reference.source import Predicted, ReferenceSource, Warped
@@ -44,7 +45,7 @@ class EncodeOptions:
     quality: int = 75  # 1..100, higher is better and larger
     output_hash: bool = False  # store a hash of the decoded picture; files of an exact model always have it
     tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`; larger: more memory, less time
-    value_range: tuple[int, int] | None = None  # of all bands, for 16 bits; None takes each band's own, see `bands`
+    value_range: Declared | None = None  # values that are coded; by default see `bands.describe`
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -73,7 +74,7 @@ def encode(
 
     Raises:
         ImageError: the reference has other bands, or more metadata than `metadata.MAX_BYTES`.
-        UsageError: a range of values outside that of the picture's type.
+        UsageError: a range of values of another band, or outside that of the picture's type.
     """
     options = options or EncodeOptions()
     plan = prepare(image, reference, model, options, on_stage=on_stage)
@@ -274,4 +275,4 @@ def assemble(files: list[Container], plan: Plan) -> Container:
     for file in reversed(files):
         whole = replace(file, extra_bands=extra_bands)
         extra_bands = container.pack(whole) if file is not files[0] else None
-    return replace(whole, bands=bands.pack(plan.described), metadata=metadata.pack(plan.metadata))
+    return replace(whole, bands=band_section.pack(plan.described), metadata=metadata.pack(plan.metadata))

@@ -1,13 +1,16 @@
 """Arrays [h, w] or [h, w, bands] <-> `Image`."""
 
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
+from refscale_codec.picture import levels
 from refscale_codec.picture.image import MAX_BANDS, MAX_PIXELS, MAX_SAMPLES, MAX_SIDE, Image
 
+_log = logging.getLogger(__name__)
 _FEW = 4  # more rows than this, and the first axis is not bands
 
 
@@ -15,7 +18,7 @@ def to_image(array: NDArray[Any], what: str) -> Image:
     """Return an array [h, w] or [h, w, bands], which need not be contiguous, as `Image`.
 
     Args:
-        array: uint8, uint16 or int16, of any byte order.
+        array: of a type in `levels.READ`, of any byte order; 64-bit floats become 32-bit, which is told.
         what: name of the array in messages.
 
     Raises:
@@ -24,8 +27,9 @@ def to_image(array: NDArray[Any], what: str) -> Image:
     kind, shape = array.dtype.newbyteorder("="), array.shape
     if isinstance(array, np.ma.MaskedArray):
         raise ImageError(f"{what} is a masked array: give an Image with a nodata value")
-    if kind not in (np.uint8, np.uint16, np.int16):
-        raise ImageError(f"{what} is an array of {kind.name}; uint8, uint16 and int16 are coded: scale and convert it")
+    if kind not in levels.READ:
+        advice = ": astype(np.int32) keeps whole numbers below 2,147,483,648" if kind.kind in "iu" else ""
+        raise ImageError(f"{what} is an array of {kind.name}; {levels.NAMES} are coded{advice}")
     if array.ndim not in (2, 3) or 0 in shape:
         raise ImageError(f"{what} is an array of shape {shape}; expected [h, w] or [h, w, bands], each at least 1")
     height, width, bands = shape if array.ndim == 3 else (*shape, 1)
@@ -37,7 +41,10 @@ def to_image(array: NDArray[Any], what: str) -> Image:
             f"{what} is an array of shape {shape}; at most {MAX_PIXELS:,} pixels, {MAX_SIDE:,} a side, and "
             f"{MAX_SAMPLES:,} samples are coded"
         )
-    return Image(np.ascontiguousarray(array, kind).reshape(height, width, bands))
+    samples, _, notes = levels.narrowed(np.ascontiguousarray(array, kind), None)
+    for note in notes:
+        _log.warning("%s: %s", what, note)
+    return Image(samples.reshape(height, width, bands))
 
 
 def of_image(image: Image) -> NDArray[Any]:

@@ -1,70 +1,94 @@
-"""Pictures of any number of bands <-> band groups, the only pictures that the net codes; and the BANDS payload.
+"""Pictures of any number of bands <-> band groups, the only pictures that the net codes.
 
 A band group is an 8-bit or 16-bit picture of three bands over the full range of its type. Bands are grouped three by
 three; if one or two are left over, the last is repeated to fill the last group, and decodes to the mean of its copies.
-Samples of 16 bits are scaled, band by band, from the range of their values. The reference is treated in the same way,
-with the picture's ranges. All of it is integer arithmetic, so that encoder and decoder give their nets equal inputs.
+Samples of 8 bits are coded as they are unless a range is declared for them. All others become 16-bit levels, band by
+band, of the range of their values (`ranges`, `levels`). The reference is treated in the same way, with the picture's
+ranges. Encoder and decoder give their nets equal inputs.
 
-Alpha and the nodata mask are not coded by the net but stored losslessly. Nodata and fully transparent samples are
+Not coded by the net but stored losslessly: alpha; which samples have a special value, which is the nodata value, NaN
+or an infinity; and the few samples far beyond their band's range. All these, and fully transparent samples, are
 replaced by local means before the net runs, because these cost few bytes.
 
-An 8-bit RGB picture is its own only band group, and its file has no BANDS section.
+An 8-bit RGB picture is its own only band group.
 """
 
 import logging
 import math
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ContainerError, ImageError, UsageError
-from refscale_codec.picture import geotiff, planes
+from refscale_codec.errors import ImageError
+from refscale_codec.picture import geotiff, levels, ranges
 from refscale_codec.picture.formats import kind_of
-from refscale_codec.picture.image import MAX_SAMPLES, Image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.levels import Mask, Number
 from refscale_codec.picture.tiles import Box
 
-Mask = NDArray[np.bool_]
-
-FULL = 0xFFFF
-"""What the highest value of a 16-bit band is stretched to; the lowest goes to 0."""
-
 _log = logging.getLogger(__name__)
-_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("u1"), 1: np.dtype("u2"), 2: np.dtype("i2")}  # by their ids in the file
-_ALPHA, _NODATA, _NODATA_MASK = 1, 2, 4  # flags
 _SERVED = {1: range(1, 256), 3: (1, 4), 4: (1, 3)}  # by bands of a reference: other numbers of bands it serves for
 _RGB = ["red", "green", "blue"]
-_HEAD = struct.Struct("<BBB")  # type, bands, flags
+
+
+class Kept(NamedTuple):
+    """Samples beyond the range of their band; in order of their rows, in a row of columns, in a pixel of bands."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    bands: NDArray[np.int64]
+    samples: NDArray[Any]
+    """Their values, of the samples' type."""
+
+    def within(self, box: Box) -> "Kept":
+        """Return those in a box, with their rows and columns there."""
+        inside = (self.rows >= box.top) & (self.rows < box.bottom)
+        inside &= (self.columns >= box.left) & (self.columns < box.right)
+        rows, columns, bands, samples = (part[inside] for part in self)
+        return Kept(rows - box.top, columns - box.left, bands, samples)
 
 
 class Bands(NamedTuple):
     """How the bands of a picture are stored: the contents of the BANDS section."""
 
     dtype: np.dtype[Any]
-    """Type of the samples: uint8, uint16 or int16."""
+    """Type of the samples, one of `levels.TYPES`."""
     depth: int
     """Number of bands, without alpha."""
-    ranges: tuple[tuple[int, int], ...] = ()
-    """For each band the values that are coded as 0 and as `FULL`; empty for 8 bits."""
-    nodata: int | None = None
+    ranges: tuple[tuple[Number, Number], ...] = ()
+    """For each band the values that are coded as 0 and as `levels.FULL`; empty for 8 bits coded as they are."""
+    nodata: Number | None = None
     """The nodata value."""
     alpha: NDArray[Any] | None = None
     """[h, w], of the samples' type."""
-    nodata_mask: Mask | None = None
-    """[h, w, bands]: which samples are nodata; None if no sample is."""
+    marks: NDArray[np.uint8] | None = None
+    """[h, w, bands]: 0 for a sample that is coded, else 1 more than the place of its value in `special`; None if all
+    are coded."""
+    kept: Kept | None = None
+    """Samples that are kept exactly; None for none."""
 
     @property
     def plain(self) -> bool:
         """Whether it is 8-bit RGB and nothing else."""
-        return self.dtype == np.uint8 and self.depth == 3 and self.nodata is None and self.alpha is None
+        return self.depth == 3 and self.group_dtype == np.uint8 and self.nodata is None and self.alpha is None
 
     @property
     def group_dtype(self) -> np.dtype[Any]:
         """Type of the samples in band groups: uint8 or uint16."""
-        return np.dtype(np.uint8 if self.dtype == np.uint8 else np.uint16)
+        return np.dtype(np.uint16 if self.ranges else np.uint8)
+
+    @property
+    def special(self) -> list[Number | None]:
+        """The values that marks stand for: nodata, NaN, infinity, -infinity."""
+        return levels.special(self.dtype, self.nodata)
+
+    def table(self, band: int) -> NDArray[Any]:
+        """Return the value of each level of a band; none is nodata."""
+        table = levels.values(self.dtype, *self.ranges[band]) if self.ranges else np.arange(256, dtype=np.uint8)
+        return table if self.nodata is None else levels.without(table, self.nodata)
 
     def group_bands(self) -> list[list[int]]:
         """Return the three band indices of each group; the last band is repeated to fill the last group."""
@@ -72,51 +96,72 @@ class Bands(NamedTuple):
         return [[first, min(first + 1, last), min(first + 2, last)] for first in range(0, self.depth, 3)]
 
 
-def describe(image: Image, declared: tuple[int, int] | None = None) -> Bands:
+def describe(
+    image: Image, declared: ranges.Declared | None = None, tell: Callable[[str], None] = _log.warning
+) -> Bands:
     """Return how the bands of a picture are to be stored.
 
     Args:
         image: the picture.
-        declared: lowest and highest value in all bands; values outside are clipped, with a warning through `logging`.
-            None takes for each band those of its own samples, without nodata and transparent ones.
+        declared: lowest and highest value of all or some bands. Otherwise 8 bits are coded as they are, and other
+            samples in the range of those in their band that count, without nodata and transparent ones.
+        tell: called with each line for people: on what is clipped or kept exactly, how finely values are told apart,
+            and bands that use a sliver of their range.
 
     Raises:
-        UsageError: a range for an 8-bit picture, or one that its type does not hold.
+        UsageError: a range of another band, or one that the type does not hold.
     """
+    given = ranges.by_band(declared, image.pixels.dtype, image.bands)
     dtype = image.pixels.dtype
-    if declared is not None:
-        if dtype == np.uint8:
-            raise UsageError("a range of values would have no effect: it is for 16-bit pictures")
-        limits = np.iinfo(dtype)
-        if not limits.min <= declared[0] < declared[1] <= limits.max:
-            raise UsageError(
-                f"the range of values must rise within {limits.min}..{limits.max}, not {declared[0]},{declared[1]}"
-            )
-        _warn_of_clipping(image, *declared)
-    ranges = () if dtype == np.uint8 else tuple(declared or _measured(image, band) for band in range(image.bands))
-    nodata_mask = None if image.nodata is None else image.pixels == image.nodata
-    return Bands(dtype, image.bands, ranges, image.nodata, image.alpha, nodata_mask if np.any(nodata_mask) else None)
-
-
-def _warn_of_clipping(image: Image, low: int, high: int) -> None:
+    marks = _marks(image.pixels, levels.special(dtype, image.nodata))
+    chosen, slivers = [], []
     for band in range(image.bands):
-        plane = image.pixels[..., band]
-        beyond = (plane < low) | (plane > high)
-        if image.nodata is not None:
-            beyond &= plane != image.nodata
-        if share := float(beyond.mean()):
-            _log.warning("%.3g %% of band %d lie beyond the range %d..%d: clipped", 100 * share, band + 1, low, high)
+        plane, valid = image.pixels[..., band], None if marks is None else marks[..., band] == 0
+        if image.alpha is not None:
+            valid = image.alpha != 0 if valid is None else valid & (image.alpha != 0)
+        if band in given:
+            one = ranges.within(plane, valid, *given[band])
+        elif dtype == np.uint8:
+            one = ranges.Chosen(0, 255)
+        else:
+            one = ranges.measured(plane, valid)
+        sliver = None if band in given else ranges.sliver(plane, valid, one.low, one.high)
+        if sliver is not None:
+            slivers.append(f"band {band + 1}: {sliver}")
+        chosen.append(one)
+    for line in [*ranges.losses(chosen, dtype), *slivers[:1]]:
+        tell(line)
+    if len(slivers) > 1:
+        tell(f"likewise {len(slivers) - 1} more bands")
+    as_they_are = dtype == np.uint8 and not given
+    return Bands(
+        dtype,
+        image.bands,
+        () if as_they_are else tuple((one.low, one.high) for one in chosen),
+        image.nodata,
+        image.alpha,
+        marks,
+        _kept(image, [one.kept for one in chosen]),
+    )
 
 
-def _measured(image: Image, band: int) -> tuple[int, int]:
-    """Return the lowest and the highest value that counts, twice the highest of the type if none does."""
-    plane = image.pixels[..., band]
-    valid = np.ones(plane.shape, bool) if image.nodata is None else plane != image.nodata
-    if image.alpha is not None:
-        valid &= image.alpha != 0
-    limits = np.iinfo(plane.dtype)
-    low = int(plane.min(initial=limits.max, where=valid))
-    return low, max(low, int(plane.max(initial=limits.min, where=valid)))
+def _marks(samples: NDArray[Any], special: list[Number | None]) -> NDArray[np.uint8] | None:
+    """Return the marks of samples, see `Bands`; None if all are coded."""
+    marks: NDArray[np.uint8] | None = None
+    for mark, value in enumerate(special, start=1):
+        if value is not None and (same := levels.equal(samples, value)).any():
+            marks = np.zeros(samples.shape, np.uint8) if marks is None else marks
+            marks[same & (marks == 0)] = mark
+    return marks
+
+
+def _kept(image: Image, masks: list[Mask | None]) -> Kept | None:
+    """Return the samples that are kept exactly, by the masks of the bands."""
+    places = [np.flatnonzero(mask) * image.bands + band for band, mask in enumerate(masks) if mask is not None]
+    if not places:
+        return None
+    where = np.unravel_index(np.sort(np.concatenate(places)), image.pixels.shape)
+    return Kept(where[0], where[1], where[2], image.pixels[where])
 
 
 def require_related(image: Image, reference: Image | None) -> None:
@@ -159,14 +204,21 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         yield image
         return
     transparent = None if reference or image.alpha is None else image.alpha == 0
+    kept = None
+    if bands.kept is not None and not reference:
+        kept = np.zeros(image.pixels.shape, bool)
+        kept[bands.kept.rows, bands.kept.columns, bands.kept.bands] = True
     for chosen in bands.group_bands():
         cut = image.pixels[..., chosen]
-        hidden = None if bands.nodata is None else cut == bands.nodata
+        marks = _marks(cut, bands.special)
+        hidden = np.zeros(cut.shape, bool) if marks is None else marks != 0
         if transparent is not None:
-            hidden = transparent[..., None] | (np.zeros(cut.shape, bool) if hidden is None else hidden)
+            hidden |= transparent[..., None]
+        if kept is not None:
+            hidden |= kept[..., chosen]
         if bands.ranges:
-            cut = np.dstack([_stretched(cut[..., i], *bands.ranges[band]) for i, band in enumerate(chosen)])
-        yield Image(cut if hidden is None else _filled(cut, hidden))
+            cut = np.dstack([levels.of_samples(cut[..., i], *bands.ranges[band]) for i, band in enumerate(chosen)])
+        yield Image(_filled(cut, hidden) if hidden.any() else cut)
 
 
 def _in_bands(pixels: NDArray[Any], depth: int) -> NDArray[Any]:
@@ -174,8 +226,11 @@ def _in_bands(pixels: NDArray[Any], depth: int) -> NDArray[Any]:
     last = pixels.shape[2] - 1
     if depth > 1:
         return pixels[..., [min(band, last) for band in range(depth)]]
-    red, green, blue = (pixels[..., band].astype(np.int32) for band in range(3))
-    return ((77 * red + 150 * green + 29 * blue + 128) >> 8).astype(pixels.dtype)[..., None]  # luma of BT.601
+    real = pixels.dtype.kind == "f"
+    red, green, blue = (pixels[..., band].astype(np.float64 if real else np.int64) for band in range(3))
+    with np.errstate(invalid="ignore"):  # infinities of either sign
+        luma: NDArray[Any] = 77 * red + 150 * green + 29 * blue  # of BT.601
+    return np.asarray((luma / 256 if real else (luma + 128) // 256).astype(pixels.dtype)[..., None])
 
 
 def split_reference(reference: Image | None, bands: Bands) -> Iterator[Image | None]:
@@ -197,12 +252,15 @@ def join_groups(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Ima
             copies = [part[..., i] for i, other in enumerate(chosen) if other == band]
             sums = copies[0] if len(copies) == 1 else np.sum(copies, axis=0, dtype=np.uint32)
             mean = np.asarray((2 * sums + len(copies)) // (2 * len(copies)) if len(copies) > 1 else sums)
-            pixels[..., band] = _unstretched(mean, bands.dtype, *bands.ranges[band]) if bands.ranges else mean
-    if bands.nodata is not None:
-        beside = bands.nodata + (1 if bands.nodata < np.iinfo(bands.dtype).max else -1)
-        pixels[pixels == bands.nodata] = beside
-        if bands.nodata_mask is not None:
-            pixels[bands.nodata_mask[window.slices]] = bands.nodata
+            pixels[..., band] = bands.table(band)[mean]
+    if bands.marks is not None:
+        marks = bands.marks[window.slices]
+        for mark, value in enumerate(bands.special, start=1):
+            if value is not None:
+                pixels[marks == mark] = value
+    if bands.kept is not None:
+        kept = bands.kept.within(window)
+        pixels[kept.rows, kept.columns, kept.bands] = kept.samples
     alpha = None if bands.alpha is None else bands.alpha[window.slices].copy()
     return Image(pixels, alpha=alpha, nodata=bands.nodata)
 
@@ -210,31 +268,19 @@ def join_groups(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Ima
 def psnr(image: Image, decoded: Image, bands: Bands) -> float:
     """Return the peak signal-to-noise ratio over all samples that count, in dB; infinity where these are equal.
 
-    The peak is the width of a band's range, or 255. Nodata and fully transparent pixels do not count.
+    The peak is the width of a band's range, or 255: all bands count alike, whatever their unit. Samples with a special
+    value and fully transparent pixels do not count.
     """
     total, count = 0.0, 0
     for band in range(bands.depth):
         low, high = bands.ranges[band] if bands.ranges else (0, 255)
-        counts = np.ones(image.pixels.shape[:2], bool) if bands.nodata_mask is None else ~bands.nodata_mask[..., band]
+        counts = np.ones(image.pixels.shape[:2], bool) if bands.marks is None else bands.marks[..., band] == 0
         if bands.alpha is not None:
             counts &= bands.alpha != 0
-        error = image.pixels[..., band].astype(np.int32) - decoded.pixels[..., band]
-        total += int(np.sum(np.square(error, dtype=np.int64), where=counts)) / max(high - low, 1) ** 2
-        count += int(counts.sum())
+        error = image.pixels[..., band][counts].astype(np.float64) - decoded.pixels[..., band][counts]
+        total += float(np.square(error).sum()) / ((high - low) or 1) ** 2
+        count += len(error)
     return 10 * math.log10(count / total) if total else math.inf
-
-
-def _stretched(plane: NDArray[Any], low: int, high: int) -> NDArray[np.uint16]:
-    """Return a plane of 16-bit samples with low at 0 and high at `FULL`, rounded; what lies beyond is clipped."""
-    values = np.arange(1 << 16, dtype=np.uint16).view(plane.dtype).astype(np.int64)
-    table = (2 * FULL * (values.clip(low, high) - low) + (high - low)) // max(2 * (high - low), 1)
-    return np.asarray(table.astype(np.uint16)[plane.view(np.uint16)])
-
-
-def _unstretched(plane: NDArray[Any], dtype: np.dtype[Any], low: int, high: int) -> NDArray[Any]:
-    """Return the nearest values; the inverse of `_stretched` within the range."""
-    table = low + (2 * (high - low) * np.arange(1 << 16, dtype=np.int64) + FULL) // (2 * FULL)
-    return np.asarray(table.astype(dtype)[plane])
 
 
 def _filled(pixels: NDArray[Any], hidden: Mask) -> NDArray[Any]:
@@ -255,100 +301,3 @@ def _filled(pixels: NDArray[Any], hidden: Mask) -> NDArray[Any]:
     means = ((2 * sums + count) // np.maximum(2 * count, 1)).astype(pixels.dtype)
     means = _filled(means, count == 0).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     return np.where(hidden, means, pixels)
-
-
-def pack(bands: Bands) -> bytes | None:
-    """Return the payload; None for 8-bit RGB."""
-    if bands.plain:
-        return None
-    flags = {
-        _ALPHA: bands.alpha is not None,
-        _NODATA: bands.nodata is not None,
-        _NODATA_MASK: bands.nodata_mask is not None,
-    }
-    type_id = next(key for key, dtype in _TYPES.items() if dtype == bands.dtype)
-    numbers = [number for pair in bands.ranges for number in pair]
-    if bands.nodata is not None:
-        numbers.append(bands.nodata)
-    parts = [
-        _HEAD.pack(type_id, bands.depth, sum(flag for flag, there in flags.items() if there)),
-        np.array(numbers, bands.dtype).astype(bands.dtype.newbyteorder("<")).tobytes(),
-    ]
-    if bands.alpha is not None:
-        parts += planes.pack(bands.alpha.view(bands.group_dtype))
-    if bands.nodata_mask is not None:
-        parts += planes.pack(_differences(bands.nodata_mask))
-    return b"".join(parts)
-
-
-class Summary(NamedTuple):
-    """What the BANDS section says of a picture before any plane is decoded."""
-
-    dtype: np.dtype[Any]
-    """Type of the samples."""
-    depth: int
-    """Number of bands, without alpha."""
-    nodata: int | None
-    """The nodata value."""
-    alpha: bool
-    """Whether there is alpha."""
-
-
-def summary(payload: bytes | None, height: int, width: int) -> Summary:
-    """Return what `unpack` would, but for the planes, which are not looked at; errors are the same but for theirs."""
-    bands, flags, _ = _head(payload, height, width)
-    return Summary(bands.dtype, bands.depth, bands.nodata, bool(flags & _ALPHA))
-
-
-def unpack(payload: bytes | None, height: int, width: int) -> Bands:
-    """Return what a payload says of the bands of a picture of this size; None stands for 8-bit RGB.
-
-    Raises:
-        ContainerError: it is not such a payload.
-    """
-    bands, flags, rest = _head(payload, height, width)
-    if flags & _ALPHA:
-        alpha, rest = planes.unpack(rest, height, width, bands.group_dtype)
-        bands = bands._replace(alpha=alpha.view(bands.dtype))
-    if flags & _NODATA_MASK:
-        stacked, rest = planes.unpack(rest, bands.depth * height, width, np.dtype(np.uint8))
-        mask = stacked.view(np.bool_).reshape(bands.depth, height, width)
-        np.not_equal(stacked, 0, out=stacked.view(np.bool_))
-        np.logical_xor.accumulate(mask, axis=0, out=mask)
-        bands = bands._replace(nodata_mask=mask.transpose(1, 2, 0))
-    if rest:
-        raise ContainerError(f"malformed: BANDS has {len(rest)} bytes after its end")
-    return bands
-
-
-def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, memoryview]:
-    """Return what stands before the planes, the flags, and the bytes of the planes; see `unpack`."""
-    if payload is None:
-        return Bands(_TYPES[0], 3), 0, memoryview(b"")
-    if len(payload) < _HEAD.size:
-        raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {_HEAD.size}")
-    type_id, count, flags = _HEAD.unpack_from(payload)
-    if type_id not in _TYPES or not count or flags >= 2 * _NODATA_MASK or flags & _NODATA_MASK and not flags & _NODATA:
-        raise ContainerError(f"malformed: BANDS begins with {payload[: _HEAD.size].hex(' ')}")
-    dtype = _TYPES[type_id]
-    in_ranges = 0 if dtype == np.uint8 else 2 * count
-    at = _HEAD.size + (in_ranges + bool(flags & _NODATA)) * dtype.itemsize
-    if len(payload) < at:
-        raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {at}")
-    if height * width * count > MAX_SAMPLES:
-        raise ContainerError(f"over the size limit: {count} bands of {width}x{height}, expected {MAX_SAMPLES} samples")
-    numbers = np.frombuffer(payload[_HEAD.size : at], dtype.newbyteorder("<")).tolist()
-    ranges = tuple(zip(numbers[:in_ranges:2], numbers[1:in_ranges:2], strict=True))
-    if any(low > high for low, high in ranges):
-        raise ContainerError("malformed: BANDS has a range whose lowest value is above the highest")
-    bands = Bands(dtype, count, ranges, numbers[-1] if flags & _NODATA else None)
-    if bands.plain and not flags:
-        raise ContainerError("malformed: BANDS of an 8-bit RGB picture, which has none")
-    return bands, flags, memoryview(payload)[at:]
-
-
-def _differences(nodata_mask: Mask) -> NDArray[np.uint8]:
-    """Return the mask of the first band, and where each other differs from the one before, [bands * h, w]."""
-    different = nodata_mask.copy()
-    different[..., 1:] ^= nodata_mask[..., :-1]
-    return np.concatenate(list(different.transpose(2, 0, 1))).astype(np.uint8)

@@ -92,12 +92,13 @@ def of_path(path: Path) -> str:
 
 
 def kind_of(dtype: np.dtype[Any], bands: int) -> str:
-    """Return the name of a kind of pictures in messages: `8-bit RGB`, `16-bit 4-band`."""
+    """Return the name of a kind of pictures in messages: `8-bit RGB`, `16-bit 4-band`, `32-bit floating-point grey`."""
     colour = {1: "grey", 3: "RGB"}.get(bands, f"{bands}-band")
-    return f"{8 * dtype.itemsize}-bit {'signed ' if dtype.kind == 'i' else ''}{colour}"
+    kind = {"i": "signed ", "f": "floating-point "}.get(dtype.kind, "")
+    return f"{8 * dtype.itemsize}-bit {kind}{colour}"
 
 
-def needs_gdal(dtype: np.dtype[Any], bands: int, nodata: int | None, geo: bytes) -> bool:
+def needs_gdal(dtype: np.dtype[Any], bands: int, nodata: float | None, geo: bytes) -> bool:
     """Return whether a TIFF of such a picture is written by GDAL."""
     return dtype != np.uint8 or bands not in (1, 3) or nodata is not None or bool(geo)
 

@@ -1,4 +1,4 @@
-"""TIFF files by GDAL: any number of bands in 8 or 16 bits, and the georeference and tags of a GeoTIFF.
+"""TIFF files by GDAL: any number of bands of 8, 16 or 32 bits, and the georeference and tags of a GeoTIFF.
 
 GDAL comes with rasterio, an extra, which is imported when it is needed. Functions here take and return arrays and
 bytes; `image` has pictures. The metadata of a GeoTIFF is one JSON object, without the fields that have their default:
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import tiff
+from refscale_codec.picture import levels, tiff
+from refscale_codec.picture.levels import Number
 from refscale_codec.picture.tiff import Page
 
 INSTALL = "pip install 'refscale-codec[geo]'"
@@ -32,13 +33,12 @@ _EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
     *("TIFFTAG_HOSTCOMPUTER", "TIFFTAG_COPYRIGHT", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION"),
     "TIFFTAG_RESOLUTIONUNIT",
 }
-WRITTEN = "16 bits, bands, nodata value or georeference"
+WRITTEN = "16 or 32 bits, bands, nodata value or georeference"
 """What a TIFF that is to be written may need GDAL for."""
 
 _PREMULTIPLIED = 1  # in ExtraSamples
 _IMPLIED_TAG = ("AREA_OR_POINT", "Area")  # GDAL sets it for every georeferenced file
 _GEOREFERENCE = ("crs", "transform")
-_TYPES = ("uint8", "uint16", "int16")
 _TILES = 512, 256, 1024, 2048  # sides in pixels, the default first; overviews need powers of two
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
 
@@ -48,7 +48,7 @@ class Raster(NamedTuple):
 
     pixels: NDArray[Any]  # [h, w, bands]
     alpha: NDArray[Any] | None  # [h, w]
-    nodata: int | None
+    nodata: Number | None
     geo: bytes  # JSON; empty for none
     notes: list[str]  # for people: what is not kept as it is in the file
 
@@ -96,11 +96,8 @@ def _samples(file: Any, page: Page, name: str) -> NDArray[Any]:
     types = set(file.dtypes)
     if (file.width, file.height, file.count) != (*page.size, page.samples) or len(types) != 1:
         raise ImageError(f"{name} is not read by GDAL as its tags say")
-    if not types <= set(_TYPES):
-        raise ImageError(
-            f"{name} has samples of {', '.join(sorted(types))}; refscale codes {', '.join(_TYPES)}: scale them to "
-            f"one of these, such as with `gdal_translate -ot UInt16 -scale`"
-        )
+    if not types <= {dtype.name for dtype in levels.READ}:
+        raise ImageError(f"{name} has samples of {', '.join(sorted(types))}; refscale codes {levels.NAMES}")
     pixels = np.empty((file.height, file.width, file.count), file.dtypes[0])
     for band in range(file.count):
         pixels[..., band] = file.read(band + 1)
@@ -123,13 +120,15 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     fields, notes = _fields(file, kinds, order)
     if order != sorted(order):
         notes.append(f"band {order[-1] + 1} is alpha, and becomes the last band")
-    nodata = _nodata(file.nodata, samples.dtype, notes)
+    samples, nodata, narrowed = levels.narrowed(samples, file.nodata)
+    notes += narrowed
+    nodata = _nodata(nodata, samples.dtype, notes)
     pixels = samples[..., order[: len(order) - len(alphas)]]
     alpha = samples[..., alphas[0]].copy() if alphas else None
     if page.palette:
         notes.append("palette picture, converted to its colours")
         if nodata is not None:
-            alpha = np.full(samples.shape[:2], np.iinfo(samples.dtype).max, samples.dtype) if alpha is None else alpha
+            alpha = np.full(samples.shape[:2], levels.opaque(samples.dtype)) if alpha is None else alpha
             alpha[pixels[..., 0] == nodata] = 0
         pixels, nodata = page.colours[pixels[..., 0]], None
         if alpha is not None and alpha.dtype != np.uint8:
@@ -145,20 +144,21 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     return Raster(np.ascontiguousarray(pixels), alpha, nodata, _dumped(fields), notes)
 
 
-def _nodata(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> int | None:
+def _nodata(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> Number | None:
     """Return a nodata value that a sample can have; a note is added for another one."""
     if value is None:
         return None
-    limits = np.iinfo(dtype)
-    if math.isfinite(value) and value.is_integer() and limits.min <= value <= limits.max:
-        return int(value)
+    if dtype.kind != "f" and float(value).is_integer():
+        value = int(value)
+    if levels.can_be(dtype, value):
+        return value
     notes.append(f"nodata value {value:g} is left out: no sample can have it")
     return None
 
 
 def _as_grey(
-    pixels: NDArray[Any], nodata: int | None, page: Page, fields: dict[str, Any], notes: list[str]
-) -> tuple[NDArray[Any], int | None]:
+    pixels: NDArray[Any], nodata: Number | None, page: Page, fields: dict[str, Any], notes: list[str]
+) -> tuple[NDArray[Any], Number | None]:
     """Return samples of less than 8 bits over all 8 bits, and inverted if 0 is white; likewise the nodata value.
 
     Scale and offset in `fields` then give the same values for the new samples.
@@ -188,20 +188,24 @@ def _widened(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     return ((2 * 255 * samples.astype(np.uint16) + top) // (2 * top)).astype(np.uint8)
 
 
-def _straight(pixels: NDArray[Any], alpha: NDArray[Any], nodata: int | None) -> NDArray[Any]:
+def _straight(pixels: NDArray[Any], alpha: NDArray[Any], nodata: Number | None) -> NDArray[Any]:
     """Return premultiplied colours divided by alpha, rounded; 0 where alpha is 0."""
     straight = np.empty_like(pixels)
-    full, opacity = int(np.iinfo(alpha.dtype).max), np.maximum(alpha, 1).astype(np.int64)
+    full = levels.opaque(alpha.dtype)
     for band in range(pixels.shape[2]):
         plane = pixels[..., band]
-        divided = ((2 * full * plane.astype(np.int64) + opacity) // (2 * opacity)).clip(0, full)
+        if plane.dtype.kind == "f":
+            divided = plane / np.where(alpha > 0, alpha, full)
+        else:
+            opacity = np.maximum(alpha, 1).astype(np.int64)
+            divided = ((2 * int(full) * plane.astype(np.int64) + opacity) // (2 * opacity)).clip(0, int(full))
         straight[..., band] = np.where(plane == nodata, plane, np.where(alpha > 0, divided, 0))
     return straight
 
 
 def _masked(raster: Raster, valid: NDArray[np.bool_]) -> Raster:
     """Return a picture whose alpha is 0 where a mask says that it is not valid."""
-    alpha = np.full(valid.shape, np.iinfo(raster.pixels.dtype).max, raster.pixels.dtype)
+    alpha = np.full(valid.shape, levels.opaque(raster.pixels.dtype))
     alpha = np.where(valid, alpha if raster.alpha is None else raster.alpha, alpha.dtype.type(0))
     note = "its mask becomes alpha" if raster.alpha is None else "its mask is joined to its alpha"
     return raster._replace(alpha=alpha, notes=[*raster.notes, note])
@@ -251,12 +255,12 @@ def _default_interpretations(bands: int) -> list[str]:
 
 
 def encode(
-    pixels: NDArray[Any], alpha: NDArray[Any] | None, nodata: int | None, geo: bytes, icc: bytes, name: str
+    pixels: NDArray[Any], alpha: NDArray[Any] | None, nodata: Number | None, geo: bytes, icc: bytes, name: str
 ) -> bytes:
     """Return a Cloud Optimized GeoTIFF, deflated.
 
     Args:
-        pixels: [h, w, bands] uint8, uint16 or int16.
+        pixels: [h, w, bands] of a type of `levels.TYPES`.
         alpha: [h, w] of the same type; it becomes the last band.
         nodata: the nodata value.
         geo: JSON as from `decode`.

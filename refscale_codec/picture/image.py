@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import exif, files, formats, geotiff, pillow, tiff
+from refscale_codec.picture import exif, files, formats, geotiff, levels, pillow, tiff
+from refscale_codec.picture.levels import Number
 from refscale_codec.picture.metadata import NAMES, Metadata, parts_of
 
 MAX_PIXELS = 400_000_000
@@ -53,19 +54,19 @@ class Image:
         ImageError: an array of another shape or type, or a nodata value outside the range of the type.
     """
 
-    pixels: NDArray[Any]  # [h, w, bands] uint8, uint16 or int16, each >= 1
+    pixels: NDArray[Any]  # [h, w, bands] of a type of `levels.TYPES`, each >= 1
     """Row by row from the top left, as stored in the file. One band is grey, three are RGB."""
     metadata: Metadata = Metadata()
     """Colour profile, EXIF, XMP and georeference."""
     alpha: NDArray[Any] | None = None  # [h, w], of the pixels' type
-    """Opacity, from 0 to the highest value of the type; None if all pixels are opaque."""
-    nodata: int | None = None
-    """The nodata value, within the range of the type; None for none."""
+    """Opacity, from 0 to the highest value of the type (float32: to 1); None if all pixels are opaque."""
+    nodata: Number | None = None
+    """The nodata value: a whole number of the type, or for float32 any that it can hold, NaN too; None for none."""
 
     def __post_init__(self) -> None:
         """Check the arrays."""
-        if self.pixels.dtype not in (np.uint8, np.uint16, np.int16):
-            raise ImageError(f"pixels must be uint8, uint16 or int16, got {self.pixels.dtype = !s}")
+        if self.pixels.dtype not in levels.TYPES:
+            raise ImageError(f"pixels must be {levels.NAMES}, got {self.pixels.dtype = !s}")
         if self.pixels.ndim != 3 or self.pixels.shape[2] > MAX_BANDS:
             raise ImageError(f"pixels must be [h, w, 1..{MAX_BANDS}], got {self.pixels.shape = }")
         if 0 in self.pixels.shape:
@@ -75,9 +76,10 @@ class Image:
             kind, shape = getattr(alpha, "dtype", type(alpha).__name__), np.shape(alpha)
             if (kind, shape) != (self.pixels.dtype, self.pixels.shape[:2]):
                 raise ImageError(f"alpha must have the shape and type of a band, not {shape} and {kind}")
-        limits, nodata = np.iinfo(self.pixels.dtype), self.nodata
-        if nodata is not None and not (hasattr(nodata, "__index__") and limits.min <= nodata <= limits.max):
-            raise ImageError(f"nodata must be a whole number within {limits.min}..{limits.max}, not {nodata!r}")
+        if self.nodata is not None and not levels.can_be(self.pixels.dtype, self.nodata):
+            lowest, highest = levels.limits_of(self.pixels.dtype)
+            whole = "number" if self.pixels.dtype.kind == "f" else "whole number"
+            raise ImageError(f"nodata must be a {whole} within {lowest}..{highest}, not {self.nodata!r}")
 
     @property
     def height(self) -> int:
@@ -107,14 +109,17 @@ class Image:
     def fingerprint(self) -> bytes:
         """Return 6 bytes that identify the pixels with their shape and type; alpha does not count.
 
-        They are the first 6 of SHA-256 over `refscale-pixels-` and `v1`, `u2` or `i2` by the type, height, width and
-        bands as u32 little endian, then the pixels in row-major order, little endian. The same picture in another file
-        format has the same fingerprint.
+        They are the first 6 of SHA-256 over `refscale-pixels-` and `v1` for uint8, else numpy's name of the type such
+        as `u2` or `f4`, height, width and bands as u32 little endian, then the pixels in row-major order, little
+        endian, each NaN as the same quiet one. The same picture in another file format has the same fingerprint.
         """
         dtype = self.pixels.dtype
         digest = hashlib.sha256(b"refscale-pixels-" + (b"v1" if dtype == np.uint8 else dtype.str[1:].encode()))
         digest.update(struct.pack("<III", *self.pixels.shape))
-        digest.update(np.ascontiguousarray(self.pixels, dtype.newbyteorder("<")).data)
+        pixels = self.pixels
+        if dtype.kind == "f" and (missing := np.isnan(pixels)).any():
+            pixels = np.where(missing, np.array(levels.QUIET_NAN, np.uint32).view(dtype), pixels)
+        digest.update(np.ascontiguousarray(pixels, dtype.newbyteorder("<")).data)
         return digest.digest()[:6]
 
 
@@ -167,7 +172,7 @@ def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georefer
 
     Raises:
         ImageError: not such a file; damaged or truncated; more than `MAX_PIXELS` or `MAX_BANDS`; CMYK, CIELAB or YCbCr;
-            samples of more than 16 bits or floating-point; several pictures and no `page`; or rasterio is needed and
+            samples of a type that is not in `levels.READ`; several pictures and no `page`; or rasterio is needed and
             not installed.
     """
     if not data:
@@ -286,7 +291,7 @@ def to_bytes(image: Image, format: str) -> bytes:
         _log.warning("16-bit grey with alpha is written to PNG as RGB with alpha; TIFF keeps grey")
     if kind in ("png", "webp") and image.nodata is not None:
         _log.warning(
-            "%s cannot hold the nodata value %d, left out; TIFF can",
+            "%s cannot hold the nodata value %g, left out; TIFF can",
             formats.NAMES[kind],
             image.nodata,
         )

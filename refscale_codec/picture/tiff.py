@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import formats, jpeg
+from refscale_codec.picture import formats, jpeg, levels
 
 Tags = ImageFileDirectory_v2
 """The tags of one image by their numbers."""
@@ -28,7 +28,7 @@ _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 2
 _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
 _JPEG_TABLES, _NODATA = 347, 42113
 _GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # georeference, GDAL's metadata, nodata, RPC
-_SAMPLE_FORMATS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
+_UNSIGNED, _SIGNED, _FLOAT, _COMPLEX = 1, 2, 3, {5, 6}  # sample formats
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _GREY: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}  # samples per pixel without extra ones
 _KINDS = {  # photometric interpretations that are not coded
@@ -193,12 +193,10 @@ def _require_coded(page: Page, name: str) -> None:
     tags = page.tags
     types = set(_tuple(tags.get(_SAMPLE_FORMAT, 1)))
     bits, photometric = page.bits, tags[_PHOTOMETRIC]
-    if bits > 16 or types & set(_SAMPLE_FORMATS) and not (types == {2} and bits == 16):
-        values = _SAMPLE_FORMATS.get(max(types), "")
-        raise ImageError(
-            f"{name} has samples that are {values}numbers of {bits} bits; refscale codes 8 and 16 bits: scale them "
-            f"with `gdal_translate -ot UInt16 -scale {shlex.quote(name)} scaled.tif`"
-        )
+    if types & _COMPLEX or bits > 32 and types != {_FLOAT}:
+        values = "complex" if types & _COMPLEX else f"integers of {bits} bits"
+        advice = "" if types & _COMPLEX else ": `gdal_translate -ot Int32` keeps those below 2,147,483,648"
+        raise ImageError(f"{name} has samples that are {values}; refscale codes {levels.NAMES}{advice}")
     if len(set(_tuple(tags.get(_BITS, 1)))) > 1:
         raise ImageError(f"{name} has bands of different depths, {_tuple(tags[_BITS])} bits: bring all to one depth")
     if photometric == _YCBCR and tags.get(_COMPRESSION) == _JPEG and bits == 8:
@@ -212,7 +210,7 @@ def _require_coded(page: Page, name: str) -> None:
     colours = page.samples - len(page.extra)
     if page.samples < _COLOURS[photometric]:
         raise ImageError(f"{name} is damaged: {page.samples} samples per pixel, expected {_COLOURS[photometric]}")
-    if page.palette and colours > 1 or page.white_is_zero and (colours > 1 or types == {2}):
+    if page.palette and colours > 1 or page.white_is_zero and (colours > 1 or types != {_UNSIGNED} or bits > 16):
         kind = "a palette" if page.palette else "grey whose white is 0"
         raise ImageError(
             f"{name} has {kind} beside bands of unknown meaning: write them to files of their own with "
@@ -228,6 +226,7 @@ def gdal_reason(page: Page) -> str:
     for needed, what in (
         (not page.first, "place behind another image"),
         (page.bits != 8, f"samples of {page.bits} bits"),
+        (_SIGNED in _tuple(tags.get(_SAMPLE_FORMAT, 1)), "signed samples"),
         (photometric in (_WHITE_IS_ZERO, _YCBCR), "photometric interpretation"),
         (page.palette, "palette"),
         (extra == 1 and page.extra == (1,), "premultiplied alpha"),

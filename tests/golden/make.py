@@ -98,6 +98,15 @@ def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.pad(pixels.repeat(3, axis=0).repeat(3, axis=1), ((0, 2), (0, 1), (0, 0)), "edge")
 
 
+def measured(pixels: NDArray[np.uint8]) -> Image:
+    """Return two bands of floats with each special value, samples far beyond the rest, and alpha."""
+    samples = (pixels[:85, :99, :2].astype(np.float32) - 100) * np.float32(0.37)
+    samples[10:30, 20:50], samples[40, 50, 1], samples[41, 50:53, 0] = np.nan, -np.inf, np.inf
+    samples[60:70, 5:25, 1] = -9999.9
+    samples[3, 4, 0], samples[80, 90] = 1e30, (-4000, 70_000)
+    return Image(samples, alpha=np.ascontiguousarray(pixels[:85, :99, 2] / np.float32(255)), nodata=-9999.9)
+
+
 Make = Callable[[NDArray[np.uint8]], Image]
 NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     # name: scale, low-res codec, target of the cut, reference of the cut
@@ -116,6 +125,7 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "vectors": (2, "jpeg", lambda x: Image(striped(x)), lambda x: Image(torn(striped(x)))),
     "unused": (2, "gmm", Image, lambda x: Image(noise(x))),
     "predicted": (2, "gmm", lambda x: Image(deep(doubled(x)[..., :5])), None),
+    "floats": (2, "jpeg", measured, measured),
     "everything": (4, "jpeg", of_everything, lambda x: Image(odd(x))),
     "shift": (2, "jpeg", Image, lambda x: Image(shifted(x))),  # this and the next three: see `alignment`
     "similarity": (2, "gmm", Image, lambda x: Image(np.ascontiguousarray(x[:70]))),

@@ -1,11 +1,12 @@
 """FORMAT.md, "BANDS section" and "PREDICTION section": band groups of a reference, and back to a picture."""
 
 import io
+import zlib
 
 import numpy as np
 import PIL.Image
 
-TYPES = {0: np.dtype("<u1"), 1: np.dtype("<u2"), 2: np.dtype("<i2")}
+TYPES = [np.dtype(name) for name in ("<u1", "<u2", "<i2", "<i1", "<u4", "<i4", "<f4")]
 FULL = 65535
 
 
@@ -15,31 +16,56 @@ class Bands:
     def __init__(self, payload: bytes | None, height: int, width: int) -> None:
         self.plain = payload is None
         self.dtype, self.count, flags = TYPES[0], 3, 0
-        self.ranges: list[tuple[int, int]] = []
-        self.nodata: int | None = None
+        self.ranges: list[tuple[float, float]] = []
+        self.nodata: float | None = None
         self.alpha: np.ndarray | None = None
-        self.mask: np.ndarray | None = None
+        self.marks: np.ndarray | None = None
+        self.kept: tuple[np.ndarray, ...] = ()
         if payload is None:
             return
         self.dtype, self.count, flags = TYPES[payload[0]], payload[1], payload[2]
         at = 3
-        if payload[0]:
+        if payload[0] or flags & 16:
             numbers = np.frombuffer(payload, self.dtype, 2 * self.count, at).tolist()
             self.ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
-            at += 4 * self.count
+            at += 2 * self.dtype.itemsize * self.count
         if flags & 2:
-            self.nodata = int(np.frombuffer(payload, self.dtype, 1, at)[0])
-            at += self.dtype.itemsize
+            stored = np.dtype("<f8") if self.is_float else self.dtype
+            self.nodata = np.frombuffer(payload, stored, 1, at).tolist()[0]
+            at += stored.itemsize
         rest = payload[at:]
         if flags & 1:
-            alpha, rest = plane(rest, height, width, self.dtype.itemsize)
-            self.alpha = alpha.astype(f"u{self.dtype.itemsize}").view(self.dtype)
+            self.alpha, rest = plane(rest, height, width, self.dtype)
         if flags & 4:
-            stacked, rest = plane(rest, self.count * height, width, 1)
-            unlike = stacked.reshape(self.count, height, width) != 0
-            self.mask = np.logical_xor.accumulate(unlike, axis=0).transpose(1, 2, 0)
+            stacked, rest = plane(rest, self.count * height, width, TYPES[0])
+            unlike = stacked.reshape(self.count, height, width)
+            self.marks = np.bitwise_xor.accumulate(unlike, axis=0).transpose(1, 2, 0)
+        if flags & 8:
+            n = int.from_bytes(rest[:4], "little")
+            if n > height * width * self.count // 64:
+                raise ValueError("too many kept samples")
+            inflater = zlib.decompressobj(-15)
+            plain = inflater.decompress(rest[4:], n * (9 + self.dtype.itemsize) + 1)
+            if len(plain) != n * (9 + self.dtype.itemsize) or not inflater.eof:
+                raise ValueError("kept samples of another size")
+            down, column, band = (
+                np.frombuffer(plain, kind, n, at * n) for kind, at in (("<u4", 0), ("<u4", 4), ("u1", 8))
+            )
+            self.kept = np.cumsum(down), column, band, np.frombuffer(plain, self.dtype, n, 9 * n)
+            rest = inflater.unused_data
         if rest:
             raise ValueError("BANDS has bytes to spare")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether samples are floating point."""
+        return self.dtype.kind == "f"
+
+    def is_nodata(self, samples: np.ndarray) -> np.ndarray:
+        """Return where samples have the nodata value."""
+        if self.nodata is None:
+            return np.zeros(samples.shape, bool)
+        return np.isnan(samples) if self.nodata != self.nodata else samples == self.dtype.type(self.nodata)
 
     @property
     def group_type(self) -> np.dtype:
@@ -55,19 +81,45 @@ class Bands:
         """Return a reference [h, w, bands] in band groups."""
         found, others = [], reference.shape[2]
         if self.count == 1 and others > 1:
-            a, b, c = (reference[..., i].astype(np.int64) for i in range(3))
-            reference = ((77 * a + 150 * b + 29 * c + 128) // 256)[..., None]
+            a, b, c = (reference[..., i].astype(np.float64 if self.is_float else np.int64) for i in range(3))
+            luma = 77 * a + 150 * b + 29 * c
+            reference = (luma / 256 if self.is_float else (luma + 128) // 256).astype(self.dtype)[..., None]
         else:
             reference = reference[..., [min(i, others - 1) for i in range(self.count)]]
         for group in self.groups:
-            pixels = reference[..., group].astype(np.int64)
-            hidden = np.zeros(pixels.shape, bool) if self.nodata is None else pixels == self.nodata
+            pixels = reference[..., group]
+            hidden = self.is_nodata(pixels)
+            if self.is_float:
+                hidden |= ~np.isfinite(pixels)
+            coded = np.where(hidden, 0, pixels).astype(np.float64 if self.is_float else np.int64)
             for place, band in enumerate(group):
                 if self.ranges:
                     low, high = self.ranges[band]
-                    off, wide = pixels[..., place].clip(low, high) - low, high - low
-                    pixels[..., place] = (2 * FULL * off + wide) // (2 * wide) if wide else 0
-            found.append(filled(pixels, ~hidden).astype(self.group_type))
+                    off, wide = coded[..., place].clip(low, high) - low, high - low
+                    if not wide:
+                        coded[..., place] = 0
+                    elif self.is_float:
+                        coded[..., place] = np.floor(off * FULL / wide + 0.5)
+                    else:
+                        coded[..., place] = (2 * FULL * off + wide) // (2 * wide)
+            found.append(filled(coded.astype(np.int64), ~hidden).astype(self.group_type))
+        return found
+
+    def values(self, band: int) -> np.ndarray:
+        """Return what each level of a band stands for, or each sample."""
+        level = np.arange(256)
+        if self.ranges:
+            (low, high), level = self.ranges[band], np.arange(FULL + 1)
+            if self.is_float:
+                level = (low * (FULL - level.astype(np.float64)) + high * level) / FULL
+            else:
+                level = low + (2 * (high - low) * level + FULL) // (2 * FULL)
+        found = level.astype(self.dtype)
+        good = np.flatnonzero(~self.is_nodata(found))
+        for place in np.flatnonzero(self.is_nodata(found)):
+            above = good[good > place]
+            if len(good):
+                found[place] = found[above[0] if len(above) else good[-1]]
         return found
 
     def joined(self, groups: list[np.ndarray]) -> np.ndarray:
@@ -76,16 +128,13 @@ class Bands:
         for pixels, group in zip(groups, self.groups, strict=True):
             for band in set(group):
                 copies = [pixels[..., place].astype(np.int64) for place in range(3) if group[place] == band]
-                s = (2 * sum(copies) + len(copies)) // (2 * len(copies))
-                if self.ranges:
-                    low, high = self.ranges[band]
-                    s = low + (2 * (high - low) * s + FULL) // (2 * FULL)
-                picture[..., band] = s
-        if self.nodata is not None:
-            beside = 1 if self.nodata < np.iinfo(self.dtype).max else -1
-            picture[picture == self.nodata] = self.nodata + beside
-            if self.mask is not None:
-                picture[self.mask] = self.nodata
+                picture[..., band] = self.values(band)[(2 * sum(copies) + len(copies)) // (2 * len(copies))]
+        if self.marks is not None:
+            for mark, value in ((1, self.nodata), (2, np.nan), (3, np.inf), (4, -np.inf)):
+                if (self.marks == mark).any():
+                    picture[self.marks == mark] = value
+        if self.kept:
+            picture[self.kept[:3]] = self.kept[3]
         return picture
 
 
@@ -102,8 +151,11 @@ def filled(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(known, pixels, means.repeat(2, axis=0).repeat(2, axis=1)[:height, :width])
 
 
-def plane(data: bytes, height: int, width: int, size: int) -> tuple[np.ndarray, bytes]:
-    """Return a plane of so many bytes a sample from lossless WebP files, and the bytes after them."""
+def plane(data: bytes, height: int, width: int, dtype: np.dtype) -> tuple[np.ndarray, bytes]:
+    """Return a plane of samples from lossless WebP files, and the bytes after them."""
+    if dtype.itemsize == 4:
+        halves, data = plane(data, 2 * height, width, np.dtype("<u2"))
+        return np.stack([halves[:height], halves[height:]], axis=2).view(dtype)[..., 0], data
     found = np.empty((height, width), np.uint16)
     (down, across) = ([16 * -(-i * side // (16 * n)) for i in range(n)] + [side] for side, n in _parts(height, width))
     for top, bottom in zip(down[:-1], down[1:], strict=True):
@@ -111,9 +163,9 @@ def plane(data: bytes, height: int, width: int, size: int) -> tuple[np.ndarray, 
             length = 8 + int.from_bytes(data[4:8], "little")
             colours = np.array(PIL.Image.open(io.BytesIO(data[:length])).convert("RGB")).astype(np.uint16)
             low, high = colours[..., 0], colours[..., 1]
-            found[top:bottom, left:right] = low | high << 8 if size == 2 else low
+            found[top:bottom, left:right] = low | high << 8 if dtype.itemsize == 2 else low
             data = data[length:]
-    return found, data
+    return found.astype(f"<u{dtype.itemsize}").view(dtype), data
 
 
 def _parts(*sides: int) -> list[tuple[int, int]]:

@@ -19,7 +19,9 @@ from reader.weights import Weights
 
 def fingerprint(pixels: np.ndarray) -> bytes:
     """Return that of pixels [h, w, bands]."""
-    kind = {"u1": b"v1", "u2": b"u2", "i2": b"i2"}[pixels.dtype.str[1:]]
+    kind = pixels.dtype.str[1:].replace("u1", "v1").encode()
+    if pixels.dtype.kind == "f":
+        pixels = np.where(np.isnan(pixels), np.array(0x7FC00000, np.uint32).view(np.float32), pixels)
     start = b"refscale-pixels-" + kind + struct.pack("<III", *pixels.shape)
     return hashlib.sha256(start + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()).digest()[:6]
 

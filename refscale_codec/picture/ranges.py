@@ -1,0 +1,160 @@
+"""Which range of values of a band is coded: one that is declared, or that of the band's samples but for a few extremes.
+
+Quality refers to the coded range, so one hot pixel in a range of its own would take the detail of all others. A few
+samples far from the rest are therefore left out of the range, and kept exactly. What a picture loses in other ways is
+told: samples that are clipped to a declared range, and a band whose samples lie in a sliver of the coded range.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refscale_codec.errors import UsageError
+from refscale_codec.picture.levels import FULL, Mask, Number, limits_of, number, step
+
+Declared = tuple[Number, Number] | Mapping[int, tuple[Number, Number]]
+"""Lowest and highest value of all bands, or of some, by their number from 1."""
+
+_RARE = 2000  # of so many samples, one at each end may be an extreme
+_KEPT = 500  # of so many samples, one at most is kept exactly
+_USED = 0.95  # the share of samples whose range is compared with what is coded
+_SLIVER = 0.1  # of the coded range: less is told
+_SAMPLE = 1 << 22  # samples of a band that quantiles are taken from
+
+
+def text(value: Any) -> str:
+    """Return a value for messages."""
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+class Chosen(NamedTuple):
+    """The range of a band."""
+
+    low: Number
+    """The value that is coded as level 0."""
+    high: Number
+    """The value that is coded as the highest level."""
+    kept: Mask | None = None
+    """[h, w]: samples beyond the range that are kept exactly; None for none."""
+    clipped: float = 0
+    """Share of the samples that are clipped to the range."""
+
+
+def by_band(declared: Declared | None, dtype: np.dtype[Any], bands: int) -> dict[int, tuple[Number, Number]]:
+    """Return the declared ranges by band, counted from 0.
+
+    Raises:
+        UsageError: there is no such band, or a range is not one of the type.
+    """
+    if declared is None:
+        return {}
+    if not isinstance(declared, Mapping):
+        declared = dict.fromkeys(range(1, bands + 1), declared)
+    lowest, highest = limits_of(dtype)
+    for band, (low, high) in declared.items():
+        if not 1 <= band <= bands:
+            raise UsageError(f"a range is given for band {band}, but the picture has {bands}")
+        if not lowest <= low < high <= highest:
+            raise UsageError(f"the range of values must rise within {text(lowest)}..{text(highest)}, not {low},{high}")
+        if dtype.kind != "f" and (int(low), int(high)) != (low, high):
+            raise UsageError(f"the range of values must be of whole numbers for this picture, not {low},{high}")
+    cast = dtype.type
+    return {band - 1: (number(cast(low)), number(cast(high))) for band, (low, high) in declared.items()}
+
+
+def within(plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> Chosen:
+    """Return a declared range of a band; samples beyond it are kept exactly if they are few, and else clipped.
+
+    Args:
+        plane: [h, w] the samples.
+        valid: [h, w] which of them count; None for all.
+        low: lowest value of the range.
+        high: highest value of the range.
+    """
+    beyond = (plane < low) | (plane > high)
+    if valid is not None:
+        beyond &= valid
+    count, whole = int(beyond.sum()), plane.size if valid is None else int(valid.sum())
+    if not count:
+        return Chosen(low, high)
+    return Chosen(low, high, beyond) if count * _KEPT <= whole else Chosen(low, high, None, count / whole)
+
+
+def measured(plane: NDArray[Any], valid: Mask | None) -> Chosen:
+    """Return the range of a band's samples, without a few extremes if the rest then takes at most half of it.
+
+    Arguments are those of `within`. A band without valid samples has the range 0..0.
+    """
+    low, high = _extent(plane, valid)
+    sample = _sorted(plane, valid)
+    rare = len(sample) // _RARE
+    if rare:
+        first, last = number(sample[rare]), number(sample[-1 - rare])
+        margin = (last - first) / 4
+        if 2 * (min(high, last + margin) - max(low, first - margin)) <= high - low:
+            chosen = within(plane, valid, first - margin, last + margin)
+            if chosen.kept is not None:
+                inside = ~chosen.kept if valid is None else valid & ~chosen.kept
+                return Chosen(*_extent(plane, inside), chosen.kept)
+    return Chosen(low, high)
+
+
+def _extent(plane: NDArray[Any], valid: Mask | None) -> tuple[Number, Number]:
+    if valid is None:
+        return number(plane.min()), number(plane.max())
+    if not valid.any():
+        return number(plane.dtype.type(0)), number(plane.dtype.type(0))
+    lowest, highest = limits_of(plane.dtype)
+    return number(plane.min(initial=highest, where=valid)), number(plane.max(initial=lowest, where=valid))
+
+
+def _sorted(plane: NDArray[Any], valid: Mask | None) -> NDArray[Any]:
+    """Return the samples that count, sorted; of a large plane those on a grid."""
+    apart = max(1, round((plane.size / _SAMPLE) ** 0.5))
+    grid = plane[::apart, ::apart]
+    return np.sort(grid.ravel() if valid is None else grid[valid[::apart, ::apart]])
+
+
+def sliver(plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:
+    """Return a message on a band of which nearly all samples lie in a sliver of its coded range, else None.
+
+    Arguments are those of `within`. The message continues "band 2: ".
+    """
+    sample = _sorted(plane, valid)
+    if not len(sample) or sample[0] == sample[-1]:
+        return None
+    beyond = round(len(sample) * (1 - _USED))
+    ends = sample.astype(np.float64)
+    at = int(np.argmin(ends[len(ends) - 1 - beyond :] - ends[: beyond + 1]))  # the narrowest that holds so many
+    first, last = number(sample[at]), number(sample[at + len(sample) - 1 - beyond])
+    if first == last:
+        first, last = number(sample[0]), number(sample[-1])
+    part = (last - first) / (high - low) if high > low else 1
+    if part > _SLIVER:
+        return None
+    inside = float(((sample >= first) & (sample <= last)).mean())
+    return (
+        f"{100 * inside:.3g} % of the samples lie within {text(first)}..{text(last)}, {100 * part:.2g} % of the range "
+        f"{text(low)}..{text(high)} that is coded and that quality refers to"
+    )
+
+
+def losses(chosen: list[Chosen], dtype: np.dtype[Any]) -> list[str]:
+    """Return messages on what the ranges of a picture's bands lose, and keep, of its samples."""
+    found = [
+        f"band {band}: {100 * one.clipped:.3g} % of the samples lie beyond the range "
+        f"{text(one.low)}..{text(one.high)}: clipped"
+        for band, one in enumerate(chosen, start=1)
+        if one.clipped
+    ]
+    if count := sum(int(one.kept.sum()) for one in chosen if one.kept is not None):
+        found.append(f"{count:,} samples lie beyond the ranges of their bands: kept exactly")
+    widest, band = max((step(one.low, one.high), -band) for band, one in enumerate(chosen, start=1))
+    if widest > (0 if dtype.kind == "f" else 1):
+        found.append(
+            f"values are coded in {FULL + 1:,} levels of each band's range: an error of up to {text(widest / 2)} "
+            f"(band {-band}) before lossy coding"
+        )
+    return found
