@@ -42,7 +42,8 @@ def test_what_goes_into_a_source_distribution_is_there(pyproject: dict[str, Any]
         assert (ROOT / name).exists(), name
 
 
-def test_both_ends_of_constrictions_range_are_tested(pyproject: dict[str, Any]) -> None:
-    (wanted,) = (each for each in pyproject["project"]["dependencies"] if each.startswith("constriction"))
-    assert re.fullmatch(r"constriction>=[\d.]+,<[\d.]+", wanted), ".ci/run reads the oldest version out of this form"
-    assert '"constriction==$oldest"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["constriction", "numpy"])
+def test_the_oldest_version_of_what_decides_bytes_is_tested(pyproject: dict[str, Any], name: str) -> None:
+    (wanted,) = (each for each in pyproject["project"]["dependencies"] if re.match(rf"{name}\b", each))
+    assert re.fullmatch(rf"{name}>=[\d.]+(,<[\d.]+)?", wanted), ".ci/run reads the oldest version out of this form"
+    assert f"$(oldest {name})" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

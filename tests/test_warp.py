@@ -257,6 +257,12 @@ def test_what_would_leave_the_range_is_refused(bent: Transform) -> None:
         warp.unpack(warp.pack(warp.still(300, 300)._replace(transform=bent)), 300, 300)
 
 
+@pytest.mark.parametrize("vector", [warp.LIMIT + 1, -warp.LIMIT - 1, 32_767, -32_768])
+def test_motion_vectors_out_of_range_are_not_coded(vector: int) -> None:
+    with pytest.raises(ValueError, match="within -64..64"):
+        warp.pack(warp.still(70, 70)._replace(motion=np.full((2, 2, 2), vector, np.int16)))
+
+
 def test_motion_vectors_that_run_away_are_refused() -> None:
     coder, statistics = Encoder(), warp.Statistics()
     for size, value in ((warp.MAX_FACTOR, 0), (5, 0), (2, 0), (2, 1)):

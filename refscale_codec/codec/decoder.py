@@ -226,8 +226,9 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
     described = band_section.unpack(file.bands, file.header.height, file.header.width)
     files, extra_bands = [file], file.extra_bands
     while extra_bands is not None and len(files) < len(described.group_bands()):
-        files.append(container.unpack(extra_bands))
-        extra_bands = files[-1].extra_bands
+        inner = container.unpack(extra_bands)
+        extra_bands = inner.extra_bands
+        files.append(replace(inner, extra_bands=None))  # each holds all that follow: 84 times as much memory
     if extra_bands is not None or len(files) < len(described.group_bands()):
         raise ContainerError(f"malformed: EXTRA_BANDS sections for other than {described.depth} bands")
     for inner in files[1:]:

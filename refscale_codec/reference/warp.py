@@ -295,7 +295,13 @@ class Statistics:
 
 
 def pack(alignment: Alignment) -> bytes:
-    """Return an alignment as bytes, without the picture's size, which the file's header holds."""
+    """Return an alignment as bytes, without the picture's size, which the file's header holds.
+
+    Raises:
+        ValueError: a motion vector is out of range.
+    """
+    if alignment.motion.min() < -LIMIT or alignment.motion.max() > LIMIT:
+        raise ValueError(f"motion vectors must be within -{LIMIT}..{LIMIT}")
     coder = Encoder()
     _code(alignment, 0 if alignment.radiometry is None else len(alignment.radiometry), coder)
     return _CHECK.pack(alignment.check) + coder.payload()

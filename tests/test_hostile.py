@@ -1,0 +1,139 @@
+"""Golden files whose payloads are changed and whose checksums fit: a picture, or an error of refscale."""
+
+import random
+import tracemalloc
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import refscale_codec
+from refscale_codec import model
+from refscale_codec.codec import decoder
+from refscale_codec.errors import ContainerError, RefscaleError
+from refscale_codec.fileformat import container
+from refscale_codec.fileformat.container import Container, Header
+from refscale_codec.fileformat.sections import TABLE
+from refscale_codec.model import Model
+from refscale_codec.picture import bands, metadata
+from refscale_codec.picture.image import Image
+from refscale_codec.reference import warp
+from refscale_codec.reference.warp import Alignment, GainOffset, Transform
+
+make = golden()
+NAMES = ["alone", "map", "vectors", "homography", "learned", "predicted", "everything", "six-bands"]
+
+
+@cache
+def opened(name: str) -> tuple[Container, Image | None, Model]:
+    return container.unpack((GOLDEN / f"{name}.rsc").read_bytes()), make.reference(name), loaded(name)
+
+
+@cache
+def loaded(name: str) -> Model:
+    return model.kept(make.weights(name), "cpu")
+
+
+@st.composite
+def changed(draw: st.DrawFn, payload: bytes) -> bytes:
+    """A payload with a few bytes replaced, inserted or cut off, or another one."""
+    at = draw(st.integers(0, len(payload)))
+    new = draw(st.one_of(st.binary(max_size=12), st.sampled_from([bytes(64), b"\xff" * 64]), noise()))
+    return draw(st.sampled_from([payload[:at] + new + payload[at + len(new) :], payload[:at] + new, new]))
+
+
+@st.composite
+def noise(draw: st.DrawFn) -> bytes:
+    """Bytes for the range coder, which makes something of nearly any."""
+    return random.Random(draw(st.integers(0, 1 << 20))).randbytes(draw(st.sampled_from([3, 8, 99, 400])))
+
+
+def numbers(most: int) -> st.SearchStrategy[int]:
+    return st.one_of(st.integers(-most, most), st.integers(-300, 300), st.just(0))
+
+
+@st.composite
+def alignments(draw: st.DrawFn, header: Header) -> bytes:
+    """The payload of an alignment that its numbers need not allow."""
+    pairs = draw(st.integers(0, 4))
+    transform = Transform(*draw(st.lists(numbers(1 << 33), min_size=2 * pairs, max_size=2 * pairs)))
+    still = warp.still(header.height, header.width)
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    motion = rng.integers(-warp.LIMIT, warp.LIMIT + 1, still.motion.shape).astype(np.int16) * draw(
+        st.sampled_from([0, 1])
+    )
+    gain = st.builds(GainOffset, numbers(1 << 33), numbers(1 << 33))
+    radiometry = draw(st.one_of(st.none(), st.tuples(gain, gain, gain)))
+    factor = draw(st.integers(1, warp.MAX_FACTOR))
+    return warp.pack(Alignment(header.height, header.width, factor, transform, motion, radiometry))
+
+
+@st.composite
+def hostile(draw: st.DrawFn, file: Container) -> Container:
+    """A file with a section, or a field of the header, that is another."""
+    kind = draw(st.sampled_from([*TABLE, "header", "inside", "warp"]))
+    if kind == "header":
+        field, values = draw(
+            st.sampled_from(
+                [("width", [1, 17, 640]), ("height", [1, 9, 999]), ("quality", [1, 100]), ("scale", [2, 4])]
+            )
+        )
+        return replace(file, header=replace(file.header, **{field: draw(st.sampled_from(values))}))
+    if kind == "inside":
+        inner = file if file.extra_bands is None else draw(hostile(container.unpack(file.extra_bands)))
+        return replace(file, extra_bands=container.pack(inner))
+    if kind == "warp":
+        return replace(file, alignment=draw(alignments(file.header)))
+    return replace(file, **{kind: draw(changed(getattr(file, kind) or b""))})
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_payloads_are_decoded_or_refused(data: st.DataObject) -> None:
+    file, reference, net = opened(data.draw(st.sampled_from(NAMES)))
+    try:
+        written = container.pack(data.draw(hostile(file)))
+    except ValueError:  # of a size that no writer writes
+        return
+    try:
+        with refscale_codec.open(written, reference, model=net) as reader:
+            assert len(reader.shape) in (2, 3)
+            assert isinstance(reader.tags, dict)
+            assert reader.crs is None or isinstance(reader.crs, str)
+            assert reader.transform is None or len(reader.transform) == 6
+        opened_file = decoder.Decoder(written, reference, net)
+        for index in range(len(opened_file.files)):
+            low = opened_file._group(index).low
+            assert low.lr.shape[:2] == opened_file.file.header.low_res_size
+            assert np.isfinite(low.lr).all()
+    except RefscaleError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_a_metadata_section_inflates_to_no_more_than_it_says() -> None:
+    largest = metadata.pack(metadata.Metadata(icc=bytes(metadata.MAX_BYTES)))
+    assert largest is not None and len(largest) < 20_000
+    less = largest[:1] + (50_000).to_bytes(3, "little") + largest[4:]
+    tracemalloc.start()
+    with pytest.raises(ContainerError, match="does not inflate to the 50000 bytes"):
+        metadata.unpack(less)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_files_within_files_are_held_once() -> None:
+    """A picture of 255 bands has 85 files, each within the one before."""
+    header = Header(64, 64, 2, 1, 50, bytes(6), None)
+    nested = container.pack(Container(header, bytes(90_000)))
+    for _ in range(83):
+        nested = container.pack(Container(header, b"x", extra_bands=nested))
+    described = bands.pack(bands.Bands(np.dtype(np.uint8), 255))
+    found, files = decoder.disassemble(Container(header, b"x", bands=described, extra_bands=nested))
+    assert (found.depth, len(files)) == (255, 85)
+    assert sum(len(file.extra_bands or b"") for file in files) == len(nested)
+    assert files[-1].lr == bytes(90_000)
