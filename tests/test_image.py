@@ -489,7 +489,6 @@ SECOND = [PIL.Image.fromarray(RGB[::-1].copy())]
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (png_file(16, 0, bytes(range(4)), trns=b"\0\1"), "a transparent colour;"),
         (tiff_file(RGB, photometric=6), "a YCbCr picture,"),
         (tiff_file(RGB, photometric=8), "a CIELAB picture,"),
         (tiff_file(RGB.astype(np.int64)), "integers of 64 bits;"),

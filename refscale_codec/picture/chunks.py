@@ -22,7 +22,7 @@ _LONGEST_KEYWORD = 79  # characters
 _INCHES = 0.0254  # metres
 _JPEG_UNITS = metadata.RATIO, metadata.INCH, metadata.CENTIMETRE
 _WEBP = ("VP8 ", "VP8L", "VP8X", "ALPH", "ANIM", "ANMF", "ICCP", "EXIF", "XMP ")
-_KEPT_SEGMENTS = (b"JFIF", b"Exif\0", b"http://ns.adobe.com/xap/", b"ICC_PROFILE\0", b"Adobe")
+_KEPT_SEGMENTS = (b"JFIF", b"Exif\0", b"http://ns.adobe.com/xap/", b"ICC_PROFILE\0", b"Adobe", b"MPF\0")
 
 
 def is_png(data: bytes) -> bool:
@@ -30,7 +30,7 @@ def is_png(data: bytes) -> bool:
     return data.startswith(_SIGNATURE)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+def of_png(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
     """Yield type, contents and offset of the chunks of a PNG, up to the first that is not whole."""
     at = len(_SIGNATURE)
     while at + 12 <= len(data):
@@ -49,7 +49,7 @@ def read_png(data: bytes) -> tuple[bytes, Metadata, list[str]]:
     left_out: list[str] = []
     kept = [data[: len(_SIGNATURE)]]
     budget, end = MAX_BYTES, len(_SIGNATURE)
-    for kind, contents, at in _chunks(data):
+    for kind, contents, at in of_png(data):
         end = at + 12 + len(contents)
         if kind not in (*_TEXTS, *_SMALL, b"iCCP"):
             kept.append(data[at:end])

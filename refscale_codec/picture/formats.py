@@ -169,9 +169,9 @@ def several(name: str, count: int) -> str:
     )
 
 
-def conversion(name: str) -> str:
+def conversion(name: str, to: str = "picture.png") -> str:
     """Return a shell command that converts a file to one in grey or RGB, of the same depth."""
-    return f"`magick {shlex.quote(name)} -colorspace sRGB picture.png`"
+    return f"`magick {shlex.quote(name)} -colorspace sRGB {to}`"
 
 
 def to_rgb(name: str) -> str:

@@ -27,7 +27,7 @@ from refscale_codec.picture.tiff import Page
 
 INSTALL = "pip install 'refscale-codec[geo]'"
 
-_DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF"}
+_DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "SUBDATASETS", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF"}
 _EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
     *("TIFFTAG_DOCUMENTNAME", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_SOFTWARE", "TIFFTAG_DATETIME", "TIFFTAG_ARTIST"),
     *("TIFFTAG_HOSTCOMPUTER", "TIFFTAG_COPYRIGHT", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION"),
@@ -36,7 +36,6 @@ _EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
 WRITTEN = "16 or 32 bits, bands, nodata value or georeference"
 """What a TIFF that is to be written may need GDAL for."""
 
-_PREMULTIPLIED = 1  # in ExtraSamples
 _IMPLIED_TAG = ("AREA_OR_POINT", "Area")  # GDAL sets it for every georeferenced file
 _GEOREFERENCE = ("crs", "transform")
 _TILES = 512, 256, 1024, 2048  # sides in pixels, the default first; overviews need powers of two
@@ -138,7 +137,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         pixels, nodata = _as_grey(pixels, nodata, page, fields, notes)
     if alpha is not None and page.bits < 8:
         alpha = _widened(alpha, page.bits)
-    if alpha is not None and page.extra[alphas[0] - page.samples :][:1] == (_PREMULTIPLIED,):
+    if alpha is not None and alphas and page.premultiplied(alphas[0]):
         notes.append("premultiplied alpha, converted to straight colours")
         pixels = _straight(pixels, alpha, nodata)
     return Raster(np.ascontiguousarray(pixels), alpha, nodata, _dumped(fields), notes)

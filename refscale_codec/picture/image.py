@@ -202,6 +202,7 @@ def _decode(data: bytes, name: str, page: int | None, need_georeference: bool) -
     chosen = tiff.read_page(data, name, page)
     tiff.require_blocks(chosen, data, name)
     metadata, notes = exif.of_page(chosen, data)
+    notes += chosen.notes
     if not tiff.gdal_reason(chosen) and not _read_by_gdal(chosen, name, need_georeference):
         return _with_alpha(pillow.decode_tiff(data, name, MAX_PIXELS), metadata), notes
     raster = geotiff.decode(data, chosen, name, MAX_PIXELS, MAX_SAMPLES)

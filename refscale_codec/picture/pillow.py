@@ -8,11 +8,9 @@ Nothing global is changed: Pillow's limits are those of the program (see docs/de
 """
 
 import io
-import shlex
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
@@ -22,7 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import chunks, exif, formats, jpeg, tiff
+from refscale_codec.picture import chunks, exif, formats, jpeg, png, tiff
 from refscale_codec.picture.metadata import Metadata
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
@@ -37,9 +35,6 @@ _COLOURS = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RG
 _NAMES = {"1": "black and white", "P": "palette", "PA": "palette", "CMYK": "CMYK"}  # for messages
 
 _EXIF_START = b"Exif\0\0"  # precedes the EXIF in JPEG, and sometimes in what Pillow returns for other formats
-_PNG_DEPTH = 24  # offset of the bit depth in a PNG; the colour type follows
-_PNG_START = 33  # bytes of signature and header chunk
-_TO_BGR = {3: [2, 1, 0], 4: [2, 1, 0, 3], 1: [0]}  # channels in OpenCV's order, and back
 
 
 def decode(data: bytes, name: str, number: int | None, most_pixels: int) -> tuple[NDArray[Any], Metadata, list[str]]:
@@ -111,23 +106,22 @@ def _turn_to(picture: PIL.Image.Image, name: str, number: int | None) -> list[st
 
 def _require_supported(picture: PIL.Image.Image, data: bytes, name: str) -> None:
     """Raise an ImageError that names what is not supported, unless it is a picture in grey, palette or RGB."""
-    if picture.format == "PNG" and data[_PNG_DEPTH] == 16:
-        if "transparency" not in picture.info:
-            return
-        advice = f"`magick {shlex.quote(name)} PNG64:picture.png`"
-        raise ImageError(f"{name} has 16 bits and a transparent colour; convert it with {advice}")
-    if picture.mode not in _COLOURS:
+    if picture.format != "PNG" and picture.mode not in _COLOURS:
         colour, advice = _NAMES.get(picture.mode, f"mode-{picture.mode}"), formats.conversion(name)
         raise ImageError(f"{name} is a {colour} picture, which refscale does not code: convert it with {advice}")
 
 
 def _require_enough(picture: PIL.Image.Image, data: bytes, name: str) -> None:
     """Raise an ImageError if the file is too short for its pixels; no memory is taken for them."""
-    size = picture.width * picture.height * len(picture.getbands())
-    ratio = {"PNG": formats.MOST_BYTES[8] * 8, "JPEG": formats.MOST_BYTES[7], "MPO": formats.MOST_BYTES[7]}
-    short = len(data) * ratio.get(str(picture.format), size) < size
-    jpeg_data = picture.format == "JPEG" or picture.format == "MPO" and picture.tell() == 0
-    if short or jpeg_data and not PIL.ImageFile.LOAD_TRUNCATED_IMAGES and jpeg.ends_early(data):
+    if PIL.ImageFile.LOAD_TRUNCATED_IMAGES:
+        return
+    if isinstance(picture, JpegImageFile):
+        size = picture.width * picture.height * len(picture.getbands())
+        file = data[getattr(picture, "offset", 0) :]  # of one of several pictures
+        short = len(file) * formats.MOST_BYTES[7] < size or jpeg.ends_early(file)
+    else:
+        short = picture.format == "PNG" and png.ends_early(data)
+    if short:
         raise ImageError(f"{name} is damaged or truncated: its data end before the last of its pixels")
 
 
@@ -136,31 +130,23 @@ def _samples(picture: PIL.Image.Image, data: bytes) -> tuple[NDArray[Any], list[
     if picture.format == "PNG":  # checksums of all chunks, which decoding does not check
         PIL.Image.open(io.BytesIO(data), formats=("PNG",)).verify()
     picture.load()
-    if picture.format == "PNG" and data[_PNG_DEPTH] == 16:
-        return _png_16_samples(data), []
-    mode = _COLOURS[picture.mode]
-    if "transparency" in picture.info:
-        mode = {"L": "LA", "RGB": "RGBA"}.get(mode, mode)  # one colour is transparent
+    deep = picture.format == "PNG" and png.is_deep(data)
+    mode, transparent = _COLOURS.get(picture.mode, ""), picture.info.get("transparency")
+    if picture.mode == "P" and transparent is not None:
+        mode, transparent = "RGBA", None
+    samples = png.deep_samples(data) if deep else _array(picture, mode)
+    if transparent is not None:
+        samples = np.dstack([samples, png.alpha_of(samples, transparent, data)])
     notes = []
     if picture.mode in _NAMES:
-        converted = mode.replace("L", "grey").replace("A", " with alpha")
+        converted = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}[samples.shape[2]]
         notes.append(f"{_NAMES[picture.mode]} picture, converted to 8-bit {converted}")
-    return _array(picture, mode), notes
+    return samples, notes
 
 
 def _array(picture: PIL.Image.Image, mode: str) -> NDArray[Any]:
     samples = np.array(picture if picture.mode == mode else picture.convert(mode), dtype=np.uint8)
     return samples.reshape(picture.height, picture.width, -1)
-
-
-def _png_16_samples(data: bytes) -> NDArray[Any]:
-    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if samples is None or samples.dtype != np.uint16:
-        raise ValueError("OpenCV cannot decode it")
-    if samples.ndim == 2:
-        return samples[..., None]
-    samples = samples[..., _TO_BGR[samples.shape[2]]]
-    return samples[..., 2:] if data[_PNG_DEPTH + 1] == 4 else samples  # grey with alpha, which OpenCV converts to RGB
 
 
 def _metadata(picture: PIL.Image.Image, data: bytes, said: Metadata) -> tuple[Metadata, list[str]]:
@@ -202,20 +188,7 @@ def encode(samples: NDArray[Any], kind: str, metadata: Metadata) -> bytes:
         data = buffer.getvalue()
     else:
         PIL.Image.new("L", (1, 1)).save(buffer, kind, **options)  # its metadata chunks, which OpenCV does not write
-        data = _png_16(samples, buffer.getvalue())
+        data = png.deep_file(samples, buffer.getvalue())
     if kind == "tiff":
         return exif.with_tags(data, metadata)
-    return data if kind == "webp" else data[:_PNG_START] + chunks.png(metadata) + data[_PNG_START:]
-
-
-def _png_16(samples: NDArray[Any], donor: bytes) -> bytes:
-    """Return a 16-bit PNG with the chunks that another PNG has between its header and its pixels."""
-    if samples.shape[2] == 2:
-        samples = samples[..., [0, 0, 0, 1]]
-    done, coded = cv2.imencode(".png", samples[..., _TO_BGR[samples.shape[2]]])
-    if not done:
-        raise ValueError("OpenCV cannot encode it")
-    at, data = _PNG_START, coded.tobytes()
-    while donor[at + 4 : at + 8] != b"IDAT":
-        at += 12 + int.from_bytes(donor[at : at + 4], "big")
-    return bytes(data[:_PNG_START] + donor[_PNG_START:at] + data[_PNG_START:])
+    return data if kind == "webp" else data[: png.START] + chunks.png(metadata) + data[png.START :]

@@ -36,7 +36,8 @@ _KINDS = {  # photometric interpretations that are not coded
     10: "a CIELAB picture", 32803: "a raw picture of a colour filter array", 32844: "a LogL picture",
     32845: "a LogLuv picture", 34892: "a linear raw picture",
 }  # fmt: skip
-_OLD_JPEG, _JPEG = 6, 7  # compressions
+_PREMULTIPLIED, _ALPHA = 1, 2  # in ExtraSamples
+_JPEG = 7  # compression
 _LOSSLESS = (1, 5, 8, 32773, 32946)  # compressions that Pillow decodes always: none, LZW, deflate, PackBits, deflate
 
 _BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
@@ -60,6 +61,8 @@ class Page(NamedTuple):
     """Whether that is the first directory."""
     masks: tuple["Page", ...] = ()
     """The masks that belong to it."""
+    notes: tuple[str, ...] = ()
+    """For people: what is left out."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,6 +83,11 @@ class Page(NamedTuple):
     def extra(self) -> tuple[int, ...]:
         """The meaning of the last samples of a pixel: 0 is not specified, 1 is premultiplied alpha, 2 is alpha."""
         return tuple(self.tags.get(_EXTRA, ()))
+
+    def premultiplied(self, band: int) -> bool:
+        """Return whether a band, from 0, is alpha by which the colours have been multiplied."""
+        place = band - (self.samples - len(self.extra))
+        return place >= 0 and self.extra[place] == _PREMULTIPLIED
 
     @property
     def white_is_zero(self) -> bool:
@@ -119,6 +127,11 @@ def read_page(data: bytes, name: str, number: int | None) -> Page:
     Raises:
         ImageError: there are several pictures, or no such one; the picture is of a kind that is not coded; damaged.
     """
+    if data[:4] == b"MM\0+":
+        advice = f"`gdal_translate -co ENDIANNESS=LITTLE {shlex.quote(name)} picture.tif`"
+        raise ImageError(
+            f"{name} is a BigTIFF of big-endian order, which refscale does not read: convert it with {advice}"
+        )
     try:
         found = _pages(data)
     except Exception as error:  # hostile bytes
@@ -135,30 +148,30 @@ def read_page(data: bytes, name: str, number: int | None) -> Page:
 
 
 def _pages(data: bytes) -> list[Page]:
+    """Return the pictures, each with the masks that follow it, the first one also with those before it."""
     pages: list[Page] = []
     reduced: list[Page] = []
+    masks: list[tuple[int, Page]] = []  # with the index of the picture
     for page in _directories(data):
-        role = _role(page.tags)
-        if role == "picture":
-            pages.append(page)
-        elif role == "reduced":
-            reduced.append(page)
-        elif pages and page.size == pages[-1].size:
-            pages[-1] = pages[-1]._replace(masks=(*pages[-1].masks, page))
-    return pages or reduced
-
-
-def _role(tags: Tags) -> str:
-    """Return `picture`, `reduced` for an overview or preview, or `mask`, also for that of an overview."""
-    kind = int(tags.get(_SUBFILE, 0))
-    if kind & 4 or tags.get(_PHOTOMETRIC) == _MASK:
-        return "mask"
-    return "reduced" if kind & 1 or tags.get(_OLD_SUBFILE) == 2 else "picture"
+        kind = int(page.tags.get(_SUBFILE, 0))
+        overview = kind & 1 or page.tags.get(_OLD_SUBFILE) == 2
+        if kind & 4 or page.tags[_PHOTOMETRIC] == _MASK:
+            masks += [] if overview else [(max(len(pages) - 1, 0), page)]
+        else:
+            (reduced if overview else pages).append(page)
+    pages = pages or reduced
+    for index, mask in masks:
+        page = pages[index]
+        if mask.size == page.size:
+            pages[index] = page._replace(masks=(*page.masks, mask))
+        else:
+            pages[index] = page._replace(notes=(*page.notes, "a mask of another size is left out"))
+    return pages
 
 
 def _directories(data: bytes) -> Iterator[Page]:
     """Yield the images in the order of the chain, each followed by its children."""
-    head = data[: 16 if b"+" in data[2:4] else 8]
+    head = data[: 16 if data[2:3] == b"+" else 8]
     offset, seen = Tags(head).next, set[int]()
     while offset:
         first = not seen
@@ -177,7 +190,7 @@ def read_directory(data: bytes, offset: int) -> Tags:
     """Return the tags of the directory at an offset; a ValueError if that is not in the file."""
     if not 8 <= offset < len(data):
         raise ValueError(f"a directory at byte {offset} of {len(data)}")
-    tags = Tags(data[: 16 if b"+" in data[2:4] else 8])
+    tags = Tags(data[: 16 if data[2:3] == b"+" else 8])
     file = io.BytesIO(data)
     file.seek(offset)
     tags.load(file)
@@ -203,19 +216,21 @@ def _require_coded(page: Page, name: str) -> None:
         return
     if photometric in _KINDS or photometric not in _COLOURS:
         kind = _KINDS.get(photometric, f"a picture of photometric interpretation {photometric}")
+        advice = formats.conversion(name, "picture.tif")
         raise ImageError(
-            f"{name} is {kind}, which refscale does not code: convert it with {formats.conversion(name)}"
-            + ", and copy the georeference to that" * page.georeferenced
+            f"{name} is {kind}, which refscale does not code: convert it with {advice}, which leaves out a georeference"
         )
-    colours = page.samples - len(page.extra)
     if page.samples < _COLOURS[photometric]:
         raise ImageError(f"{name} is damaged: {page.samples} samples per pixel, expected {_COLOURS[photometric]}")
-    if page.palette and colours > 1 or page.white_is_zero and (colours > 1 or types != {_UNSIGNED} or bits > 16):
-        kind = "a palette" if page.palette else "grey whose white is 0"
+    straight = page.extra in ((), (_ALPHA,)) and page.samples == 1 + len(page.extra)
+    if page.palette and not straight or page.white_is_zero and page.extra != (_PREMULTIPLIED,) and not straight:
+        kind = "a palette" if page.palette else "grey in which 0 is white"
         raise ImageError(
-            f"{name} has {kind} beside bands of unknown meaning: write them to files of their own with "
+            f"{name} has {kind} beside bands other than alpha: write its bands to files of their own with "
             f"`gdal_translate -b 1 {shlex.quote(name)} band1.tif`"
         )
+    if page.white_is_zero and (types != {_UNSIGNED} or bits > 16):
+        raise ImageError(f"{name} has grey in which 0 is white, of other samples than 1 to 16 bits without sign")
 
 
 def gdal_reason(page: Page) -> str:
@@ -229,8 +244,8 @@ def gdal_reason(page: Page) -> str:
         (_SIGNED in _tuple(tags.get(_SAMPLE_FORMAT, 1)), "signed samples"),
         (photometric in (_WHITE_IS_ZERO, _YCBCR), "photometric interpretation"),
         (page.palette, "palette"),
-        (extra == 1 and page.extra == (1,), "premultiplied alpha"),
-        (extra and page.extra != (2,), f"{page.samples} bands"),
+        (extra == 1 and page.extra == (_PREMULTIPLIED,), "premultiplied alpha"),
+        (extra and page.extra != (_ALPHA,), f"{page.samples} bands"),
         (tags.get(_PLANAR, 1) != 1, "separate planes"),
         (tags.get(_COMPRESSION, 1) not in _LOSSLESS, "compression"),
         (tags.get(_FILL_ORDER, 1) != 1, "order of bits"),

@@ -1,0 +1,268 @@
+"""TIFFs of every kind: which image is the picture, what its samples mean, and that no part of it is made up."""
+
+import itertools
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiffs
+from numpy.typing import NDArray
+from tiffs import GEOREFERENCE, Picture
+
+from refscale_codec.errors import ImageError
+from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+
+pytest.importorskip("rasterio", reason="the extra geo is not installed")
+
+
+def noise(*shape: int, dtype: str = "u1", top: int = 200, seed: int = 0) -> NDArray[np.generic]:
+    return np.random.default_rng(seed).integers(0, top, shape).astype(dtype)
+
+
+RGB = Picture(noise(24, 30, 3), 2)
+OTHER = Picture(noise(24, 30, 3, seed=5), 2)
+REDUCED = Picture(noise(12, 15, 3, seed=1), 2, tags={254: ("I", [1])})
+MASK = Picture(noise(24, 30, 1, top=2), 4, bits=1, tags={254: ("I", [4])})
+REDUCED_MASK = Picture(noise(12, 15, 1, top=2), 4, bits=1, tags={254: ("I", [5])})
+
+
+def placed(picture: Picture) -> Picture:
+    return replace(picture, tags=picture.tags | GEOREFERENCE)
+
+
+def read(data: bytes, caplog: pytest.LogCaptureFixture, page: int | None = None) -> tuple[Image | str, list[str]]:
+    """Return a picture or the message of its refusal, and the notes."""
+    caplog.clear()
+    try:
+        return image.from_bytes(data, "x.tif", page=page), caplog.messages[:]
+    except ImageError as error:
+        return str(error), caplog.messages[:]
+
+
+def refusal(data: bytes, page: int | None = None) -> str:
+    with pytest.raises(ImageError) as caught:
+        image.from_bytes(data, "x.tif", page=page)
+    return str(caught.value)
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("georeferenced", [False, True])
+@pytest.mark.parametrize(
+    ("chain", "masked"),
+    [
+        ([RGB, REDUCED], False),
+        ([REDUCED, RGB], False),
+        ([replace(REDUCED, tags={255: ("H", [2])}), RGB], False),
+        ([replace(RGB, children=(REDUCED,))], False),
+        ([replace(REDUCED, children=(REDUCED, RGB))], False),
+        ([RGB, MASK, REDUCED, REDUCED_MASK], True),
+        ([MASK, RGB], True),
+        ([replace(RGB, children=(MASK,))], True),
+    ],
+    ids=lambda value: len(value) if isinstance(value, list) else None,
+)
+def test_images_are_judged_by_their_role(
+    chain: list[Picture], masked: bool, georeferenced: bool, big: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if georeferenced:
+        chain = [placed(picture) for picture in chain]
+    found, notes = read(tiffs.file(*chain, big=big), caplog)
+    assert isinstance(found, Image)
+    assert np.array_equal(found.pixels, RGB.samples)
+    assert notes == ["x.tif: its mask becomes alpha"] * masked
+    assert (found.alpha is not None) == masked
+    assert not masked or np.array_equal(found.alpha, MASK.samples[..., 0] * 255)
+
+
+def test_several_pictures_are_pages() -> None:
+    data = tiffs.file(RGB, REDUCED, OTHER, MASK)
+    assert refusal(data).startswith("x.tif holds 2 pictures; refscale codes one: choose it with --page 1 to --page 2,")
+    assert np.array_equal(image.from_bytes(data, "x", page=1).pixels, RGB.samples)
+    second = image.from_bytes(data, "x", page=2)
+    assert np.array_equal(second.pixels, OTHER.samples)
+    assert second.alpha is not None
+    assert refusal(data, 3) == "x.tif has no page 3: it holds 2 pictures"
+    assert np.array_equal(image.from_bytes(tiffs.file(REDUCED), "x").pixels, REDUCED.samples)
+
+
+def test_a_mask_of_another_size_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    found, notes = read(tiffs.file(RGB, replace(MASK, samples=MASK.samples[:5])), caplog)
+    assert isinstance(found, Image) and found.alpha is None
+    assert notes == ["x.tif: a mask of another size is left out"]
+
+
+def test_directories_in_a_circle_are_refused() -> None:
+    data = bytearray(tiffs.file(RGB))
+    first = int.from_bytes(data[4:8], "little")
+    link = first + 2 + 12 * int.from_bytes(data[first : first + 2], "little")
+    data[link : link + 4] = data[4:8]
+    assert "form a loop" in refusal(bytes(data))
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("georeferenced", [False, True])
+@pytest.mark.parametrize(("compression", "tile"), list(itertools.product((1, 8), (0, 16))))
+def test_blocks_that_are_not_stored_are_zero(
+    compression: int, tile: int, georeferenced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = replace(RGB, compression=compression, tile=tile, missing=(1,))
+    data = tiffs.file(placed(picture) if georeferenced else picture)
+    expected = RGB.samples.copy()
+    expected[(slice(16), slice(16, 30)) if tile else slice(3, 6)] = 0
+    assert np.array_equal(image.from_bytes(data, "x.tif").pixels, expected)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ImageError, match="needs GDAL, for its blocks that are not stored: pip install"):
+        image.from_bytes(data, "x.tif", need_georeference=False)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [RGB, replace(RGB, compression=8), replace(RGB, tile=16), Picture(noise(24, 30, 3, dtype="u2"), 2, planar=2)],
+    ids=["strips", "deflate", "tiles", "planes"],
+)
+def test_a_shortened_file_is_never_read(picture: Picture) -> None:
+    data = tiffs.file(picture)
+    for length in range(0, len(data), 37):
+        refusal(data[:length])
+
+
+def test_a_block_that_is_too_short_for_its_pixels_is_refused_whatever_follows_it() -> None:
+    for picture in (RGB, replace(RGB, compression=8)):
+        entries = tiffs.file(picture)
+        claimed = replace(picture, tags={257: ("I", [240_000]), 278: ("I", [30_000])})
+        assert "the data of block 0 end early" in refusal(tiffs.file(claimed)), len(entries)
+
+
+def test_jpeg_in_a_tiff_that_ends_early_is_refused_and_has_one_decoder() -> None:
+    rasterio = pytest.importorskip("rasterio")
+    smooth = np.kron(noise(3, 8, 8), np.ones((1, 8, 8), np.uint8))
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", width=64, height=64, count=3, dtype="uint8", compress="JPEG", photometric="YCBCR"
+        ) as file:
+            file.write(smooth)
+        data = bytearray(memory.read())
+    found = image.from_bytes(bytes(data), "x.tif")
+    with rasterio.MemoryFile(bytes(data)) as memory, memory.open() as file:
+        assert np.array_equal(found.pixels, file.read().transpose(1, 2, 0))
+    end = data.rindex(b"\xff\xd9")
+    data[end - 90 : end - 88] = b"\xff\xd9"
+    assert "the data of block 0 end early" in refusal(bytes(data))
+
+
+# --- what samples mean -----------------------------------------------------------------------------------------------
+
+
+def meant(
+    picture: Picture, bits: int, extra: tuple[int, ...]
+) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    """Return pixels and alpha by TIFF's specification, in floats."""
+    top, full = (1 << bits) - 1, 255 if bits <= 8 else (1 << 16) - 1
+    values = picture.samples.astype(float)
+    if bits < 8:
+        values = np.floor(values * 255 / top + 0.5)
+    places = {place for place, kind in enumerate(extra, picture.depth - len(extra)) if kind}
+    pixels = values[..., [place for place in range(picture.depth) if place not in places]]
+    if picture.photometric == 3:
+        pixels = (np.array(picture.tags[320][1]).reshape(3, -1).T >> 8)[picture.samples[..., 0]]
+    if picture.photometric == 0:
+        pixels = (255 if bits <= 8 else top) - pixels
+    alpha = values[..., places.pop()] if places else None
+    if 1 in extra and alpha is not None:
+        straight = np.floor(pixels * full / np.maximum(alpha, 1)[..., None] + 0.5).clip(0, full)
+        pixels = np.where(alpha[..., None] > 0, straight, 0)
+    return pixels, alpha
+
+
+LAYOUTS = [  # bits, photometric interpretation, meaning of extra samples
+    *itertools.product((1, 2, 4, 8, 16), (0, 1), ((), (1,), (2,))),
+    *itertools.product((8, 12, 16), (2,), ((), (0,), (1,), (2,), (0, 2), (2, 0))),
+    *itertools.product((2, 4, 8), (3,), ((), (2,))),
+]
+
+
+@pytest.mark.parametrize(("bits", "photometric", "extra"), LAYOUTS)
+def test_samples_and_tags_are_the_same_with_and_without_a_georeference(
+    bits: int, photometric: int, extra: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    depth = (3 if photometric == 2 else 1) + len(extra)
+    samples = noise(21, 19, depth, dtype="u1" if bits <= 8 else "u2", top=1 << bits)
+    tags = {271: ("s", b"Maker\0"), 274: ("H", [6])}
+    if extra:
+        tags[338] = ("H", list(extra))
+    if photometric == 3:
+        tags[320] = ("H", noise(3 << bits, top=1 << 16, dtype="u2").tolist())
+    picture = Picture(samples, photometric, bits, planar=1 + bits % 3 // 2, tile=16 * (depth % 2), tags=tags)
+    plain, notes = read(tiffs.file(picture, order=">"), caplog)
+    georeferenced, others = read(tiffs.file(placed(picture), big=True), caplog)
+    assert isinstance(plain, Image) and isinstance(georeferenced, Image)
+    pixels, alpha = meant(picture, bits, extra)
+    for found in (plain, georeferenced):
+        assert np.array_equal(found.pixels, pixels)
+        assert (found.alpha is None) == (alpha is None)
+        assert alpha is None or np.array_equal(found.alpha, alpha)
+        assert found.metadata.exif == plain.metadata.exif
+        assert b"Maker" in found.metadata.exif
+    assert georeferenced.metadata.geo
+    assert notes == others
+    told = (bits < 8 and photometric < 2) + (photometric in (0, 3)) + (1 in extra) + (extra == (2, 0))
+    assert len(notes) == told
+
+
+REFUSED = [  # bits, photometric interpretation, meaning of extra samples, what is said
+    (8, 5, (), "is a CMYK picture, which"),
+    (8, 6, (), "is a YCbCr picture, which"),
+    (16, 8, (), "is a CIELAB picture, which"),
+    (8, 32803, (), "is a raw picture of a colour filter array, which"),
+    (8, 777, (), "is a picture of photometric interpretation 777, which"),
+    (8, 3, (0,), "has a palette beside bands other than alpha"),
+    (8, 3, (1,), "has a palette beside bands other than alpha"),
+    (8, 0, (0,), "has grey in which 0 is white beside bands other than alpha"),
+    (8, 2, (2, 2), "has 2 bands of alpha"),
+]
+
+
+@pytest.mark.parametrize(("bits", "photometric", "extra", "said"), REFUSED)
+def test_what_is_refused_is_refused_with_and_without_a_georeference(
+    bits: int, photometric: int, extra: tuple[int, ...], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    depth = {5: 4, 6: 3, 8: 3, 2: 3}.get(photometric, 1) + len(extra)
+    samples = noise(21, 19, depth, dtype="u1" if bits <= 8 else "u2")
+    tags = {320: ("H", list(range(768)))} | ({338: ("H", list(extra))} if extra else {})
+    picture = Picture(samples, photometric, tags=tags)
+    plain, _ = read(tiffs.file(picture), caplog)
+    assert isinstance(plain, str) and said in plain and "`" in plain
+    assert read(tiffs.file(placed(picture)), caplog)[0] == plain
+
+
+def test_nodata_follows_the_samples() -> None:
+    samples = noise(20, 20, 1, top=16)
+    grey = Picture(samples, 0, 4, tags={42113: ("s", b"3\0")})
+    found = image.from_bytes(tiffs.file(grey), "x")
+    assert found.nodata == 255 - 3 * 17
+    assert np.array_equal(found.pixels == found.nodata, samples == 3)
+    palette = Picture(samples, 3, 4, tags={42113: ("s", b"3\0"), 320: ("H", [256 * 9] * 48)})
+    found = image.from_bytes(tiffs.file(palette), "x")
+    assert found.nodata is None
+    assert np.array_equal(found.alpha == 0, samples[..., 0] == 3)
+
+
+def test_palettes_of_eight_bits_in_sixteen_and_of_sixteen_bit_indices() -> None:
+    index = noise(20, 20, 1, dtype="u2", top=1 << 16)
+    table = noise(3 << 16, dtype="u2", top=1 << 16, seed=3)
+    colours = table.reshape(3, -1).T
+    picture = Picture(index, 3, tags={320: ("H", table.tolist())})
+    assert np.array_equal(image.from_bytes(tiffs.file(picture), "x").pixels, (colours >> 8)[index[..., 0]])
+    small = replace(picture, tags={320: ("H", (table >> 8).tolist())})
+    assert np.array_equal(image.from_bytes(tiffs.file(small), "x").pixels, (colours >> 8)[index[..., 0]])
+
+
+def test_a_big_endian_bigtiff_is_refused_by_name() -> None:
+    assert "is a BigTIFF of big-endian order" in refusal(tiffs.file(RGB, big=True, order=">"))
