@@ -68,7 +68,7 @@ def measured(picture: Image, older: Image | None, net: Model) -> list[dict[str, 
             "bytes_first": len(container.pack(plan.code(quality).groups[0].file)),
         }
         for way, group in groups.items():
-            error = np.square(second.pixels.astype(float) - group.picture().pixels).mean()
+            error = np.square(second.pixels.astype(float) - group.decoded().pixels).mean()
             row |= {f"bytes_{way}": len(container.pack(group.file)), f"psnr_{way}": 10 * math.log10(255**2 / error)}
         row["predicted"] = groups["with"].file.prediction is not None
         rows.append(row)

@@ -61,8 +61,9 @@ def main() -> None:
     for pair in read_manifest(args.manifest, ("dev",)):
         target = image.read(pair.target)
         reference = None if pair.reference is None else image.read(pair.reference)
+        mapped = tiled.map_reference(target, reference, net.rescaler)
         for quality in QUALITIES:
-            low = tiled.downscale(target, reference, net.rescaler, quality)
+            low = tiled.downscale(target, mapped, net.rescaler, quality)
             lr, (height, width) = low.lr, low.lr.shape[:2]
             plain = jpeg.encode(low.picture, quality, tables=coefficients.tables(quality))
             started = time.perf_counter()

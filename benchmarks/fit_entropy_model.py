@@ -52,7 +52,7 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
             quality = int(rng.integers(*QUALITIES))
             net = nets[int(rng.random() < 0.2)]
             used = reference[0] if reference and rng.random() < 0.8 else None
-            low = tiled.downscale(target, used, net.rescaler, quality)
+            low = tiled.downscale(target, tiled.map_reference(target, used, net.rescaler), net.rescaler, quality)
             yield Sample(coefficients.quantise(low.lr, quality), coefficients.steps(quality))
 
 

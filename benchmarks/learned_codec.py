@@ -79,8 +79,9 @@ def main() -> None:
             continue
         target, reference = image.read(pair.target), image.read(pair.reference)
         moved = warp.apply(reference, registration.estimate(target, reference))
+        mapped = tiled.map_reference(target, moved, net.rescaler)
         for quality in QUALITIES:
-            lr = tiled.downscale(target, moved, net.rescaler, quality).lr
+            lr = tiled.downscale(target, mapped, net.rescaler, quality).lr
             figures = measured(net.low_res, lr, tiled.low_res_reference(moved, net.scale), quality)
             rows.append({"name": pair.name, "dataset": pair.dataset} | figures)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}

@@ -107,13 +107,16 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
         row["same file"] = apart(decoder.decode(data, reference, net).pixels, decoded["whole"])
         difference = 8 * abs(decoded["tiled"].astype(int) - decoded["whole"])
         pictures.write(Image(difference.clip(0, 255).astype(np.uint8)), folder / f"tiles-x{scale}-difference-8.png")
-        low = tiled.downscale(target, reference, net.rescaler, 75, whole)
+        low = tiled.downscale(
+            target, tiled.map_reference(target, reference, net.rescaler, whole), net.rescaler, 75, whole
+        )
         size, warped = (target.height, target.width), tiled.reference_in_place(reference)
         made = reconstruct(low, warped, size, net, 75, tile=whole)
         row["halo"] = {}
         for halo in HALOS:
             with patch.object(type(net.rescaler), "halo", halo):
-                away = abs(tiled.downscale(target, reference, net.rescaler, 75).lr - low.lr)
+                mapped = tiled.map_reference(target, reference, net.rescaler)
+                away = abs(tiled.downscale(target, mapped, net.rescaler, 75).lr - low.lr)
                 row["halo"][halo] = {
                     "low_res_largest": float(away.max()),
                     **apart(reconstruct(low, warped, size, net, 75, tile=tiles.TILE), made),

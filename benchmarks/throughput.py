@@ -72,7 +72,7 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
     def on_stage(stage: str) -> None:
         if job.device == "cuda":
             torch.cuda.synchronize()
-        seconds[stage] = clock() - start - sum(seconds.values())
+        seconds[stage] = seconds.get(stage, 0.0) + clock() - start - sum(seconds.values())
 
     net = model.load(model.shipped(job.scale), job.device)
     on_stage("load")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def cut(picture: Image, height: int, width: int) -> Image:
 def in_place(*_: object) -> ReferenceSource:
     """Choose the reference as it lies."""
     return Warped(None)
+
+
+def downscaled(target: Image, reference: Image, net: Model, quality: int, tile: int = 512) -> tiled.LowRes:
+    """Return what the net makes of a picture and a reference in place."""
+    mapped = tiled.map_reference(target, reference, net.rescaler, tile)
+    return tiled.downscale(target, mapped, net.rescaler, quality, tile)
 
 
 def upscaled(low: tiled.LowRes, reference: Image, net: Model, quality: int = 75) -> np.ndarray:
@@ -124,7 +131,7 @@ def test_a_picture_is_padded_by_repeating_its_last_row_and_column(pair: Pair, ne
     height, width = 4 * scale - 1, 3 * scale - 1
     odd = [cut(picture, height, width) for picture in pair]
     padded = [Image(np.pad(picture.pixels, ((0, 1), (0, 1), (0, 0)), mode="edge")) for picture in odd]
-    low, expected = (tiled.downscale(*both, net.rescaler, 75) for both in (odd, padded))
+    low, expected = (downscaled(*both, net, 75) for both in (odd, padded))
     assert np.array_equal(low.lr, expected.lr)
     assert np.array_equal(low.similarity_map, expected.similarity_map)
     whole = upscaled(low, padded[1], net, 75)
@@ -158,7 +165,7 @@ def test_eight_bits_are_the_nearest_in_range() -> None:
 def test_the_low_res_payload_holds_what_the_net_made(pair: Pair, tiny_model: Model, quality: int) -> None:
     target, reference = pair
     group = encoder.prepare(target, reference, tiny_model, choose=in_place).code(quality).groups[0]
-    low = tiled.downscale(target, reference, tiny_model.rescaler, quality)
+    low = downscaled(target, reference, tiny_model, quality)
     sent = payloads.low_res_of(group.file, tiny_model, None)
     assert np.array_equal(low.similarity_map, sent.similarity_map)
     assert group.file.lr == entropy.encode(coefficients.quantise(low.lr, quality), quality)
@@ -188,7 +195,7 @@ def test_what_the_net_gets_is_not_rounded(pair: Pair, tiny_model: Model) -> None
 
 def test_the_reference_and_the_quality_reach_the_decoded_picture(pair: Pair, tiny_model: Model) -> None:
     target, reference = pair
-    low = tiled.downscale(target, reference, tiny_model.rescaler, 75)
+    low = downscaled(target, reference, tiny_model, 75)
     decoded = upscaled(low, reference, tiny_model, 75)
     assert not np.array_equal(upscaled(low, Image(reference.pixels // 2), tiny_model, 75), decoded)
     assert not np.array_equal(upscaled(low, reference, tiny_model, 1), decoded)
@@ -201,7 +208,8 @@ def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_model: Mo
     target, reference = pair
     coded = encoder.prepare(target, reference, tiny_model, choose=in_place).code(75).groups[0]
     low = coded.low._replace(similarity_map=np.full((8, 10), level, np.uint8))
-    file = payloads.pack(coded.file.lr, low, Warped(None), (29, 37), reference.fingerprint(), tiny_model, 75)
+    sections = payloads.reference_sections(Warped(None), low.similarity_map, tiny_model, named=True)
+    file = container.Container(coded.file.header, coded.file.lr, **sections)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
     sent = payloads.low_res_of(file, tiny_model, None)
     assert np.array_equal(sent.similarity_map, low.similarity_map if level else None)
@@ -242,7 +250,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     )
     net = model.load(model.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
-    used = [encoder.prepare(target, ref, net).groups[0].warped is not None for ref in (reference, noise)]
+    used = [encoder.prepare(target, ref, net).groups[0].source.used for ref in (reference, noise)]
     assert used == [True, False]
 
     helped, alone = (encoder.encode(target, ref, net) for ref in (reference, None))
@@ -331,14 +339,13 @@ def mapped(scene: Pair, net: Model) -> bytes:
     group = plan.code(75).groups[0]
     assert group.low.similarity_map is not None
     levels = np.random.default_rng(1).integers(0, 4, group.low.similarity_map.shape, dtype=np.uint8)
-    low = group.low._replace(similarity_map=levels)
-    fingerprint = reference.fingerprint()
-    return container.pack(payloads.pack(group.file.lr, low, group.source, plan.size, fingerprint, net, 75))
+    sections = payloads.reference_sections(group.reference.source, levels, net, named=True)
+    return container.pack(container.Container(group.file.header, group.file.lr, **sections))
 
 
 def test_the_net_comes_to_the_same_in_tiles(scene: Pair, net: Model, mapped: bytes) -> None:
     target, reference = scene
-    whole, parts = (tiled.downscale(target, reference, net.rescaler, 75, tile) for tile in (512, 64))
+    whole, parts = (downscaled(target, reference, net, 75, tile) for tile in (512, 64))
     assert whole.similarity_map is not None
     assert abs(whole.lr - parts.lr).max() < 0.05
     assert (whole.similarity_map != parts.similarity_map).mean() < 0.002  # on the edge between two levels
@@ -453,6 +460,27 @@ def test_a_header_of_another_scale_is_refused(pair: Pair, tiny_model: Model, cod
 def test_an_unknown_low_res_codec_is_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:
     with pytest.raises(ContainerError, match="codec 77"):
         decoder.decode(with_header(coded, codec=77), pair[1], tiny_model)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "gmm"])
+def test_a_damaged_group_is_refused_by_every_read(pair: Pair, tiny_models: dict[str, Model], codec: str) -> None:
+    target, reference = (Image(np.dstack([one.pixels, one.pixels[..., ::-1]])) for one in pair)
+    plan = encoder.prepare(target, reference, tiny_models[codec], choose=in_place)
+    first, second = (group.file for group in plan.code(75).groups)
+    for files in (
+        [replace(first, lr=b"\0" + first.lr[1:]), second],
+        [first, replace(second, lr=b"\0" + second.lr[1:])],
+    ):
+        opened = decoder.Decoder(container.pack(encoder.assemble(files, plan)), reference, tiny_models[codec])
+
+        def refused(_: int, opened: decoder.Decoder = opened) -> str:
+            with pytest.raises(ContainerError) as caught:
+                opened.read()
+            return str(caught.value)
+
+        assert len({refused(0), refused(1)}) == 1
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(refused, range(8))) == {refused(0)}
 
 
 def test_damaged_coefficients_are_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:

@@ -248,7 +248,7 @@ def test_what_holds_no_coefficients_is_refused(payload: bytes) -> None:
 def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
     target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = model.load(model.shipped(2))
-    low = tiled.downscale(target, reference, net.rescaler, 85)
+    low = tiled.downscale(target, tiled.map_reference(target, reference, net.rescaler), net.rescaler, 85)
     for quality in (30, 85):
         packed = entropy.encode(coefficients.quantise(low.lr, quality), quality)
         assert len(packed) < 0.85 * len(jpeg.encode(low.picture, quality, tables=coefficients.tables(quality)))

@@ -16,7 +16,8 @@ from refscale_codec.errors import WeightsError
 from refscale_codec.model import Model, load, store
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
-from refscale_codec.reference.source import Warped
+from refscale_codec.reference import registration, warp
+from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig, FlowCell, FlowGuidance, eight_bits
 from refscale_codec.rescale.interface import Context
@@ -141,6 +142,17 @@ def test_a_stored_net_codes_pictures_and_leaves_the_reference_out(model: Model) 
     )
     alone = encoder.encode(target, None, model, EncodeOptions(quality=80, tile=48))
     assert np.array_equal(decoder.decode(alone, None, model, tile=48).pixels, whole.pixels)
+
+
+def test_a_reference_that_has_no_effect_costs_no_work(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(*_: object) -> None:
+        raise AssertionError("a reference is looked at")
+
+    six = [Image(np.dstack([each.pixels, each.pixels[..., ::-1]])) for each in images(40, 50)]
+    for place, name in ((registration, "estimate"), (warp, "apply"), (tiled, "similarity"), (tiled, "upscale")):
+        monkeypatch.setattr(place, name, unwanted)
+    plan = encoder.prepare(*six, model, choose=unwanted)  # type: ignore[arg-type]
+    assert [group.reference.source for group in plan.code(50).groups] == [Unused(), Unused()]
 
 
 def test_tiles_equal_the_whole(model: Model) -> None:

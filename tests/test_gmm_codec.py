@@ -30,6 +30,7 @@ from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp
+from refscale_codec.reference import source as sources
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.untied import UntiedConfig
@@ -169,7 +170,7 @@ def test_a_picture_is_what_its_latents_make(net: Model, pair: tuple[Image, Image
     file = container.unpack(data)
     assert file.header.codec == lrcodec.GMM
     decoded = decoder.decode(data, reference, net)
-    source, tiles_of, low_reference = payloads.source_of(file), None, None
+    source, tiles_of, low_reference = sources.of_file(file), None, None
     if reference is not None and isinstance(source, Warped):
         moved = warp.apply(reference, source.alignment)
         tiles_of, low_reference = tiled.reference_in_place(moved), tiled.low_res_reference(moved, net.scale)

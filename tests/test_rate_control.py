@@ -49,7 +49,7 @@ def test_a_size_is_not_exceeded(
     one = coder(level, slope, zone_slope, tried)
     target = Target("bytes", wanted)
     try:
-        best, count = rate_control._search(one, target, start, finer)
+        best, count = rate_control._search(one, lambda but: None, target, start, finer)
     except TargetError:
         assert one(1, 0.5).value > math.log(wanted)
         return
@@ -64,7 +64,7 @@ def test_a_psnr_is_reached(wanted: float, level: float, slope: float, start: int
     tried: list[tuple[int, float]] = []
     one = coder(level, slope, 3.0, tried)
     try:
-        best, count = rate_control._search(one, Target("psnr", wanted), start, True)
+        best, count = rate_control._search(one, lambda but: None, Target("psnr", wanted), start, True)
     except TargetError:
         assert one(100, 0.5).value < wanted
         return

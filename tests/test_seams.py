@@ -1,8 +1,8 @@
-"""A low-res codec and a rescaler of one's own, through public seams alone: each is all that has to be written."""
+"""A low-res codec, a rescaler and a source of references of one's own, through public seams alone."""
 
 import io
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -13,14 +13,16 @@ from torch.nn import functional
 
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.codec.encoder import EncodeOptions
-from refscale_codec.errors import ContainerError
+from refscale_codec.errors import ContainerError, ReferenceMismatch
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.codec import DctCodec
 from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
-from refscale_codec.reference.source import Warped
+from refscale_codec.reference import source as sources
+from refscale_codec.reference import warp
+from refscale_codec.reference.source import Part, Warped
 from refscale_codec.rescale.interface import Context
 
 
@@ -45,7 +47,8 @@ class LosslessWebp:
 class Bicubic:
     """Halves and doubles by bicubic interpolation; where the reference is used, its detail is added."""
 
-    scale, halo, cell, map_levels, exact, device = 2, 16, 16, 2, False, torch.device("cpu")
+    scale, halo, cell, map_levels = 2, 16, 16, 2
+    exact, uses_reference, device = False, True, torch.device("cpu")
 
     def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
         a, b = (x - functional.avg_pool2d(x, 3, 1, 1) for x in (hr, reference))
@@ -120,6 +123,51 @@ def test_the_reference_counts_where_it_is_similar() -> None:
         return 10 * math.log10(255**2 / np.square(decoded - target.pixels[:, :96].astype(float)).mean())
 
     assert psnr(coded.file(), reference) > psnr(encoder.encode(target, None, toy), None) + 6
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The mean of the older picture and of its mirror image."""
+
+    check: int | None = None
+    used, exact, from_first, alignment = True, True, False, None
+
+    def sections(self) -> dict[str, bytes]:
+        return {}
+
+    def made(self, group: Image, older: Image | None, first: np.ndarray | None) -> tuple["Blend", Image]:
+        blended = Image(self.pixels(older, None, Box(0, 0, group.height, group.width)))
+        return Blend(warp.checksum(blended)), blended
+
+    def require_fit(self, older: Image | None, height: int, width: int) -> None:
+        pass
+
+    def pixels(self, older: Image | None, first: Part | None, box: Box) -> np.ndarray:
+        assert older is not None
+        pixels = older.pixels.astype(np.uint16)
+        return ((pixels + pixels[:, ::-1]) // 2).astype(np.uint8)[box.slices]
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "gmm"])
+def test_a_source_of_ones_own_is_one_class(
+    tiny_models: dict[str, Model], codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, reference = (Image(np.dstack([each.pixels, each.pixels[..., ::-1]])) for each in place(99, 150))
+    model = tiny_models[codec]
+    coded = encoder.prepare(target, reference, model, EncodeOptions(tile=32), choose=lambda *_: Blend()).code(90)
+    found = [group.reference.source for group in coded.groups]
+    assert all(isinstance(source, Blend) and source.check for source in found)
+    for wrong in (0, 1):
+        given = iter([Blend((found[0].check or 0) + wrong), found[1]])
+        monkeypatch.setattr(sources, "of_file", lambda _, given=given: next(given))
+        opened = decoder.Decoder(coded.file(), reference, model)
+        if wrong:
+            with pytest.raises(ReferenceMismatch):
+                opened.read(tile=32)
+        else:
+            assert np.array_equal(opened.read(tile=32).pixels, coded.picture().pixels)
+            box = Box(30, 60, 77, 131)
+            assert np.array_equal(opened.read(box, tile=32).pixels, coded.picture().pixels[box.slices])
 
 
 def test_a_damaged_payload_and_another_codec_are_refused(toy: Model) -> None:

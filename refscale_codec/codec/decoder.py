@@ -8,6 +8,8 @@ bytes ── container ──> similarity map, lr_hat ──┐
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
@@ -23,8 +25,9 @@ from refscale_codec.picture import band_section, bands, geotiff, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box, Tile
-from refscale_codec.reference import band_prediction, warp
-from refscale_codec.reference.source import Predicted, ReferenceSource, Warped
+from refscale_codec.reference import source as sources
+from refscale_codec.reference import warp
+from refscale_codec.reference.source import Part, ReferenceSource
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.tiled import LowRes
 
@@ -79,8 +82,10 @@ class Decoder:
         self.model = model
         self.metadata = metadata.unpack(self.file.metadata)
         self.described, self.files = disassemble(self.file)
-        self._older = bands.split_reference(reference, self.described)
-        self._groups: list[_Group] = []
+        self.sources = [sources.of_file(file) for file in self.files]
+        self._size = self.file.header.height, self.file.header.width
+        self._reference = reference
+        self._groups: dict[int, _Group] = {}
         self._lock = threading.Lock()
 
     def read(self, window: Box | None = None, *, tile: int = TILE, on_stage: OnStage = untimed) -> Image:
@@ -99,46 +104,40 @@ class Decoder:
                 conditional, this is detected only when the whole picture is decoded.
         """
         tiles.require_side(tile)
-        header = self.file.header
-        size = header.height, header.width
+        size = self._size
         if window is not None:
             window.require_inside(*size)
         window = window or Box(0, 0, *size)
-        predicted = any(file.prediction is not None for file in self.files)
-        wide = tiled.padded_window(window, *size, self.model.rescaler, tile) if predicted else window
+        whole = Box(0, 0, *size)
+        from_first = any(source.from_first for source in self.sources)
+        wide = tiled.padded_window(window, *size, self.model.rescaler, tile) if from_first else window
 
         def parts() -> Iterator[NDArray[Any]]:
-            first: NDArray[Any] | None = None  # of the first group, in the box `wide`
+            first: Part | None = None
             for index in range(len(self.files)):
                 group = self._group(index)
                 on_stage("entropy")
-                checked = None
-                if isinstance(group.source, Predicted) and first is not None:
-                    reference = _part_of(band_prediction.predict(first, group.source.prediction), wide)
-                elif isinstance(group.source, Warped) and group.reference is not None:
-                    checked = _WarpedTiles(group.reference, group.alignment)
-                    reference = checked
-                else:
-                    reference = None
-                part = reconstruct(
+                reference = _CheckedTiles(self.sources[index], group, first) if self.sources[index].used else None
+                box = wide if first is None else window
+                pixels = reconstruct(
                     group.low,
                     reference,
                     size,
                     self.model,
-                    header.quality,
+                    self.file.header.quality,
                     tile=tile,
-                    window=wide if first is None else window,
+                    window=box,
                     dtype=self.described.group_dtype,
                 )
-                if checked is not None and window == Box(0, 0, *size):
-                    checked.require_same()
+                if reference is not None and window == whole:
+                    reference.require_same()
                 on_stage("net")
-                if first is None:
-                    first, part = part, part[window.within(wide).slices]
-                yield part
+                part = Part(pixels, box)
+                first = first or part
+                yield part.cut(window)
 
         decoded = bands.join_groups(parts(), self.described, window)
-        if self.model.exact and window == Box(0, 0, *size):
+        if self.model.exact and window == whole:
             self._require_hash(decoded)
         cut = replace(self.metadata, geo=geotiff.of_window(self.metadata.geo, window.left, window.top))
         return replace(decoded, metadata=cut)
@@ -157,26 +156,31 @@ class Decoder:
         return self._group(0).low
 
     def _group(self, index: int) -> "_Group":
-        """Return a group's payloads, entropy-decoded once; groups must be requested in order."""
+        """Return a group's payloads, entropy-decoded once."""
         with self._lock:
-            while len(self._groups) <= index:
-                self._groups.append(self._decoded(self.files[len(self._groups)], next(self._older)))
+            if index not in self._groups:
+                self._groups[index] = self._decoded(index)
             return self._groups[index]
 
-    def _decoded(self, file: Container, older: Image | None) -> "_Group":
-        source, model = payloads.source_of(file), self.model
-        if not isinstance(source, Warped) or older is None:
-            return _Group(payloads.low_res_of(file, model, None), source, None, None)
-        size = file.header.height, file.header.width
-        if source.alignment is None and size != (older.height, older.width):
-            raise ContainerError("malformed: no ALIGNMENT, but the reference has another size than the picture")
-        if not model.low_res.conditional:
-            return _Group(payloads.low_res_of(file, model, None), source, older, source.alignment)
-        warped = warp.apply(older, source.alignment)
-        if source.alignment is not None:
-            _require_check(warp.checksum(warped), source.alignment)
-        reference = tiled.low_res_reference(warped, model.scale)
-        return _Group(payloads.low_res_of(file, model, reference), source, warped, None)
+    @cached_property
+    def _older(self) -> list[Image | None]:
+        """The band groups of the reference."""
+        return list(islice(bands.split_reference(self._reference, self.described), len(self.files)))
+
+    def _decoded(self, index: int) -> "_Group":
+        source, file, model = self.sources[index], self.files[index], self.model
+        if not source.used:
+            return _Group(payloads.low_res_of(file, model, None), None, None)
+        older = self._older[index]
+        source.require_fit(older, *self._size)
+        if not (source.exact and model.low_res.conditional):
+            return _Group(payloads.low_res_of(file, model, None), older, None)
+        whole = Box(0, 0, *self._size)
+        warped = Image(source.pixels(older, None, whole))
+        if source.check is not None:
+            _require_check(warp.checksum(warped), source.check)
+        low = payloads.low_res_of(file, model, tiled.low_res_reference(warped, model.scale))
+        return _Group(low, None, Part(warped.pixels, whole))
 
 
 @dataclass(frozen=True)
@@ -184,37 +188,33 @@ class _Group:
     """A band group as it was received."""
 
     low: LowRes
-    source: ReferenceSource
-    reference: Image | None  # the same bands of the older picture, if they are used
-    alignment: warp.Alignment | None  # the warp still to be applied
+    older: Image | None  # the same bands of the older picture, if they are still needed
+    warped: Part | None  # the whole reference, if the low-res codec has needed it
 
 
-class _WarpedTiles:
-    """A reference that is warped tile by tile, with the checksum of the whole."""
+class _CheckedTiles:
+    """A reference that is made tile by tile, with the checksum of the whole."""
 
-    def __init__(self, reference: Image, alignment: warp.Alignment | None) -> None:
-        self.reference, self.alignment, self.check = reference, alignment, 0
+    def __init__(self, source: ReferenceSource, group: _Group, first: Part | None) -> None:
+        self.source, self.group, self.first, self.check = source, group, first, 0
 
     def __call__(self, tile: Tile) -> NDArray[Any]:
-        warped = warp.apply(self.reference, self.alignment, tile.padded)
-        if self.alignment is not None:
-            self.check += warp.checksum(Image(warped.pixels[tile.box.within(tile.padded).slices]), tile.box)
-        return warped.pixels
+        if self.group.warped is not None:
+            return self.group.warped.cut(tile.padded)
+        pixels = self.source.pixels(self.group.older, self.first, tile.padded)
+        if self.source.check is not None:
+            self.check += warp.checksum(Image(pixels[tile.box.within(tile.padded).slices]), tile.box)
+        return pixels
 
     def require_same(self) -> None:
         """Raise ReferenceMismatch if the whole differs from the encoder's."""
-        if self.alignment is not None:
-            _require_check(self.check, self.alignment)
+        if self.source.check is not None and self.group.warped is None:
+            _require_check(self.check, self.source.check)
 
 
-def _require_check(found: int, alignment: warp.Alignment) -> None:
-    if found % (1 << 32) != alignment.check:
+def _require_check(found: int, wanted: int) -> None:
+    if found % (1 << 32) != wanted:
         raise ReferenceMismatch("the warped reference differs from the one that the encoder used")
-
-
-def _part_of(pixels: NDArray[Any], place: Box) -> tiled.Reference:
-    """Return a reference that consists of the part that is needed."""
-    return lambda tile: pixels[(tile.padded.overlap(place) or place).within(place).slices]
 
 
 def disassemble(file: Container) -> tuple[Bands, list[Container]]:
@@ -249,8 +249,7 @@ def check_without_reference(file: Container, model: Model) -> None:
     require_same_model(file.header, model)
     metadata.unpack(file.metadata)
     for group in disassemble(file)[1]:
-        source = payloads.source_of(group)
-        if not (model.low_res.conditional and isinstance(source, Warped)):
+        if not (sources.of_file(group).exact and model.low_res.conditional):
             payloads.low_res_of(group, model, None)
 
 
@@ -280,5 +279,4 @@ def require_same_model(header: Header, model: Model) -> None:
 
 def alignments(file: Container) -> list[warp.Alignment | None]:
     """Return the alignment of each band group, None for none; ContainerError if a payload is invalid."""
-    sources = [payloads.source_of(group) for group in disassemble(file)[1]]
-    return [source.alignment if isinstance(source, Warped) else None for source in sources]
+    return [sources.of_file(group).alignment for group in disassemble(file)[1]]

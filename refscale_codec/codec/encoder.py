@@ -5,15 +5,14 @@
     ref ─┘             down     └─> lr ── low-res codec ─────────┘
 
 After RefScale (paper, Fig. 2). `prepare` does what does not depend on the quality: it fingerprints and registers the
-reference (`registration`), decides whether and how it is used (`reference_choice`), and warps it once. `Plan.code`
-computes and codes the low-res picture, once for each quality. `Coded.picture` gives the decoded picture without entropy
-decoding. The decoder is in `decoder`.
+reference (`registration`), decides whether and how it is used (`reference_choice`), warps it, and computes and codes
+the similarity map, each once. `Plan.code` computes and codes the low-res picture, once for each quality.
+`Coded.picture` gives the decoded picture without entropy decoding. The decoder is in `decoder`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 
 from refscale_codec.codec import payloads, reference_choice
 from refscale_codec.codec.reconstruction import reconstruct
@@ -21,7 +20,7 @@ from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
-from refscale_codec.lrcodec.interface import ROUNDING
+from refscale_codec.lrcodec.interface import ROUNDING, LowResReference
 from refscale_codec.model import Model
 from refscale_codec.picture import band_section, bands, metadata, tiles
 from refscale_codec.picture.bands import Bands
@@ -29,10 +28,10 @@ from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE, Box
-from refscale_codec.reference import band_prediction, georeference, registration, warp
-from refscale_codec.reference.source import Predicted, ReferenceSource, Warped
+from refscale_codec.reference import georeference, registration, warp
+from refscale_codec.reference.source import Part, ReferenceSource, Unused
 from refscale_codec.rescale import tiled
-from refscale_codec.rescale.tiled import LowRes
+from refscale_codec.rescale.tiled import LowRes, MappedReference
 
 Choose = Callable[[Image, Image | None, warp.Alignment | None, Image | None], ReferenceSource]
 """See `reference_choice.choose`."""
@@ -82,12 +81,26 @@ def encode(
 
 
 @dataclass(frozen=True)
+class GroupReference:
+    """The reference of a band group; nothing of it depends on the quality, unless it is made of coded bands."""
+
+    source: ReferenceSource
+    mapped: MappedReference | None
+    """The warped or predicted reference and its similarity map; None if and only if the source is not used."""
+    low_res: LowResReference | None
+    """What the low-res codec is given of it."""
+    sections: dict[str, bytes]
+    """What the file holds of it, see `payloads.reference_sections`."""
+
+
+@dataclass(frozen=True)
 class BandGroup:
     """Three bands of the picture, and how they use their reference."""
 
     image: Image
-    source: ReferenceSource  # a prediction is fitted again at each quality
-    warped: Image | None  # the warped reference; None if it is not used, or if the group is predicted
+    older: Image | None  # the same bands of the reference
+    source: ReferenceSource  # as chosen
+    reference: GroupReference | None  # None where it depends on the quality
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,8 @@ class Plan:
     model: Model
     options: EncodeOptions
     groups: list[BandGroup] = field(default_factory=list)
-    _low: dict[tuple[int, int], LowRes] = field(default_factory=dict, repr=False)  # by group and quality
-    _coded: dict[tuple[int, int, float], "CodedGroup"] = field(default_factory=dict, repr=False)
+    _low: dict[tuple[int, int], LowRes] = field(default_factory=dict, repr=False)  # by quality and group
+    _first: dict[tuple[int, float], "CodedGroup"] = field(default_factory=dict, repr=False)  # by quality and dead zone
 
     def code(self, quality: int, dead_zone: float = ROUNDING, *, on_stage: OnStage = untimed) -> "Coded":
         """Return the picture coded at a quality of 1..100.
@@ -112,40 +125,59 @@ class Plan:
             dead_zone: see `LowResCodec.code`.
             on_stage: as in `encode`.
         """
-        groups = [self._group(index, quality, dead_zone, on_stage) for index in range(len(self.groups))]
-        return Coded(self, quality, groups)
+        first = self._first_group(quality, dead_zone, on_stage)
+        others = [self._group(index, quality, dead_zone, on_stage, first) for index in range(1, len(self.groups))]
+        return Coded(self, quality, [first, *others])
 
-    def _group(self, index: int, quality: int, dead_zone: float, on_stage: OnStage = untimed) -> "CodedGroup":
-        key = index, quality, dead_zone
-        if key not in self._coded:
-            source, warped = self._reference(index, quality, dead_zone)
-            low, low_res = self._low_res(index, quality, warped), self.model.low_res
-            on_stage("net")
-            reference = None
-            if low_res.conditional and isinstance(source, Warped) and warped and low.similarity_map is not None:
-                reference = tiled.low_res_reference(warped, self.model.scale)
-            coded = low_res.code(low.lr, reference, quality, dead_zone)
-            file = payloads.pack(coded.payload, low, source, self.size, self.fingerprint, self.model, quality)
-            on_stage("entropy")
-            self._coded[key] = CodedGroup(self, file, low._replace(lr=coded.received), source, warped)
-        return self._coded[key]
+    def forget(self, but: int | None = None) -> None:
+        """Drop what is kept for coding again, but for the low-res pictures of one quality: it takes memory."""
+        self._first.clear()
+        for key in [key for key in self._low if key[0] != but]:
+            del self._low[key]
 
-    def _reference(self, index: int, quality: int, dead_zone: float) -> tuple[ReferenceSource, Image | None]:
-        """Return the reference of a group at a quality."""
+    def _first_group(self, quality: int, dead_zone: float, on_stage: OnStage = untimed) -> "CodedGroup":
+        key = quality, dead_zone
+        if key not in self._first:
+            self._first[key] = self._group(0, quality, dead_zone, on_stage, None)
+        return self._first[key]
+
+    def _group(
+        self, index: int, quality: int, dead_zone: float, on_stage: OnStage, first: "CodedGroup | None"
+    ) -> "CodedGroup":
         group = self.groups[index]
-        if not isinstance(group.source, Predicted):
-            return group.source, group.warped
-        first = self._group(0, quality, dead_zone).decoded
-        prediction = band_prediction.fit(first.pixels, group.image.pixels)
-        return Predicted(prediction), Image(band_prediction.predict(first.pixels, prediction))
+        reference = group.reference or self._reference(group.image, group.older, group.source, first)
+        low = self._low_res(index, quality, reference)
+        on_stage("net")
+        coded = self.model.low_res.code(low.lr, reference.low_res, quality, dead_zone)
+        header = payloads.header(self.size, self.fingerprint, self.model, quality)
+        on_stage("entropy")
+        file = Container(header, coded.payload, **reference.sections)
+        return CodedGroup(self, file, low._replace(lr=coded.received), reference, first)
 
-    def _low_res(self, index: int, quality: int, warped: Image | None) -> LowRes:
-        group, tile = self.groups[index], self.options.tile
-        if isinstance(group.source, Predicted):  # the reference follows from what was coded
-            return tiled.downscale(group.image, warped, self.model.rescaler, quality, tile)
-        if (index, quality) not in self._low:
-            self._low[index, quality] = tiled.downscale(group.image, warped, self.model.rescaler, quality, tile)
-        return self._low[index, quality]
+    def _low_res(self, index: int, quality: int, reference: GroupReference) -> LowRes:
+        group, key = self.groups[index], (quality, index)
+        if key in self._low:
+            return self._low[key]
+        low = tiled.downscale(group.image, reference.mapped, self.model.rescaler, quality, self.options.tile)
+        if group.reference is not None:
+            self._low[key] = low
+        return low
+
+    def _reference(
+        self, image: Image, older: Image | None, source: ReferenceSource, first: "CodedGroup | None"
+    ) -> GroupReference:
+        """Make the whole reference and its map; one of no use counts as `Unused`."""
+        decoded = first.decoded().pixels if first is not None and source.from_first else None
+        made, picture = source.made(image, older, decoded)
+        mapped = tiled.map_reference(image, picture, self.model.rescaler, self.options.tile)
+        named, levels, low_res = self.fingerprint is not None, None, None
+        if mapped is None:
+            made = Unused()
+        else:
+            levels = mapped.levels
+            if made.exact and self.model.low_res.conditional:
+                low_res = tiled.low_res_reference(mapped.picture, self.model.scale)
+        return GroupReference(made, mapped, low_res, payloads.reference_sections(made, levels, self.model, named))
 
 
 @dataclass(frozen=True)
@@ -155,37 +187,31 @@ class CodedGroup:
     plan: Plan
     file: Container
     low: LowRes  # as the decoder receives it
-    source: ReferenceSource
-    warped: Image | None  # the reference
+    reference: GroupReference
+    first: "CodedGroup | None"  # the first group; None for itself
+    _decoded: dict[int, Image] = field(default_factory=dict, repr=False)  # by the side of tiles
 
-    @cached_property
-    def decoded(self) -> Image:
-        """The decoded group in the plan's tiles, computed once: what further groups are predicted from."""
-        return self.picture()
-
-    def picture(self, tile: int | None = None, first: Image | None = None) -> Image:
-        """Return the decoded group.
-
-        Args:
-            tile: side of tiles in pixels; the plan's by default.
-            first: the decoded first group in such tiles, for a group predicted from it; in the plan's by default.
-        """
-        plan, warped = self.plan, self.warped
-        if first is not None and isinstance(self.source, Predicted):
-            warped = Image(band_prediction.predict(first.pixels, self.source.prediction))
-        if self.low.similarity_map is None:
-            warped = None
-        return Image(
-            reconstruct(
+    def decoded(self, tile: int | None = None) -> Image:
+        """Return the decoded group, in tiles of this side or the plan's; computed once."""
+        plan, mapped = self.plan, self.reference.mapped
+        tile = tile or plan.options.tile
+        if tile not in self._decoded:
+            warped = None if mapped is None else mapped.picture
+            if self.reference.source.from_first and self.first is not None and tile != plan.options.tile:
+                whole = Box(0, 0, *plan.size)
+                first = Part(self.first.decoded(tile).pixels, whole)
+                warped = Image(self.reference.source.pixels(None, first, whole))
+            pixels = reconstruct(
                 self.low,
                 None if warped is None else tiled.reference_in_place(warped),
                 plan.size,
                 plan.model,
                 self.file.header.quality,
-                tile=tile or plan.options.tile,
+                tile=tile,
                 dtype=plan.described.group_dtype,
             )
-        )
+            self._decoded[tile] = Image(pixels)
+        return self._decoded[tile]
 
 
 @dataclass(frozen=True)
@@ -198,30 +224,34 @@ class Coded:
 
     def file(self) -> bytes:
         """Return the `.rsc` file."""
-        whole = assemble([group.file for group in self.groups], self.plan)
-        if self._hashed:
-            whole = replace(whole, output_hash=self.picture(TILE).fingerprint())
-        return container.pack(whole)
+        return self._packed if not self._hashed else self._with_hash(self.picture(TILE).fingerprint())
 
     def size(self) -> int:
         """Return the size of the file in bytes, without decoding for its hash."""
-        whole = assemble([group.file for group in self.groups], self.plan)
-        if self._hashed:
-            whole = replace(whole, output_hash=bytes(container.FINGERPRINT_SIZE))
-        return len(container.pack(whole))
+        return len(self._packed if not self._hashed else self._with_hash(bytes(container.FINGERPRINT_SIZE)))
 
     @property
     def _hashed(self) -> bool:
         return self.plan.options.output_hash or self.plan.model.exact
+
+    @cached_property
+    def _assembled(self) -> Container:
+        return assemble([group.file for group in self.groups], self.plan)
+
+    @cached_property
+    def _packed(self) -> bytes:
+        return container.pack(self._assembled)
+
+    def _with_hash(self, output_hash: bytes) -> bytes:
+        return container.pack(replace(self._assembled, output_hash=output_hash))
 
     def picture(self, tile: int | None = None) -> Image:
         """Return the decoded picture without metadata; nothing is entropy-decoded for that.
 
         A tile other than the plan's may change the last bits of floating-point results, and so a sample by a level.
         """
-        first = self.groups[0].picture(tile)
-        parts = (group.picture(tile, first).pixels for group in self.groups[1:])
-        return bands.join_groups(chain([first.pixels], parts), self.plan.described, Box(0, 0, *self.plan.size))
+        parts = (group.decoded(tile).pixels for group in self.groups)
+        return bands.join_groups(parts, self.plan.described, Box(0, 0, *self.plan.size))
 
 
 def prepare(
@@ -243,25 +273,19 @@ def prepare(
     described = bands.describe(image, options.value_range)
     fingerprint = None if reference is None else reference.fingerprint()
     plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, model, options)
-    prior = georeference.prior(image, reference)
+    prior = georeference.prior(image, reference) if model.rescaler.uses_reference else None
     for group, older in band_groups(image, reference, described):
-        alignment = None if older is None else registration.estimate(group, older, prior)
-        on_stage("align")
-        first = plan._group(0, options.quality, ROUNDING).decoded if plan.groups else None
-        plan.groups.append(_in_place(group, older, choose(group, older, alignment, first)))
-        on_stage("choose")
+        source: ReferenceSource = Unused()
+        if model.rescaler.uses_reference:
+            alignment = None if older is None else registration.estimate(group, older, prior)
+            on_stage("align")
+            first = plan._first_group(options.quality, ROUNDING).decoded() if plan.groups else None
+            source = choose(group, older, alignment, first)
+            on_stage("choose")
+        made = None if source.from_first else plan._reference(group, older, source, None)
+        on_stage("net")
+        plan.groups.append(BandGroup(group, older, source, made))
     return plan
-
-
-def _in_place(group: Image, reference: Image | None, source: ReferenceSource) -> BandGroup:
-    """Warp the whole reference, as chosen."""
-    if not isinstance(source, Warped) or reference is None:
-        return BandGroup(group, source, None)
-    if source.alignment is None:
-        return BandGroup(group, source, reference)
-    warped = warp.apply(reference, source.alignment)
-    checked = source.alignment._replace(check=warp.checksum(warped))
-    return BandGroup(group, Warped(checked), warped)
 
 
 def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:

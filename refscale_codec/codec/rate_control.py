@@ -1,9 +1,10 @@
-"""Encode to a size or to a PSNR: `codec.encode` with a search around it.
+"""Encode to a size or to a PSNR: a search over `encoder.Plan.code`.
 
 The reference is registered and its use decided once; each try repeats the net, the low-res codec and, for a PSNR, the
 inverse pass. ln(bytes) and PSNR are almost linear in the logarithm of JPEG's step size, so the secant through the two
 best tries soon leads to the quality next above the target. One step of quality exceeds the tolerance in bytes, so the
-excess is removed by a wider dead zone at that quality (`benchmarks/targets.py` measures its cost).
+excess is removed by a wider dead zone at that quality (`benchmarks/targets.py` measures its cost). Of all tries only
+the best one stays in memory, and one low-res picture, to be coded with another dead zone.
 
 Only `DctCodec` has a dead zone; with the learned codec the search ends at the best integer quality.
 """
@@ -56,7 +57,7 @@ class _Try(NamedTuple):
     quality: int
     dead_zone: float
     value: float  # ln(bytes) or dB
-    coded: Coded
+    coded: Coded | None  # of the best one only
 
 
 def encode(
@@ -74,7 +75,7 @@ def encode(
 
     Args:
         image: the picture.
-        reference: as for `codec.encode`.
+        reference: as for `encoder.encode`.
         model: likewise.
         target: what to reach.
         options: likewise; the quality is the search's.
@@ -101,7 +102,8 @@ def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], Non
         step(f"quality {quality}: {psnr:.2f} dB")
         return _Try(quality, dead_zone, psnr, coded)
 
-    best, tries = _search(tried, target, plan.options.quality, finer=plan.model.low_res.has_dead_zone)
+    best, tries = _search(tried, plan.forget, target, plan.options.quality, finer=plan.model.low_res.has_dead_zone)
+    assert best.coded is not None
     psnr = best.value if target.measure == "psnr" else None
     return Reached(best.coded.file(), best.quality, psnr, tries)
 
@@ -121,35 +123,61 @@ def _quality_at(at: float) -> int:
     return next((quality for quality in range(1, 101) if _ABSCISSA[quality] >= at), 100)
 
 
-def _search(tried: Callable[[int, float], _Try], target: Target, start: int, finer: bool) -> tuple[_Try, int]:
-    """Return the best try and how many there were; see `encode` for what is raised."""
+def _search(
+    tried: Callable[[int, float], _Try],
+    forget: Callable[[int | None], None],
+    target: Target,
+    start: int,
+    finer: bool,
+) -> tuple[_Try, int]:
+    """Return the best try and how many there were; see `encode` for what is raised.
+
+    Args:
+        tried: codes at a quality and a dead zone.
+        forget: called with the only quality that may be tried once more, with a wider dead zone.
+        target: what to reach.
+        start: first quality.
+        finer: whether dead zones are to be tried.
+    """
     in_bytes = target.measure == "bytes"
     wanted = math.log(max(target.value, 1)) if in_bytes else target.value
     low, high = (wanted + math.log(1 - CLOSE), wanted) if in_bytes else (wanted, wanted + CLOSE_DB)
     tries: list[_Try] = []
+    best: _Try | None = None
     setting: tuple[int, float] | None = start, ROUNDING
     while setting is not None and len(tries) < TRIES:
-        tries.append(tried(*setting))
-        if low <= tries[-1].value <= high:
-            return tries[-1], len(tries)
-        fit = [one.value for one in tries if (one.value <= high if in_bytes else one.value >= low)]
+        last = tried(*setting)
+        tries.append(last._replace(coded=None))
+        if low <= last.value <= high:
+            return last, len(tries)
+        if (last.value <= high if in_bytes else last.value >= low) and (
+            best is None or (last.value > best.value if in_bytes else last.value < best.value)
+        ):
+            best = last
+        del last
         aim, slope = (low + high) / 2, _SLOPES[target.measure]
+        forget(_bracket(tries, aim)[1])
         setting = _next(tries, aim, slope, finer)
-        if setting is not None and not fit and len(tries) == TRIES - 2:  # better a bit off than missed
+        if setting is not None and best is None and len(tries) == TRIES - 2:  # better a bit off than missed
             setting = _next(tries, aim - 0.2 * slope if in_bytes else aim + 0.2 * slope, slope, False)
-        elif setting is not None and not fit and len(tries) == TRIES - 1:
+        elif setting is not None and best is None and len(tries) == TRIES - 1:
             setting = 1 if in_bytes else 100, ROUNDING
-    if not fit:
+    if best is None:
         raise TargetError(_out_of_reach(tries[-1], target))
-    best = max(fit) if in_bytes else min(fit)
-    return next(one for one in tries if one.value == best), len(tries)
+    return best, len(tries)
+
+
+def _bracket(tries: list[_Try], aim: float) -> tuple[int, int]:
+    """Return the highest quality below an aim and the lowest above it, among those tried; 0 and 101 for none."""
+    whole = [one for one in tries if one.dead_zone == ROUNDING]
+    lowest = max((one.quality for one in whole if one.value < aim), default=0)
+    return lowest, min((one.quality for one in whole if one.value > aim), default=101)
 
 
 def _next(tries: list[_Try], aim: float, slope: float, finer: bool) -> tuple[int, float] | None:
     """Return the quality and the dead zone to try next; None if nothing is left."""
     whole = [one for one in tries if one.dead_zone == ROUNDING]
-    lowest = max((one.quality for one in whole if one.value < aim), default=0)
-    highest = min((one.quality for one in whole if one.value > aim), default=101)
+    lowest, highest = _bracket(tries, aim)
     if finer and 1 < highest <= 100:
         step = _ABSCISSA[highest] - _ABSCISSA[highest - 1]
         points = [(-one.dead_zone, one.value) for one in tries if one.quality == highest]

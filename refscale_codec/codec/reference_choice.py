@@ -81,11 +81,11 @@ def candidates(
     if tried:
         best = min(tried, key=_cost)
         assert best.warped is not None
-        found = _alignment(best) or warp.still(image.height, image.width)
+        found = best.source.alignment or warp.still(image.height, image.width)
         tried += [
             with_alignment(found._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)
         ]
-        chosen = _alignment(min(tried, key=_cost))
+        chosen = min(tried, key=_cost).source.alignment
         if chosen is not None and chosen.motion.any():
             plain = chosen._replace(motion=0 * chosen.motion)
             if not plain.does_nothing:
@@ -97,17 +97,9 @@ def candidates(
     return [candidate(Unused(), None), *tried]
 
 
-def _alignment(candidate: Candidate) -> warp.Alignment | None:
-    return candidate.source.alignment if isinstance(candidate.source, Warped) else None
-
-
 def _bytes(source: ReferenceSource) -> int:
     """Return the bytes of a source in the file, without the map."""
-    if isinstance(source, Predicted):
-        return _SECTION + len(band_prediction.pack(source.prediction))
-    if isinstance(source, Warped) and source.alignment is not None:
-        return _SECTION + len(warp.pack(source.alignment))
-    return 0
+    return sum(_SECTION + len(payload) for payload in source.sections().values())
 
 
 def _cost(candidate: Candidate) -> float:

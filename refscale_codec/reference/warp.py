@@ -307,6 +307,11 @@ def pack(alignment: Alignment) -> bytes:
     return _CHECK.pack(alignment.check) + coder.payload()
 
 
+def with_check(payload: bytes, check: int) -> bytes:
+    """Return what `pack` returns for the same alignment with another checksum."""
+    return _CHECK.pack(check) + payload[_CHECK.size :]
+
+
 def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment:
     """Return the alignment onto a picture of this size, of a reference of so many bands.
 

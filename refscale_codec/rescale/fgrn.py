@@ -6,8 +6,7 @@ Li et al., "Approaching the Limit of Image Rescaling via Flow Guidance", BMVC 20
     lr ──F inverse──> 8 bits ──> x ──G_u──> hr_hat        on the ground
 
 G_d and G_u share no parameters and are trained for hr_hat alone. F, the flow guidance module, is invertible, and makes
-a picture of the representation x that they agree upon. There is no reference: the similarity map is 0 everywhere, so
-the codec leaves the reference out.
+a picture of the representation x that they agree upon. There is no reference.
 
 The paper leaves open sizes, activations and initial values. Here: blocks and activations of the other nets (`blocks`);
 beta bounded by `blocks.bounded`; of three channels, l1 is the first; G_d begins as the mean of s x s pixels, F as the
@@ -165,6 +164,7 @@ class Fgrn(nn.Module):
 
     kind = "fgrn"
     exact = False
+    uses_reference = False
 
     def __init__(self, config: FgrnConfig) -> None:
         """Build with fresh parameters."""

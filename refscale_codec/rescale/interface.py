@@ -38,7 +38,11 @@ class Rescaler(Protocol):
 
     @property
     def map_levels(self) -> int:
-        """Integer levels of the similarity map, 2..256; 0 leaves the reference out."""
+        """Integer levels of the similarity map, 2..256; at 0 the reference is not used."""
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether a reference has any effect; if not, there is never one, and `similarity` is not called."""
 
     @property
     def exact(self) -> bool:

@@ -74,6 +74,7 @@ class RescaleNet(nn.Module):
 
     kind = "flow"
     exact = False
+    uses_reference = True
 
     def __init__(self, config: RescaleConfig) -> None:
         """Build with fresh parameters: the haar flow starts as plain 2x2 averaging."""

@@ -38,32 +38,57 @@ class LowRes(NamedTuple):
         return np.clip(np.rint(self.lr), 0, 255).astype(np.uint8)
 
 
+class MappedReference(NamedTuple):
+    """A warped reference with its similarity map, which does not depend on the quality."""
+
+    picture: Image
+    """Of the picture's size."""
+    levels: NDArray[np.uint8]
+    """The map [rows, columns], not zero everywhere."""
+
+
 @torch.inference_mode()
-def downscale(image: Image, reference: Image | None, rescaler: Rescaler, quality: int, tile: int = TILE) -> LowRes:
-    """Make a picture of three bands small.
+def map_reference(
+    image: Image, reference: Image | None, rescaler: Rescaler, tile: int = TILE
+) -> MappedReference | None:
+    """Compute the similarity map of a picture of three bands and its reference; None if no part of it is of use.
 
     Args:
         image: the picture.
         reference: the warped reference, of the same size; None for none.
         rescaler: the net.
-        quality: of the low-res codec to follow, 1..100.
         tile: largest side of a tile in pixels.
 
     Raises:
         ImageError: the reference has another size.
     """
-    levels = None
-    if reference is not None:
-        similar = torch.from_numpy(similarity(image, reference, rescaler, tile)).to(rescaler.device)
-        levels = rescaler.quantise_similarity(similar[None, None])[0, 0].to(torch.uint8).cpu().numpy()
-        if not levels.any():
-            levels = reference = None
+    if reference is None or not rescaler.uses_reference:
+        return None
+    similar = torch.from_numpy(similarity(image, reference, rescaler, tile)).to(rescaler.device)
+    levels = rescaler.quantise_similarity(similar[None, None])[0, 0].to(torch.uint8).cpu().numpy()
+    return MappedReference(reference, levels) if levels.any() else None
+
+
+@torch.inference_mode()
+def downscale(
+    image: Image, reference: MappedReference | None, rescaler: Rescaler, quality: int, tile: int = TILE
+) -> LowRes:
+    """Make a picture of three bands small.
+
+    Args:
+        image: the picture.
+        reference: from `map_reference`; None for none.
+        rescaler: the net.
+        quality: of the low-res codec to follow, 1..100.
+        tile: largest side of a tile in pixels.
+    """
+    levels = None if reference is None else reference.levels
     scale = rescaler.scale
     height, width = low_res_size(image.height, image.width, scale)
     planes = _planes(levels, height, width, rescaler)
     lr = np.empty((height, width, 3), np.float32)
     for own, padded in tiles.grid(scale * height, scale * width, tile, rescaler.halo):
-        warped = None if reference is None else _tensor(reference.pixels[padded.slices], rescaler, padded)
+        warped = None if reference is None else _tensor(reference.picture.pixels[padded.slices], rescaler, padded)
         hr = _tensor(image.pixels[padded.slices], rescaler, padded)
         small = rescaler.down(hr, _context(quality, warped, planes, padded, scale * width))
         part = own.within(padded).reduced(scale).slices

@@ -154,6 +154,7 @@ class Untied(nn.Module):
 
     kind = "untied"
     exact = True
+    uses_reference = True
 
     def __init__(self, config: UntiedConfig) -> None:
         """Build with fresh parameters."""

@@ -75,9 +75,10 @@ def rounded_psnr(pairs: list[Pair], model: Model, *, mode: Mode = "reference") -
             alignment = registration.estimate(target, reference)
             fits = alignment is not None or reference.pixels.shape == target.pixels.shape
             reference = warp.apply(reference, alignment) if fits else None
-        low = tiled.downscale(target, reference, model.rescaler, 100)
+        mapped = tiled.map_reference(target, reference, model.rescaler)
+        low = tiled.downscale(target, mapped, model.rescaler, 100)
         low = low._replace(lr=low.picture.astype(np.float32))
-        warped = None if reference is None else tiled.reference_in_place(reference)
+        warped = None if mapped is None else tiled.reference_in_place(mapped.picture)
         decoded = reconstruct(low, warped, (target.height, target.width), model, 100, tile=TILE)
         values[pair.dataset].append(metrics.psnr(target.pixels, decoded))
     return {dataset: float(np.mean(psnrs)) for dataset, psnrs in values.items()}
