@@ -2,6 +2,7 @@
 
     python benchmarks/rd.py ../shared/data/manifest.csv              # measures what is missing, then writes the page
     python benchmarks/rd.py ../shared/data/manifest.csv --splits test --coders jpeg,refscale-x2
+    python benchmarks/rd.py ../shared/data/manifest.csv --splits     # only writes the page again
 
 Rows are kept under build/rd, so it can be stopped and started again. Choices are made on dev; test is only reported.
 """
@@ -139,7 +140,7 @@ def main() -> None:
     """Measure, and write results, plots and the page."""
     parser = argparse.ArgumentParser(description="Measure the project's own figures and write docs/RESULTS.md.")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--splits", nargs="+", default=["dev", "test"])
+    parser.add_argument("--splits", nargs="*", default=["dev", "test"], help="none only writes the page")
     parser.add_argument(
         "--coders", help="names, separated by commas; by default all that work here, and unrelated ones"
     )
