@@ -19,7 +19,7 @@ from refscale_codec import errors, model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
-from refscale_codec.picture import geotiff
+from refscale_codec.picture import geo
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
@@ -144,7 +144,7 @@ def test_a_window_may_be_rasterios(data: bytes, old: Array, tiny: RescaleNet) ->
 
 def test_what_a_geotiff_says_is_there_before_anything_is_decoded(new: Array, tiny: RescaleNet, tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
-    said = geotiff._dumped({"crs": "EPSG:32633", "transform": [10.0, 0, 500, 0, -10, 900], "tags": {"season": "wet"}})
+    said = geo.dumped({"crs": "EPSG:32633", "transform": [10.0, 0, 500, 0, -10, 900], "tags": {"season": "wet"}})
     picture = Image(of_kind(new, "uint16", 4), Metadata(geo=said), nodata=0)
     path = tmp_path / "scene.tif"
     pictures.write(picture, path)

@@ -14,7 +14,7 @@ from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.fileformat import container
-from refscale_codec.picture import geotiff, image
+from refscale_codec.picture import geo, image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.reference import georeference, registration
@@ -100,7 +100,7 @@ def test_what_cannot_be_is_told() -> None:
 def test_a_damaged_georeference_is_none(said: bytes) -> None:
     picture = Image(np.zeros((4, 4, 3), np.uint8), Metadata(geo=said))
     assert georeference.prior(picture, picture) is None
-    assert geotiff.georeference(geotiff.of_window(said, 1, 1)) is None
+    assert geo.georeference(geo.of_window(said, 1, 1)) is None
 
 
 def test_a_missing_rasterio_is_told_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,14 @@ from conftest import Outcome
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import bands, geotiff, image
+from refscale_codec.picture import bands, geo, image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 
 rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
+from rasterio.rpc import RPC  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 
 PLACE = Affine(10.0, 0.5, 700_000.0, -0.25, -10.0, 4_970_000.0)
@@ -192,7 +194,55 @@ def test_what_is_not_kept_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         data = geotiff_file(raster(), say)
     image.from_bytes(data, "scene.tif")
-    assert caplog.messages == ["scene.tif: tags in mine are left out", "scene.tif: its mask becomes alpha"]
+    assert caplog.messages == ["scene.tif: left out: tags in mine", "scene.tif: its mask becomes alpha"]
+
+
+GCPS = [(0.0, 0.0, 700_000.0, 4_970_000.0, 12.0), (19.0, 32.0, 700_320.0, 4_969_810.0, 0.0)]
+
+
+def say_gcps(file: object) -> None:
+    file.gcps = [GroundControlPoint(*point) for point in GCPS], rasterio.CRS.from_epsg(32630)
+
+
+def say_rpcs(file: object) -> None:
+    lists = {f"{name}_coeff": [1.0, *[0.001] * 19] for name in ("line_num", "line_den", "samp_num", "samp_den")}
+    offsets = {f"{name}_off": 5.0 for name in ("height", "lat", "line", "long", "samp")}
+    scales = {f"{name}_scale": 0.5 for name in ("height", "lat", "line", "long", "samp")}
+    file.rpcs = RPC(**lists, **offsets, **scales, err_bias=0.25)
+
+
+@pytest.mark.parametrize("say", [say_gcps, say_rpcs])
+def test_control_points_and_polynomials_come_back(say: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    data = geotiff_file(raster(dtype="u1", depth=3), say, crs=None, transform=None, photometric="RGB")
+    picture = image.from_bytes(data, "scene.tif")
+    back = image.to_bytes(picture, "tiff")
+    assert image.from_bytes(back, "scene.tif").metadata == picture.metadata
+    with rasterio.MemoryFile(back) as memory, memory.open() as file:
+        if say is say_gcps:
+            points, crs = file.gcps
+            assert [(point.row, point.col, point.x, point.y, point.z) for point in points] == GCPS
+            assert crs.to_epsg() == 32630
+        else:
+            assert (file.rpcs.lat_off, file.rpcs.line_num_coeff[:2], file.rpcs.err_bias) == (5.0, [1.0, 0.001], 0.25)
+    assert caplog.messages == []
+
+
+def test_only_what_gdal_does_not_take_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"crs": "nonsense", "transform": list(PLACE)[:6], "descriptions": ["a"], "tags": {"A": "b"}}
+    written = image.to_bytes(Image(raster(), Metadata(geo=geo.dumped(fields))), "tiff")
+    found = said_by(written)
+    assert (found["crs"], found["transform"], found["tags"][0]["A"]) == (None, PLACE, "b")
+    (message,) = caplog.messages
+    assert message.startswith(
+        "GeoTIFF: left out of the georeference and tags: coordinate reference system (The WKT could not be parsed."
+    )
+    assert ", descriptions (" in message
+
+
+def test_statistics_are_not_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = geotiff_file(raster(depth=1), lambda file: file.update_tags(1, STATISTICS_MAXIMUM="7", A="b"))
+    assert geo.parse(image.from_bytes(data, "scene.tif").metadata.geo)["band_tags"] == [{"A": "b"}]
+    assert caplog.messages == ["scene.tif: left out: statistics, which are those of the samples before coding"]
 
 
 def test_a_nodata_value_that_no_sample_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -217,10 +267,10 @@ def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_window_knows_its_place() -> None:
-    moved = json.loads(geotiff.of_window(json.dumps({"transform": list(PLACE)[:6], "crs": "x"}).encode(), 7, 3))
+    moved = json.loads(geo.of_window(json.dumps({"transform": list(PLACE)[:6], "crs": "x"}).encode(), 7, 3))
     assert Affine(*moved["transform"]) == place(7, 3)
     assert moved["crs"] == "x"
-    assert geotiff.of_window(b"", 7, 3) == b""
+    assert geo.of_window(b"", 7, 3) == b""
 
 
 @pytest.mark.parametrize("geo", [b"{", b"[]", b'{"crs":"nonsense"}', b'{"descriptions":["a"]}', b'{"transform":[1]}'])

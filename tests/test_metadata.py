@@ -14,8 +14,8 @@ from refscale_codec.picture import metadata
 from refscale_codec.picture.metadata import Metadata, pack, unpack
 
 # Each part has a length of its own, so two swapped ones cannot pass.
-SMALL = Metadata(icc=b"I", exif=b"EX", xmp=b"XMP", geo=b"PLAC", intent=b"\1", texts=b"k\0texts\0")
-SMALL_HEX = "81 010000 82 020000 83 030000 84 040000 87 010000 0a 080000 49 4558 584d50 504c4143 01 6b00746578747300"
+SMALL = Metadata(icc=b"I", exif=b"EX", xmp=b"XMP", geo=b"{  }", intent=b"\1", texts=b"k\0texts\0")
+SMALL_HEX = "81 010000 82 020000 83 030000 84 040000 87 010000 0a 080000 49 4558 584d50 7b20207d 01 6b00746578747300"
 ZEROS = Metadata(xmp=bytes(1000))
 ZEROS_HEX = "03 e80300 63601805a360140c770000"
 
@@ -99,6 +99,7 @@ def test_any_bytes_give_metadata_or_an_error(data: bytes) -> None:
         (payload((1, 0xFFFFFF), (2, 1), rest=deflated(bytes(99))), "over the size limit: METADATA of 16777216 bytes"),
         (payload((5, 3), rest=b"abc"), "gamma: it has 3 bytes, expected 4"),
         (payload((9, 8), rest=bytes(8)), "resolution: it has 8 bytes, expected 9"),
+        (payload((4, 2), rest=b"[]"), "georeference and tags: not a JSON object"),
         (payload((10, 2), rest=b"k\0"), "a keyword has no text"),
         (payload((10, 3), rest=b"k\0t"), "a keyword has no text"),
     ],

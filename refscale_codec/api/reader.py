@@ -14,7 +14,7 @@ from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, re
 from refscale_codec.api.models import model_of, shipped_as
 from refscale_codec.errors import UsageError, naming
 from refscale_codec.fileformat import container
-from refscale_codec.picture import arrays, band_section, geotiff, metadata
+from refscale_codec.picture import arrays, band_section, geo, metadata
 from refscale_codec.picture.tiles import TILE
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Reader:
     @property
     def crs(self) -> str | None:
         """The coordinate reference system, as `EPSG:code` or WKT; None if there is none."""
-        return geotiff.crs(self._metadata.geo)
+        return geo.crs(self._metadata.geo)
 
     @property
     def transform(self) -> tuple[float, ...] | None:
@@ -100,12 +100,12 @@ class Reader:
 
         x = a column + b row + c, y = d column + e row + f.
         """
-        return geotiff.transform(self._metadata.geo)
+        return geo.transform(self._metadata.geo)
 
     @property
     def tags(self) -> dict[str, str]:
         """The GeoTIFF tags of the whole picture."""
-        return geotiff.tags(self._metadata.geo)
+        return geo.tags(self._metadata.geo)
 
     @property
     def reference_id(self) -> str | None:

@@ -21,7 +21,7 @@ from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsErro
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.model import Model
-from refscale_codec.picture import band_section, bands, geotiff, metadata, tiles
+from refscale_codec.picture import band_section, bands, geo, metadata, tiles
 from refscale_codec.picture.bands import Bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box, Tile
@@ -139,7 +139,7 @@ class Decoder:
         decoded = bands.join_groups(parts(), self.described, window)
         if self.model.exact and window == whole:
             self._require_hash(decoded)
-        cut = replace(self.metadata, geo=geotiff.of_window(self.metadata.geo, window.left, window.top))
+        cut = replace(self.metadata, geo=geo.of_window(self.metadata.geo, window.left, window.top))
         return replace(decoded, metadata=cut)
 
     def _require_hash(self, decoded: Image) -> None:

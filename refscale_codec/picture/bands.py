@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import geotiff, levels, ranges
+from refscale_codec.picture import geo, levels, ranges
 from refscale_codec.picture.formats import kind_of
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.levels import Mask, Number
@@ -173,7 +173,7 @@ def require_related(image: Image, reference: Image | None) -> None:
     if reference is None or reference.bands == image.bands or image.bands not in _SERVED.get(reference.bands, ()):
         return
     for what, picture in (("reference", reference), ("picture", image)):
-        if picture.bands in (3, 4) and geotiff.interpretations(picture.metadata.geo, picture.bands)[:3] != _RGB:
+        if picture.bands in (3, 4) and geo.interpretations(picture.metadata.geo, picture.bands)[:3] != _RGB:
             raise ImageError(
                 f"the reference is {reference.kind} and the picture {image.kind}, and it is not known which bands of "
                 f"the {what} are red, green and blue: tell it of the file with "

@@ -1,18 +1,11 @@
 """TIFF files by GDAL: any number of bands of 8, 16 or 32 bits, and the georeference and tags of a GeoTIFF.
 
 GDAL comes with rasterio, an extra, which is imported when it is needed. Functions here take and return arrays and
-bytes; `image` has pictures. The metadata of a GeoTIFF is one JSON object, without the fields that have their default:
-
-    crs           EPSG:code, or WKT                 transform   a, b, c, d, e, f: x = a column + b row + c, ...
-    tags          {name: text}                      band_tags   [{name: text}, ...], the alpha band's the last
-    descriptions, units, interpretations            [text or null, ...], likewise
-    scales, offsets                                 [number, ...], likewise
+bytes; `image` has pictures, `geo` the fields of the metadata.
 """
 
 import base64
 import importlib
-import json
-import math
 import shlex
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -21,23 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import levels, tiff
+from refscale_codec.picture import gdal_fields, geo, levels, tiff
+from refscale_codec.picture.geo import Fields
 from refscale_codec.picture.levels import Number
 from refscale_codec.picture.tiff import Page
 
 INSTALL = "pip install 'refscale-codec[geo]'"
 
-_DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "SUBDATASETS", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF"}
-_EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
-    *("TIFFTAG_DOCUMENTNAME", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_SOFTWARE", "TIFFTAG_DATETIME", "TIFFTAG_ARTIST"),
-    *("TIFFTAG_HOSTCOMPUTER", "TIFFTAG_COPYRIGHT", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION"),
-    "TIFFTAG_RESOLUTIONUNIT",
-}
 WRITTEN = "16 or 32 bits, bands, nodata value or georeference"
 """What a TIFF that is to be written may need GDAL for."""
 
-_IMPLIED_TAG = ("AREA_OR_POINT", "Area")  # GDAL sets it for every georeferenced file
-_GEOREFERENCE = ("crs", "transform")
 _TILES = 512, 256, 1024, 2048  # sides in pixels, the default first; overviews need powers of two
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
 
@@ -116,7 +102,8 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         )
     order = sorted(range(len(kinds)), key=lambda band: kinds[band] == "alpha")
     kinds = [kinds[band] for band in order]
-    fields, notes = _fields(file, kinds, order)
+    fields, left_out = gdal_fields.read(file, kinds, order)
+    notes = [f"left out: {', '.join(left_out)}"] if left_out else []
     if order != sorted(order):
         notes.append(f"band {order[-1] + 1} is alpha, and becomes the last band")
     samples, nodata, narrowed = levels.narrowed(samples, file.nodata)
@@ -132,7 +119,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         pixels, nodata = page.colours[pixels[..., 0]], None
         if alpha is not None and alpha.dtype != np.uint8:
             alpha = (alpha >> 8).astype(np.uint8)
-        fields = {key: fields[key] for key in fields if key in (*_GEOREFERENCE, "tags")}
+        fields = {key: fields[key] for key in fields if key in (*geo.GEOREFERENCE, "tags")}
     elif page.bits < 8 or page.white_is_zero:
         pixels, nodata = _as_grey(pixels, nodata, page, fields, notes)
     if alpha is not None and page.bits < 8:
@@ -140,7 +127,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     if alpha is not None and alphas and page.premultiplied(alphas[0]):
         notes.append("premultiplied alpha, converted to straight colours")
         pixels = _straight(pixels, alpha, nodata)
-    return Raster(np.ascontiguousarray(pixels), alpha, nodata, _dumped(fields), notes)
+    return Raster(np.ascontiguousarray(pixels), alpha, nodata, geo.dumped(fields), notes)
 
 
 def _nodata(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> Number | None:
@@ -210,51 +197,8 @@ def _masked(raster: Raster, valid: NDArray[np.bool_]) -> Raster:
     return raster._replace(alpha=alpha, notes=[*raster.notes, note])
 
 
-def _fields(file: Any, kinds: list[str], order: list[int]) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a file's metadata, and notes on what is left out.
-
-    Args:
-        file: the open file.
-        kinds: the colour interpretations of its bands, alpha the last.
-        order: which of the file's bands these are.
-    """
-    fields: dict[str, Any] = {}
-    if file.crs is not None:
-        code, whole = file.crs.to_string(), file.crs.to_wkt()
-        same = type(file.crs).from_user_input(code).to_wkt() == whole
-        fields["crs"] = code if same else whole
-    if not file.transform.is_identity:
-        fields["transform"] = list(file.transform)[:6]
-    alpha = kinds[-1] == "alpha"
-    tags = {key: value for key, value in file.tags().items() if (key, value) != _IMPLIED_TAG and key not in _EXIF_TAGS}
-    for key, values, default in (
-        ("tags", tags, {}),
-        ("band_tags", [file.tags(band + 1) for band in order], [{} for _ in order]),
-        ("descriptions", [file.descriptions[band] for band in order], [None] * file.count),
-        ("units", [file.units[band] or None for band in order], [None] * file.count),
-        ("scales", [file.scales[band] for band in order], [1.0] * file.count),
-        ("offsets", [file.offsets[band] for band in order], [0.0] * file.count),
-        ("interpretations", kinds, _default_interpretations(file.count - alpha) + ["alpha"] * alpha),
-    ):
-        if values != default:
-            fields[key] = values
-    notes = []
-    if file.gcps[0]:
-        notes.append("ground control points are left out")
-    if file.rpcs is not None:
-        notes.append("rational polynomial coefficients are left out")
-    if others := set(file.tag_namespaces()) - _DOMAINS_OF_FILES - {"RPC"}:
-        notes.append(f"tags in {', '.join(sorted(others))} are left out")
-    return fields, notes
-
-
-def _default_interpretations(bands: int) -> list[str]:
-    """Return the default colour interpretations of bands, without alpha."""
-    return ["red", "green", "blue"] if bands == 3 else ["gray"] + ["undefined"] * (bands - 1)
-
-
 def encode(
-    pixels: NDArray[Any], alpha: NDArray[Any] | None, nodata: Number | None, geo: bytes, icc: bytes, name: str
+    pixels: NDArray[Any], alpha: NDArray[Any] | None, nodata: Number | None, fields: Fields, icc: bytes, name: str
 ) -> bytes:
     """Return a Cloud Optimized GeoTIFF, deflated.
 
@@ -262,44 +206,58 @@ def encode(
         pixels: [h, w, bands] of a type of `levels.TYPES`.
         alpha: [h, w] of the same type; it becomes the last band.
         nodata: the nodata value.
-        geo: JSON as from `decode`.
+        fields: see `geo`.
         icc: colour profile, or empty.
         name: of the file, for messages.
 
     Raises:
         ImageError: rasterio is not installed.
-        Exception: nearly any, for a `geo` that GDAL does not accept.
+        Exception: nearly any, for a field that GDAL does not accept, see `writable`.
     """
     rasterio = _rasterio(name, WRITTEN)
     height, width = pixels.shape[:2]
     planes = [*pixels.transpose(2, 0, 1), *([] if alpha is None else [alpha])]
-    fields = _loaded(geo)
-    kinds = fields.get("interpretations", _default_interpretations(pixels.shape[2]) + ["alpha"] * (alpha is not None))
+    kinds = fields.get("interpretations", geo.usual_interpretations(pixels.shape[2], alpha is not None))
     options = {
         "driver": "GTiff", "height": height, "width": width, "count": len(planes),
-        "dtype": pixels.dtype.name, "nodata": nodata, "crs": fields.get("crs"),
+        "dtype": pixels.dtype.name, "nodata": nodata,
         "photometric": "RGB" if kinds[:3] == ["red", "green", "blue"] else "MINISBLACK",
     }  # fmt: skip
     if icc:
         options["SOURCE_ICC_PROFILE"] = base64.b64encode(icc).decode()
-    if "transform" in fields:
-        options["transform"] = rasterio.Affine(*fields["transform"])
     with rasterio.MemoryFile() as memory, rasterio.MemoryFile() as made:
         with memory.open(**options) as file:
             file.colorinterp = [rasterio.enums.ColorInterp[kind] for kind in kinds]
             for band, plane in enumerate(planes, start=1):
                 file.write(plane, band)
-            file.update_tags(**fields.get("tags", {}))
-            for band, tags in enumerate(fields.get("band_tags", ()), start=1):
-                file.update_tags(band, **tags)
-            for key in ("descriptions", "units", "scales", "offsets"):
-                if key in fields:
-                    setattr(file, key, tuple(value or "" if key == "units" else value for value in fields[key]))
+            gdal_fields.write(file, fields)
         with memory.open() as file:
             importlib.import_module("rasterio.shutil").copy(
                 file, made.name, driver="COG", blocksize=_tile(height, width), **_CREATION
             )
         return bytes(made.read())
+
+
+def writable(fields: Fields, bands: int, alpha: bool, dtype: np.dtype[Any]) -> tuple[Fields, list[str]]:
+    """Return the fields that GDAL writes and reads again, and the names of the others, with the reason.
+
+    Each is tried in a file of one pixel.
+    """
+    pixels, opacity = np.zeros((1, 1, bands), dtype), np.zeros((1, 1), dtype) if alpha else None
+    left_out = []
+    for name in [name for name in fields if name != "gcp_crs"]:
+        alone = {key: fields[key] for key in (name, *(("gcp_crs",) if name == "gcps" else ())) if key in fields}
+        try:
+            data = encode(pixels, opacity, None, alone, b"", "the picture")
+            raster = decode(data, tiff.read_page(data, name, None), name, 1, bands + 1)
+            missing = set(alone) - set(geo.fields_of(raster.geo)) - {"interpretations"}
+            failed = "GDAL does not keep it" if missing else ""
+        except Exception as error:  # of GDAL or PROJ
+            failed = reason(error.__cause__ or error)
+        if failed:
+            left_out.append(gdal_fields.named(name, failed))
+            fields = {key: value for key, value in fields.items() if key not in alone}
+    return fields, left_out
 
 
 def _tile(height: int, width: int) -> int:
@@ -312,65 +270,6 @@ def _tile(height: int, width: int) -> int:
         columns.add(width)
         height, width = -(-height // 2), -(-width // 2)
     return next((side for side in _TILES if side not in columns), _TILES[0])
-
-
-def of_window(geo: bytes, left: int, top: int) -> bytes:
-    """Return the metadata of a window of the picture that begins at this column and row."""
-    fields = _loaded(geo)
-    with suppress(KeyError, TypeError, ValueError):  # no transform, or no valid one
-        a, b, c, d, e, f = fields["transform"]
-        fields["transform"] = [a, b, a * left + b * top + c, d, e, d * left + e * top + f]
-    return _dumped(fields)
-
-
-def without_tags(geo: bytes) -> bytes:
-    """Return the georeference alone."""
-    return _dumped({key: value for key, value in _loaded(geo).items() if key in _GEOREFERENCE})
-
-
-def transform(geo: bytes) -> tuple[float, float, float, float, float, float] | None:
-    """Return a, b, c, d, e, f of the transform; None if there is none."""
-    with suppress(KeyError, TypeError, ValueError, OverflowError):
-        a, b, c, d, e, f = (float(number) for number in _loaded(geo)["transform"])
-        if all(map(math.isfinite, (a, b, c, d, e, f))):
-            return a, b, c, d, e, f
-    return None
-
-
-def crs(geo: bytes) -> str | None:
-    """Return the coordinate reference system, as `EPSG:code` or WKT; None if there is none."""
-    found = _loaded(geo).get("crs")
-    return found if isinstance(found, str) else None
-
-
-def tags(geo: bytes) -> dict[str, str]:
-    """Return the tags of the whole picture."""
-    found = _loaded(geo).get("tags")
-    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
-
-
-def interpretations(geo: bytes, bands: int) -> list[str]:
-    """Return the colour interpretations of a picture's bands, without alpha, by GDAL's names in lower case."""
-    found = _loaded(geo).get("interpretations")
-    return [str(name) for name in found][:bands] if isinstance(found, list) else _default_interpretations(bands)
-
-
-def georeference(geo: bytes) -> tuple[str, tuple[float, ...]] | None:
-    """Return the coordinate reference system and the transform; None unless there are both."""
-    system, numbers = crs(geo), transform(geo)
-    return None if system is None or numbers is None else (system, numbers)
-
-
-def _loaded(geo: bytes) -> dict[str, Any]:
-    """Return the fields of JSON; none if it is damaged."""
-    with suppress(ValueError, RecursionError):
-        found = json.loads(geo)
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def _dumped(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode() if fields else b""
 
 
 def installed() -> bool:

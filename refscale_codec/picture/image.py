@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import exif, files, formats, geotiff, levels, pillow, tiff
+from refscale_codec.picture import exif, files, formats, geo, geotiff, levels, pillow, tiff
 from refscale_codec.picture.levels import Number
 from refscale_codec.picture.metadata import NAMES, Metadata, parts_of
 
@@ -319,7 +319,9 @@ def _variant(image: Image, kind: str) -> str:
 def _encode(image: Image, variant: str) -> bytes:
     metadata = image.metadata
     if variant == "geotiff":
-        data = geotiff.encode(image.pixels, image.alpha, image.nodata, metadata.geo, metadata.icc, "the picture")
+        data = geotiff.encode(
+            image.pixels, image.alpha, image.nodata, geo.fields_of(metadata.geo), metadata.icc, "the picture"
+        )
         return exif.with_tags(data, metadata)
     samples = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
     return pillow.encode(samples, variant, metadata)
@@ -338,11 +340,13 @@ def _without_other_profile(metadata: Metadata, bands: int, where: str) -> Metada
 
 def _supported_metadata(image: Image, variant: str) -> Metadata:
     """Return the metadata that a format can hold, and log in one line what it cannot hold, or not byte for byte."""
+    if image.metadata.geo and variant == "geotiff":
+        image = replace(image, metadata=replace(image.metadata, geo=_writable(image)))
     supported = image.metadata
     kinds = formats.supporting(image.pixels.dtype, image.bands, image.longest)
     others = [other for other in (_variant(image, kind) for kind in kinds) if other != variant]
     left_out: dict[str, list[str]] = {}  # by the formats that can hold them
-    for name, part in parts_of(image.metadata).items():
+    for name, part in parts_of(supported).items():
         back = _round_trip(image, variant, name) if part else part
         if part and not back:
             supported = replace(supported, **{name: b""})
@@ -354,6 +358,18 @@ def _supported_metadata(image: Image, variant: str) -> Metadata:
         text = f"{formats.NAMES[variant]} cannot hold {', '.join(parts)}, left out"
         _log.warning(f"{text}; {able} can" if able else text)
     return supported
+
+
+def _writable(image: Image) -> bytes:
+    """Return what a GeoTIFF holds of the georeference, and log what it does not hold, with the reason."""
+    try:
+        fields = geo.parse(image.metadata.geo)
+        fields, left_out = geotiff.writable(fields, image.bands, image.alpha is not None, image.pixels.dtype)
+    except ValueError as error:
+        fields, left_out = {}, [f"all ({error})"]
+    if left_out:
+        _log.warning("GeoTIFF: left out of the %s: %s", NAMES["geo"], ", ".join(left_out))
+    return geo.dumped(fields)
 
 
 def _round_trip(image: Image, variant: str, name: str) -> bytes:

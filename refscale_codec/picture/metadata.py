@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from itertools import accumulate
 
 from refscale_codec.errors import ContainerError
+from refscale_codec.picture import geo
 
 MAX_BYTES = 0xFF_FFFF
 """Most bytes of all parts together, before compression."""
@@ -114,6 +115,11 @@ def _fault(name: str, part: bytes) -> str:
         return f"it has {len(part)} bytes, expected {SIZES[name]}"
     if name == "texts" and (part[-1] or part.count(0) % 2):
         return "a keyword has no text"
+    if name == "geo":
+        try:
+            geo.parse(part)
+        except ValueError as error:
+            return str(error)
     return ""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, UsageError
-from refscale_codec.picture import geotiff
+from refscale_codec.picture import geo
 from refscale_codec.picture.image import Image
 
 Matrix = NDArray[np.float64]
@@ -103,7 +103,7 @@ def apart(target: Grid, reference: Grid, matrix: Matrix) -> str:
 
 
 def _grid(picture: Image) -> Grid | None:
-    found = geotiff.georeference(picture.metadata.geo)
+    found = geo.georeference(picture.metadata.geo)
     return None if found is None else Grid(*found, picture.height, picture.width)
 
 

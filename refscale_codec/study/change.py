@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, geotiff
+from refscale_codec.picture import bands, geo
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.reference import georeference, registration, warp
@@ -86,4 +86,4 @@ def heat_map(values: NDArray[np.float32], image: Image) -> Image:
     """
     intensity = np.rint(255 * values).astype(np.uint8)
     colours = np.ascontiguousarray(cv2.applyColorMap(intensity, cv2.COLORMAP_INFERNO)[..., ::-1])
-    return Image(colours, Metadata(geo=geotiff.without_tags(image.metadata.geo)))
+    return Image(colours, Metadata(geo=geo.without_tags(image.metadata.geo)))

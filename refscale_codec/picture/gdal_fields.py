@@ -1,0 +1,122 @@
+"""The fields of `geo`, read from a data set that rasterio has open, and written to one. Each that fails is named."""
+
+from collections.abc import Callable
+from typing import Any
+
+from refscale_codec.errors import reason
+from refscale_codec.picture import geo
+from refscale_codec.picture.geo import Fields
+
+_DOMAINS_OF_FILES = {"IMAGE_STRUCTURE", "SUBDATASETS", "DERIVED_SUBDATASETS", "COLOR_PROFILE", "xml:XMP", "EXIF", "RPC"}
+_EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
+    *("TIFFTAG_DOCUMENTNAME", "TIFFTAG_IMAGEDESCRIPTION", "TIFFTAG_SOFTWARE", "TIFFTAG_DATETIME", "TIFFTAG_ARTIST"),
+    *("TIFFTAG_HOSTCOMPUTER", "TIFFTAG_COPYRIGHT", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION"),
+    "TIFFTAG_RESOLUTIONUNIT",
+}
+_IMPLIED_TAG = ("AREA_OR_POINT", "Area")  # GDAL sets it for every georeferenced file
+_STATISTICS = "STATISTICS_"  # tags of a band that are computed from its samples begin so
+_LONGEST_REASON = 200  # characters
+
+NAMES = {
+    "crs": "coordinate reference system",
+    "tags": "tags",
+    "band_tags": "tags of bands",
+    "gcps": "ground control points",
+    "gcp_crs": "coordinate reference system of ground control points",
+    "rpcs": "rational polynomial coefficients",
+}
+"""Fields in messages, where they are called otherwise."""
+
+
+def named(name: str, why: object) -> str:
+    """Return a field and why it is left out, in one line."""
+    line = " ".join(str(why).split())
+    return f"{NAMES.get(name, name)} ({line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + '...'})"
+
+
+def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[str]]:
+    """Return the fields of a data set, without those that have their default, and the names of what is left out.
+
+    Args:
+        file: the open data set.
+        kinds: the colour interpretations of its bands, alpha the last.
+        order: which of the data set's bands these are.
+    """
+    fields: Fields = {}
+    left_out: list[str] = []
+    no_texts, alpha = [None] * len(order), kinds[-1:] == ["alpha"]
+    band_tags = [file.tags(band + 1) for band in order]
+    kept = [{key: text for key, text in tags.items() if not key.startswith(_STATISTICS)} for tags in band_tags]
+    if kept != band_tags:
+        left_out.append("statistics, which are those of the samples before coding")
+    readers: dict[str, tuple[Callable[[], Any], Any]] = {  # and the default
+        "crs": (lambda: _crs(file.crs), None),
+        "transform": (lambda: None if file.transform.is_identity else list(file.transform)[:6], None),
+        "tags": (lambda: _tags(file), {}),
+        "band_tags": (lambda: kept, [{} for _ in order]),
+        "descriptions": (lambda: [file.descriptions[band] or None for band in order], no_texts),
+        "units": (lambda: [file.units[band] or None for band in order], no_texts),
+        "scales": (lambda: [file.scales[band] for band in order], [1.0] * len(order)),
+        "offsets": (lambda: [file.offsets[band] for band in order], [0.0] * len(order)),
+        "interpretations": (lambda: kinds, geo.usual_interpretations(len(order) - alpha, alpha)),
+        "gcps": (lambda: [[point.row, point.col, point.x, point.y, point.z or 0.0] for point in file.gcps[0]], []),
+        "gcp_crs": (lambda: _crs(file.gcps[1]) if file.gcps[0] else None, None),
+        "rpcs": (lambda: None if file.rpcs is None else file.rpcs.to_dict(), None),
+    }
+    for name, (found, default) in readers.items():
+        try:
+            value = found()
+        except Exception as error:  # of GDAL or PROJ, or for contents of another kind
+            left_out.append(named(name, reason(error)))
+            continue
+        wrong = "" if value == default else geo.fault(name, value)
+        if wrong:
+            left_out.append(named(name, wrong))
+        elif value != default:
+            fields[name] = value
+    domains = {name for band in range(file.count + 1) for name in file.tag_namespaces(band)} - _DOMAINS_OF_FILES
+    if domains:
+        left_out.append(f"tags in {', '.join(sorted(domains))}")
+    while len(geo.dumped(fields)) > geo.MAX_BYTES:
+        largest = max(fields, key=lambda name: len(geo.dumped({name: fields[name]})))
+        left_out.append(named(largest, f"{len(geo.dumped({largest: fields.pop(largest)})):,} bytes"))
+    return fields, left_out
+
+
+def _crs(system: Any) -> str | None:
+    """Return a reference system as a code, where that says all, or as WKT."""
+    if not system:
+        return None
+    code, whole = system.to_string(), system.to_wkt()
+    return str(code if type(system).from_user_input(code).to_wkt() == whole else whole)
+
+
+def _tags(file: Any) -> dict[str, str]:
+    return {key: text for key, text in file.tags().items() if (key, text) != _IMPLIED_TAG and key not in _EXIF_TAGS}
+
+
+def write(file: Any, fields: Fields) -> None:
+    """Write fields, but for the interpretations, to a data set that is open for writing.
+
+    Raises:
+        Exception: nearly any, for a value that GDAL does not accept.
+    """
+    import rasterio
+    from rasterio.control import GroundControlPoint
+    from rasterio.rpc import RPC
+
+    if "crs" in fields:
+        file.crs = rasterio.CRS.from_user_input(fields["crs"])
+    if "transform" in fields:
+        file.transform = rasterio.Affine(*fields["transform"])
+    if "gcps" in fields:
+        system = rasterio.CRS.from_user_input(fields["gcp_crs"]) if "gcp_crs" in fields else rasterio.CRS()
+        file.gcps = [GroundControlPoint(*point) for point in fields["gcps"]], system
+    if "rpcs" in fields:
+        file.rpcs = RPC(**fields["rpcs"])
+    file.update_tags(**fields.get("tags", {}))
+    for band, tags in enumerate(fields.get("band_tags", ()), start=1):
+        file.update_tags(band, **tags)
+    for key in ("descriptions", "units", "scales", "offsets"):
+        if key in fields:
+            setattr(file, key, tuple(value or "" if key == "units" else value for value in fields[key]))
