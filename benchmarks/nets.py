@@ -3,6 +3,7 @@
     python benchmarks/nets.py ../shared/data/manifest.csv                       # goes on with what is missing
     python benchmarks/nets.py ../shared/data/manifest.csv --hours 2             # stops then, and can be continued
     python benchmarks/nets.py ../shared/data/manifest.csv --only untied,flow --seeds 1
+    python benchmarks/nets.py ../shared/data/manifest.csv --minutes 120 --only quarter
 
 Every variant trains from fresh parameters for 40 processor minutes on one thread, on crops of 64 pixels and at last of
 96; the schedule follows the share of the minutes that is spent. It is judged as by benchmarks/ablations.py. Variants
@@ -63,7 +64,6 @@ FIELDS = (
 BASE = TrainConfig(
     "",
     net=UntiedConfig(),
-    processor_minutes=40.0,
     decay=0.6,
     learning_rate=1e-3,
     muon=1e-3,
@@ -218,14 +218,13 @@ def cost(rescaler: Rescaler) -> dict[str, float]:
     return result | {"seconds_up": min(taken) / (pixels / 1e6)}
 
 
-def trained(name: str, seed: int, pictures: Pictures, minutes: float) -> tuple[TrainConfig, Path] | None:
+def trained(config: TrainConfig, folder: Path, pictures: Pictures, minutes: float) -> Path | None:
     """Train a variant, or go on with it, for at most so many minutes by the clock; None if it is not finished then."""
-    config = replace(VARIANTS[name].config, manifest=pictures.manifest.name, seed=seed)
-    net, folder = Trained(config), RUNS / f"{name}-{seed}"
+    net = Trained(config)
     file = loop.fit(
         net, config, pictures.drawn(config), net.loss_of, Trained.store, folder, minutes=minutes, report=print
     )
-    return (config, file) if spent(folder) >= 60 * config.processor_minutes else None
+    return file if spent(folder) >= 60 * config.processor_minutes else None
 
 
 def spent(folder: Path) -> float:
@@ -240,6 +239,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--only", default=",".join(VARIANTS), help="names of variants, separated by commas")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--minutes", type=float, default=40.0, help="of the processor, for each")
     parser.add_argument("--hours", type=float, default=1e9, help="by the clock, after which nothing more is trained")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -249,18 +249,19 @@ def main() -> None:
     judge = cache(Judge)
     for seed in map(int, args.seeds.split(",")):
         for name in args.only.split(","):
-            if any((row["variant"], row["seed"]) == (name, seed) for row in results["rows"]):
+            key = name, seed, args.minutes
+            if any((row["variant"], row["seed"], row["minutes"]) == key for row in results["rows"]):
                 continue
-            variant = VARIANTS[name]
+            variant, folder = VARIANTS[name], RUNS / "-".join(map(str, key))
+            config = replace(variant.config, manifest=args.manifest.name, seed=seed, processor_minutes=args.minutes)
             with variant.changing():
-                done = trained(name, seed, pictures, (until - time.monotonic()) / 60)
-                if done is None:
+                file = trained(config, folder, pictures, (until - time.monotonic()) / 60)
+                if file is None:
                     return
-                config, file = done
                 net = model.load(file)
                 percent, _ = judge(args.manifest)(net)
                 row = {"variant": name, "what": variant.what, "seed": seed, "percent": percent}
-                row |= {"minutes": config.processor_minutes, "parameters": parameters(config)} | cost(net.rescaler)
+                row |= {"minutes": args.minutes, "parameters": parameters(config)} | cost(net.rescaler)
             row["steps"] = int(loop.checkpoints(file.parent)[-1].stem.rpartition("-")[2])
             results["rows"].append({name: row[name] for name in FIELDS})
             results |= {"command": "python benchmarks/nets.py manifest.csv", "machine": platform.machine()}
@@ -277,18 +278,18 @@ def parameters(config: TrainConfig) -> int:
 
 def write_table(results: dict[str, Any]) -> None:
     """Put the table into docs/TRAINING.md: a row a variant."""
-    by_name: dict[str, dict[int, dict[str, Any]]] = {}
+    by_name: dict[tuple[str, float], dict[int, dict[str, Any]]] = {}
     for row in results["rows"]:
-        by_name.setdefault(row["variant"], {})[row["seed"]] = row
+        by_name.setdefault((row["variant"], row["minutes"]), {})[row["seed"]] = row
     lines = [
-        "| variant | what | BD-rate, % | steps | parameters | down, products a pixel | up | up, s/MP |",
-        "|---|---|---|---|---|---|---|---|",
+        "| variant | what | minutes | BD-rate, % | steps | parameters | down, products a pixel | up | up, s/MP |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, of in by_name.items():
+    for (name, minutes), of in by_name.items():
         rows = [of[seed] for seed in sorted(of)]
         first, percents = rows[0], ", ".join(f"{row['percent']:+.2f}" for row in rows)
         lines.append(
-            f"| {name} | {first['what']} | {percents} | {first['steps']:,} | {first['parameters']:,} | "
+            f"| {name} | {first['what']} | {minutes:g} | {percents} | {first['steps']:,} | {first['parameters']:,} | "
             f"{first['multiplications_down']:,.0f} | {first['multiplications_up']:,.0f} | {first['seconds_up']:.2f} |"
         )
     replace_table("docs/TRAINING.md", "benchmarks/nets.py", lines)

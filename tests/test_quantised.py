@@ -44,6 +44,21 @@ def test_convolution_equals_its_integers_in_every_carrier(seed, channels_in, cha
         assert torch.equal(layer.exact()(x.bfloat16()).float(), wanted)
 
 
+@pytest.mark.parametrize("carrier", [torch.bfloat16, torch.float32])
+def test_gradients_are_those_of_the_convolution_of_floats(monkeypatch, carrier):
+    gradients = []
+    for eight_bits in (True, False):
+        monkeypatch.setattr(quantised, "in_eight_bits", lambda device, chosen=eight_bits: chosen)
+        torch.manual_seed(4)
+        layer = QuantisedConv(32, 16)
+        x = (activations(2, 32, 8, 8, low=-HIGHEST) / 2).to(carrier).requires_grad_()
+        (layer(x).float() * torch.randn(2, 16, 8, 8)).sum().backward()
+        gradients.append((x.grad, layer.weight.grad, layer.bias.grad))
+    for ours, wanted in zip(*gradients, strict=True):
+        assert ours is not None and ours.abs().max() > 0
+        assert torch.allclose(ours.float(), wanted.float(), rtol=1e-5 if carrier == torch.float32 else 0.02)
+
+
 def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypatch):
     device, usual = torch.device("cpu"), quantised.EightBits.__call__
     look = quantised.in_eight_bits.__wrapped__

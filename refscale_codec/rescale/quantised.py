@@ -113,7 +113,7 @@ def _faster(work: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: to
 
 
 class EightBits:
-    """A convolution on 8-bit integers by oneDNN: bfloat16 to bfloat16, the same as the other ways of computing it."""
+    """A convolution on 8-bit integers by oneDNN, rounded to bfloat16: the same as the other ways of computing it."""
 
     def __init__(self, weight: Tensor, bias: Tensor, step: Tensor, rectifies: bool) -> None:
         """Pack an `IntegerConv` for one processor.
@@ -132,7 +132,7 @@ class EightBits:
     _PLACES = [1, 1], [1, 1], [1, 1]  # stride, padding, dilation
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map integers in bfloat16 to the convolution rounded to bfloat16."""
+        """Map integers, in bfloat16 or a larger type, to the convolution rounded to bfloat16."""
         signed_bytes = (x if self.offset else x - 128).to(torch.int8)  # to uint8 would be several times slower
         given = signed_bytes.view(torch.uint8) + 128
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
@@ -140,6 +140,23 @@ class EightBits:
             *(1.0, 0, torch.bfloat16, "none", [], ""),
         )
         return result
+
+
+class _Convolve(torch.autograd.Function):
+    """A convolution by `EightBits`; the gradients are the float's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, packed: EightBits) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return packed(x).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        places = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+        return *torch.ops.aten.convolution_backward(
+            gradients[0], x, weight, [len(weight)], *places, ctx.needs_input_grad[:3]
+        ), None
 
 
 @cache
@@ -209,9 +226,13 @@ class QuantisedConv(nn.Module):
         with torch.no_grad():
             whole, offset, exponent = integers(self.weight, self.bias)
             step = torch.exp2(exponent)
-            weight, bias = whole * step[:, None, None, None], offset * step
+            weight, exact_bias = whole * step[:, None, None, None], offset * step
         weight = straight_through(weight, self.weight).to(x.dtype)
-        bias = straight_through(bias, BIAS_UNIT * self.bias).to(x.dtype)
+        bias = straight_through(exact_bias, BIAS_UNIT * self.bias).to(x.dtype)
+        if in_eight_bits(x.device):
+            packed = EightBits(whole.to(torch.int8), exact_bias, step, self.rectifies)
+            result: Tensor = _Convolve.apply(x, weight, bias, packed)  # type: ignore[no-untyped-call]
+            return result
         return carried(functional.conv2d(x, weight, bias, padding=1))
 
     def exact(self) -> "IntegerConv":
