@@ -372,3 +372,18 @@ def test_what_is_left_out_is_logged_not_printed(
         refscale.encode(of_kind(new, "uint16", None), value_range=(0, 30000), model=tiny)
     assert "clipped" in caplog.text
     assert capsys.readouterr() == ("", "")
+
+
+def test_pages_are_keywords(tmp_path: Path, new: Array, old: Array, data: bytes, tiny: Model) -> None:
+    path = tmp_path / "both.tif"
+    PIL.Image.fromarray(new).save(path, save_all=True, append_images=[PIL.Image.fromarray(old)])
+    assert refscale.encode(path, path, page=1, reference_page=2, model=tiny) == data
+    assert refscale.fingerprint(path, page=2) == refscale.fingerprint(old)
+    assert np.array_equal(
+        refscale.decode(data, path, reference_page=2, model=tiny), refscale.decode(data, old, model=tiny)
+    )
+    with pytest.raises(errors.ImageError, match="holds 2 pictures"):
+        refscale.encode(path, model=tiny)
+    for options in ({"page": 1}, {"reference_page": 1}):
+        with pytest.raises(errors.UsageError, match="would have no effect"):
+            refscale.encode(new, model=tiny, **options)

@@ -671,6 +671,33 @@ def test_a_reference_of_another_size_will_do(refscale: Callable[..., Outcome], p
         assert pictures.read(place / "out.tif").pixels.shape == (20, 33, 3)
 
 
+def test_pages_of_picture_and_reference_are_chosen(refscale: Callable[..., Outcome], place: Path) -> None:
+    target, reference, other = (PIL.Image.open(place / f"{name}.png") for name in ("target", "ref", "other"))
+    other.save(place / "new.tif", save_all=True, append_images=[target])
+    other.save(place / "old.tif", save_all=True, append_images=[target, reference])
+    assert_refusal(refscale("encode", "new.tif", "-o", "out.rsc", *TINY), 3, "holds 2 pictures", "--page 1 to --page 2")
+    pages = ("--ref", "old.tif", "--ref-page", 3, *TINY)
+    assert refscale("encode", "new.tif", "--page", 2, *pages, "--quality", 60, "-o", "out.rsc").code == 0
+    assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()
+    for line in (("decode", "with.rsc", "-o", "out.png"), ("verify", "with.rsc"), ("diff", "with.rsc", "-o", "d.png")):
+        assert refscale(*line, *pages).code == 0
+    assert_refusal(refscale("decode", "with.rsc", "--ref", "old.tif", "-o", "no.png", *TINY), 3, "holds 3 pictures")
+    no_effect = refscale("encode", "target.png", "--ref-page", 1, "-o", "no.rsc", *TINY)
+    assert_refusal(no_effect, 2, "--ref-page would have no effect")
+    given = refscale("diff", "with.rsc", "--page", 1, *pages, "-o", "no.png")
+    assert_refusal(given, 2, "--page would have no effect: with.rsc is a .rsc file")
+
+
+def test_a_grey_reference_serves_for_rgb_and_the_reverse(refscale: Callable[..., Outcome], place: Path) -> None:
+    for target, reference, bands in (("target.png", "grey.png", 3), ("grey.png", "target.png", 1)):
+        done = refscale("encode", target, "--ref", reference, "-o", "out.rsc", *TINY)
+        assert done.code == 0, done.err
+        assert refscale("decode", "out.rsc", "--ref", reference, "-o", "out.png", *TINY).code == 0
+        assert pictures.read(place / "out.png").pixels.shape == (20, 33, bands)
+        named = container.unpack((place / "out.rsc").read_bytes()).header.reference
+        assert named == pictures.read(place / reference).fingerprint()
+
+
 def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
     sizes = []
     for options in (("--quality", "20"), ("--quality", "90")):

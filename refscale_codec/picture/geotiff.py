@@ -94,6 +94,8 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     kinds = [kind.name for kind in file.colorinterp]
     if not page.palette:
         kinds = ["gray" if kind == "palette" else kind for kind in kinds]  # GDAL's way to show few bits, or white as 0
+    if page.white_is_zero:
+        kinds[0] = "gray"
     alphas = [band for band, kind in enumerate(kinds) if kind == "alpha"]
     if len(alphas) == len(kinds) or len(alphas) > 1:
         what = "nothing but alpha" if len(alphas) == len(kinds) else f"{len(alphas)} bands of alpha"

@@ -25,6 +25,7 @@ def ends_early(data: bytes) -> bool:
     """Return whether entropy-coded data of a JPEG end before its last pixel.
 
     Raises:
+        UnidentifiedImageError: Pillow does not decode such a JPEG: of two components or 12 bits, say.
         Exception: nearly any, for bytes that are not a JPEG.
     """
     segments = list(_segments(data))

@@ -9,6 +9,7 @@ alone is decided here, so it is the same with and without a georeference, and wh
 import io
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -286,8 +287,9 @@ def require_blocks(page: Page, data: bytes, name: str) -> None:
         tables = bytes(tags.get(_JPEG_TABLES, b""))
         for index in np.flatnonzero(~damaged & (lengths > 0)):
             block = data[offsets[index] : offsets[index] + lengths[index]]
-            if jpeg.ends_early(tables[:-2] + block[2:] if tables else block):
-                damaged[index] = True
+            with suppress(PIL.UnidentifiedImageError):  # GDAL decodes more kinds
+                damaged[index] = jpeg.ends_early(tables[:-2] + block[2:] if tables else block)
+            if damaged[index]:
                 break
     if damaged.any():
         raise ImageError(f"{name} is damaged or truncated: the data of block {int(damaged.argmax())} end early")
