@@ -231,7 +231,7 @@ def _bd_table(results: "Results") -> "Table":
     seconds = seconds_per_megapixel(results.rows)
     table = Table("coder", "against", *datasets, "encode", "decode", box=None)
     for (coder, anchor), by_dataset in cells.items():
-        times = (f"{seconds[coder][what]:.3g}" if what in seconds[coder] else "-" for what in ("encode", "decode"))
+        times = (f"{seconds[coder][what]:.3f}" if what in seconds[coder] else "-" for what in ("encode", "decode"))
         table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets), *times)
     return table
 

@@ -103,7 +103,7 @@ def measure(
         folder: exists; gets rows.jsonl.
         jobs: processes, each on one thread; 1 measures in this one.
         report: called with the number of rows done and the number of all.
-        finished: called with each pair whose last row was made in this run.
+        finished: called with each pair as soon as it has all its rows.
 
     Raises:
         UsageError: no coder can code any of the pairs.
@@ -127,6 +127,9 @@ def measure(
             tasks.append(_Task(pair, _reference(pair, coder), coder.name, left))
     tasks_left = Counter(task.pair for task in tasks)
     report(len(done), total)
+    for pair in pairs:
+        if not tasks_left[pair]:
+            finished(pair)
     with (folder / "rows.jsonl").open("ab") as log:
         log.write(b"" if _ends_with_a_line(folder / "rows.jsonl") else b"\n")
         for task, made in _run(tasks, setup, coders, jobs):

@@ -211,7 +211,7 @@ def _pictures(results: Results, percents: Mapping[tuple[str, str, str, str], flo
 
 
 def _seconds(seconds: Mapping[str, float], what: str) -> str:
-    return f"{seconds[what]:.3g}" if what in seconds else "–"
+    return f"{seconds[what]:.3f}" if what in seconds else "–"
 
 
 def _fixed(value: float, digits: int) -> str:
