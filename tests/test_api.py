@@ -193,7 +193,7 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
     [
         ({"picture": None}, errors.UsageError, ("the picture", "array, a path or an Image", "NoneType")),
         ({"picture": [[1, 2]]}, errors.UsageError, ("list",)),
-        ({"picture": PICTURE * 0.5}, errors.ImageError, ("the picture", "float64")),
+        ({"picture": PICTURE * 0.5j}, errors.ImageError, ("the picture", "complex128")),
         ({"picture": "nowhere.png"}, errors.ImageError, ("nowhere.png does not exist",)),
         ({"reference": 7}, errors.UsageError, ("the reference", "int")),
         ({"reference": PICTURE[..., 0]}, errors.ImageError, ("8-bit grey", "8-bit RGB")),
@@ -206,10 +206,12 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"target_bytes": 7.5}, errors.UsageError, ("target_bytes", "whole")),
         ({"target_bpp": "1"}, errors.UsageError, ("target_bpp", "'1'")),
         ({"tile": 17}, errors.UsageError, ("tile", "17")),
-        ({"value_range": (0, 9)}, errors.UsageError, ("range",)),
+        ({"value_range": {4: (0, 9)}}, errors.UsageError, ("range", "band 4")),
+        ({"value_range": {1.5: (0, 9)}}, errors.UsageError, ("band", "1.5")),
+        ({"value_range": {1: 9}}, errors.UsageError, ("value_range must be two numbers", "9")),
         *(
-            ({"value_range": wrong}, errors.UsageError, ("value_range must be two whole numbers", repr(wrong)))
-            for wrong in ((0, 1, 2), ("a", "b"), "0,10", {0: 1}, (0.0, 9.0), 7)
+            ({"value_range": wrong}, errors.UsageError, ("value_range must be two numbers", repr(wrong)))
+            for wrong in ((0, 1, 2), ("a", "b"), "0,10", 7)
         ),
         ({"target_bpp": 1e308}, errors.UsageError, ("a target must be at most",)),
         ({"target_bytes": 10**400}, errors.UsageError, ("a target must be at most",)),
@@ -274,10 +276,29 @@ def test_a_window_outside_the_picture_is_refused_before_weights_are_looked_for(d
         refscale.open(data).read(window=(0, 0, 999, 1))
 
 
-def test_a_range_of_values_may_be_any_two_whole_numbers(new: Array, tiny: RescaleNet) -> None:
+def test_a_range_of_values_may_be_any_two_numbers_for_all_bands_or_some(new: Array, tiny: RescaleNet) -> None:
     deep = of_kind(new, "uint16", None)
-    files = [refscale.encode(deep, value_range=limits, model=tiny) for limits in ((0, 4000), np.array([0, 4000]))]
-    assert files[0] == files[1]
+    every = dict.fromkeys(range(1, deep.shape[2] + 1), (0, 4000.0))
+    files = [
+        refscale.encode(deep, value_range=limits, model=tiny) for limits in ((0, 4000), np.array([0, 4000]), every)
+    ]
+    assert files[0] == files[1] == files[2]
+    assert refscale.encode(deep, value_range=every | {2: (0, 9000)}, model=tiny) != files[0]
+
+
+def test_floats_come_back_as_floats_in_their_units(new: Array, old: Array, tiny: RescaleNet) -> None:
+    older = (old[..., 0] / 1000.0).astype(np.float32)
+    reflectance = new[..., 0] / 1000.0
+    reflectance[3:5, 7] = np.nan
+    data = refscale.encode(reflectance, older, model=tiny, quality=95)
+    with refscale.open(data, older, model=tiny) as scene:
+        assert (scene.dtype, scene.nodata) == (np.float32, None)
+        part = scene.read(window=(4, 2, 9, 8))
+    hat = refscale.decode(data, older, model=tiny)
+    assert (hat.dtype, hat.shape) == (np.float32, reflectance.shape)
+    assert np.array_equal(np.isnan(hat), np.isnan(reflectance))
+    assert np.nanmax(abs(hat - reflectance)) < 0.3  # the net is not trained
+    assert np.array_equal(part, hat[2:10, 4:13], equal_nan=True)
 
 
 # --- models, imports and threads -------------------------------------------------------------------------------------

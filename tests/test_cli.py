@@ -167,8 +167,14 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is an rsc": ("encode with.rsc -o out.rsc -w", 3, ("with.rsc",)),
     "CMYK picture": ("encode cmyk.jpg -o out.rsc -w", 3, ("cmyk.jpg", "CMYK")),
     "grey reference": ("encode target.png --ref grey.png -o out.rsc -w", 3, ("reference", "grey", "RGB")),
-    "range for 8 bits": ("encode target.png -o out.rsc --range 0,9 -w", 2, ("range", "16-bit")),
+    "range of no band": ("encode target.png -o out.rsc --range 4:0,9 -w", 2, ("range", "band 4", "has 3")),
     "range of one number": ("encode target.png -o out.rsc --range 9 -w", 2, ("--range", "low,high")),
+    "range given twice": (
+        "encode target.png -o out.rsc --range 1:0,9 --range 1:2,9 -w",
+        2,
+        ("--range", "twice", "band 1"),
+    ),
+    "ranges given twice": ("encode target.png -o out.rsc --range 0,9 --range 2,9 -w", 2, ("twice", "all bands")),
     "grey picture in eval": ("eval grey.csv -w", 3, ("grey.png", "8-bit RGB is needed")),
     # output
     "no folder for the output": ("encode target.png -o no/out.rsc -w", 3, ("no/out.rsc",)),

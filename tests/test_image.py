@@ -475,8 +475,11 @@ def test_a_nodata_value_that_is_lost_is_told(caplog: pytest.LogCaptureFixture) -
 def test_who_takes_rgb_only_says_so(tmp_path: Path) -> None:
     for name, picture in (("grey", Image(RGB[..., :1])), ("alpha", Image(RGB, alpha=ALPHA))):
         image.write(picture, tmp_path / f"{name}.png")
-        with pytest.raises(ImageError, match=r"but 8-bit RGB is needed: `magick "):
+        with pytest.raises(ImageError, match=r"but 8-bit RGB is needed here: `magick "):
             image.read_rgb(tmp_path / f"{name}.png")
+    image.write(Image(RGB.astype(np.uint16) * 9), tmp_path / "deep.png")
+    with pytest.raises(ImageError, match=r"is 16-bit RGB, but 8-bit RGB is needed here$"):  # no advice to lose bits
+        image.read_rgb(tmp_path / "deep.png")
     image.write(Image(RGB), tmp_path / "rgb.png")
     assert np.array_equal(image.read_rgb(tmp_path / "rgb.png").pixels, RGB)
 

@@ -77,6 +77,15 @@ def test_the_ends_of_any_range_of_floats_are_exact(low: float, high: float) -> N
     assert back[:4].tolist() == [low, high, low, high]
 
 
+def test_samples_of_another_type_have_the_levels_of_their_values() -> None:
+    whole = np.array([[-50, 0, 7, 100, 200]], I16)
+    expected = levels.of_samples(whole, 0, 150)
+    assert np.array_equal(levels.of_samples(whole.astype(F32), 0, 150), expected)
+    assert np.array_equal(levels.of_samples(whole.astype(I32), 0, 150), expected)
+    assert np.array_equal(levels.of_samples(whole, 0.0, 150.0), expected)
+    assert levels.of_samples(np.array([[2**32 - 1]], "u4"), 0.0, 1e12).tolist() == [[281]]
+
+
 def test_golden_levels_of_floats() -> None:
     plane = np.array([[0.1, 0.2, 0.30000001192, -0.7, 1.25]], F32)
     level = levels.of_samples(plane, -0.75, 1.25)
@@ -132,7 +141,7 @@ def test_an_extreme_is_kept_and_has_no_say(dtype: np.dtype, extreme: int) -> Non
     assert chosen[:2] == plain[:2]
     assert chosen.kept is not None
     assert np.argwhere(chosen.kept).tolist() == [[5, 5]]
-    assert "1 samples lie beyond the ranges of their bands: kept exactly" in told(pixels)[0]
+    assert told(pixels)[0] == "samples far beyond the range of their band, kept exactly: 1"
 
 
 def test_extremes_that_are_many_or_near_are_in_the_range() -> None:
@@ -197,10 +206,12 @@ def test_a_sliver_of_the_coded_range_is_told() -> None:
     (line,) = told(low)
     assert line.startswith("band 2: ")
     assert "within 118..131, 5.1 % of the range 0..255 that is coded" in line
+    assert line.endswith("; --range 2:118,131 (value_range in Python) codes these finer")
     assert told(low, {2: (118, 131)}) == []
     land = noisy(440, 2960)
     land[:, :2] = 65535
     assert "of the range 440..65535" in told(land)[0]
+    assert told(land)[0].endswith("codes these finer, but clips others")
     assert told(noisy(0, 256, U8)) == told(np.full((9, 9), 7, U8)) == []
     assert told(np.dstack([noisy(1, 3, U8)] * 5))[-1] == "likewise 4 more bands"
 

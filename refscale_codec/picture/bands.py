@@ -125,14 +125,14 @@ def describe(
             one = ranges.Chosen(0, 255)
         else:
             one = ranges.measured(plane, valid)
-        sliver = None if band in given else ranges.sliver(plane, valid, one.low, one.high)
+        sliver = None if band in given else ranges.sliver(band + 1, plane, valid, one.low, one.high)
         if sliver is not None:
-            slivers.append(f"band {band + 1}: {sliver}")
+            slivers.append(sliver)
         chosen.append(one)
     for line in [*ranges.losses(chosen, dtype), *slivers[:1]]:
         tell(line)
     if len(slivers) > 1:
-        tell(f"likewise {len(slivers) - 1} more bands")
+        tell(f"likewise {len(slivers) - 1} more band{'s' * (len(slivers) > 2)}")
     as_they_are = dtype == np.uint8 and not given
     return Bands(
         dtype,
@@ -192,9 +192,13 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         reference: whether it is the reference: its alpha is ignored, and its nodata value is the picture's.
 
     Raises:
-        ImageError: the reference has bands that do not serve for the picture's, or samples of another type.
+        ImageError: the reference has bands that do not serve for the picture's, or is of 8 bits and the picture not, or
+            the other way round.
     """
-    if image.pixels.dtype != bands.dtype or bands.depth not in (image.bands, *_SERVED.get(image.bands, ())):
+    if (image.pixels.dtype == np.uint8) != (bands.dtype == np.uint8) or bands.depth not in (
+        image.bands,
+        *_SERVED.get(image.bands, ()),
+    ):
         raise ImageError(
             f"the reference is {image.kind} and the picture {kind_of(bands.dtype, bands.depth)}: bring both to the same"
         )

@@ -244,7 +244,8 @@ def read_rgb(path: Path) -> Image:
     image = read(path, need_georeference=False)
     if image.kind != "8-bit RGB" or image.alpha is not None:
         with_alpha = "" if image.alpha is None else " with alpha"
-        raise ImageError(f"{path} is {image.kind}{with_alpha}, but 8-bit RGB is needed: {formats.to_rgb(str(path))}")
+        advice = f": {formats.to_rgb(str(path))}" if image.pixels.dtype == np.uint8 else ""
+        raise ImageError(f"{path} is {image.kind}{with_alpha}, but 8-bit RGB is needed here{advice}")
     return image
 
 

@@ -104,10 +104,14 @@ def step(low: Number, high: Number) -> float:
 
 
 def of_samples(plane: NDArray[Any], low: Number, high: Number) -> NDArray[np.uint16]:
-    """Return the nearest levels of samples; those beyond the range are clipped to it, and NaN has any level."""
-    if plane.dtype.kind == "f":
-        wide = max(float(high) - float(low), math.ulp(0))
-        off = np.fmax(np.fmin(plane, np.float32(high)), np.float32(low)).astype(np.float64) - float(low)
+    """Return the nearest levels of samples; those beyond the range are clipped to it, and NaN has any level.
+
+    The samples may be of another type than the range.
+    """
+    if plane.dtype.kind == "f" or isinstance(low, float):
+        low, high = float(low), float(high)
+        wide = max(high - low, math.ulp(0))
+        off = np.fmax(np.fmin(plane, high, dtype=np.float64), low) - low
         off *= FULL
         off /= wide
         off += 0.5

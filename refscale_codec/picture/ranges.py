@@ -117,10 +117,10 @@ def _sorted(plane: NDArray[Any], valid: Mask | None) -> NDArray[Any]:
     return np.sort(grid.ravel() if valid is None else grid[valid[::apart, ::apart]])
 
 
-def sliver(plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:
+def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:
     """Return a message on a band of which nearly all samples lie in a sliver of its coded range, else None.
 
-    Arguments are those of `within`. The message continues "band 2: ".
+    The band's number is from 1; the other arguments are those of `within`.
     """
     sample = _sorted(plane, valid)
     if not len(sample) or sample[0] == sample[-1]:
@@ -135,9 +135,11 @@ def sliver(plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -
     if part > _SLIVER:
         return None
     inside = float(((sample >= first) & (sample <= last)).mean())
+    narrow, clipped = f"{text(first)},{text(last)}", "" if inside == 1 else ", but clips others"
     return (
-        f"{100 * inside:.3g} % of the samples lie within {text(first)}..{text(last)}, {100 * part:.2g} % of the range "
-        f"{text(low)}..{text(high)} that is coded and that quality refers to"
+        f"band {band}: {100 * inside:.3g} % of the samples lie within {text(first)}..{text(last)}, {100 * part:.2g} % "
+        f"of the range {text(low)}..{text(high)} that is coded and that quality refers to; "
+        f"--range {band}:{narrow} (value_range in Python) codes these finer{clipped}"
     )
 
 
@@ -150,7 +152,7 @@ def losses(chosen: list[Chosen], dtype: np.dtype[Any]) -> list[str]:
         if one.clipped
     ]
     if count := sum(int(one.kept.sum()) for one in chosen if one.kept is not None):
-        found.append(f"{count:,} samples lie beyond the ranges of their bands: kept exactly")
+        found.append(f"samples far beyond the range of their band, kept exactly: {count:,}")
     widest, band = max((step(one.low, one.high), -band) for band, one in enumerate(chosen, start=1))
     if widest > (0 if dtype.kind == "f" else 1):
         found.append(

@@ -65,7 +65,8 @@ class Bands:
         """Return where samples have the nodata value."""
         if self.nodata is None:
             return np.zeros(samples.shape, bool)
-        return np.isnan(samples) if self.nodata != self.nodata else samples == self.dtype.type(self.nodata)
+        value = np.float32(self.nodata) if samples.dtype.kind == "f" else self.nodata
+        return np.isnan(samples) if self.nodata != self.nodata else samples == value
 
     @property
     def group_type(self) -> np.dtype:
@@ -79,26 +80,24 @@ class Bands:
 
     def of_reference(self, reference: np.ndarray) -> list[np.ndarray]:
         """Return a reference [h, w, bands] in band groups."""
-        found, others = [], reference.shape[2]
+        found, others, real = [], reference.shape[2], reference.dtype.kind == "f"
         if self.count == 1 and others > 1:
-            a, b, c = (reference[..., i].astype(np.float64 if self.is_float else np.int64) for i in range(3))
+            a, b, c = (reference[..., i].astype(np.float64 if real else np.int64) for i in range(3))
             luma = 77 * a + 150 * b + 29 * c
-            reference = (luma / 256 if self.is_float else (luma + 128) // 256).astype(self.dtype)[..., None]
+            reference = (luma / 256 if real else (luma + 128) // 256).astype(reference.dtype)[..., None]
         else:
             reference = reference[..., [min(i, others - 1) for i in range(self.count)]]
         for group in self.groups:
             pixels = reference[..., group]
-            hidden = self.is_nodata(pixels)
-            if self.is_float:
-                hidden |= ~np.isfinite(pixels)
-            coded = np.where(hidden, 0, pixels).astype(np.float64 if self.is_float else np.int64)
+            hidden = self.is_nodata(pixels) | ~np.isfinite(pixels)
+            coded = np.where(hidden, 0, pixels).astype(np.float64 if real or self.is_float else np.int64)
             for place, band in enumerate(group):
                 if self.ranges:
                     low, high = self.ranges[band]
                     off, wide = coded[..., place].clip(low, high) - low, high - low
                     if not wide:
                         coded[..., place] = 0
-                    elif self.is_float:
+                    elif real or self.is_float:
                         coded[..., place] = np.floor(off * FULL / wide + 0.5)
                     else:
                         coded[..., place] = (2 * FULL * off + wide) // (2 * wide)
