@@ -12,7 +12,13 @@ and torch with the first picture that is encoded or decoded.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from refscale_codec.errors import ContainerError as ContainerError
+from refscale_codec.errors import ImageError as ImageError
+from refscale_codec.errors import ReferenceMismatch as ReferenceMismatch
 from refscale_codec.errors import RefscaleError as RefscaleError
+from refscale_codec.errors import TargetError as TargetError
+from refscale_codec.errors import UsageError as UsageError
+from refscale_codec.errors import WeightsError as WeightsError
 
 if TYPE_CHECKING:
     from refscale_codec.api import Reader as Reader
@@ -22,15 +28,33 @@ if TYPE_CHECKING:
     from refscale_codec.api import load_model as load_model
     from refscale_codec.api import open as open
     from refscale_codec.picture.image import Image as Image
+    from refscale_codec.picture.metadata import Metadata as Metadata
 
 __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(("Reader", "decode", "encode", "fingerprint", "load_model", "open"), "refscale_codec.api"),
     "Image": "refscale_codec.picture.image",
+    "Metadata": "refscale_codec.picture.metadata",
 }
 
-__all__ = ["Image", "Reader", "RefscaleError", "decode", "encode", "fingerprint", "load_model", "open"]
+__all__ = [
+    "ContainerError",
+    "Image",
+    "ImageError",
+    "Metadata",
+    "Reader",
+    "ReferenceMismatch",
+    "RefscaleError",
+    "TargetError",
+    "UsageError",
+    "WeightsError",
+    "decode",
+    "encode",
+    "fingerprint",
+    "load_model",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from refscale_codec import lrcodec
 from refscale_codec.errors import UsageError, WeightsError, reason
-from refscale_codec.lrcodec.dct.codec import DctCodec
+from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.gmm import export
-from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import LowResCodec
 from refscale_codec.picture import files
@@ -44,8 +44,6 @@ RESCALERS: dict[str, Callable[[dict[str, Any]], RescaleNet | Untied | Fgrn]] = {
     "fgrn": Fgrn.stored,
 }
 """What makes a rescaler of its config, by the `kind` in it; the flow where there is none."""
-LOW_RES_CODECS = {"gmm": GmmCodec}
-"""The trained low-res codecs by their names in the config; without one it is `DctCodec`."""
 
 LARGEST = 1 << 28
 """Most bytes of a weights file: nets of 130 million parameters."""
@@ -82,12 +80,13 @@ def shipped(scale: int, codec: str = "jpeg") -> Path:
 
     Raises:
         WeightsError: the installation lacks them.
-        UsageError: no weights of this codec ship at this scale.
+        UsageError: an unknown scale or codec, or a codec that does not ship at this scale.
     """
-    if codec == "gmm" and scale != 2:
-        raise UsageError("the codec gmm ships at scale 2 only")
+    if scale not in container.SCALES:
+        raise UsageError(f"scale must be {' or '.join(map(str, container.SCALES))}, not {scale!r}")
+    entry = lrcodec.shipping(scale, codec)
     folder = SHIPPED if SHIPPED.is_dir() else SOURCE
-    path = folder / f"refscale-x{scale}{'' if codec == 'jpeg' else f'-{codec}'}.safetensors"
+    path = folder / f"refscale-x{scale}{entry.suffix}.safetensors"
     if not path.is_file():
         raise WeightsError(
             f"no weights for scale {scale} and the codec {codec} come with this installation (looked for {path})"
@@ -144,12 +143,12 @@ def _read(path: Path) -> tuple[bytes, bytes]:
 def store(rescaler: RescaleNet | Untied | Fgrn, path: Path, gmm: Gmm | None = None) -> None:
     """Write a model, floats in half precision; every figure in weights/README.md is that of the stored file.
 
-    An untied rescaler must be exact. `gmm` is the low-res codec that was trained with it; None for `DctCodec`.
+    An untied rescaler must be exact. `gmm` is the low-res codec that was trained with it; None for JPEG.
     """
     config: dict[str, Any] = {"kind": rescaler.kind} | asdict(rescaler.config)
     tensors = dict(rescaler.state_dict())
     if gmm is not None:
-        config["gmm"] = asdict(gmm.config)
+        config[lrcodec.CODECS[lrcodec.GMM].name] = asdict(gmm.config)
         tensors |= {f"{_LOW_RES}{name}": x for name, x in gmm.state_dict().items()}
     tensors = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
     if gmm is not None:
@@ -167,10 +166,11 @@ def load(path: Path, device: str = "cpu") -> Model:
     data, own_fingerprint = _read(path)
     try:
         config, parts = _arrays(data)
-        low_res: LowResCodec = DctCodec()
-        for name, codec in LOW_RES_CODECS.items():
-            if name in config:
-                net = _filled(codec.stored, config.pop(name), parts.pop(_LOW_RES)).to(device)
+        low_res: LowResCodec = lrcodec.CODECS[lrcodec.JPEG].codec()()
+        for entry in lrcodec.CODECS.values():
+            if entry.trained and entry.name in config:
+                codec = entry.codec()
+                net = _filled(codec.stored, config.pop(entry.name), parts.pop(_LOW_RES)).to(device)
                 low_res = codec.restored(net, parts.pop(_EXACT))
         build = RESCALERS[config.pop("kind", "flow")]
         rescaler: Rescaler = _filled(build, config, parts.pop("")).to(  # type: ignore[call-overload]

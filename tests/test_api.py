@@ -6,6 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,18 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"model": 5}, errors.UsageError, ("model must be", "int")),
         ({"model": None, "device": "gpu"}, errors.UsageError, ("device must be auto, cpu, cuda or mps, not gpu",)),
         ({"model": None, "scale": 3}, errors.UsageError, ("scale must be 2 or 4, not 3",)),
-        ({"model": None, "scale": 2.0}, errors.UsageError, ("scale must be 2 or 4, not 2.0",)),
+        ({"model": None, "scale": 2.0}, errors.UsageError, ("scale must be a whole number, not 2.0",)),
+        ({"model": None, "scale": True}, errors.UsageError, ("scale must be a whole number, not True",)),
+        ({"model": None, "scale": 0}, errors.UsageError, ("scale must be 2 or 4, not 0",)),
+        ({"model": None, "codec": ""}, errors.UsageError, ("unknown codec ''",)),
+        ({"model": None, "scale": np.array([2])}, errors.UsageError, ("scale must be a whole number",)),
+        ({"model": SimpleNamespace(fingerprint=b"123456")}, errors.UsageError, ("model must be", "SimpleNamespace")),
+        ({"quality": True}, errors.UsageError, ("quality must be a whole number, not True",)),
+        ({"quality": np.array([75])}, errors.UsageError, ("quality must be a whole number",)),
+        ({"tile": True}, errors.UsageError, ("tile must be a whole number, not True",)),
+        ({"target_bytes": True}, errors.UsageError, ("target_bytes", "positive number, not True")),
+        ({"target_bpp": True}, errors.UsageError, ("target_bpp", "positive number, not True")),
+        ({"target_psnr": np.True_}, errors.UsageError, ("target_psnr", "positive number")),
         ({"model": None, "scale": 4, "codec": "gmm"}, errors.UsageError, ("the codec gmm ships at scale 2 only",)),
         ({"model": None, "codec": "jpg"}, errors.UsageError, ("jpg", "jpeg or gmm")),
     ],
@@ -379,6 +391,12 @@ assert "torch" not in sys.modules, "looking"
         "nowhere.png does not exist",
         "module 'refscale_codec' has no attribute 'nothing'",
     ]
+
+
+def test_errors_and_metadata_are_public() -> None:
+    names = "UsageError", "ImageError", "ContainerError", "WeightsError", "ReferenceMismatch", "TargetError"
+    assert {"Metadata", "RefscaleError", *names} <= set(refscale.__all__)
+    assert all(getattr(refscale, name) is getattr(errors, name) for name in names)
 
 
 def test_every_public_name_is_there_and_says_what_it_is() -> None:

@@ -1,8 +1,32 @@
-"""Low-res codecs: ids are for ever."""
+"""Low-res codecs: their table, whose ids are for ever."""
 
-from refscale_codec import lrcodec
+import pytest
+
+from refscale_codec import lrcodec, model
+from refscale_codec.errors import UsageError
+from refscale_codec.fileformat import container
 
 
 def test_ids_in_files_never_change() -> None:
-    assert {lrcodec.JPEG: "jpeg", lrcodec.GMM: "gmm"} == lrcodec.NAMES
+    assert {number: entry.name for number, entry in lrcodec.CODECS.items()} == {1: "jpeg", 2: "gmm"}
     assert (lrcodec.JPEG, lrcodec.GMM) == (1, 2)
+
+
+@pytest.mark.parametrize("number", lrcodec.CODECS)
+def test_an_entry_is_what_its_codec_says_and_what_ships(number: int) -> None:
+    entry = lrcodec.CODECS[number]
+    assert entry.codec().id == number
+    assert lrcodec.named(entry.name) is entry
+    for scale in container.SCALES:
+        if scale in entry.scales:
+            assert model.shipped(scale, entry.name).name == f"refscale-x{scale}{entry.suffix}.safetensors"
+        else:
+            with pytest.raises(UsageError, match=f"the codec {entry.name} ships at scale 2 only"):
+                model.shipped(scale, entry.name)
+
+
+def test_the_default_is_the_one_codec_that_is_not_trained() -> None:
+    assert [entry.name for entry in lrcodec.CODECS.values() if not entry.trained] == ["jpeg"]
+    assert lrcodec.choices() == "jpeg (default) or gmm (only at scale 2)"
+    with pytest.raises(UsageError, match="unknown codec 'webp': use jpeg or gmm"):
+        lrcodec.named("webp")

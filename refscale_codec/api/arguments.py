@@ -87,6 +87,8 @@ def _range_of(given: Any) -> tuple[Number, Number]:
 def whole(number: Any, name: str) -> int:
     """Return a number as int; UsageError if it is not a whole number."""
     try:
+        if isinstance(number, bool | np.bool_ | np.ndarray):
+            raise TypeError
         return operator.index(number)
     except TypeError:
         raise UsageError(f"{name} must be a whole number, not {number!r}") from None

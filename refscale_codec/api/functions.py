@@ -74,7 +74,8 @@ def encode(
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other: give one")
     for name, value in targets.items():
-        if value is not None and not (isinstance(value, int | float | np.number) and 0 < value < math.inf):
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
             raise UsageError(f"{name} must be a positive number, not {value!r}")
     image = image_of(picture, "the picture", page, need_georeference=not strip)
     older = reference_of(reference, reference_page)

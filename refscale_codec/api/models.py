@@ -5,10 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refscale_codec import lrcodec
-from refscale_codec.api.arguments import FilePath
+from refscale_codec.api.arguments import FilePath, whole
 from refscale_codec.errors import UsageError
-from refscale_codec.fileformat import container
 
 if TYPE_CHECKING:
     from refscale_codec.model import Model
@@ -34,12 +32,9 @@ def load_model(
 
     if path is not None:
         _require_no(scale=scale, codec=codec, follows_from="path")
-    elif scale is not None and not (hasattr(scale, "__index__") and scale in container.SCALES):
-        raise UsageError(f"scale must be 2 or 4, not {scale!r}")
-    elif codec not in (None, *lrcodec.NAMES.values()):
-        raise UsageError(f"unknown codec {codec!r}: use {' or '.join(lrcodec.NAMES.values())}")
+    factor = 2 if scale is None else whole(scale, "scale")
     where = models.device_named(device or "auto")
-    file = Path(path) if path is not None else models.shipped(scale or 2, codec or "jpeg")
+    file = Path(path) if path is not None else models.shipped(factor, "jpeg" if codec is None else codec)
     return models.kept(file, where)
 
 
@@ -52,7 +47,9 @@ def model_of(
     _require_no(scale=scale, codec=codec, follows_from="model")
     if isinstance(given, str | os.PathLike):
         return load_model(given, device=device)
-    if not hasattr(given, "fingerprint"):
+    from refscale_codec.model import Model
+
+    if not isinstance(given, Model):
         raise UsageError(f"model must be loaded, see load_model, or the path of a file, not {type(given).__name__}")
     _require_no(device=device, follows_from="model, which is loaded")
     return given

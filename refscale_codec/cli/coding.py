@@ -56,7 +56,7 @@ def encode(
         str | None,
         typer.Option(
             "--codec",
-            help="Codec of the low-res picture, jpeg (default) or gmm (only at scale 2); follows from --weights.",
+            help=f"Codec of the low-res picture, {lrcodec.choices()}; follows from --weights.",
         ),
     ] = None,
     output_hash: Annotated[bool, typer.Option(help="Also decode, and store a hash of the decoded picture.")] = False,
@@ -94,8 +94,8 @@ def encode(
     for name, given in (("--target-bpp", target_bpp), ("--target-psnr", target_psnr)):
         if given is not None and not 0 < given < math.inf:
             raise UsageError(f"{name} must be a positive number, not {given}")
-    if codec_name not in (None, *lrcodec.NAMES.values()):
-        raise UsageError(f"unknown codec {codec_name!r}: use {' or '.join(lrcodec.NAMES.values())}")
+    if codec_name is not None:
+        lrcodec.named(codec_name)
     if weights is not None and (scale, codec_name) != (None, None):
         raise UsageError(f"--{'codec' if scale is None else 'scale'} would have no effect: it follows from --weights")
     if scale not in (None, *container.SCALES):

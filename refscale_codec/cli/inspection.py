@@ -54,7 +54,7 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "height": header.height,
         **samples,
         "scale": header.scale,
-        "codec": lrcodec.NAMES.get(header.codec, f"unknown ({header.codec})"),
+        "codec": codec.name if (codec := lrcodec.CODECS.get(header.codec)) else f"unknown ({header.codec})",
         "quality": header.quality,
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
@@ -177,15 +177,13 @@ def extract_lr(file: FileArgument, output: OutputOption) -> None:
     """
     terminal.require_streams(output, file)
     content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
-    if lrcodec.NAMES.get(content.header.codec) != "jpeg":
+    codec = lrcodec.CODECS.get(content.header.codec)
+    if codec is None or codec.to_jpeg is None:
         raise ContainerError(
             f"{terminal.name_of(file)}: the low-res picture is not a JPEG (codec {content.header.codec})"
         )
     if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
         raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
-    from refscale_codec.lrcodec.dct import entropy, jfif
-
-    size, quality = content.header.low_res_size, content.header.quality
     with naming(terminal.name_of(file)):
-        levels = entropy.decode(content.lr, *size, quality)
-    terminal.write(output, jfif.write(levels, *size, quality))
+        jpeg = codec.to_jpeg(content.lr, content.header.low_res_size, content.header.quality)
+    terminal.write(output, jpeg)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.fileformat.container import Container, Header
-from refscale_codec.lrcodec import NAMES
+from refscale_codec.lrcodec import CODECS
 from refscale_codec.lrcodec.interface import LowResReference
 from refscale_codec.model import Model
 from refscale_codec.reference import source as sources
@@ -78,6 +78,6 @@ def require_codec(file: Container, model: Model) -> None:
     wanted = file.header.codec
     if wanted == model.low_res.id:
         return
-    if wanted in NAMES:
+    if wanted in CODECS:
         raise ContainerError("malformed: the low-res codec is not the one of the file's weights")
     raise ContainerError(f"the file uses the low-res codec {wanted}, which this version does not know")

@@ -6,7 +6,7 @@ best tries soon leads to the quality next above the target. One step of quality 
 excess is removed by a wider dead zone at that quality (`benchmarks/targets.py` measures its cost). Of all tries only
 the best one stays in memory, and one low-res picture, to be coded with another dead zone.
 
-Only `DctCodec` has a dead zone; with the learned codec the search ends at the best integer quality.
+With a low-res codec without a dead zone, such as the learned one, the search ends at the best integer quality.
 """
 
 import math

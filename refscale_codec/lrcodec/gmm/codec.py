@@ -55,7 +55,7 @@ class GmmCodec:
 
     @staticmethod
     def stored(config: dict[str, Any]) -> Gmm:
-        """Return a net of the parameters that a weights file has; see `model.LOW_RES_CODECS`."""
+        """Return a net of the parameters that a weights file has; see `lrcodec.CODECS`."""
         return Gmm(GmmConfig(**config))
 
     @classmethod

@@ -46,9 +46,10 @@ class Refscale:
     @property
     def label(self) -> str:
         """Such as "refscale ×2 with reference", and with the weights' name unless it is that of those that ship."""
-        learned = self.model.low_res.id == lrcodec.GMM
-        shipped = self.weights == f"refscale-x{self.model.scale}{'-gmm' if learned else ''}"
-        codec, which = " + GMM" if learned else "", "" if shipped else f" ({self.weights})"
+        entry = lrcodec.CODECS.get(self.model.low_res.id)
+        suffix = f"-{self.model.low_res.id}" if entry is None else entry.suffix
+        shipped = self.weights == f"refscale-x{self.model.scale}{suffix}"
+        codec, which = suffix.upper().replace("-", " + "), "" if shipped else f" ({self.weights})"
         return f"refscale ×{self.model.scale}{codec}{which} {_WORDS[self.mode]}"
 
     @property
