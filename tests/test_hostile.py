@@ -19,13 +19,13 @@ from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.fileformat.sections import TABLE
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, metadata
+from refscale_codec.picture import band_section, bands, metadata
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import warp
 from refscale_codec.reference.warp import Alignment, GainOffset, Transform
 
 make = golden()
-NAMES = ["alone", "map", "vectors", "homography", "learned", "predicted", "everything", "six-bands"]
+NAMES = ["alone", "map", "vectors", "homography", "learned", "predicted", "everything", "six-bands", "floats"]
 
 
 @cache
@@ -132,7 +132,7 @@ def test_files_within_files_are_held_once() -> None:
     nested = container.pack(Container(header, bytes(90_000)))
     for _ in range(83):
         nested = container.pack(Container(header, b"x", extra_bands=nested))
-    described = bands.pack(bands.Bands(np.dtype(np.uint8), 255))
+    described = band_section.pack(bands.Bands(np.dtype(np.uint8), 255))
     found, files = decoder.disassemble(Container(header, b"x", bands=described, extra_bands=nested))
     assert (found.depth, len(files)) == (255, 85)
     assert sum(len(file.extra_bands or b"") for file in files) == len(nested)
