@@ -5,11 +5,13 @@
     ├── ImageError           3   a picture that is missing, damaged, unwritable or of an unsupported kind
     ├── ContainerError       4   a file that is not a `.rsc` file, or a damaged or too new one
     ├── WeightsError         5   weights that are missing, damaged, or not those of the file
-    ├── ReferenceMismatch    6   the reference is missing, superfluous, or another one
-    └── TargetError          7   a size or PSNR that no quality reaches
+    ├── ReferenceMismatch    6   the reference is missing, or another one
+    ├── TargetError          7   a size or PSNR that no quality reaches
+    ├── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
+    └── Interrupted        130   Ctrl-C; in Python KeyboardInterrupt
 
-`cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug and keeps its
-traceback.
+`cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug, keeps its traceback
+and exits with 1, as does a command whose reader closes the pipe. `docs/FORMAT.md` has the table for users.
 """
 
 from collections.abc import Iterator
@@ -47,7 +49,7 @@ class WeightsError(RefscaleError):
 
 
 class ReferenceMismatch(RefscaleError):
-    """The reference is missing, superfluous, or not the one that a `.rsc` file names."""
+    """The reference is missing, or not the one that a `.rsc` file names."""
 
     exit_code = 6
 
@@ -56,6 +58,18 @@ class TargetError(RefscaleError):
     """A size or PSNR that no quality from 1 to 100 reaches."""
 
     exit_code = 7
+
+
+class OutOfMemory(RefscaleError):
+    """An allocation failed. Only the command line raises it."""
+
+    exit_code = 8
+
+
+class Interrupted(RefscaleError):
+    """The user interrupted a command. Only the command line raises it."""
+
+    exit_code = 130
 
 
 def reason(error: BaseException) -> str:

@@ -25,8 +25,8 @@ from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
-from refscale_codec.reference import registration, warp
-from refscale_codec.reference.source import ReferenceSource, Unused, Warped
+from refscale_codec.reference import band_prediction, registration, warp
+from refscale_codec.reference.source import Predicted, ReferenceSource, Unused, Warped
 from refscale_codec.rescale import similarity_map, tiled
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.study import metrics
@@ -297,11 +297,34 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
     assert sizes[120] < 0.9 * len(encoder.encode(target, None, net))
 
 
-def test_a_reference_of_another_size_that_is_no_help_is_named_and_left_unused(pair: Pair, net: Model) -> None:
+def test_a_reference_that_is_no_help_is_left_out_of_the_file(pair: Pair, net: Model) -> None:
+    coded = encoder.prepare(*pair, net, choose=lambda *_: Unused()).code(75)
+    assert coded.file() == encoder.encode(pair[0], None, net)
+    assert coded.size() == len(coded.file())
+
+
+def test_a_reference_that_helps_one_group_is_needed_and_one_for_none_is_not(pair: Pair, net: Model) -> None:
+    target, reference = (Image(np.dstack([one.pixels, one.pixels[..., ::-1]])) for one in pair)
+    fingerprint = reference.fingerprint()
+
+    def named(*sources: ReferenceSource) -> list[bytes | None]:
+        found = iter(sources)
+        data = encoder.prepare(target, reference, net, choose=lambda *_: next(found)).code(60).file()
+        older = reference if container.unpack(data).header.reference else None
+        assert decoder.decode(data, older, net).bands == 6
+        return [file.header.reference for file in decoder.disassemble(container.unpack(data))[1]]
+
+    flat = np.zeros((1, 1, 3), np.uint8)
+    nothing = Predicted(band_prediction.fit(flat, flat))  # fitted again at each quality
+    assert named(Warped(None), Unused()) == [fingerprint, fingerprint]
+    assert named(Unused(), Warped(None)) == [fingerprint, fingerprint]
+    assert named(Unused(), Unused()) == [None, None]
+    assert named(Unused(), nothing) == [None, None]
+
+
+def test_a_reference_of_another_size_must_be_warped(pair: Pair, net: Model) -> None:
     target, reference = pair[0], cut(pair[1], 8, 8)
     file = encoder.prepare(target, reference, net, choose=lambda *_: Unused()).code(75).groups[0].file
-    assert file.header.reference == reference.fingerprint()
-    assert decoder.decode(container.pack(file), reference, net).height == target.height
     wrong = container.pack(replace(file, similarity_map=None))  # says that the reference lies in place
     with pytest.raises(ContainerError, match="another size"):
         decoder.decode(wrong, reference, net)
@@ -427,11 +450,13 @@ def test_a_missing_reference_is_named(pair: Pair, tiny_model: Model, coded: byte
         decoder.decode(coded, None, tiny_model)
 
 
-def test_a_superfluous_reference_is_refused(pair: Pair, tiny_model: Model) -> None:
+def test_a_reference_that_is_not_needed_is_ignored(pair: Pair, tiny_model: Model) -> None:
     target, reference = pair
     data = encoder.encode(target, None, tiny_model)
-    with pytest.raises(ReferenceMismatch, match="without a reference"):
-        decoder.decode(data, reference, tiny_model)
+    alone = decoder.decode(data, None, tiny_model).pixels
+    assert np.array_equal(decoder.decode(data, reference, tiny_model).pixels, alone)
+    grey = Image(np.ascontiguousarray(reference.pixels[:9, :9, :1]))
+    assert np.array_equal(decoder.decode(data, grey, tiny_model).pixels, alone)
 
 
 def test_other_weights_are_refused(pair: Pair, tiny_model: Model, coded: bytes) -> None:

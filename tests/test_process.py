@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from conftest import Outcome
 
-from refscale_codec.cli import process
+from refscale_codec.cli import terminal
 
 RESIDENT = """
 import sys
@@ -42,16 +42,16 @@ def test_the_command_line_reads_pictures_beyond_pillows_limit(
 ) -> None:
     picture = tmp_path / "new.png"
     PIL.Image.new("RGB", (20, 20)).save(picture)
-    for line in (("encode", picture), ("diff", picture, "--ref", picture)):
+    for line in (("encode", picture), ("diff", picture, "--ref", picture, "-o", tmp_path / "out.tif")):
         monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
-        outcome = refscale(*line, "-o", tmp_path / "out.tif", "--weights", tiny_weights)
+        outcome = refscale(*line, "--weights", tiny_weights)
         assert outcome.code == 0, outcome.err
 
 
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        process.show_warnings_as_lines()
+        terminal.show_warnings_as_lines()
         warnings.warn("damaged EXIF", stacklevel=1)
         warnings.warn("Dataset has no geotransform, gcps, or rpcs.", stacklevel=1)
     assert capsys.readouterr().err == "warning: damaged EXIF\n"

@@ -81,18 +81,15 @@ def encode(
     older = reference_of(reference, reference_page)
     if strip:
         image = replace(image, metadata=metadata.Metadata())
-    from refscale_codec.codec import encoder, rate_control
+    from refscale_codec.codec import rate_control
+    from refscale_codec.codec.encoder import EncodeOptions
 
     quality = 75 if quality is None else whole(quality, "quality")
     limits = None if value_range is None else ranges_of(value_range)
-    options = encoder.EncodeOptions(
-        quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=limits
-    )
+    options = EncodeOptions(quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=limits)
     loaded = model_of(model, scale, codec, device)
     size = None if target_bytes is None else whole(target_bytes, "target_bytes")
     target = target_of(image, size, target_bpp, target_psnr)
-    if target is None:
-        return encoder.encode(image, older, loaded, options)
     return rate_control.encode(image, older, loaded, target, options).data
 
 

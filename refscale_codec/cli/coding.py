@@ -3,28 +3,32 @@
 Torch, numpy and Pillow are imported inside them, so that `--help` starts at once.
 """
 
-import json
 import math
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from refscale_codec import lrcodec
 from refscale_codec.cli import options, terminal
 from refscale_codec.cli.options import (
+    CODING,
+    FILES,
     DeviceOption,
     FileArgument,
+    ForceOption,
     FormatOption,
     JsonOption,
     MemoryOption,
-    OutputOption,
+    NamedOutputOption,
     PageOption,
     QuietOption,
     RefOption,
     RefPageOption,
+    ThreadsOption,
     TileOption,
     WeightsOption,
+    option,
 )
 from refscale_codec.errors import UsageError, naming
 from refscale_codec.fileformat import container
@@ -33,57 +37,72 @@ from refscale_codec.picture import metadata
 
 def encode(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="PNG, JPEG, WebP or TIFF; - is stdin.")],
-    output: OutputOption,
     ref: RefOption = None,
     page: PageOption = None,
     ref_page: RefPageOption = None,
+    output: NamedOutputOption = None,
+    force: ForceOption = False,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Write nothing, but say what would be written.", group=FILES)
+    ] = False,
     quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=100, help="Higher is better and larger; 75 by default.")
+        int | None,
+        option("--quality", metavar="1..100", help="Higher is better and larger; 75 by default.", group=CODING),
     ] = None,
     target_bytes: Annotated[
-        int | None, typer.Option("--target-bytes", min=1, help="Largest size of the file, instead of --quality.")
+        int | None,
+        option("--target-bytes", metavar="N", help="Largest size of the file, instead of --quality.", group=CODING),
     ] = None,
     target_bpp: Annotated[
-        float | None, typer.Option("--target-bpp", help="Largest size in bits per pixel of the picture, likewise.")
+        float | None,
+        option("--target-bpp", metavar="N", help="Largest size in bits per pixel of the picture.", group=CODING),
     ] = None,
     target_psnr: Annotated[
-        float | None, typer.Option("--target-psnr", help="Lowest PSNR of the decoded picture in dB, likewise.")
+        float | None, option("--target-psnr", metavar="DB", help="Lowest PSNR of the decoded picture.", group=CODING)
     ] = None,
     scale: Annotated[
-        int | None, typer.Option("--scale", help="Downscaling factor, 2 (default) or 4; follows from --weights.")
+        int | None, option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=CODING)
     ] = None,
     codec_name: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--codec",
-            help=f"Codec of the low-res picture, {lrcodec.choices()}; follows from --weights.",
+            metavar="NAME",
+            help=f"Of the low-res picture: {lrcodec.choices()}.",
+            group=CODING,
         ),
     ] = None,
-    output_hash: Annotated[bool, typer.Option(help="Also decode, and store a hash of the decoded picture.")] = False,
     value_range: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--range",
             metavar="[BAND:]LOW,HIGH",
-            help="Range of values to code, of all bands or of one (from 1), again for others; by default of each band "
-            "its own, and 0,255 for 8 bits.",
+            help="Values to code, of all bands or one; may be repeated.",
+            group=CODING,
         ),
     ] = None,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Drop colour profile (ICC), EXIF, XMP and georeference.")
+        bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)
+    ] = False,
+    output_hash: Annotated[
+        bool, option("--output-hash", help="Also decode, and store a hash of the decoded picture.", group=CODING)
     ] = False,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
+    threads: ThreadsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Encode a picture, with or without a reference.
+    """Encode a picture: x.png becomes x.rsc.
 
     Pictures have 8 or 16 bits per sample and any number of bands: grey, RGB, palette (coded as RGB); in a TIFF four or
     more bands, 32 bits, and floating point. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored
-    losslessly.
+    losslessly. A reference that does not help is left out; the summary says so.
+
+    By default the range of values is that of each band's own values, and 0,255 for 8 bits; --range 3:0,10000 sets that
+    of the third.
 
     With a target, at most 6 files are tried, for the largest that does not exceed --target-bytes or --target-bpp, or
     the one with the least PSNR that is not below --target-psnr. The search stops within 2 % or 0.1 dB. The exit code is
@@ -91,7 +110,13 @@ def encode(
     """
     if sum(given is not None for given in (quality, target_bytes, target_bpp, target_psnr)) > 1:
         raise UsageError("--quality, --target-bytes, --target-bpp and --target-psnr exclude each other: give one")
-    for name, given in (("--target-bpp", target_bpp), ("--target-psnr", target_psnr)):
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"--quality must be 1..100, not {quality}")
+    for name, given in (
+        ("--target-bytes", target_bytes),
+        ("--target-bpp", target_bpp),
+        ("--target-psnr", target_psnr),
+    ):
         if given is not None and not 0 < given < math.inf:
             raise UsageError(f"{name} must be a positive number, not {given}")
     if codec_name is not None:
@@ -100,9 +125,12 @@ def encode(
         raise UsageError(f"--{'codec' if scale is None else 'scale'} would have no effect: it follows from --weights")
     if scale not in (None, *container.SCALES):
         raise UsageError(f"--scale must be 2 or 4, not {scale}")
-    if json_output and output == "-":
-        raise UsageError("--json and -o - both write to stdout")
-    terminal.require_streams(output, picture, ref, weights)
+    options.require_positive(threads=threads, page=page, ref_page=ref_page)
+    inputs = picture, ref, weights
+    terminal.require_inputs(*inputs)
+    output = terminal.named_after(picture, ".rsc") if output is None else output
+    if not dry_run:
+        terminal.require_output(output, *inputs, force=force, suffixes=(".rsc",), json_output=json_output)
     with terminal.progress(quiet) as step:
         step("starting")
         image = terminal.read_picture(picture, page, need_georeference=not strip)
@@ -110,7 +138,6 @@ def encode(
         from refscale_codec import model as weights_files
         from refscale_codec.api.functions import target_of
         from refscale_codec.codec import encoder, rate_control
-        from refscale_codec.study import metrics
 
         if image.alpha is not None:
             hidden = int((image.alpha == 0).sum())
@@ -122,59 +149,75 @@ def encode(
         side = options.tile_side(tile, max_memory, image.height, image.width, depth)
         limits = options.ranges_of(value_range, image.bands) if value_range else None
         settings = encoder.EncodeOptions(quality or 75, output_hash, side, limits)
-        model = terminal.load_model(weights or weights_files.shipped(scale or 2, codec_name or "jpeg"), device)
+        shipped = weights or weights_files.shipped(scale or 2, codec_name or "jpeg")
+        model = terminal.load_model(shipped, device, threads)
         step("encoding")
         target = target_of(image, target_bytes, target_bpp, target_psnr)
-        reached = None if target is None else rate_control.encode(image, reference, model, target, settings, step=step)
-        data = encoder.encode(image, reference, model, settings) if reached is None else reached.data
-        terminal.write(output, data)
-    sizes = container.bytes_by_section(container.unpack(data))
-    summary = {
-        "bytes": len(data),
-        "bytes_by_section": sizes,
-        "bpp": round(metrics.bits_per_pixel(len(data), image.height, image.width), 4),
-        "width": image.width,
-        "height": image.height,
-    }
-    if reached is not None:
-        summary |= {"quality": reached.quality, "tries": reached.tries}
-        if reached.psnr is not None:
-            summary["psnr"] = round(reached.psnr, 3)
-    if json_output:
-        terminal.tell(json.dumps(summary))
-    terminal.say(
-        quiet,
-        f"{'stdout' if output == '-' else output}: {len(data)} bytes, {summary['bpp']} bits per pixel "
-        f"({', '.join(f'{part} {size}' for part, size in terminal.parts(sizes))})",
-    )
-    if target is not None and reached is not None:
+        reached = rate_control.encode(image, reference, model, target, settings, step=step)
+        data = reached.data
+        if not dry_run:
+            terminal.write(output, data)
+    content = container.unpack(data)
+    facts = _facts(content, data) | {"quality": reached.quality}
+    if reached.psnr is not None:
+        facts["psnr"] = round(reached.psnr, 3) if math.isfinite(reached.psnr) else None
+    if target is not None:
+        facts["tries"] = reached.tries
+    parts = ", ".join(f"{part} {size}" for part, size in terminal.parts(facts["bytes_by_section"]))
+    psnr = "" if reached.psnr is None else f", {reached.psnr:.2f} dB"
+    name = ("not written: " if dry_run else "") + ("stdout" if output == "-" else output)
+    lines = [f"{name}: {len(data)} bytes, {facts['bpp']} bits per pixel{psnr} ({parts})"]
+    if target is not None:
         off = 100 * len(data) / target.value - 100
-        got = f"{off:+.2f} % of {target.value} bytes" if reached.psnr is None else f"{reached.psnr:.2f} dB"
-        terminal.say(quiet, f"target: {got}, at quality {reached.quality} after {reached.tries} tries")
+        got = f"{off:+.2f} % of {target.value} bytes" if target.measure == "bytes" else f"{reached.psnr:.2f} dB"
+        lines.append(f"target: {got}, at quality {reached.quality} after {reached.tries} tries")
+    if ref is not None and content.header.reference is None:
+        lines.append("reference: does not help, so it is left out; decoding needs none")
+    terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
+
+
+def _facts(content: container.Container, data: bytes) -> dict[str, Any]:
+    """Return what `--json` tells of a new file."""
+    header = content.header
+    return {
+        "bytes": len(data),
+        "bytes_by_section": container.bytes_by_section(content),
+        "bpp": round(8 * len(data) / (header.width * header.height), 4),
+        "width": header.width,
+        "height": header.height,
+        "reference": None if header.reference is None else header.reference.hex(),
+    }
 
 
 def decode(
     file: FileArgument,
-    output: OutputOption,
     ref: RefOption = None,
     ref_page: RefPageOption = None,
+    output: NamedOutputOption = None,
+    force: ForceOption = False,
     format_name: FormatOption = None,
     window: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Decode only this part, to the same pixels as in the whole.")
+        str | None,
+        option("--window", metavar="X,Y,W,H", help="Only this part, to the same pixels as in the whole.", group=FILES),
     ] = None,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
+    threads: ThreadsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Decode a picture; a file that has a reference needs the same one.
+    """Decode a picture: x.rsc becomes x.png, or x.tif.
 
-    Colour profile, EXIF, XMP and georeference are restored; a message on stderr names what the output format cannot
-    hold. TIFF can hold every picture.
+    It is a TIFF if a PNG cannot hold all of the picture, or if --format says so. A file that has a
+    reference needs the same one. Colour profile, EXIF, XMP and georeference are restored; a message on stderr names
+    what the output format cannot hold. TIFF can hold every picture.
     """
     box = None if window is None else options.window_of(window)
-    terminal.require_streams(output, file, ref, weights)
+    options.require_positive(threads=threads, ref_page=ref_page)
+    inputs = file, ref, weights
+    terminal.require_inputs(*inputs)
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
@@ -185,11 +228,15 @@ def decode(
         from refscale_codec.picture import band_section, formats, geotiff
         from refscale_codec.picture import image as pictures
 
-        kind = terminal.picture_format(output, format_name)
         with naming(name):
             described = band_section.summary(content.bands, header.height, header.width)
             geo = metadata.unpack(content.metadata).geo
         longest = max(header.height, header.width) if box is None else max(box.height, box.width)
+        if output is None:
+            format_name = format_name or _fitting(described, longest, geo)
+            output = terminal.named_after(file, "." + format_name.lower().replace("tiff", "tif"))
+        terminal.require_output(output, *inputs, force=force, json_output=json_output)
+        kind = terminal.picture_format(output, format_name)
         formats.require_support(kind, described.dtype, described.depth, longest)
         if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):
             geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
@@ -198,9 +245,23 @@ def decode(
         reference = terminal.read_reference(ref, ref_page)
         from refscale_codec.codec import decoder
 
-        model = terminal.load_model(weights or terminal.wanted_weights(header), device)
+        model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
         step("decoding")
         with naming(name):
             picture = decoder.decode(data, reference, model, tile=side, window=box)
         terminal.write(output, pictures.to_bytes(picture, kind))
-    terminal.say(quiet, f"{'stdout' if output == '-' else output}: {picture.width}x{picture.height}")
+    where = "stdout" if output == "-" else output
+    facts = {"output": output, "format": kind, "width": picture.width, "height": picture.height}
+    lines = [f"{where}: {picture.width}x{picture.height}"]
+    if ref is not None and header.reference is None:
+        lines.append(f"{name}: needs no reference; {terminal.name_of(ref)} was not used")
+    terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
+
+
+def _fitting(described: Any, longest: int, geo: bytes) -> str:
+    """Return `png` if it can hold all of a picture, else `tiff`; see `formats.supporting`."""
+    from refscale_codec.picture import formats
+
+    fits = "png" in formats.supporting(described.dtype, described.depth, longest)
+    turns_rgb = described.alpha and described.depth == 1 and described.dtype.itemsize == 2
+    return "png" if fits and described.nodata is None and not geo and not turns_rgb else "tiff"

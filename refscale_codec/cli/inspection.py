@@ -4,23 +4,26 @@ Torch, numpy and Pillow are imported inside those that need them, so that `--hel
 """
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from refscale_codec import lrcodec
-from refscale_codec.cli import process, terminal
+from refscale_codec.cli import options, process, terminal
 from refscale_codec.cli.options import (
     DeviceOption,
     FileArgument,
+    ForceOption,
     FormatOption,
     JsonOption,
+    NamedOutputOption,
     OutputOption,
     PageOption,
     QuietOption,
     RefOption,
     RefPageOption,
+    RequiredRefOption,
+    ThreadsOption,
     WeightsOption,
 )
 from refscale_codec.errors import ContainerError, UsageError, naming
@@ -29,7 +32,7 @@ from refscale_codec.picture import metadata
 
 
 def info(file: FileArgument, json_output: JsonOption = False) -> None:
-    """Show the header and the sections of a file, without decoding it."""
+    """Show what a file holds, without decoding it."""
     data = terminal.read(file)
     content = terminal.unpacked(data, terminal.name_of(file))
     header, sizes = content.header, container.bytes_by_section(content)
@@ -65,21 +68,23 @@ def info(file: FileArgument, json_output: JsonOption = False) -> None:
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
     }
     if json_output:
-        terminal.tell(json.dumps(facts))
+        terminal.write("-", json.dumps(facts) + "\n")
     else:
+        lines = []
         for name, value in facts.items():
             if name == "bytes_by_section":
-                for part, size in terminal.parts(sizes):
-                    terminal.tell(f"  {part:<13}{size}")
+                lines += [f"  {part:<13}{size}" for part, size in terminal.parts(sizes)]
                 continue
             text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
-            terminal.tell(f"{name:<15}{text}")
+            lines.append(f"{name:<15}{text}")
+        terminal.write("-", "\n".join(lines) + "\n")
 
 
 def verify(
     file: FileArgument,
     ref: RefOption = None,
     ref_page: RefPageOption = None,
+    threads: ThreadsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -88,7 +93,8 @@ def verify(
 
     Without --ref, a file that has a reference is checked only as far as it does not depend on it.
     """
-    terminal.require_streams(None, file, ref)
+    options.require_positive(threads=threads, ref_page=ref_page)
+    terminal.require_inputs(file, ref)
     data, name = terminal.read(file), terminal.name_of(file)
     content = terminal.unpacked(data, name)
     with terminal.progress(quiet) as step:
@@ -96,7 +102,7 @@ def verify(
         reference = terminal.read_reference(ref, ref_page)
         from refscale_codec.codec import decoder
 
-        model = terminal.load_model(weights or terminal.wanted_weights(content.header), device)
+        model = terminal.load_model(weights or terminal.wanted_weights(content.header), device, threads)
         with naming(name):
             if content.header.reference is not None and reference is None:
                 decoder.check_without_reference(content, model)
@@ -117,24 +123,28 @@ def verify(
 
 def diff(
     file: Annotated[str, typer.Argument(metavar="NEW", help="A picture or a .rsc file; - is stdin.")],
-    ref: Annotated[str, typer.Option("--ref", metavar="PICTURE", help="Older picture of the same place; - is stdin.")],
+    ref: RequiredRefOption,
     output: OutputOption,
+    force: ForceOption = False,
     page: PageOption = None,
     ref_page: RefPageOption = None,
     format_name: FormatOption = None,
+    threads: ThreadsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a heat map of the changes since an older picture: black is unchanged, bright is changed.
+    """Write a heat map of the changes since an older picture.
 
-    It shows the similarity that the net computes, so light and season have little effect, and single pixels none. The
-    reported share of changed area counts what differs by more than half as much as unrelated parts of the picture do.
+    Black is unchanged, bright is changed. It shows the similarity that the net computes, so light and season have
+    little effect, and single pixels none. The reported share of changed area counts what differs by more than half as
+    much as unrelated parts of the picture do.
     """
-    if json_output and output == "-":
-        raise UsageError("--json and -o - both write to stdout")
-    terminal.require_streams(output, file, ref, weights)
+    options.require_positive(threads=threads, page=page, ref_page=ref_page)
+    inputs = file, ref, weights
+    terminal.require_inputs(*inputs)
+    terminal.require_output(output, *inputs, force=force, json_output=json_output)
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
@@ -154,7 +164,7 @@ def diff(
 
         if weights is None:
             weights = weights_files.shipped(2) if header is None else terminal.wanted_weights(header)
-        model = terminal.load_model(weights, device)
+        model = terminal.load_model(weights, device, threads)
         step("comparing")
         with naming(name):
             if picture is None:
@@ -164,26 +174,35 @@ def diff(
             values = change.change(picture, reference, model, alignments)
         terminal.write(output, pictures.to_bytes(change.heat_map(values, picture), kind))
     share = float((values > change.CHANGED).mean())
-    if json_output:
-        terminal.tell(json.dumps({"width": picture.width, "height": picture.height, "changed": round(share, 4)}))
     where = "stdout" if output == "-" else output
-    terminal.say(quiet, f"{where}: {picture.width}x{picture.height}, {100 * share:.1f} % changed")
+    text = f"{where}: {picture.width}x{picture.height}, {100 * share:.1f} % changed"
+    facts = {"width": picture.width, "height": picture.height, "changed": round(share, 4)}
+    terminal.summarise([text], facts, json_output=json_output, quiet=quiet)
 
 
-def extract_lr(file: FileArgument, output: OutputOption) -> None:
-    """Write the low-res picture of a file as a JPEG; it needs neither reference nor weights.
+def extract_lr(
+    file: FileArgument,
+    output: NamedOutputOption = None,
+    force: ForceOption = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the low-res picture of a file: x.rsc becomes x.jpg.
 
-    Of a picture of more than three bands, it has the first three.
+    It needs neither reference nor weights. Of a picture of more than three bands, it has the first three.
     """
-    terminal.require_streams(output, file)
+    output = terminal.named_after(file, ".jpg") if output is None else output
+    terminal.require_output(output, file, force=force, suffixes=(".jpg", ".jpeg"), json_output=json_output)
     content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
     codec = lrcodec.CODECS.get(content.header.codec)
     if codec is None or codec.to_jpeg is None:
         raise ContainerError(
             f"{terminal.name_of(file)}: the low-res picture is not a JPEG (codec {content.header.codec})"
         )
-    if output != "-" and Path(output).suffix.lower() not in (".jpg", ".jpeg"):
-        raise UsageError(f"{output}: the low-res picture is a JPEG; name it .jpg")
+    height, width = content.header.low_res_size
     with naming(terminal.name_of(file)):
-        jpeg = codec.to_jpeg(content.lr, content.header.low_res_size, content.header.quality)
+        jpeg = codec.to_jpeg(content.lr, (height, width), content.header.quality)
     terminal.write(output, jpeg)
+    where = "stdout" if output == "-" else output
+    facts = {"output": output, "width": width, "height": height}
+    terminal.summarise([f"{where}: {width}x{height}"], facts, json_output=json_output, quiet=quiet)

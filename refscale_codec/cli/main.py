@@ -5,51 +5,80 @@ Pillow are imported inside the commands that need them, so that `--help` and `in
 """
 
 import sys
+from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
 
 from refscale_codec import __version__
 from refscale_codec.cli import coding, inspection, process, study, terminal
-from refscale_codec.errors import RefscaleError, printable
+from refscale_codec.cli.command import Command
+from refscale_codec.errors import ImageError, Interrupted, RefscaleError, reason
+
+EXIT_CODES = """
+Exit codes: 0 done, 2 usage, 3 a picture, 4 a .rsc file, 5 weights, 6 the reference, 7 a target out of reach, 8 memory,
+130 interrupted.
+"""
 
 app = typer.Typer(
     name="refscale",
     help="Compress pictures of a place against an older picture of the same place.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
-@app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        terminal.tell(f"refscale {__version__}")
+def _print_version(asked: bool) -> None:
+    if asked:
+        terminal.write("-", f"refscale {__version__}\n")
         raise typer.Exit
 
 
-app.command("encode")(coding.encode)
-app.command("decode")(coding.decode)
-app.command("info")(inspection.info)
-app.command("verify")(inspection.verify)
-app.command("diff")(inspection.diff)
-app.command("extract-lr")(inspection.extract_lr)
-app.command("train")(study.train)
-app.command("eval")(study.evaluate_command)
-app.command("rd-curve")(study.rd_curve)
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+_command = partial(app.command, cls=Command)
+_command("encode")(coding.encode)
+_command("decode")(coding.decode)
+_command("info")(inspection.info)
+_command("verify")(inspection.verify)
+_command("diff")(inspection.diff)
+_command("extract-lr")(inspection.extract_lr)
+_command("train")(study.train)
+_command("eval")(study.evaluate_command)
+_command("rd-curve")(study.rd_curve)
 
 
 def main() -> NoReturn:
     """Run the command line; an error that a user can cause is printed as one line and gives its exit code."""
-    process.show_warnings_as_lines()
+    process.open_closed_streams()
+    terminal.show_warnings_as_lines()
+    code, unwritable = 0, None
     try:
         app()
+    except SystemExit as end:
+        code = int(end.code or 0)
     except RefscaleError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    sys.exit(0)
+        terminal.say(False, f"{error}" if isinstance(error, Interrupted) else f"error: {error}")
+        code = error.exit_code
+    except BrokenPipeError:  # who reads stdout has gone
+        code = 1
+    except OSError as error:
+        if error.filename is not None:  # a bug: it should be a RefscaleError
+            raise
+        unwritable = reason(error)  # help and completion are written by Typer
+    unwritable = unwritable or process.flush(sys.stdout)
+    process.flush(sys.stderr)
+    if unwritable is not None and code == 0:
+        terminal.say(False, f"error: cannot write to stdout: {unwritable}")
+        code = ImageError.exit_code
+    sys.exit(code)

@@ -3,43 +3,74 @@
 import math
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from refscale_codec.errors import UsageError
 from refscale_codec.picture import tiles
 
+FILES, CODING, COMPUTING = "Files", "Coding", "Computing"
+"""Groups of options in the help; the others are in a last group."""
+
+
+def option(*names: str, help: str, group: str | None = None, metavar: str | None = None) -> Any:
+    """Return the declaration of an option, with its names and the line in the help."""
+    return typer.Option(*names, help=help, rich_help_panel=group, metavar=metavar, show_default=False, readable=False)
+
+
 RefOption = Annotated[
     str | None,
-    typer.Option("--ref", metavar="PICTURE", help="Reference: an older picture of the same place; - is stdin."),
+    option("--ref", metavar="PICTURE", help="Reference, an older picture of the place; - is stdin.", group=FILES),
+]
+RequiredRefOption = Annotated[
+    str, option("--ref", metavar="PICTURE", help="An older picture; - is stdin.", group=FILES)
+]
+OutputOption = Annotated[str, option("--output", "-o", metavar="FILE", help="Output; - is stdout.", group=FILES)]
+NamedOutputOption = Annotated[
+    str | None,
+    option("--output", "-o", metavar="FILE", help="Output; by default beside the input; - is stdout.", group=FILES),
+]
+ForceOption = Annotated[bool, option("--force", "-f", help="Overwrite an existing output.", group=FILES)]
+FormatOption = Annotated[
+    str | None,
+    option("--format", metavar="FORMAT", help="png, webp or tiff; by default from the output's suffix.", group=FILES),
 ]
 PageOption = Annotated[
-    int | None, typer.Option("--page", min=1, help="Which picture of a file that holds several, from 1.")
+    int | None, option("--page", metavar="N", help="Which picture of a file that holds several, from 1.", group=FILES)
 ]
-RefPageOption = Annotated[int | None, typer.Option("--ref-page", min=1, help="Likewise, of the reference.")]
-OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Output file; - is stdout.")]
+RefPageOption = Annotated[
+    int | None, option("--ref-page", metavar="N", help="The same, of the reference.", group=FILES)
+]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(
-        "--weights", metavar="FILE", help="Weights file (.safetensors) in place of the shipped one.", readable=False
-    ),
+    option("--weights", metavar="FILE", help="Weights (.safetensors), instead of those that ship.", group=COMPUTING),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary on stderr.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DeviceOption = Annotated[
+    str, option("--device", metavar="NAME", help="auto (default), cpu, cuda or mps.", group=COMPUTING)
+]
+ThreadsOption = Annotated[
+    int | None,
+    option("--threads", metavar="N", help="Most threads to compute with; all cores by default.", group=COMPUTING),
+]
 TileOption = Annotated[
     int | None,
-    typer.Option("--tile", help="Largest side of the net's tiles in pixels, a multiple of 16; 512 by default."),
+    option("--tile", metavar="PIXELS", help="Side of the tiles, a multiple of 16; 512 by default.", group=COMPUTING),
 ]
 MemoryOption = Annotated[
     str | None,
-    typer.Option("--max-memory", metavar="SIZE", help="Memory limit that sets the tiles' side, such as 1.5G."),
+    option("--max-memory", metavar="SIZE", help="Memory limit, instead of --tile, such as 1.5G.", group=COMPUTING),
 ]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="png, webp or tiff; by default from the suffix, png on stdout.")
-]
+QuietOption = Annotated[bool, option("--quiet", "-q", help="No progress and no summary on stderr.")]
+JsonOption = Annotated[bool, option("--json", help="Print the summary as JSON on stdout.")]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A .rsc file; - is stdin.")]
+
+
+def require_positive(**numbers: int | None) -> None:
+    """Raise UsageError for a number below 1; `numbers` are by the names of their options."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {number}")
 
 
 def tile_side(tile: int | None, memory: str | None, height: int, width: int, depth: int) -> int:

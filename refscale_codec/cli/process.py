@@ -1,12 +1,61 @@
 """Settings of the whole process: the command line makes them, since it owns the process; the library makes none."""
 
 import ctypes
+import errno
+import os
+import re
 import sys
-import warnings
 from contextlib import suppress
+from typing import TextIO
+
+from refscale_codec.errors import RefscaleError, reason
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 _KEEP = 2**31 - 1  # bytes; mallopt takes an int
+_NO_MEMORY = re.compile(  # as torch, OpenCV, C++, the system and the dynamic linker put it
+    "(out of|not enough|insufficient) memory|(can't|cannot|failed to) allocate|bad_alloc|failed to map segment",
+    re.IGNORECASE,
+)
+
+
+def open_closed_streams() -> None:
+    """Open what is closed of stdin, stdout and stderr, so that no file gets its descriptor, and so the messages.
+
+    Reading stdin and writing to stdout fail then, as they should; messages to a closed stderr are dropped.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free. Stdin is opened for writing and stdout for reading: using them fails.
+            os.set_inheritable(os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY), True)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def flush(stream: TextIO) -> str | None:
+    """Flush stdout or stderr; return why that fails, if so, and let the interpreter's own flush at exit succeed."""
+    try:
+        stream.flush()
+    except OSError as error:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        return reason(error)
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or one that led to it, is a failed allocation."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            found = cause.errno == errno.ENOMEM
+        else:
+            found = not isinstance(cause, RefscaleError) and _NO_MEMORY.search(str(cause)) is not None
+        if found or isinstance(cause, MemoryError):
+            return True
+        cause = cause.__context__
+    return False
 
 
 def keep_freed_memory() -> None:
@@ -22,14 +71,17 @@ def keep_freed_memory() -> None:
             libc.mallopt(_M_TRIM_THRESHOLD, _KEEP)
 
 
+def limit_threads(count: int) -> None:
+    """Let torch and OpenCV use at most so many threads."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+
+
 def lift_pillow_limit() -> None:
     """Let Pillow read pictures of any size: `picture.image` has a higher limit of its own."""
     import PIL.Image
 
     PIL.Image.MAX_IMAGE_PIXELS = None
-
-
-def show_warnings_as_lines() -> None:
-    """Print Python warnings, of Pillow or rasterio, as one line each, and not that a TIFF has no georeference."""
-    warnings.filterwarnings("ignore", "Dataset has no geotransform")
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

@@ -43,7 +43,7 @@ def train(
         where = terminal.device_named(device)
 
         def report(line: dict[str, float]) -> None:
-            terminal.tell(json.dumps(line))
+            terminal.write("-", json.dumps(line) + "\n")
             rate = f" at {line['bpp']} bpp" if "bpp" in line else ""
             step(f"step {line['step']} of {recipe.steps}: {line['psnr']} dB{rate}")
 
@@ -199,9 +199,10 @@ def rd_curve(
         step("drawing")
         results = output.results(rows, setup, _command(), jobs)
         written = output.write(results, output.scenes(pairs, rows, setup, rate, most), folder, shown)
-    terminal.tell(
+    terminal.write(
+        "-",
         f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel, against {BEST} wherever the curves overlap; in "
-        "brackets how many pictures count; * has notes, see summary.csv. Times are seconds for a megapixel."
+        "brackets how many pictures count; * has notes, see summary.csv. Times are seconds for a megapixel.\n",
     )
     _print(_bd_table(results))
     resampled = sum(pair.resampled for pair in pairs)

@@ -1,12 +1,16 @@
-"""What the commands share: reading and writing, weights and devices, and progress on stderr.
+"""What the commands share: reading and writing, weights and devices, and messages and progress on stderr.
+
+Results go to stdout or files by `write`, everything else to stderr by `say`.
 
 Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
 """
 
+import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds before progress is shown
 
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".rsc")  # that `named_after` replaces
+
 
 def device_named(name: str) -> str:
     """Return the device by torch's name; UsageError for one that is unknown or not available."""
@@ -39,11 +45,13 @@ def device_named(name: str) -> str:
     return model.device_named(name, "--device")
 
 
-def load_model(path: Path, device: str) -> "Model":
-    """Load weights onto a device."""
+def load_model(path: Path, device: str, threads: int | None = None) -> "Model":
+    """Load weights onto a device, and set up the process for computing with at most so many threads."""
     from refscale_codec import model
 
     process.keep_freed_memory()
+    if threads is not None:
+        process.limit_threads(threads)
     return model.load(path, device_named(device))
 
 
@@ -112,8 +120,18 @@ def unpacked(data: bytes, name: str) -> container.Container:
         return container.unpack(data)
 
 
-def write(path: str, data: bytes) -> None:
+def named_after(path: str, suffix: str) -> str:
+    """Return the name of the output that belongs to an input: beside it with another suffix, stdout for stdin."""
+    if path == "-":
+        return "-"
+    known = Path(path).suffix.lower() in _SUFFIXES
+    return str(Path(path).with_suffix(suffix)) if known else f"{path}{suffix}"
+
+
+def write(path: str, data: bytes | str) -> None:
     """Write a file atomically, or to stdout."""
+    if isinstance(data, str):
+        data = data.encode("utf-8", "backslashreplace")
     if path == "-":
         try:
             sys.stdout.buffer.write(data)
@@ -138,30 +156,48 @@ def picture_format(output: str, named: str | None) -> str:
     return "png" if output == "-" else formats.of_path(Path(output))
 
 
-def require_streams(output: str | None, *inputs: str | Path | None) -> None:
-    """Check inputs and output before any work: stdin only once, no binary data to a terminal, no input overwritten.
+def require_inputs(*paths: str | Path | None) -> None:
+    """Raise UsageError if stdin is to be read twice."""
+    if paths.count("-") > 1:
+        raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
 
-    `output` is None for a command that writes no file.
+
+def require_output(
+    output: str, *inputs: str | Path | None, force: bool, suffixes: Sequence[str] = (), json_output: bool = False
+) -> None:
+    """Check before any work that an output can be written, and that nothing is lost by that.
+
+    Args:
+        output: a path, or - for stdout.
+        inputs: paths that must not be overwritten in any case.
+        force: whether another file may be.
+        suffixes: those that the file may have; none for any.
+        json_output: whether JSON goes to stdout, too.
 
     Raises:
-        UsageError: one of these, or an empty name.
-        ImageError: the output cannot be written.
+        UsageError: an input or, without `force`, another file would be overwritten; another suffix; binary data for a
+            terminal, or beside JSON.
+        ImageError: no such folder, or no permission.
     """
-    for option, path in zip(("-o", "the input", "--ref"), (output, *inputs), strict=False):
-        if path == "":
-            raise UsageError(f"the file name of {option} is empty")
-    if inputs.count("-") > 1:
-        raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
     if output == "-":
+        if json_output:
+            raise UsageError("--json and -o - both write to stdout")
         if sys.stdout.isatty():
             raise UsageError("binary data is not written to a terminal: name a file with -o, or redirect stdout")
         return
-    for path in inputs:
+    path = Path(output)
+    for other in inputs:
         with suppress(OSError):  # a missing path is reported when it is read
-            if output is not None and path not in (None, "-") and Path(str(path)).samefile(output):
+            if other not in (None, "-") and Path(str(other)).samefile(path):
                 raise UsageError(f"{output} is also an input; it would be overwritten")
-    if output is not None:
-        _require_writable(Path(output))
+    _require_writable(path)
+    exists = os.path.exists(path)
+    if exists and not path.is_file():  # a device or a pipe
+        return
+    if suffixes and path.suffix.lower() not in ("", *suffixes):
+        raise UsageError(f"{output}: what is written is a {suffixes[0]} file; name it so")
+    if exists and not force:
+        raise UsageError(f"{output} exists: -f overwrites it")
 
 
 def _require_writable(output: Path) -> None:
@@ -180,20 +216,30 @@ def _require_writable(output: Path) -> None:
         raise ImageError(f"cannot write {output}: no permission to write to the folder {output.parent}")
 
 
-def tell(text: str) -> None:
-    """Print a line of the result to stdout."""
-    write("-", f"{text}\n".encode("utf-8", "backslashreplace"))
-
-
 def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
     """Return the sections that take bytes, with readable names; `sizes` are from `container.bytes_by_section`."""
     return [(part.replace("_", " "), size) for part, size in sizes.items() if size]
 
 
 def say(quiet: bool, text: str) -> None:
-    """Print a message to stderr, unless `quiet`."""
+    """Print a message to stderr, unless `quiet`; nothing happens where stderr cannot be written to."""
     if not quiet:
-        print(printable(text), file=sys.stderr)
+        with suppress(OSError):
+            print(printable(text), file=sys.stderr, flush=True)
+
+
+def summarise(lines: Sequence[str], facts: dict[str, Any], *, json_output: bool, quiet: bool) -> None:
+    """Tell people on stderr, and machines on stdout if they asked for JSON, what a command has done."""
+    if json_output:
+        write("-", json.dumps(facts) + "\n")
+    for line in lines:
+        say(quiet, line)
+
+
+def show_warnings_as_lines() -> None:
+    """Print Python warnings, of Pillow or rasterio, as one line each, and not that a TIFF has no georeference."""
+    warnings.filterwarnings("ignore", "Dataset has no geotransform")
+    warnings.showwarning = lambda message, *_: say(False, f"warning: {message}")
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def decode(
 
     Args:
         data: the file's bytes.
-        reference: the one that the file was encoded with, with equal pixels; None if it was encoded without.
+        reference: the one that the file was encoded with, with equal pixels; ignored if the file needs none.
         model: the one that the file was encoded with, see `model.load`.
         tile: largest side of a tile in pixels, a multiple of `tiles.STEP`; it determines memory and time, and
             the last bits of floating-point results.
@@ -69,15 +69,17 @@ class Decoder:
 
         Args:
             data: the file's bytes.
-            reference: the one that the file was encoded with, with equal pixels; None if it was encoded without.
+            reference: the one that the file was encoded with, with equal pixels; ignored if the file needs none.
             model: the one that the file was encoded with, see `model.load`.
 
         Raises:
             ContainerError: not a valid file.
             WeightsError: another model than the file names.
-            ReferenceMismatch: the reference is missing, superfluous, or not the one that the file names.
+            ReferenceMismatch: the reference is missing, or not the one that the file names.
         """
         self.file = container.unpack(data)
+        if self.file.header.reference is None:
+            reference = None
         require_same(self.file.header, reference, model)
         self.model = model
         self.metadata = metadata.unpack(self.file.metadata)
@@ -256,14 +258,14 @@ def check_without_reference(file: Container, model: Model) -> None:
 def require_same(header: Header, reference: Image | None, model: Model) -> None:
     """Check that weights and reference are those that a file names; for errors see `Decoder`."""
     require_same_model(header, model)
-    if header.reference is None and reference is not None:
-        raise ReferenceMismatch("the file was made without a reference; decode it without one")
-    if header.reference is not None and reference is None:
+    if header.reference is None:
+        return
+    if reference is None:
         raise ReferenceMismatch(f"the file needs its reference {header.reference.hex()}; none was given")
-    if reference is not None and header.reference != reference.fingerprint():
-        wanted = "" if header.reference is None else header.reference.hex()
+    if header.reference != reference.fingerprint():
         raise ReferenceMismatch(
-            f"the file was made with the reference {wanted}, this picture is {reference.fingerprint().hex()}"
+            f"the file was made with the reference {header.reference.hex()}, "
+            f"this picture is {reference.fingerprint().hex()}"
         )
 
 

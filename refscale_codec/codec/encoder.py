@@ -226,6 +226,10 @@ class Coded:
         """Return the `.rsc` file."""
         return self._packed if not self._hashed else self._with_hash(self.picture(TILE).fingerprint())
 
+    def known_psnr(self, image: Image) -> float | None:
+        """Return the PSNR in dB to the original picture, see `bands.psnr`; None if the file needs no decoding."""
+        return bands.psnr(image, self.picture(TILE), self.plan.described) if self._hashed else None
+
     def size(self) -> int:
         """Return the size of the file in bytes, without decoding for its hash."""
         return len(self._packed if not self._hashed else self._with_hash(bytes(container.FINGERPRINT_SIZE)))
@@ -294,8 +298,13 @@ def band_groups(image: Image, reference: Image | None, described: Bands) -> Iter
 
 
 def assemble(files: list[Container], plan: Plan) -> Container:
-    """Return the file of a picture from those of its band groups, of which each holds the next one."""
+    """Return the file of a picture from those of its band groups, of which each holds the next one.
+
+    A reference that no group uses is left out: it is not needed to decode.
+    """
     extra_bands = None
+    if not any(payloads.needs_reference(file) for file in files):
+        files = [payloads.without_reference(file) for file in files]
     for file in reversed(files):
         whole = replace(file, extra_bands=extra_bands)
         extra_bands = container.pack(whole) if file is not files[0] else None

@@ -3,6 +3,8 @@
 An empty map means that the reference is not used; a file without a reference has no map.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,6 +73,18 @@ def low_res_of(file: Container, model: Model, reference: LowResReference | None)
         rows, columns = (-(-model.scale * side // model.rescaler.cell) for side in size)
         levels = similarity_map.decode(file.similarity_map, rows, columns, model.rescaler.map_levels)
     return LowRes(model.low_res.decode(file.lr, size, reference, file.header.quality), levels)
+
+
+def needs_reference(file: Container) -> bool:
+    """Return whether a band group is decoded with the older picture."""
+    return sources.is_used(file) and file.prediction is None
+
+
+def without_reference(file: Container) -> Container:
+    """Return the file of a band group that does not need its reference, as it is written without one."""
+    if not sources.is_used(file):
+        file = replace(file, similarity_map=None)
+    return replace(file, header=replace(file.header, reference=None))
 
 
 def require_codec(file: Container, model: Model) -> None:

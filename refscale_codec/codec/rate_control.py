@@ -1,4 +1,4 @@
-"""Encode to a size or to a PSNR: a search over `encoder.Plan.code`.
+"""Encode at a quality, or to a size or a PSNR: a search over `encoder.Plan.code`.
 
 The reference is registered and its use decided once; each try repeats the net, the low-res codec and, for a PSNR, the
 inverse pass. ln(bytes) and PSNR are almost linear in the logarithm of JPEG's step size, so the secant through the two
@@ -45,11 +45,11 @@ class Target:
 
 
 class Reached(NamedTuple):
-    """The best file found, and what it is like."""
+    """A file, the best of those tried, and what it is like."""
 
     data: bytes
     quality: int
-    psnr: float | None  # dB, of what the file decodes to; None for a target in bytes
+    psnr: float | None  # dB, of what the file decodes to; None if it was not decoded
     tries: int
 
 
@@ -64,12 +64,14 @@ def encode(
     image: Image,
     reference: Image | None,
     model: Model,
-    target: Target,
+    target: Target | None,
     options: EncodeOptions | None = None,
     *,
     step: Callable[[str], None] = lambda text: None,
 ) -> Reached:
     """Return the largest file found that is not above a target's bytes, or the one that reaches its PSNR by the least.
+
+    Without a target it is the file of the options' quality.
 
     The search ends within 2 % of the bytes or 0.1 dB of the PSNR, and after `TRIES` files.
 
@@ -77,16 +79,21 @@ def encode(
         image: the picture.
         reference: as for `encoder.encode`.
         model: likewise.
-        target: what to reach.
-        options: likewise; the quality is the search's.
+        target: what to reach; None for nothing.
+        options: likewise; with a target the quality is the search's.
         step: called with a line on each try.
 
     Raises:
         TargetError: no quality gives it.
     """
-    start = _start(target, image.height * image.width)
-    plan = encoder.prepare(image, reference, model, replace(options or EncodeOptions(), quality=start))
-    return reach(plan, image, target, step=step)
+    options = options or EncodeOptions()
+    if target is not None:
+        options = replace(options, quality=_start(target, image.height * image.width))
+    plan = encoder.prepare(image, reference, model, options)
+    if target is not None:
+        return reach(plan, image, target, step=step)
+    coded = plan.code(options.quality)
+    return Reached(coded.file(), coded.quality, coded.known_psnr(image), 1)
 
 
 def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], None] = lambda text: None) -> Reached:
@@ -104,8 +111,9 @@ def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], Non
 
     best, tries = _search(tried, plan.forget, target, plan.options.quality, finer=plan.model.low_res.has_dead_zone)
     assert best.coded is not None
-    psnr = best.value if target.measure == "psnr" else None
-    return Reached(best.coded.file(), best.quality, psnr, tries)
+    data = best.coded.file()
+    psnr = best.value if target.measure == "psnr" else best.coded.known_psnr(image)
+    return Reached(data, best.quality, psnr, tries)
 
 
 def _start(target: Target, pixels: int) -> int:

@@ -60,9 +60,10 @@ def torn(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.concatenate(halves, axis=1) * 0.8, np.uint8)
 
 
-def noise(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a picture of which nothing is of use."""
-    return np.random.default_rng(0).integers(0, 256, pixels.shape).astype(np.uint8)
+def half_noise(pixels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """Return six bands, the last three of which are of no use."""
+    noise = np.random.default_rng(seed).integers(120, 136, pixels.shape, np.uint8)
+    return np.dstack([pixels, noise])
 
 
 def odd(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -123,7 +124,7 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "learned-sixteen-bits": (2, "gmm", lambda x: Image(deep(x)), lambda x: Image(deep(shifted(x)))),
     "map": (4, "jpeg", lambda x: Image(x[:85, :99]), lambda x: Image(x[:85, :99])),  # see `with_map`
     "vectors": (2, "jpeg", lambda x: Image(striped(x)), lambda x: Image(torn(striped(x)))),
-    "unused": (2, "gmm", Image, lambda x: Image(noise(x))),
+    "unused": (2, "gmm", lambda x: Image(half_noise(x, 0)), lambda x: Image(half_noise(x, 1))),
     "predicted": (2, "gmm", lambda x: Image(deep(doubled(x)[..., :5])), None),
     "floats": (2, "jpeg", measured, measured),
     "everything": (4, "jpeg", of_everything, lambda x: Image(odd(x))),

@@ -1,0 +1,58 @@
+"""What all commands have in common: help in groups of options, and foreign errors as those of refscale."""
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+from refscale_codec.cli import process
+from refscale_codec.errors import Interrupted, OutOfMemory, UsageError
+
+
+class Command(TyperCommand):
+    """A command of `refscale`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; UsageError for one that is empty, such as an unset variable of a shell."""
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in order:
+            value = given.get(parameter.name)
+            if "" in (value if isinstance(value, list | tuple) else (value,)):
+                raise UsageError(f"{parameter.opts[0] if parameter.opts[0][0] == '-' else parameter.metavar} is empty")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            Interrupted: it was, by Ctrl-C.
+            OutOfMemory: an allocation failed, whoever reported it.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+        except Exception as error:
+            if not process.is_out_of_memory(error):
+                raise
+            limit = "; --max-memory sets a limit" if any(p.name == "max_memory" for p in self.params) else ""
+            raise OutOfMemory(f"there is not enough memory: {' '.join(str(error).split())[:200]}{limit}") from None
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, each group of them (`rich_help_panel`) under its name."""
+        groups: dict[str, list[Any]] = {"Arguments": []}
+        others: list[Any] = []
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "argument":
+                groups["Arguments"].append((parameter.metavar, getattr(parameter, "help", "")))
+            elif group := getattr(parameter, "rich_help_panel", None):
+                groups.setdefault(group, []).append(parameter.get_help_record(ctx))
+            else:
+                others.append(parameter.get_help_record(ctx))
+        for name, records in (groups | {"Other options": others}).items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what the line of usage names after the command."""
+        arguments = [p.metavar for p in self.params if p.param_type_name == "argument"]
+        return ["[OPTIONS]", *map(str, arguments)]
