@@ -1,17 +1,25 @@
 """The settings that the command line makes for its process."""
 
+import errno
+import os
 import platform
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import Outcome
 
-from refscale_codec.cli import terminal
+from refscale_codec.cli import process, terminal
+from refscale_codec.errors import ImageError
 
 RESIDENT = """
 import sys
@@ -55,3 +63,191 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         warnings.warn("damaged EXIF", stacklevel=1)
         warnings.warn("Dataset has no geotransform, gcps, or rpcs.", stacklevel=1)
     assert capsys.readouterr().err == "warning: damaged EXIF\n"
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a picture and its file, in which commands run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")
+    PIL.Image.fromarray(np.tile(np.arange(32, dtype=np.uint8)[:, None, None], (1, 24, 3))).save("new.png")
+    line = [sys.executable, "-m", "refscale_codec", "encode", "new.png", "-q", "--weights", str(tiny_weights)]
+    subprocess.run(line, check=True)
+    return tmp_path
+
+
+def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of sh in which `refscale` is this interpreter's."""
+    script = f'refscale() {{ "{sys.executable}" -m refscale_codec "$@"; }}; {line}'
+    return subprocess.run(["sh", "-c", script], capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-"])
+def test_messages_never_get_into_the_file_that_takes_the_place_of_a_closed_stream(
+    place: Path, tiny_weights: Path, closed: str
+) -> None:
+    expected = (place / "new.rsc").read_bytes()
+    for output in ("-o - > out.rsc", "-o out.rsc -f"):
+        assert shell(f"refscale encode new.png {output} --weights {tiny_weights} {closed}").returncode == 0
+        assert (place / "out.rsc").read_bytes() == expected
+
+
+CLOSED = "Bad file descriptor"
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "error"),
+    [
+        ("info new.rsc >&-", 3, f"cannot write to stdout: {CLOSED}"),
+        ("encode new.png -o - >&-", 3, f"cannot write to stdout: {CLOSED}"),
+        ("--help >&-", 3, f"cannot write to stdout: {CLOSED}"),
+        ("info - <&-", 4, f"cannot read stdin: {CLOSED}"),
+        ("encode - -o out.rsc <&-", 3, f"cannot read stdin: {CLOSED}"),
+        ("--help >/dev/full", 3, f"cannot write to stdout: {FULL}"),
+        ("encode -h >/dev/full", 3, f"cannot write to stdout: {FULL}"),
+        ("--version >/dev/full", 3, f"cannot write to stdout: {FULL}"),
+        ("--show-completion bash >/dev/full", 3, f"cannot write to stdout: {FULL}"),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_stream_that_fails_is_one_message_and_an_exit_code(
+    place: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int, error: str, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    before = sorted(place.iterdir())
+    done = shell(f"refscale {line}")
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (code, b"", f"error: {error}\n")
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_messages_that_cannot_be_printed_change_no_exit_code(place: Path, tiny_weights: Path) -> None:
+    assert shell(f"refscale encode new.png -f --weights {tiny_weights} 2>/dev/full").returncode == 0
+    assert shell("refscale encode no.png -f 2>/dev/full").returncode == 3
+
+
+def test_descriptors_that_are_open_stay_as_they_are() -> None:
+    before = sys.stdin, sys.stdout, sys.stderr
+    numbers = len(os.listdir("/dev/fd"))
+    process.open_closed_streams()
+    assert (sys.stdin, sys.stdout, sys.stderr) == before
+    assert len(os.listdir("/dev/fd")) == numbers
+
+
+# --- signals and memory ----------------------------------------------------------------------------------------------
+
+
+INTERRUPTED = """
+import os, signal, sys
+from refscale_codec.cli.main import main
+from refscale_codec.picture import files
+
+def writing(path, data):
+    with open(f"{path}.part", "wb") as file:  # as write_atomically has it
+        try:
+            file.write(data[:9])
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+files.write_atomically = writing
+main()
+"""
+
+
+def test_an_interrupt_is_told_and_leaves_nothing_behind(place: Path, tiny_weights: Path) -> None:
+    before = sorted(place.iterdir())
+    line = [sys.executable, "-c", INTERRUPTED, "encode", "new.png", "-o", "out.rsc", "--weights", str(tiny_weights)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert sorted(place.iterdir()) == before
+
+
+def test_a_command_that_waits_is_interrupted_at_once(place: Path) -> None:
+    line = [sys.executable, "-c", "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"]
+    line[2] += "from refscale_codec.cli import terminal, main\nread = terminal.read\n"
+    line[2] += "terminal.read = lambda path: (print('reading', flush=True), read(path))[1]\nmain.main()"
+    running = subprocess.Popen(
+        [*line, "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"reading\n"
+    time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=20) == 130
+    assert running.stderr is not None
+    assert running.stderr.read() == b"interrupted\n"
+    for stream in (running.stdin, running.stdout, running.stderr):
+        assert stream is not None
+        stream.close()
+
+
+def _of_torch() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def _of_numpy() -> None:
+    np.empty(1 << 60, np.uint8)
+
+
+def _of_opencv() -> None:
+    raise cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 4294967296 bytes")
+
+
+def _of_the_linker() -> None:
+    raise ImportError("libtorch_cpu.so: failed to map segment from shared object: Cannot allocate memory")
+
+
+def _of_the_system() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def _behind_another() -> None:
+    try:
+        _of_torch()
+    except RuntimeError:
+        raise ImageError("no good") from None
+
+
+SHORTAGES = [_of_torch, _of_numpy, _of_opencv, _of_the_linker, _of_the_system, _behind_another]
+
+
+@pytest.mark.parametrize("fail", SHORTAGES)
+def test_lack_of_memory_is_one_message_whoever_notices(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(terminal, "read_picture", lambda *_, **__: fail())
+    outcome = refscale("encode", "new.png", "-o", "out.rsc")
+    assert (outcome.code, outcome.out) == (8, b"")
+    assert outcome.err.startswith("error: there is not enough memory: ")
+    assert outcome.err.endswith("; --max-memory sets a limit\n")
+    assert outcome.err.count("\n") == 1
+    assert not (place / "out.rsc").exists()
+
+
+def test_a_file_that_is_named_like_a_lack_of_memory_is_none(refscale: Callable[..., Outcome], place: Path) -> None:
+    assert refscale("encode", "out of memory.png", "-o", "out.rsc").code == 3
+    assert refscale("info", "out of memory.rsc").code == 4
+
+
+def test_threads_are_limited(
+    refscale: Callable[..., Outcome], place: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(terminal, "write", lambda *_: seen.append((torch.get_num_threads(), cv2.getNumThreads())))
+    before = cv2.getNumThreads()
+    try:
+        assert refscale("encode", "new.png", "-f", "--threads", 2, "--weights", tiny_weights).code == 0
+        assert refscale("decode", "new.rsc", "-f", "--threads", 1, "--weights", tiny_weights).code == 2  # new.png
+        assert refscale("decode", "new.rsc", "-o", "back.png", "--threads", 1, "--weights", tiny_weights).code == 0
+    finally:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(before)
+    assert seen == [(2, 2), (1, 1)]
