@@ -76,8 +76,8 @@ def main() -> NoReturn:
         if error.filename is not None:  # a bug: it should be a RefscaleError
             raise
         unwritable = reason(error)  # help and completion are written by Typer
-    unwritable = unwritable or process.flush(sys.stdout)
-    process.flush(sys.stderr)
+    unflushed, _ = process.flush(sys.stdout), process.flush(sys.stderr)
+    unwritable = unwritable or unflushed
     if unwritable is not None and code == 0:
         terminal.say(False, f"error: cannot write to stdout: {unwritable}")
         code = ImageError.exit_code
