@@ -65,7 +65,7 @@ _SIGNATURES = (  # offset, bytes there, format
     (0, b"<VRTDataset", "GDAL VRT"),
     (0, b"SQLite format 3\0", "GeoPackage"),
 )
-_MEASURED = {"JPEG 2000", "PDF", "MrSID", "NITF", "Erdas Imagine", "GRIB", "FITS", "GDAL VRT", "GeoPackage"}
+_MEASURED = {"JPEG 2000", "OpenEXR", "PDF", "MrSID", "NITF", "Erdas Imagine", "GRIB", "FITS", "GDAL VRT", "GeoPackage"}
 _SETS = {"HDF5", "HDF4", "NetCDF"}
 """Formats of what is measured, with place, calibration or more than 8 bits: GDAL converts them and keeps these. Those
 of `_SETS` hold several pictures as a rule."""

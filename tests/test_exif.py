@@ -1,0 +1,116 @@
+"""EXIF and XMP added to TIFFs of Pillow and GDAL: the rest of the file stays what it was."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from refscale_codec.picture import exif, image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+
+rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+from rasterio.transform import Affine  # noqa: E402
+from rasterio.warp import Resampling  # noqa: E402
+
+SCENE = np.random.default_rng(0).integers(0, 200, (3, 700, 601)).astype(np.uint8)
+XMP = b"<x:xmpmeta>" + bytes(range(1, 200)) + b"</x:xmpmeta>"
+
+
+def block() -> bytes:
+    """Return EXIF with an orientation, a text beyond ASCII, and tags of the EXIF and the GPS directory."""
+    tags = PIL.Image.Exif()
+    tags[270], tags[271], tags[274] = "Müller €".encode(), "Maker", 6
+    tags.get_ifd(34665)[33434] = 0.004
+    tags.get_ifd(34853)[2] = (45.0, 1.0, 2.5)
+    return tags.tobytes().removeprefix(b"Exif\0\0")
+
+
+SAID = Metadata(exif=block(), xmp=XMP)
+
+
+def by_gdal(**options: object) -> bytes:
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", height=700, width=601, count=3, dtype="uint8", crs="EPSG:32630",
+            transform=Affine(10, 0, 7e5, 0, -10, 5e6), photometric="RGB", **options,
+        ) as file:  # fmt: skip
+            file.write(SCENE)
+            file.build_overviews([2, 4], Resampling.nearest)
+            file.update_tags(NAME="Ä")
+        return bytes(memory.read())
+
+
+def by_pillow() -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(SCENE.transpose(1, 2, 0)).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    return buffer.getvalue()
+
+
+def contents(data: bytes) -> dict[str, object]:
+    """Return what rasterio finds in a file, with the pixels of its overviews."""
+    with rasterio.MemoryFile(data) as memory, memory.open() as file:
+        found = {name: getattr(file, name) for name in ("crs", "transform", "colorinterp", "profile")}
+        tags = {name: text for name, text in file.tags().items() if not name.startswith("TIFFTAG")}
+        factors = file.overviews(1)
+    pixels = []
+    for level in [None, *range(len(factors))]:
+        with (
+            rasterio.MemoryFile(data) as memory,
+            memory.open(**({} if level is None else {"overview_level": level})) as f,
+        ):
+            pixels.append(f.read().tolist())
+    return found | {"tags": tags, "factors": factors, "pixels": pixels}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        by_pillow(),
+        by_gdal(),
+        by_gdal(tiled=True, blockxsize=256, blockysize=256, compress="DEFLATE"),
+        by_gdal(BIGTIFF="YES"),
+        by_gdal(BIGTIFF="YES", tiled=True, interleave="band"),
+    ],
+    ids=["pillow", "gdal", "tiles", "BigTIFF", "planes"],
+)
+def test_tags_are_added_and_nothing_else_changes(data: bytes) -> None:
+    tagged = exif.with_tags(data, SAID)
+    assert contents(tagged) == contents(data)
+    found = image.from_bytes(tagged, "x").metadata
+    assert (found.exif, found.xmp) == (SAID.exif, XMP)
+    assert exif.with_tags(data, Metadata()) == data
+
+
+def test_a_cloud_optimized_geotiff_remains_one(tmp_path: Path) -> None:
+    rio_cogeo = pytest.importorskip("rio_cogeo", reason="rio-cogeo is not installed")
+    georeference = Metadata(SAID.icc, SAID.exif, SAID.xmp, geo=b'{"crs":"EPSG:32630","transform":[10,0,7e5,0,-10,5e6]}')
+    image.write(Image(SCENE.transpose(1, 2, 0).copy(), georeference), tmp_path / "x.tif")
+    assert rio_cogeo.cog_validate(tmp_path / "x.tif", strict=True, quiet=True) == (True, [], [])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_orientation_and_camera_of_a_tiff_come_back(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.arange(60, dtype=dtype).reshape(5, 4, 3)
+    data = image.to_bytes(Image(pixels, SAID), "tiff")
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        tags = picture.tag_v2
+        assert (tags[274], tags[271], tags[270].encode("latin-1").decode()) == (6, "Maker", "Müller €")
+        assert picture.getexif().get_ifd(34853)[2] == (45.0, 1.0, 2.5)
+    back = image.from_bytes(data, "x")
+    assert np.array_equal(back.pixels, pixels)
+    assert back.metadata == SAID
+    assert caplog.messages == []
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # by Pillow
+def test_damaged_exif_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(exif.with_tags(by_pillow(), SAID))
+    at = data.index(struct.pack("<HHI", 34665, 4, 1))
+    data[at + 8 : at + 12] = b"\xff\xff\xff\x7f"
+    found = image.from_bytes(bytes(data), "x")
+    assert found.metadata == Metadata(xmp=XMP)
+    assert caplog.messages[0].startswith("x: left out: damaged EXIF (")
