@@ -107,8 +107,8 @@ def latent_sampled() -> Iterator[None]:
 @contextmanager
 def quality_not_given() -> Iterator[None]:
     """Show the net the same quality always, in training and afterwards."""
-    planes = refnet.quality_planes
-    with patch.object(refnet, "quality_planes", lambda quality, like: planes(torch.full_like(quality, 0.6), like)):
+    planes = refnet.quality_channels
+    with patch.object(refnet, "quality_channels", lambda quality, like: planes(torch.full_like(quality, 0.6), like)):
         yield
 
 

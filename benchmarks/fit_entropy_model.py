@@ -114,7 +114,7 @@ def fit(
     return Weights(mean, np.clip(np.rint(spread * entropy.ONE), 0, 65535).astype(np.float64))
 
 
-def fit_all(samples: list[Sample]) -> entropy.Model:
+def fit_all(samples: list[Sample]) -> entropy.EntropyTables:
     """Fit all weights, then count the distributions."""
     rng = np.random.default_rng(1)
     means, spreads = {}, {}
@@ -143,7 +143,7 @@ def fit_all(samples: list[Sample]) -> entropy.Model:
                 off = np.clip((indices - at.nearest) * at.sign, -entropy.ESCAPE, entropy.ESCAPE) + entropy.ESCAPE
                 np.add.at(counts[group.kind], (at.row, off), 1)
         print(f"{done + 1} of {len(keys)}", flush=True)
-    return entropy.Model(means, spreads, distributions(counts))
+    return entropy.EntropyTables(means, spreads, distributions(counts))
 
 
 def stacked(group: entropy.Group, inputs: list[entropy.Exact] | list[entropy.Short]) -> NDArray[np.float32]:
@@ -167,7 +167,7 @@ def distributions(counts: NDArray[np.float64]) -> entropy.Integers:
     return frequency
 
 
-def store(model: entropy.Model, path: Path) -> None:
+def store(model: entropy.EntropyTables, path: Path) -> None:
     """Write the file of the format."""
     keys = list(model.mean)
     np.savez_compressed(

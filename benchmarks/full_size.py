@@ -101,7 +101,7 @@ def loss_of(
     hr, ref = (steps.tensor(x, device) / 255 for x in batch)
     quality, _ = steps.qualities(recipe, rng, len(hr), device)
     used = torch.from_numpy(rng.random((len(hr), 1, 1, 1)) >= recipe.alone)
-    coded = gmm(hr, low_res.low_res_reference(ref, 1) * used, quality / 100)
+    coded = gmm(hr, low_res.normalised_reference(ref, 1) * used, quality / 100)
     rate = coded.bits / recipe.crop**2 + HEADER_BPP
     error = (coded.lr_hat.float() - hr).square().mean(dim=(1, 2, 3))
     loss, comparable = steps.rate_and_error(rate, error, quality, recipe.slope)

@@ -349,7 +349,7 @@ def test_the_low_res_reference_is_the_rounded_mean(net: Model) -> None:
     padded = np.pad(pixels.astype(float), ((0, 1), (0, 1), (0, 0)), "edge")
     assert np.array_equal(found, np.floor(padded.reshape(2, 2, 3, 2, 3).mean(axis=(1, 3)) + 0.5))
     tensor = torch.from_numpy(padded / 255).permute(2, 0, 1)[None].float()
-    told = low_res.low_res_reference(tensor, 2)[0].permute(1, 2, 0)
+    told = low_res.normalised_reference(tensor, 2)[0].permute(1, 2, 0)
     assert np.array_equal(128 * told.numpy() + 128, found)
 
 

@@ -16,13 +16,13 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.codec import DctCodec
-from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
+from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import source as sources
 from refscale_codec.reference import warp
-from refscale_codec.reference.source import Part, Warped
+from refscale_codec.reference.source import PicturePart, Warped
 from refscale_codec.rescale.interface import Context
 
 
@@ -31,10 +31,12 @@ class LosslessWebp:
 
     id, exact, conditional, has_dead_zone = 200, True, False, False
 
-    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+    def code(
+        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
+    ) -> CodedLowRes:
         pixels, stream = np.clip(np.rint(lr), 0, 255).astype(np.uint8), io.BytesIO()
         PIL.Image.fromarray(pixels).save(stream, "WEBP", lossless=True)
-        return Coded(stream.getvalue(), pixels.astype(np.float32))
+        return CodedLowRes(stream.getvalue(), pixels.astype(np.float32))
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
         try:
@@ -142,7 +144,7 @@ class Blend:
     def require_fit(self, older: Image | None, height: int, width: int) -> None:
         pass
 
-    def pixels(self, older: Image | None, first: Part | None, box: Box) -> np.ndarray:
+    def pixels(self, older: Image | None, first: PicturePart | None, box: Box) -> np.ndarray:
         assert older is not None
         pixels = older.pixels.astype(np.uint16)
         return ((pixels + pixels[:, ::-1]) // 2).astype(np.uint8)[box.slices]

@@ -27,7 +27,7 @@ from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box, Tile
 from refscale_codec.reference import source as sources
 from refscale_codec.reference import warp
-from refscale_codec.reference.source import Part, ReferenceSource
+from refscale_codec.reference.source import PicturePart, ReferenceSource
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.tiled import LowRes
 
@@ -115,7 +115,7 @@ class Decoder:
         wide = tiled.padded_window(window, *size, self.model.rescaler, tile) if from_first else window
 
         def parts() -> Iterator[NDArray[Any]]:
-            first: Part | None = None
+            first: PicturePart | None = None
             for index in range(len(self.files)):
                 group = self._group(index)
                 on_stage("entropy")
@@ -134,7 +134,7 @@ class Decoder:
                 if reference is not None and window == whole:
                     reference.require_same()
                 on_stage("net")
-                part = Part(pixels, box)
+                part = PicturePart(pixels, box)
                 first = first or part
                 yield part.cut(window)
 
@@ -182,7 +182,7 @@ class Decoder:
         if source.check is not None:
             _require_check(warp.checksum(warped), source.check)
         low = payloads.low_res_of(file, model, tiled.low_res_reference(warped, model.scale))
-        return _Group(low, None, Part(warped.pixels, whole))
+        return _Group(low, None, PicturePart(warped.pixels, whole))
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,13 @@ class _Group:
 
     low: LowRes
     older: Image | None  # the same bands of the older picture, if they are still needed
-    warped: Part | None  # the whole reference, if the low-res codec has needed it
+    warped: PicturePart | None  # the whole reference, if the low-res codec has needed it
 
 
 class _CheckedTiles:
     """A reference that is made tile by tile, with the checksum of the whole."""
 
-    def __init__(self, source: ReferenceSource, group: _Group, first: Part | None) -> None:
+    def __init__(self, source: ReferenceSource, group: _Group, first: PicturePart | None) -> None:
         self.source, self.group, self.first, self.check = source, group, first, 0
 
     def __call__(self, tile: Tile) -> NDArray[Any]:

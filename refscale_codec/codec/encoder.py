@@ -29,7 +29,7 @@ from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE, Box
 from refscale_codec.reference import georeference, registration, warp
-from refscale_codec.reference.source import Part, ReferenceSource, Unused
+from refscale_codec.reference.source import PicturePart, ReferenceSource, Unused
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.tiled import LowRes, MappedReference
 
@@ -199,7 +199,7 @@ class CodedGroup:
             warped = None if mapped is None else mapped.picture
             if self.reference.source.from_first and self.first is not None and tile != plan.options.tile:
                 whole = Box(0, 0, *plan.size)
-                first = Part(self.first.decoded(tile).pixels, whole)
+                first = PicturePart(self.first.decoded(tile).pixels, whole)
                 warped = Image(self.reference.source.pixels(None, first, whole))
             pixels = reconstruct(
                 self.low,

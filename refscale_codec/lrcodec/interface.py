@@ -14,7 +14,7 @@ ROUNDING = 0.5
 """The dead zone that is plain rounding."""
 
 
-class Coded(NamedTuple):
+class CodedLowRes(NamedTuple):
     """A coded low-res picture."""
 
     payload: bytes
@@ -41,7 +41,9 @@ class LowResCodec(Protocol):
     def has_dead_zone(self) -> bool:
         """Whether `dead_zone` has an effect."""
 
-    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+    def code(
+        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
+    ) -> CodedLowRes:
         """Code a picture.
 
         Args:

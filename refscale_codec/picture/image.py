@@ -1,9 +1,9 @@
 """Pictures in memory, and reading and writing their files.
 
-All other packages work on `Image` and never see a picture file. `pillow` reads and writes PNG, JPEG, WebP and plain
-TIFF. Which decoder a TIFF has follows from what is in it: `tiff` finds its pictures and their kinds, Pillow decodes
-8-bit grey and RGB without loss in the compression, and GDAL (`geotiff`) everything else. What is installed decides only
-whether a file is read, never to which samples. `formats` lists what each format can hold.
+What codes or measures pictures works on `Image`. `pillow` reads and writes PNG, JPEG, WebP and plain TIFF. Which
+decoder a TIFF has follows from what is in it: `tiff` finds its pictures and their kinds, Pillow decodes 8-bit grey and
+RGB without loss in the compression, and GDAL (`geotiff`) everything else. What is installed decides only whether a file
+is read, never to which samples. `formats` lists what each format can hold.
 
 Pixels are read **as stored**. An orientation tag (EXIF in JPEG, PNG and WebP, tag 274 in TIFF) is not applied: it is
 metadata for viewers, while picture and reference share the stored pixel grid. Pillow applies the tag to TIFF; that is

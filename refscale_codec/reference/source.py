@@ -20,7 +20,7 @@ from refscale_codec.reference.band_prediction import Prediction
 from refscale_codec.reference.warp import Alignment
 
 
-class Part(NamedTuple):
+class PicturePart(NamedTuple):
     """A part of a picture."""
 
     pixels: NDArray[Any]
@@ -76,7 +76,7 @@ class ReferenceSource(Protocol):
     def require_fit(self, older: Image | None, height: int, width: int) -> None:
         """Raise ContainerError if it cannot make a reference for a picture of this size of the older one."""
 
-    def pixels(self, older: Image | None, first: Part | None, box: Box) -> NDArray[Any]:
+    def pixels(self, older: Image | None, first: PicturePart | None, box: Box) -> NDArray[Any]:
         """Return the reference in the part of a box that lies in the picture, [h, w, 3].
 
         Args:
@@ -104,7 +104,7 @@ class Unused:
     def require_fit(self, older: Image | None, height: int, width: int) -> None:
         """See `ReferenceSource`."""
 
-    def pixels(self, older: Image | None, first: Part | None, box: Box) -> NDArray[Any]:
+    def pixels(self, older: Image | None, first: PicturePart | None, box: Box) -> NDArray[Any]:
         """Not to be called."""
         raise ValueError("no reference is used")
 
@@ -149,7 +149,7 @@ class Warped:
         if self.alignment is None and (older.height, older.width) != (height, width):
             raise ContainerError("malformed: no ALIGNMENT, but the reference has another size than the picture")
 
-    def pixels(self, older: Image | None, first: Part | None, box: Box) -> NDArray[Any]:
+    def pixels(self, older: Image | None, first: PicturePart | None, box: Box) -> NDArray[Any]:
         """See `ReferenceSource`."""
         assert older is not None
         return warp.apply(older, self.alignment, box).pixels
@@ -178,7 +178,7 @@ class Predicted:
     def require_fit(self, older: Image | None, height: int, width: int) -> None:
         """See `ReferenceSource`."""
 
-    def pixels(self, older: Image | None, first: Part | None, box: Box) -> NDArray[Any]:
+    def pixels(self, older: Image | None, first: PicturePart | None, box: Box) -> NDArray[Any]:
         """See `ReferenceSource`."""
         assert first is not None
         return band_prediction.predict(np.ascontiguousarray(first.cut(box)), self.prediction)

@@ -1,6 +1,6 @@
 """Rescalers: nets that make a picture small and, of the small one and a reference, large again.
 
 A rescaler is whatever has the members of `interface.Rescaler`. `net` is RefScale's conditional flow, `untied` the pair
-of a light downscaler and an upscaler of integers; `tiled` runs any of them on whole pictures. A new one needs a module
-here and, if weights are trained for it, a line in `model.RESCALERS`.
+of a light downscaler and an upscaler of integers, `fgrn` a baseline without a reference; `tiled` runs any of them on
+whole pictures. A new one needs a module here and, if weights are trained for it, a line in `model.RESCALERS`.
 """

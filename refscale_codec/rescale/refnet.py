@@ -31,7 +31,7 @@ class ResidualGroup(nn.Module):
         return residual.mul_(0.2).add_(x)
 
 
-def quality_planes(quality: Tensor, like: Tensor) -> Tensor:
+def quality_channels(quality: Tensor, like: Tensor) -> Tensor:
     """Spread the quality [b] in [0, 1] over planes [b, 2, h, w]; the fourth power resolves the high end."""
     planes = torch.stack([quality, quality**4], dim=1)[:, :, None, None]
     return planes.to(like.dtype).expand(-1, -1, *like.shape[-2:])
@@ -139,5 +139,5 @@ class RefNet(nn.Module):
             else:
                 s_map = maps[stage - 1].to(quality.dtype)
                 features = torch.cat([ref[stage - 1] * s_map, s_map], dim=1)
-            result.append(torch.cat([features, quality_planes(quality, features)], dim=1))
+            result.append(torch.cat([features, quality_channels(quality, features)], dim=1))
         return result

@@ -41,7 +41,7 @@ def loss_of(
     maps = net.refnet.spread(levels, *hr.shape[-2:])
     condition = net.refnet.condition(features, maps, quality / 100, *hr.shape[-2:])
     lr = net(hr, condition)[0].float()
-    low_reference = low_res.low_res_reference(ref, net.config.scale) * referenced
+    low_reference = low_res.normalised_reference(ref, net.config.scale) * referenced
     received = low_res.received(lr, low_reference, quality, rounded, gmm, config, step)
     hr_hat = net.upscale(received.lr_hat, condition)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refscale_codec.lrcodec.gmm.latents import STRIDE
-from refscale_codec.lrcodec.gmm.net import Coded, Gmm
+from refscale_codec.lrcodec.gmm.net import Gmm, TrainingPass
 from refscale_codec.training import losses
 from refscale_codec.training.recipe import TrainConfig
 
@@ -46,7 +46,7 @@ def received(
 
     Args:
         lr: [b, 3, h, w], about [0, 1].
-        reference: as `low_res_reference` gives it, zeros where none is used.
+        reference: as `normalised_reference` gives it, zeros where none is used.
         quality: [b] in 1..100.
         rounded: [b], which pictures are only rounded to 8 bits.
         gmm: the learned codec, if the recipe has one.
@@ -62,7 +62,7 @@ def received(
     return Received(lr_hat, bits, None if gmm is None else entropy_loss(gmm, lr, reference, quality))
 
 
-def through_gmm(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
+def through_gmm(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> TrainingPass:
     """Code low-res pictures with the learned codec; above a quality of 100 only round them, as `through_jpeg` does.
 
     Args:
@@ -74,7 +74,7 @@ def through_gmm(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Cod
     coded = gmm(lr, reference, quality.clamp(max=100) / 100)
     used = quality <= 100
     rounded = lr + ((lr.detach().clamp(0, 1) * 255).round() / 255 - lr.detach())
-    return Coded(torch.where(used[:, None, None, None], coded.lr_hat, rounded), coded.bits * used)
+    return TrainingPass(torch.where(used[:, None, None, None], coded.lr_hat, rounded), coded.bits * used)
 
 
 def entropy_loss(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Tensor:
@@ -89,6 +89,6 @@ def entropy_loss(gmm: Gmm, lr: Tensor, reference: Tensor, quality: Tensor) -> Te
     return torch.log(bpp + _LEAST_BPP)
 
 
-def low_res_reference(reference: Tensor, scale: int) -> Tensor:
+def normalised_reference(reference: Tensor, scale: int) -> Tensor:
     """Return references [b, 3, h, w] in [0, 1] as the low-res codec sees them: rounded means, in [-1, 1)."""
     return ((functional.avg_pool2d(255 * reference, scale) + 0.5).floor() - 128) / 128

@@ -62,7 +62,9 @@ def loss_of(
 
     lr = net.downscale(hr / 255, ref / 255, s_map, quality)
     used = (levels > 0).flatten(1).any(dim=1)[:, None, None, None]  # the codec has the reference, or has it not
-    received = low_res.received(lr, low_res.low_res_reference(ref / 255, 2) * used, quality, rounded, gmm, config, step)
+    received = low_res.received(
+        lr, low_res.normalised_reference(ref / 255, 2) * used, quality, rounded, gmm, config, step
+    )
     hr_hat = net.upscale(255 * received.lr_hat.float(), ref, s_map, quality, faster_float(device))
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))

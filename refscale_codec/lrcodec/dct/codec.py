@@ -2,7 +2,7 @@
 
 from refscale_codec.lrcodec import JPEG
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
+from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference
 
 
 class DctCodec:
@@ -13,11 +13,13 @@ class DctCodec:
     conditional = False
     has_dead_zone = True
 
-    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+    def code(
+        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
+    ) -> CodedLowRes:
         """See `LowResCodec.code`."""
         indices = coefficients.quantise(lr, quality, dead_zone)
         received = coefficients.dequantise(indices, lr.shape[0], lr.shape[1], quality)
-        return Coded(entropy.encode(indices, quality), received)
+        return CodedLowRes(entropy.encode(indices, quality), received)
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
         """See `LowResCodec.decode`."""

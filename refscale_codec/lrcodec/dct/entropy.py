@@ -72,7 +72,7 @@ class Group(NamedTuple):
         return numbers.reshape(*before, rows, m // rows)[..., :columns].reshape(*before, rows * columns)
 
 
-class Model(NamedTuple):
+class EntropyTables(NamedTuple):
     """The content of `tables.npz`: integers."""
 
     mean: dict[str, Exact]  # by key, weights [j] of the prediction
@@ -81,7 +81,7 @@ class Model(NamedTuple):
 
 
 @cache
-def shipped() -> Model:
+def shipped() -> EntropyTables:
     """Return the model of the format."""
     with np.load(Path(__file__).with_name("tables.npz")) as file:
         sizes = zip(file["keys"].tolist(), file["signed"].tolist(), file["plain"].tolist(), strict=True)
@@ -90,7 +90,7 @@ def shipped() -> Model:
         for key, signed, plain in sizes:
             means[key], mean = mean[:signed], mean[signed:]
             spreads[key], spread = spread[: signed + plain], spread[signed + plain :]
-        return Model(means, spreads, file["frequency"].astype(np.int64))
+        return EntropyTables(means, spreads, file["frequency"].astype(np.int64))
 
 
 def scan(
@@ -278,7 +278,7 @@ class Context(NamedTuple):
 
     nearest: Integers  # [n] index nearest to the prediction
     sign: Integers  # [n] 1 or -1: errors are mirrored so that the prediction is above the nearest index
-    row: Integers  # [n] of `Model.frequency`
+    row: Integers  # [n] of `EntropyTables.frequency`
 
 
 def context(group: Group, mean: Exact, spread: Exact) -> Context:

@@ -28,7 +28,7 @@ from refscale_codec.lrcodec.gmm import export, latents, mixture
 from refscale_codec.lrcodec.gmm.latents import STRIDE, Z_LARGEST, Latents
 from refscale_codec.lrcodec.gmm.mixture import Integers
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, padded
-from refscale_codec.lrcodec.interface import ROUNDING, Coded, Floats, LowResReference
+from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference
 from refscale_codec.picture import tiles
 
 _HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: the receptive field of both transforms
@@ -68,13 +68,17 @@ class GmmCodec:
         net.entropy_model = export.read(net.config, integers)
         return cls(net)
 
-    def code(self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING) -> Coded:
+    def code(
+        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
+    ) -> CodedLowRes:
         """See `LowResCodec.code`."""
         coded = self.analyse(self._tensor(lr), quality)
         samples = reference_samples(reference, *coded.y.shape[1:])
         with _one_thread():
             payload = latents.encode(coded, samples, quality, self.entropy_model)
-        return Coded(_CHECK.pack(_check(coded)) + payload, self._picture(coded, lr.shape[0], lr.shape[1], quality))
+        return CodedLowRes(
+            _CHECK.pack(_check(coded)) + payload, self._picture(coded, lr.shape[0], lr.shape[1], quality)
+        )
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
         """See `LowResCodec.decode`."""

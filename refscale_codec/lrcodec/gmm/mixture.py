@@ -99,7 +99,7 @@ class Lookup(NamedTuple):
         return cls(tables.exponential.astype(np.float64), mass.astype(np.int32).ravel(), wide, place)
 
 
-class Plan(NamedTuple):
+class WindowPlan(NamedTuple):
     """Weights and windows of n latents."""
 
     weight: NDArray[np.float64]  # [COMPONENTS, n] whole numbers, adding up to _WEIGHTS
@@ -117,14 +117,14 @@ def _weights(logit: Integers, lookup: Lookup) -> NDArray[np.float64]:
     return np.asarray(weight + largest * (_WEIGHTS - weight.sum(axis=0)))
 
 
-def plan(mixture: Mixture, lookup: Lookup) -> Plan:
+def plan(mixture: Mixture, lookup: Lookup) -> WindowPlan:
     """Return weights and windows of latents with these mixtures."""
     weight = _weights(mixture.logit, lookup)
     total = (weight * mixture.mean).sum(axis=0)
     middle = np.floor(total / (_WEIGHTS * STEPS) + 0.5).astype(np.int64)
     reach = abs(mixture.mean - STEPS * middle) + lookup.wide.take(mixture.scale)
     widest = (reach * (weight >= _HEAVY)).max(axis=0)
-    return Plan(weight, middle, lookup.place.take(np.minimum(widest, len(lookup.place) - 1)))
+    return WindowPlan(weight, middle, lookup.place.take(np.minimum(widest, len(lookup.place) - 1)))
 
 
 class Part(NamedTuple):
@@ -171,7 +171,7 @@ def _probabilities(first: Integers, weight: NDArray[np.int32], window: int, look
     return probabilities
 
 
-class Coded(NamedTuple):
+class CodedPart(NamedTuple):
     """The values of a `Part`."""
 
     at: Integers  # [m] rising
@@ -180,18 +180,18 @@ class Coded(NamedTuple):
     probabilities: NDArray[np.float64]  # [m, window + 1]
 
 
-def coded(values: Integers, laid_out: list[Part]) -> list[Coded]:
+def coded(values: Integers, laid_out: list[Part]) -> list[CodedPart]:
     """Return the latents [n], each within `LARGEST`, as they are coded."""
     found = []
     for window, at, middle, probabilities in laid_out:
         off = values.take(at) - middle
         beyond = off - off.clip(-(window // 2), window // 2)
         symbols = np.where(beyond == 0, off + window // 2, window)
-        found.append(Coded(at, symbols.astype(np.int32), beyond, probabilities))
+        found.append(CodedPart(at, symbols.astype(np.int32), beyond, probabilities))
     return found
 
 
-def encode(coder: Encoder, laid_out: list[Coded], first: int, last: int) -> None:
+def encode(coder: Encoder, laid_out: list[CodedPart], first: int, last: int) -> None:
     """Append the latents `first` to `last` - 1 of [n] to a coder."""
     for at, symbols, beyond, probabilities in laid_out:
         start, end = at.searchsorted((first, last))

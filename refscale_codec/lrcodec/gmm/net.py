@@ -63,7 +63,7 @@ class GmmConfig:
         return [[start + n, width, width, each * group] for n, group in zip(preceding, self.groups, strict=True)]
 
 
-class Coded(NamedTuple):
+class TrainingPass(NamedTuple):
     """The result of a pass in training."""
 
     lr_hat: Tensor  # [b, 3, h, w]
@@ -116,7 +116,7 @@ class Gmm(nn.Module):
                 for parameter in convolution.parameters():
                     parameter.zero_()
 
-    def forward(self, lr: Tensor, reference: Tensor, quality: Tensor) -> Coded:
+    def forward(self, lr: Tensor, reference: Tensor, quality: Tensor) -> TrainingPass:
         """Code and decode while training.
 
         Args:
@@ -126,7 +126,7 @@ class Gmm(nn.Module):
         """
         gain = self.gains(quality)
         y = self.forward_transform(lr) * gain
-        return Coded(self.inverse_transform(rounded(y) / gain, quality), self.bits(y, reference, quality))
+        return TrainingPass(self.inverse_transform(rounded(y) / gain, quality), self.bits(y, reference, quality))
 
     def bits(self, y: Tensor, reference: Tensor, quality: Tensor) -> Tensor:
         """Return the bits [b] of latents before they are rounded, [b, n, h, w]; for the others see `forward`.
