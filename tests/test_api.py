@@ -197,7 +197,7 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"picture": PICTURE * 0.5j}, errors.ImageError, ("the picture", "complex128")),
         ({"picture": "nowhere.png"}, errors.ImageError, ("nowhere.png does not exist",)),
         ({"reference": 7}, errors.UsageError, ("the reference", "int")),
-        ({"reference": PICTURE[..., 0]}, errors.ImageError, ("8-bit grey", "8-bit RGB")),
+        ({"reference": PICTURE[..., :2]}, errors.ImageError, ("8-bit 2-band", "8-bit RGB")),
         ({"reference": PICTURE.astype(np.uint16)}, errors.ImageError, ("16-bit RGB",)),
         ({"quality": 0}, errors.UsageError, ("quality", "1..100", "0")),
         ({"quality": 75.0}, errors.UsageError, ("quality", "whole number", "75.0")),
@@ -290,12 +290,12 @@ def test_a_window_outside_the_picture_is_refused_before_weights_are_looked_for(d
 
 def test_a_range_of_values_may_be_any_two_numbers_for_all_bands_or_some(new: Array, tiny: RescaleNet) -> None:
     deep = of_kind(new, "uint16", None)
-    every = dict.fromkeys(range(1, deep.shape[2] + 1), (0, 4000.0))
+    every = {1: (0, 4000.0)}
     files = [
         refscale.encode(deep, value_range=limits, model=tiny) for limits in ((0, 4000), np.array([0, 4000]), every)
     ]
     assert files[0] == files[1] == files[2]
-    assert refscale.encode(deep, value_range=every | {2: (0, 9000)}, model=tiny) != files[0]
+    assert refscale.encode(deep, value_range={1: (0, 9000)}, model=tiny) != files[0]
 
 
 def test_floats_come_back_as_floats_in_their_units(new: Array, old: Array, tiny: RescaleNet) -> None:

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 import refscale_codec as refscale
 from refscale_codec.cli.main import app
+from refscale_codec.picture import levels
 from refscale_codec.study import results
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +69,7 @@ def test_the_api_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().out.splitlines() == [
         "(48, 64, 3) uint8 None 75",
         "None None {}",
-        "ImageError: the picture is an array of float64; uint8, uint16 and int16 are coded: scale and convert it",
+        f"ImageError: the picture is an array of complex128; {levels.NAMES} are coded",
     ]
     arguments = re.findall(r"^\| (`[a-z_`, ]+`) \|", page, flags=re.MULTILINE)
     named = {name for cell in arguments for name in re.findall(r"`([a-z_]+)`", cell)}
