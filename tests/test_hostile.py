@@ -1,12 +1,16 @@
 """Golden files whose payloads are changed and whose checksums fit: a picture, or an error of refscale."""
 
+import json
 import random
 import tracemalloc
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from conftest import GOLDEN, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 import refscale_codec
 from refscale_codec import model
 from refscale_codec.codec import decoder
-from refscale_codec.errors import ContainerError, RefscaleError
+from refscale_codec.errors import ContainerError, RefscaleError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.fileformat.sections import TABLE
@@ -137,3 +141,22 @@ def test_files_within_files_are_held_once() -> None:
     assert (found.depth, len(files)) == (255, 85)
     assert sum(len(file.extra_bands or b"") for file in files) == len(nested)
     assert files[-1].lr == bytes(90_000)
+
+
+@pytest.mark.parametrize("name", ["alone", "learned-alone"])
+def test_weights_that_give_no_numbers_are_named(tmp_path: Path, name: str) -> None:
+    """They are finite themselves; what the nets make of them is not."""
+    data = make.weights(name).read_bytes()
+    tensors = safetensors.torch.load(data)
+    extreme = {key: torch.full_like(x, 6e4) if x.is_floating_point() else x for key, x in tensors.items()}
+    config = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    path = tmp_path / "extreme.safetensors"
+    safetensors.torch.save_file(extreme, path, config)
+    picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    with pytest.raises(WeightsError, match="numbers that are not finite"):
+        refscale_codec.encode(picture, model=path)
+    fingerprint = model.fingerprint(path)
+    file = container.unpack(refscale_codec.encode(picture, model=make.weights(name)))
+    forged = container.pack(replace(file, header=replace(file.header, weights=fingerprint)))
+    with pytest.raises(WeightsError, match="numbers that are not finite"):
+        refscale_codec.decode(forged, model=path)

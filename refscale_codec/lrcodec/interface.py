@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale_codec.errors import WeightsError
+
 Floats = NDArray[np.float32]
 """A low-res picture [h, w, 3]: RGB on 0..255, real-valued; samples may lie outside."""
 LowResReference = NDArray[np.uint8]
@@ -12,6 +14,13 @@ LowResReference = NDArray[np.uint8]
 
 ROUNDING = 0.5
 """The dead zone that is plain rounding."""
+
+
+def finite(numbers: Floats) -> Floats:
+    """Return what a net made, of any shape; WeightsError for NaN or infinity, which no sound weights give."""
+    if not np.isfinite(numbers).all():
+        raise WeightsError("the weights are unsound: a net gives numbers that are not finite")
+    return numbers
 
 
 class CodedLowRes(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refscale_codec.errors import ImageError
-from refscale_codec.lrcodec.interface import Floats, LowResReference
+from refscale_codec.lrcodec.interface import Floats, LowResReference, finite
 from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box, Tile
@@ -92,7 +92,7 @@ def downscale(
         hr = _tensor(image.pixels[padded.slices], rescaler, padded)
         small = rescaler.down(hr, _context(quality, warped, planes, padded, scale * width))
         part = own.within(padded).reduced(scale).slices
-        lr[own.reduced(scale).slices] = small[0].permute(1, 2, 0).float().cpu().numpy()[part]
+        lr[own.reduced(scale).slices] = finite(small[0].permute(1, 2, 0).float().cpu().numpy()[part])
     return LowRes(lr, levels)
 
 
@@ -151,7 +151,7 @@ def upscale(
         lr = _tensor(low.lr[padded.reduced(scale).slices], rescaler, padded.reduced(scale))
         hr_hat = rescaler.up(lr, _context(quality, warped, planes, padded, scale * width))
         part = hr_hat[(0, slice(None), *wanted.within(padded).slices)]
-        yield wanted, part.permute(1, 2, 0).float().cpu().numpy()
+        yield wanted, finite(part.permute(1, 2, 0).float().cpu().numpy())
 
 
 def reference_in_place(warped: Image) -> Reference:

@@ -28,7 +28,7 @@ from refscale_codec.lrcodec.gmm import export, latents, mixture
 from refscale_codec.lrcodec.gmm.latents import STRIDE, Z_LARGEST, Latents
 from refscale_codec.lrcodec.gmm.mixture import Integers
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, padded
-from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference
+from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference, finite
 from refscale_codec.picture import tiles
 
 _HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: the receptive field of both transforms
@@ -104,7 +104,7 @@ class GmmCodec:
             y[(..., *tile.reduced(STRIDE).slices)] = part[(..., *tile.within(context).reduced(STRIDE).slices)]
         y *= self.net.gains(torch.tensor([quality / 100], device=lr.device))
         limits = ((y, mixture.LARGEST), (self.net.hyper_transform(y), Z_LARGEST))
-        return Latents(*(x[0].round().clamp(-most, most).cpu().numpy().astype(np.int64) for x, most in limits))
+        return Latents(*(finite(x[0].cpu().numpy()).round().clip(-most, most).astype(np.int64) for x, most in limits))
 
     @torch.inference_mode()
     def synthesise(self, y: Integers, height: int, width: int, quality: int) -> Tensor:
