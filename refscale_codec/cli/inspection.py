@@ -4,6 +4,7 @@ Torch, numpy and Pillow are imported inside those that need them, so that `--hel
 """
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -151,12 +152,14 @@ def diff(
         content = terminal.unpacked(data, name) if data.startswith(container.MAGIC) else None
         header = None if content is None else content.header
         from refscale_codec.picture import image as pictures
+        from refscale_codec.picture import sidecars
 
         kind = terminal.picture_format(output, format_name)
         process.lift_pillow_limit()
         if header is not None and page is not None:
             raise UsageError(f"--page would have no effect: {name} is a .rsc file")
-        picture = None if header is not None else pictures.from_bytes(data, name, page=page)
+        beside = [] if file == "-" else sidecars.beside(Path(file))
+        picture = None if header is not None else pictures.from_bytes(data, name, page=page, beside=beside)
         reference = terminal.read_picture(ref, ref_page)
         from refscale_codec import model as weights_files
         from refscale_codec.codec import decoder

@@ -110,7 +110,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         notes.append(f"band {order[-1] + 1} is alpha, and becomes the last band")
     samples, nodata, narrowed = levels.narrowed(samples, file.nodata)
     notes += narrowed
-    nodata = _nodata(nodata, samples.dtype, notes)
+    nodata = nodata_of(nodata, samples.dtype, notes)
     pixels = samples[..., order[: len(order) - len(alphas)]]
     alpha = samples[..., alphas[0]].copy() if alphas else None
     if page.palette:
@@ -132,7 +132,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     return Raster(np.ascontiguousarray(pixels), alpha, nodata, geo.dumped(fields), notes)
 
 
-def _nodata(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> Number | None:
+def nodata_of(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> Number | None:
     """Return a nodata value that a sample can have; a note is added for another one."""
     if value is None:
         return None

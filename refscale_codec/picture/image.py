@@ -19,6 +19,7 @@ Deliberately absent: lossy output. A decoded picture saved as JPEG would be code
 import hashlib
 import logging
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import exif, files, formats, geo, geotiff, levels, pillow, tiff
+from refscale_codec.picture import exif, files, formats, geo, geotiff, levels, pillow, sidecars, tiff
 from refscale_codec.picture.levels import Number
-from refscale_codec.picture.metadata import NAMES, Metadata, parts_of
+from refscale_codec.picture.metadata import NAMES, Metadata, parts_of, without_other_profile
+from refscale_codec.picture.sidecars import Sidecar
 
 MAX_PIXELS = 400_000_000
 """Most pixels of a picture; the container has the same limit."""
@@ -124,21 +126,25 @@ class Image:
 
 
 def read(path: Path, *, page: int | None = None, need_georeference: bool = True) -> Image:
-    """Read a PNG, JPEG, WebP or TIFF file; see `from_bytes`.
+    """Read a PNG, JPEG, WebP or TIFF file, and the files beside it that say more of it; see `from_bytes`.
 
     Raises:
         ImageError: there is no such file, it cannot be read, or `from_bytes` refuses it.
     """
+    data, beside = _contents(path), sidecars.beside(Path(path))
+    return from_bytes(data, str(path), page=page, need_georeference=need_georeference, beside=beside)
+
+
+def _contents(path: Path) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            data = files.contents(file, str(path), most_bytes)
+            return files.contents(file, str(path), most_bytes)
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise ImageError(f"{path} is a folder, not a picture") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot read {path}: {reason(error)}") from error
-    return from_bytes(data, str(path), page=page, need_georeference=need_georeference)
 
 
 def most_bytes(head: bytes, name: str) -> int:
@@ -151,7 +157,14 @@ def most_bytes(head: bytes, name: str) -> int:
     return 8 * MAX_SAMPLES
 
 
-def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georeference: bool = True) -> Image:
+def from_bytes(
+    data: bytes,
+    name: str,
+    *,
+    page: int | None = None,
+    need_georeference: bool = True,
+    beside: Sequence[Sidecar] = (),
+) -> Image:
     """Decode a picture in the bytes of a PNG, JPEG, WebP or TIFF file.
 
     The format follows from the bytes, not from the name. A truncated file is refused; a changed byte is detected if the
@@ -169,6 +182,7 @@ def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georefer
             counted; a JPEG's primary picture is read without it.
         need_georeference: Whether the georeference must be read. If not, it is left out where only rasterio could read
             it and rasterio is not installed: the pixels of an 8-bit GeoTIFF in grey or RGB are the same without it.
+        beside: The files beside it, from `sidecars.beside`; they belong to the first picture.
 
     Raises:
         ImageError: not such a file; damaged or truncated; more than `MAX_PIXELS` or `MAX_BANDS`; CMYK, CIELAB or YCbCr;
@@ -179,6 +193,9 @@ def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georefer
         raise ImageError(f"{name} is empty")
     try:
         image, notes = _decode(data, name, page, need_georeference)
+        if beside and page in (None, 1):
+            image, more = sidecars.applied(image, data, list(beside))
+            notes += more
     except ImageError:
         raise
     except MemoryError as error:
@@ -191,7 +208,7 @@ def from_bytes(data: bytes, name: str, *, page: int | None = None, need_georefer
         raise ImageError(f"{name} has a side of {image.longest:,} pixels; at most {MAX_SIDE:,} are read: split it")
     for note in dict.fromkeys(notes):
         _log.warning("%s: %s", name, note)
-    return replace(image, metadata=_without_other_profile(image.metadata, image.bands, name))
+    return replace(image, metadata=without_other_profile(image.metadata, image.bands, name))
 
 
 def _decode(data: bytes, name: str, page: int | None, need_georeference: bool) -> tuple[Image, list[str]]:
@@ -241,7 +258,7 @@ def read_rgb(path: Path) -> Image:
     Raises:
         ImageError: as `read`, and for any other kind.
     """
-    image = read(path, need_georeference=False)
+    image = from_bytes(_contents(path), str(path), need_georeference=False)
     if image.kind != "8-bit RGB" or image.alpha is not None:
         with_alpha = "" if image.alpha is None else " with alpha"
         advice = f": {formats.to_rgb(str(path))}" if image.pixels.dtype == np.uint8 else ""
@@ -301,7 +318,7 @@ def to_bytes(image: Image, format: str) -> bytes:
     if variant == "geotiff":
         geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
     written = 3 if kind == "webp" or kind == "png" and image.alpha is not None and image.pixels.itemsize == 2 else 1
-    metadata = _without_other_profile(image.metadata, max(written, image.bands), formats.NAMES[variant])
+    metadata = without_other_profile(image.metadata, max(written, image.bands), formats.NAMES[variant])
     metadata = _supported_metadata(replace(image, metadata=metadata), variant)
     try:
         return _encode(replace(image, metadata=metadata), variant)
@@ -326,17 +343,6 @@ def _encode(image: Image, variant: str) -> bytes:
         return exif.with_tags(data, metadata)
     samples = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
     return pillow.encode(samples, variant, metadata)
-
-
-def _without_other_profile(metadata: Metadata, bands: int, where: str) -> Metadata:
-    """Return metadata without a colour profile of another colour space than that of so many bands, which is logged."""
-    icc = metadata.icc
-    space, wanted = icc[16:20], b"GRAY" if bands < 3 else b"RGB "  # ICC.1, 7.2.6
-    if icc[36:40] != b"acsp" or space == wanted:
-        return metadata
-    named = [code.decode("latin-1").strip() for code in (space, wanted)]
-    _log.warning("%s: left out: a colour profile of %s, on a picture of %s", where, *named)
-    return replace(metadata, icc=b"")
 
 
 def _supported_metadata(image: Image, variant: str) -> Metadata:

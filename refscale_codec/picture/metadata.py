@@ -7,7 +7,7 @@ georeference. `docs/FORMAT.md` has the layout of the payload.
 import logging
 import struct
 import zlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 
 from refscale_codec.errors import ContainerError
@@ -107,6 +107,17 @@ def texts_of(metadata: Metadata) -> list[tuple[str, str]]:
     """Return keywords and texts; what is not UTF-8 is replaced."""
     *texts, _ = metadata.texts.decode("utf-8", "replace").split("\0")
     return list(zip(texts[::2], texts[1::2], strict=False))
+
+
+def without_other_profile(metadata: Metadata, bands: int, where: str) -> Metadata:
+    """Return metadata without a colour profile of another colour space than that of so many bands, which is logged."""
+    icc = metadata.icc
+    space, wanted = icc[16:20], b"GRAY" if bands < 3 else b"RGB "  # ICC.1, 7.2.6
+    if icc[36:40] != b"acsp" or space == wanted:
+        return metadata
+    named = [code.decode("latin-1").strip() for code in (space, wanted)]
+    _log.warning("%s: left out: a colour profile of %s, on a picture of %s", where, *named)
+    return replace(metadata, icc=b"")
 
 
 def _fault(name: str, part: bytes) -> str:
