@@ -157,6 +157,22 @@ def test_jpeg_in_a_tiff_that_ends_early_is_refused_and_has_one_decoder() -> None
     assert "the data of block 0 end early" in refusal(bytes(data))
 
 
+@pytest.mark.parametrize("compress", ["CCITTFAX3", "CCITTFAX4", "CCITTRLE"])
+def test_fax_that_ends_early_is_refused(compress: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    drawn = noise(1, 60, 50, top=2)
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", width=50, height=60, count=1, dtype="uint8", compress=compress, nbits=1, blockysize=60
+        ) as file:
+            file.write(drawn)
+        data = bytearray(memory.read())
+    assert np.array_equal(image.from_bytes(bytes(data), "x.tif").pixels[..., 0], 255 * drawn[0])
+    lengths = data.index(b"\x17\x01\x04\0\x01\0\0\0") + 8  # StripByteCounts, one u32
+    data[lengths : lengths + 4] = (int.from_bytes(data[lengths : lengths + 4], "little") // 2).to_bytes(4, "little")
+    assert refusal(bytes(data)).startswith("x.tif is damaged or truncated: ")
+
+
 # --- what samples mean -----------------------------------------------------------------------------------------------
 
 

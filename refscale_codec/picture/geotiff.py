@@ -6,7 +6,9 @@ bytes; `image` has pictures, `geo` the fields of the metadata.
 
 import base64
 import importlib
+import logging
 import shlex
+import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -84,9 +86,32 @@ def _samples(file: Any, page: Page, name: str) -> NDArray[Any]:
     if not types <= {dtype.name for dtype in levels.READ}:
         raise ImageError(f"{name} has samples of {', '.join(sorted(types))}; refscale codes {levels.NAMES}")
     pixels = np.empty((file.height, file.width, file.count), file.dtypes[0])
-    for band in range(file.count):
-        pixels[..., band] = file.read(band + 1)
+    warnings, logger = _Warnings(), logging.getLogger("rasterio")
+    if page.fax:
+        logger.addHandler(warnings)
+    try:
+        for band in range(file.count):
+            pixels[..., band] = file.read(band + 1)
+    finally:
+        logger.removeHandler(warnings)
+    if warnings.found:
+        raise ImageError(f"{name} is damaged or truncated: {warnings.found[0]}")
     return pixels
+
+
+class _Warnings(logging.Handler):
+    """Collects the warnings that rasterio logs in the thread that made it.
+
+    GDAL only warns of fax data that end early, and fills with white or black.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.thread, self.found = threading.get_ident(), list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.found.append(record.getMessage())
 
 
 def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Raster:

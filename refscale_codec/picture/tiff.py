@@ -38,7 +38,7 @@ _KINDS = {  # photometric interpretations that are not coded
     32845: "a LogLuv picture", 34892: "a linear raw picture",
 }  # fmt: skip
 _PREMULTIPLIED, _ALPHA = 1, 2  # in ExtraSamples
-_JPEG = 7  # compression
+_FAX, _JPEG = (2, 3, 4), 7  # compressions
 _LOSSLESS = (1, 5, 8, 32773, 32946)  # compressions that Pillow decodes always: none, LZW, deflate, PackBits, deflate
 
 _BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
@@ -94,6 +94,11 @@ class Page(NamedTuple):
     def white_is_zero(self) -> bool:
         """Whether 0 is white, so that samples have to be inverted."""
         return bool(self.tags[_PHOTOMETRIC] == _WHITE_IS_ZERO)
+
+    @property
+    def fax(self) -> bool:
+        """Whether it is compressed as fax is: CCITT's one- or two-dimensional codes."""
+        return self.tags.get(_COMPRESSION) in _FAX
 
     @property
     def palette(self) -> bool:
