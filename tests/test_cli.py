@@ -39,7 +39,7 @@ from refscale_codec.study import metrics
 from refscale_codec.training import loop as training
 
 PRECIOUS = b"what was here before"
-COMMANDS = ["encode", "decode", "info", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
+COMMANDS = ["encode", "decode", "info", "fingerprint", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
 
 
 def drawn(seed: int, height: int = 20, width: int = 33) -> np.ndarray:
@@ -347,7 +347,7 @@ HOSTILE = {
     "an animated GIF": ("frames.gif", "a GIF file"),
     "an AVIF": ("heaven.png", "an AVIF file"),
     "a link to itself": ("circle.png", "cannot read circle.png: "),
-    "complex samples": ("complex.tif", "complex numbers"),
+    "complex samples": ("complex.tif", "complex"),
 }
 
 
@@ -566,11 +566,18 @@ def test_a_picture_goes_to_another_machine(
         "type": "uint8",
         "alpha": False,
         "nodata": None,
+        "band_names": None,
+        "crs": None,
+        "transform": None,
+        "bounds": None,
+        "tags": {},
+        "date": None,
         "scale": 2,
         "codec": "jpeg",
         "quality": 60,
         "weights": tiny_model.fingerprint.hex(),
         "reference": None if named is None else reference.fingerprint().hex(),  # type: ignore[union-attr]
+        "uses_of_reference": [float(named is not None)],
         "output_hash": hr_hat.fingerprint().hex(),
         "metadata": None,
         "bytes": len(data),
@@ -580,33 +587,31 @@ def test_a_picture_goes_to_another_machine(
     outcome = refscale("info", "new.rsc", "--json")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.text == json.dumps(facts) + "\n"
+    outcome = refscale("info", "new.rsc", "--all")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [line.split()[0] for line in outcome.text.splitlines() if line[0] != " "] == [
+        name for name in facts if name != "bytes_by_section"
+    ]
+    assert f"output_hash       {facts['output_hash']}\n" in outcome.text
     outcome = refscale("info", "new.rsc")
     assert (outcome.code, outcome.err) == (0, "")
+    reference_line = "none" if named is None else f"{facts['reference']}, used in 100 % of the picture"
     assert (
         outcome.text
         == f"""\
-width          {width}
-height         {height}
-bands          3
-type           uint8
-alpha          false
-nodata         none
-scale          2
-codec          jpeg
-quality        60
-weights        {facts["weights"]}
-reference      {facts["reference"] or "none"}
-output_hash    {facts["output_hash"]}
-metadata       none
-bytes          {len(data)}
-{"".join(f"  {part:<13}{size}{chr(10)}" for part, size in shown)}\
-bpp            {bpp}
+new.rsc
+  picture     {width}x{height}, 3 bands of uint8
+  size        {len(data)} bytes, {bpp} bits per pixel ({", ".join(f"{part} {size}" for part, size in shown)})
+  coding      scale 2, jpeg (DCT coefficients), quality 60
+  weights     {facts["weights"]}
+  reference   {reference_line}
+  output hash {facts["output_hash"]}
 """
     )
 
     outcome = refscale("verify", "new.rsc", *given, *tiny)
     assert (outcome.code, outcome.out) == (0, b"")
-    assert outcome.err == "new.rsc: valid; it decodes to the same picture as on the encoder's machine\n"
+    assert outcome.err == "new.rsc: proved: it decodes to the encoder's picture\n"
 
     outcome = refscale("extract-lr", "new.rsc", "-o", "small.jpg")
     assert outcome == Outcome(0, b"", f"small.jpg: {-(-width // 2)}x{-(-height // 2)}\n")
@@ -633,7 +638,7 @@ def test_other_kinds_go_to_another_machine(refscale: Callable[..., Outcome], pla
     for line in (
         f"encode {name} --ref {name} -o out.rsc --output-hash",
         f"verify out.rsc --ref {name}",
-        "verify out.rsc",
+        "verify out.rsc --structure",
         f"decode out.rsc --ref {name} -o back.png",
         f"decode out.rsc --ref {name} -o part.png --window 3,4,5,6",
     ):
@@ -649,15 +654,115 @@ def test_other_kinds_go_to_another_machine(refscale: Callable[..., Outcome], pla
         assert np.array_equal(back.alpha, target.alpha)
 
 
-def test_verify_says_how_far_it_got(refscale: Callable[..., Outcome], place: Path) -> None:
+def test_verify_says_what_it_proves_and_succeeds_only_then(refscale: Callable[..., Outcome], place: Path) -> None:
+    decodes = "proved: it decodes; not proved: to the encoder's picture, of which it has no hash"
     for line, said in {
-        "with.rsc": "with.rsc: valid; give --ref to check the reference and the decoded picture, too",
-        "with.rsc --ref ref.png": "with.rsc: valid; it decodes, and has no hash to compare the picture with",
-        "alone.rsc": "alone.rsc: valid; it decodes, and has no hash to compare the picture with",
-        "hashed.rsc": "hashed.rsc: valid; give --ref to check the reference and the decoded picture, too",
-        "hashed.rsc --ref ref.png": "hashed.rsc: valid; it decodes to the same picture as on the encoder's machine",
+        "with.rsc --ref ref.png": decodes,
+        "alone.rsc": decodes,
+        "alone.rsc --ref ref.png": decodes,
+        "hashed.rsc --ref ref.png": "proved: it decodes to the encoder's picture",
+        "with.rsc --structure": "structure and checksums are intact; not tried: weights, reference, decoding",
     }.items():
-        assert refscale("verify", *line.split(), *TINY) == Outcome(0, b"", f"{said}\n")
+        assert refscale("verify", *line.split(), *TINY) == Outcome(0, b"", f"{line.split()[0]}: {said}\n")
+    for name in ("with.rsc", "hashed.rsc"):
+        assert_refusal(refscale("verify", name, *TINY), 6, name, "intact; not proved: that it decodes", "--ref")
+    outcome = refscale("verify", "hashed.rsc", *REF, "--json", "-q", *TINY)
+    assert json.loads(outcome.text) == {"proved": ["structure", "weights", "reference", "decoding", "picture"]}
+    assert outcome.err == ""
+    assert json.loads(refscale("verify", "with.rsc", "--structure", "--json").text) == {"proved": ["structure"]}
+
+
+def test_fingerprints_are_those_that_files_name(refscale: Callable[..., Outcome], place: Path) -> None:
+    pictures.write(pictures.read(place / "ref.png"), place / "same.webp")
+    wanted, other = (Image(pixels).fingerprint().hex() for pixels in (older(drawn(1)), drawn(2)))
+    outcome = refscale("fingerprint", "ref.png", "other.png", "same.webp")
+    assert outcome == Outcome(0, f"{wanted}  ref.png\n{other}  other.png\n{wanted}  same.webp\n".encode(), "")
+    assert json.loads(refscale("info", "with.rsc", "--json").text)["reference"] == wanted
+    outcome = refscale("fingerprint", "-", "--json", stdin=(place / "ref.png").read_bytes())
+    assert json.loads(outcome.text) == {"stdin": wanted}
+    assert_refusal(refscale("fingerprint", "text.png"), 3, "text.png")
+
+
+def test_info_says_how_much_of_the_picture_uses_the_reference(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"{older_fingerprint()}, used in part\n" in refscale("info", "mapped.rsc").text  # by unknown weights
+    monkeypatch.setattr(model, "shipped_as", lambda _: place / "tiny.safetensors")
+    [share] = json.loads(refscale("info", "mapped.rsc", "--json").text)["uses_of_reference"]
+    content = container.unpack((place / "mapped.rsc").read_bytes())
+    cell = model.load(place / "tiny.safetensors").rescaler.cell
+    rows, columns = (-(-2 * side // cell) for side in (10, 17))
+    levels = similarity_map.decode(content.similarity_map, rows, columns, 4)
+    assert share == round(float((levels > 0).mean()), 4)
+    assert 0 < share < 1
+    assert f"used in {100 * share:.3g} % of the picture\n" in refscale("info", "mapped.rsc").text
+    unused = container.pack(replace(content, similarity_map=b""))
+    (place / "unused.rsc").write_bytes(unused)
+    assert f"{older_fingerprint()}, not used\n" in refscale("info", "unused.rsc").text
+
+
+def older_fingerprint() -> str:
+    return Image(older(drawn(1))).fingerprint().hex()
+
+
+def test_info_shows_where_and_when_a_picture_was_taken(
+    refscale: Callable[..., Outcome], place: Path, tiny_model: Model
+) -> None:
+    geo = {"crs": "EPSG:32630", "transform": [10.0, 0, 500000, 0, -10, 4600000], "descriptions": ["B04", None]}
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2024:06:01 10:56:21"
+    exif[0x0132] = "2025:01:01 00:00:00"
+    said = Metadata(geo=json.dumps(geo).encode(), exif=exif.tobytes()[6:])
+    picture = Image(np.dstack([drawn(1)[..., :2].astype(np.uint16) * 9]), said)
+    (place / "placed.rsc").write_bytes(encoder.encode(picture, None, tiny_model))
+    text = refscale("info", "placed.rsc").text
+    for line in (
+        "picture     33x20, 2 bands of uint16",
+        "band names  B04, -",
+        "crs         EPSG:32630",
+        "bounds      500000, 4599800, 500330, 4600000",
+        "date        2024:06:01 10:56:21",
+    ):
+        assert f"  {line}\n" in text
+    found = json.loads(refscale("info", "placed.rsc", "--json").text)
+    assert found["bounds"] == [500000, 4599800, 500330, 4600000]
+    assert [low <= high for low, high in found["ranges"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "output"),
+    [
+        ("new.png", ".rsc", "new.rsc"),
+        ("a/scene.2024.TIF", ".rsc", "a/scene.2024.rsc"),
+        ("scene.2024", ".rsc", "scene.2024.rsc"),
+        ("new.rsc", ".png", "new.png"),
+        ("-", ".png", "-"),
+    ],
+)
+def test_outputs_are_named_after_inputs(name: str, suffix: str, output: str) -> None:
+    assert terminal.named_after(name, suffix) == str(Path(output))
+
+
+def test_a_picture_is_encoded_and_decoded_without_naming_an_output(
+    refscale: Callable[..., Outcome], place: Path
+) -> None:
+    for name, back in (("target.png", "target.png"), ("deep.png", "deep.png")):
+        file = Path(name).with_suffix(".rsc").name
+        assert refscale("encode", name, *TINY).err.startswith(f"{file}: ")
+        outcome = refscale("decode", file, "-f", "--json", *TINY)
+        assert json.loads(outcome.text) == {"output": back, "format": "png", "width": 33, "height": 20}
+    assert refscale("decode", "deep.rsc", "--format", "tiff", *TINY).err == "deep.tif: 33x20\n"
+    assert refscale("extract-lr", "deep.rsc").err == "deep.jpg: 17x10\n"
+
+
+def test_a_dry_run_says_what_it_would_reach_and_writes_nothing(refscale: Callable[..., Outcome], place: Path) -> None:
+    before = contents(place)
+    outcome = refscale("encode", "target.png", "-o", "grey.rsc", "--target-psnr", 20, "--dry-run", "--json", *TINY)
+    told = json.loads(outcome.text)
+    assert told["psnr"] >= 20
+    assert outcome.err.startswith(f"not written: grey.rsc: {told['bytes']} bytes")
+    assert refscale("encode", "target.png", "-o", "-", "--dry-run", *TINY).out == b""
+    assert contents(place) == before
 
 
 def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], place: Path) -> None:
@@ -785,7 +890,7 @@ def test_metadata_travels_and_is_counted(
     told = json.loads(refscale("info", "out.rsc", "--json").text)
     assert (told["metadata"], told["bytes_by_section"]["metadata"]) == ("icc exif xmp", size)
     assert told["bytes"] == sum(told["bytes_by_section"].values())
-    assert refscale("verify", "out.rsc", *TINY).code == 0
+    assert refscale("verify", "out.rsc", *REF, *TINY).code == 0
     outcome = refscale("decode", "out.rsc", *REF, "-o", name, *TINY)
     assert outcome == Outcome(0, b"", f"{name}: 33x20\n")
     assert pictures.read(place / name).metadata == saying
@@ -906,8 +1011,8 @@ def test_a_dash_is_stdin_or_stdout_wherever_a_file_is(refscale: Callable[..., Ou
     refscale("extract-lr", "with.rsc", "-o", "small.jpg")
     jpeg = (place / "small.jpg").read_bytes()
     assert refscale("extract-lr", "-", "-o", "-", stdin=data) == Outcome(0, jpeg, "stdout: 17x10\n")
-    assert refscale("info", "-", stdin=data) == refscale("info", "with.rsc")
-    assert refscale("verify", "-", *REF, *TINY, stdin=data).err.startswith("stdin: valid; it decodes")
+    assert refscale("info", "-", stdin=data).text == refscale("info", "with.rsc").text.replace("with.rsc", "stdin", 1)
+    assert refscale("verify", "-", *REF, *TINY, stdin=data).err.startswith("stdin: proved: it decodes")
 
 
 def test_a_bad_stream_is_named(refscale: Callable[..., Outcome], place: Path) -> None:
@@ -978,7 +1083,7 @@ def test_a_terminal_gets_no_binary_data(place: Path, line: str) -> None:
         "encode target.png --ref ref.png -o out.rsc",
         "decode with.rsc --ref ref.png -o out.png",
         "verify with.rsc --ref ref.png",
-        "verify with.rsc",
+        "verify alone.rsc",
     ],
 )
 def test_quiet_is_silent_but_for_errors(

@@ -1,4 +1,4 @@
-"""The commands that inspect files: info, verify, diff and extract-lr.
+"""The commands that inspect files: info, fingerprint, verify, diff and extract-lr.
 
 Torch, numpy and Pillow are imported inside those that need them, so that `--help` and `info` start at once.
 """
@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from refscale_codec import lrcodec
-from refscale_codec.cli import options, process, terminal
+from refscale_codec.cli import facts, options, process, terminal
 from refscale_codec.cli.options import (
+    FILES,
     DeviceOption,
     FileArgument,
     ForceOption,
@@ -26,100 +27,118 @@ from refscale_codec.cli.options import (
     RequiredRefOption,
     ThreadsOption,
     WeightsOption,
+    option,
 )
-from refscale_codec.errors import ContainerError, UsageError, naming
+from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, naming, printable
 from refscale_codec.fileformat import container
-from refscale_codec.picture import metadata
 
 
-def info(file: FileArgument, json_output: JsonOption = False) -> None:
+def info(
+    file: FileArgument,
+    everything: Annotated[bool, option("--all", help="Show everything, one fact a line.")] = False,
+    json_output: JsonOption = False,
+) -> None:
     """Show what a file holds, without decoding it."""
-    data = terminal.read(file)
-    content = terminal.unpacked(data, terminal.name_of(file))
-    header, sizes = content.header, container.bytes_by_section(content)
-    with naming(terminal.name_of(file)):
-        parts = metadata.parts_of(metadata.unpack(content.metadata))
-        samples: dict[str, Any] = {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
-        if content.bands is not None:
-            from refscale_codec.picture import band_section, levels
-
-            described = band_section.summary(content.bands, header.height, header.width)
-            samples = {
-                "bands": described.depth,
-                "type": described.dtype.name,
-                "alpha": described.alpha,
-                "nodata": described.nodata,
-            }
-            if described.ranges:
-                samples["ranges"] = described.ranges
-                samples["step"] = [float(f"{levels.step(low, high):.6g}") for low, high in described.ranges]
-    facts: dict[str, Any] = {
-        "width": header.width,
-        "height": header.height,
-        **samples,
-        "scale": header.scale,
-        "codec": codec.name if (codec := lrcodec.CODECS.get(header.codec)) else f"unknown ({header.codec})",
-        "quality": header.quality,
-        "weights": header.weights.hex(),
-        "reference": None if header.reference is None else header.reference.hex(),
-        "output_hash": None if content.output_hash is None else content.output_hash.hex(),
-        "metadata": " ".join(name for name, part in parts.items() if part) or None,
-        "bytes": len(data),
-        "bytes_by_section": sizes,
-        "bpp": round(8 * len(data) / (header.width * header.height), 4),
-    }
+    data, name = terminal.read(file), terminal.name_of(file)
+    content = terminal.unpacked(data, name)
+    with naming(name):
+        found = facts.of_file(content, len(data))
     if json_output:
-        terminal.write("-", json.dumps(facts) + "\n")
-    else:
-        lines = []
-        for name, value in facts.items():
-            if name == "bytes_by_section":
-                lines += [f"  {part:<13}{size}" for part, size in terminal.parts(sizes)]
-                continue
-            text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
-            lines.append(f"{name:<15}{text}")
-        terminal.write("-", "\n".join(lines) + "\n")
+        terminal.write("-", json.dumps(found) + "\n")
+        return
+    lines = _every(found) if everything else facts.lines_of(name, found)
+    terminal.write("-", "".join(f"{printable(line)}\n" for line in lines))
+
+
+def _every(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, value in found.items():
+        if name == "bytes_by_section":
+            lines += [f"  {part:<16}{size}" for part, size in terminal.parts(value)]
+            continue
+        text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+        lines.append(f"{name:<18}{text}")
+    return lines
+
+
+def fingerprint(
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; - is stdin.")],
+    page: PageOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print the ids by which files name their reference.
+
+    One line for each picture: its fingerprint, and its name. It is a hash of the pixels, so the same picture in another
+    format has the same one. `info` shows which one a .rsc file needs.
+    """
+    options.require_positive(page=page)
+    terminal.require_inputs(*pictures)
+    found = {}
+    for picture in pictures:
+        found[terminal.name_of(picture)] = terminal.read_picture(picture, page).fingerprint().hex()
+        if not json_output:
+            terminal.write("-", f"{found[terminal.name_of(picture)]}  {printable(terminal.name_of(picture))}\n")
+    if json_output:
+        terminal.write("-", json.dumps(found) + "\n")
 
 
 def verify(
     file: FileArgument,
     ref: RefOption = None,
     ref_page: RefPageOption = None,
+    structure: Annotated[
+        bool, option("--structure", help="Prove less: only structure and checksums, which needs no more.", group=FILES)
+    ] = False,
     threads: ThreadsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Check a file: structure and checksums, weights and reference, and the decoded picture.
+    """Check a file and the picture that it decodes to.
 
-    Without --ref, a file that has a reference is checked only as far as it does not depend on it.
+    The exit code is 0 only if the file is proved to decode with its weights and its reference, and to the picture of
+    its hash if it has one; the summary says what that proves. A file that has a reference needs it for that; without,
+    what can be checked is, and the exit code is 6. With --structure, only structure and checksums are to be proved.
     """
     options.require_positive(threads=threads, ref_page=ref_page)
     terminal.require_inputs(file, ref)
     data, name = terminal.read(file), terminal.name_of(file)
     content = terminal.unpacked(data, name)
+    header = content.header
+    if structure:
+        with naming(name):
+            facts.of_file(content, len(data))
+        text = f"{name}: structure and checksums are intact; not tried: weights, reference, decoding"
+        terminal.summarise([text], {"proved": ["structure"]}, json_output=json_output, quiet=quiet)
+        return
     with terminal.progress(quiet) as step:
         step("starting")
         reference = terminal.read_reference(ref, ref_page)
         from refscale_codec.codec import decoder
 
-        model = terminal.load_model(weights or terminal.wanted_weights(content.header), device, threads)
+        model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
         with naming(name):
-            if content.header.reference is not None and reference is None:
+            if header.reference is not None and reference is None:
                 decoder.check_without_reference(content, model)
-                terminal.say(quiet, f"{name}: valid; give --ref to check the reference and the decoded picture, too")
-                return
+                raise ReferenceMismatch(
+                    "what does not depend on the reference is intact; not proved: that it decodes; "
+                    f"give --ref with the picture {header.reference.hex()}, or --structure"
+                )
             step("decoding")
             picture = decoder.decode(data, reference, model)
+    proved = ["structure", "weights", *(["reference"] if header.reference is not None else []), "decoding"]
     if content.output_hash is None:
-        terminal.say(quiet, f"{name}: valid; it decodes, and has no hash to compare the picture with")
+        text = "proved: it decodes; not proved: to the encoder's picture, of which it has no hash"
     elif content.output_hash == picture.fingerprint():
-        terminal.say(quiet, f"{name}: valid; it decodes to the same picture as on the encoder's machine")
+        text = "proved: it decodes to the encoder's picture"
+        proved.append("picture")
     else:
         raise ContainerError(
             f"{name}: decodes to another picture than on the encoder's machine: {picture.fingerprint().hex()}, "
             f"expected {content.output_hash.hex()} (floating point may change a sample by one level)"
         )
+    terminal.summarise([f"{name}: {text}"], {"proved": proved}, json_output=json_output, quiet=quiet)
 
 
 def diff(
@@ -179,8 +198,8 @@ def diff(
     share = float((values > change.CHANGED).mean())
     where = "stdout" if output == "-" else output
     text = f"{where}: {picture.width}x{picture.height}, {100 * share:.1f} % changed"
-    facts = {"width": picture.width, "height": picture.height, "changed": round(share, 4)}
-    terminal.summarise([text], facts, json_output=json_output, quiet=quiet)
+    told = {"width": picture.width, "height": picture.height, "changed": round(share, 4)}
+    terminal.summarise([text], told, json_output=json_output, quiet=quiet)
 
 
 def extract_lr(
@@ -207,5 +226,5 @@ def extract_lr(
         jpeg = codec.to_jpeg(content.lr, (height, width), content.header.quality)
     terminal.write(output, jpeg)
     where = "stdout" if output == "-" else output
-    facts = {"output": output, "width": width, "height": height}
-    terminal.summarise([f"{where}: {width}x{height}"], facts, json_output=json_output, quiet=quiet)
+    told = {"output": output, "width": width, "height": height}
+    terminal.summarise([f"{where}: {width}x{height}"], told, json_output=json_output, quiet=quiet)
