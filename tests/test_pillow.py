@@ -111,7 +111,12 @@ def test_a_png_with_fewer_rows_than_it_says_is_refused(depth: int) -> None:
 def test_the_primary_picture_of_a_jpeg_is_coded_and_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
     data = file_of(PICTURE, "MPO", save_all=True, append_images=[PICTURE.resize((16, 16)), PICTURE.rotate(180)])
     assert np.array_equal(image.from_bytes(data, "x").pixels, np.array(PIL.Image.open(io.BytesIO(file_of(PICTURE)))))
-    assert caplog.messages == ["x: 2 more pictures in it (previews, views or a gain map): left out"]
+    said = "x: left out: 2 more pictures in it (previews, views or a gain map)"
+    assert caplog.messages == [said]
+    segment = b'<x hdrgm:Version="1.0"/>'
+    gain_map = data[:2] + b"\xff\xe1" + (2 + len(segment)).to_bytes(2, "big") + segment + data[2:]
+    assert image.from_bytes(gain_map, "x").width == 64  # Pillow takes it for a JPEG of one picture
+    assert said in caplog.messages[1:]
     assert image.from_bytes(data, "x", page=2).width == 16
     assert refusal(data, 4) == "x has no page 4: it holds 3 pictures"
 

@@ -1,6 +1,7 @@
 """TIFFs of every kind: which image is the picture, what its samples mean, and that no part of it is made up."""
 
 import itertools
+import struct
 import sys
 from dataclasses import replace
 
@@ -94,6 +95,14 @@ def test_a_mask_of_another_size_is_told(caplog: pytest.LogCaptureFixture) -> Non
     found, notes = read(tiffs.file(RGB, replace(MASK, samples=MASK.samples[:5])), caplog)
     assert isinstance(found, Image) and found.alpha is None
     assert notes == ["x.tif: a mask of another size is left out"]
+
+
+def test_a_thumbnail_as_exif_has_it_is_passed_over() -> None:
+    data = bytearray(tiffs.file(RGB, replace(REDUCED, tags={513: ("I", [8]), 514: ("I", [9])})))
+    second = data.index(struct.pack("<HHII", 513, 4, 1, 8))
+    strips = data.rindex(struct.pack("<HHI", 273, 4, 4), 0, second)
+    data[strips : strips + 2] = (272).to_bytes(2, "little")
+    assert np.array_equal(image.from_bytes(bytes(data), "x.tif").pixels, RGB.samples)
 
 
 def test_directories_in_a_circle_are_refused() -> None:

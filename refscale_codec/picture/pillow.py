@@ -8,6 +8,7 @@ Nothing global is changed: Pillow's limits are those of the program (see docs/de
 """
 
 import io
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ _COLOURS = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RG
 
 _NAMES = {"1": "black and white", "P": "palette", "PA": "palette", "CMYK": "CMYK"}  # for messages
 
+_PICTURES = 0xB001  # a tag of the index
 _EXIF_START = b"Exif\0\0"  # precedes the EXIF in JPEG, and sometimes in what Pillow returns for other formats
 
 
@@ -97,11 +99,22 @@ def _turn_to(picture: PIL.Image.Image, name: str, number: int | None) -> list[st
     if number is not None:
         formats.require_page(name, number, count)
         picture.seek(number - 1)
-    elif picture.format == "MPO" and count > 1:  # its first picture is the primary one
-        return [f"{count - 1} more picture{'s' * (count > 2)} in it (previews, views or a gain map): left out"]
+    elif isinstance(picture, JpegImageFile):  # its first picture is the primary one
+        others = _pictures(picture.info.get("mp")) - 1
+        return [f"left out: {others} more picture{'s' * (others > 1)} in it (previews, views or a gain map)"] * (
+            others > 0
+        )
     elif count > 1:
         raise ImageError(formats.several(name, count))
     return []
+
+
+def _pictures(index: object) -> int:
+    """Return the number of pictures in a JPEG by its index of them (CIPA's Multi-Picture Format)."""
+    if isinstance(index, bytes):
+        with suppress(Exception):  # hostile bytes; the pixels do not depend on them
+            return int(tiff.read_directory(index, tiff.Tags(index[:8]).next)[_PICTURES])
+    return 1
 
 
 def _require_supported(picture: PIL.Image.Image, data: bytes, name: str) -> None:

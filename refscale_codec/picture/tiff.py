@@ -27,7 +27,7 @@ _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
 _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
-_JPEG_TABLES, _NODATA = 347, 42113
+_JPEG_TABLES, _THUMBNAIL, _NODATA = 347, 513, 42113
 _GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # georeference, GDAL's metadata, nodata, RPC
 _UNSIGNED, _SIGNED, _FLOAT, _COMPLEX = 1, 2, 3, {5, 6}  # sample formats
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
@@ -176,7 +176,7 @@ def _pages(data: bytes) -> list[Page]:
 
 
 def _directories(data: bytes) -> Iterator[Page]:
-    """Yield the images in the order of the chain, each followed by its children."""
+    """Yield the images in the order of the chain, each followed by its children; EXIF's thumbnails are passed over."""
     head = data[: 16 if data[2:3] == b"+" else 8]
     offset, seen = Tags(head).next, set[int]()
     while offset:
@@ -186,6 +186,8 @@ def _directories(data: bytes) -> Iterator[Page]:
             if at in seen:
                 raise ValueError("its directories form a loop")
             seen.add(at)
+            if _THUMBNAIL in child and _STRIPS not in child:  # EXIF's, a JPEG
+                continue
             if not all(tag in child for tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC)):
                 raise ValueError(f"the directory at byte {at} has no width, height or photometric interpretation")
             yield Page(child, at, first and at == offset)
