@@ -132,7 +132,8 @@ class Blend:
     """The mean of the older picture and of its mirror image."""
 
     check: int | None = None
-    used, exact, from_first, alignment = True, True, False, None
+    used = exact = from_older = True
+    from_first, alignment = False, None
 
     def sections(self) -> dict[str, bytes]:
         return {}

@@ -1,26 +1,23 @@
 """The functions of the API."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of, reference_of, whole
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
-from refscale_codec.errors import UsageError
+from refscale_codec.api.request import Rate, rate_of
 from refscale_codec.picture import metadata
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE
 
 if TYPE_CHECKING:
-    from refscale_codec.codec.rate_control import Target
+    from refscale_codec.codec.rate_control import Reached
     from refscale_codec.model import Model
-
-_LARGEST_TARGET = 1 << 53  # in bytes, bits per pixel or dB: far above any file's, and exact as a float
 
 
 def encode(
@@ -69,28 +66,40 @@ def encode(
         WeightsError: The weights cannot be used.
         TargetError: No quality reaches the target.
     """
-    targets = {"target_bytes": target_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr}
-    given = [name for name, value in {"quality": quality, **targets}.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other: give one")
-    for name, value in targets.items():
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if value is not None and not (number and 0 < value < math.inf):
-            raise UsageError(f"{name} must be a positive number, not {value!r}")
+    rate = rate_of(quality, target_bytes, target_bpp, target_psnr)
+    limits = None if value_range is None else ranges_of(value_range)
+    side = whole(tile, "tile")
     image = image_of(picture, "the picture", page, need_georeference=not strip)
     older = reference_of(reference, reference_page)
-    if strip:
-        image = replace(image, metadata=metadata.Metadata())
+    loaded = model_of(model, scale, codec, device)
+    return encode_image(
+        image, older, loaded, rate, value_range=limits, output_hash=output_hash, strip=strip, tile=side
+    ).data
+
+
+def encode_image(
+    image: Image,
+    reference: Image | None,
+    model: "Model",
+    rate: Rate,
+    *,
+    value_range: Declared | None = None,
+    output_hash: bool = False,
+    strip: bool = False,
+    tile: int = TILE,
+    step: Callable[[str], None] = lambda text: None,
+) -> "Reached":
+    """Encode what `encode` and the command of this name have read; arguments and errors are those of `encode`.
+
+    `step` is called with a line on each try of a search.
+    """
     from refscale_codec.codec import rate_control
     from refscale_codec.codec.encoder import EncodeOptions
 
-    quality = 75 if quality is None else whole(quality, "quality")
-    limits = None if value_range is None else ranges_of(value_range)
-    options = EncodeOptions(quality=quality, output_hash=output_hash, tile=whole(tile, "tile"), value_range=limits)
-    loaded = model_of(model, scale, codec, device)
-    size = None if target_bytes is None else whole(target_bytes, "target_bytes")
-    target = target_of(image, size, target_bpp, target_psnr)
-    return rate_control.encode(image, older, loaded, target, options).data
+    if strip:
+        image = replace(image, metadata=metadata.Metadata())
+    options = EncodeOptions(quality=rate.quality, output_hash=output_hash, tile=tile, value_range=value_range)
+    return rate_control.encode(image, reference, model, rate.target(image), options, step=step)
 
 
 def decode(
@@ -143,21 +152,3 @@ def fingerprint(picture: Picture, *, page: int | None = None) -> str:
         ImageError: The picture cannot be read.
     """
     return image_of(picture, "the picture", page, need_georeference=False).fingerprint().hex()
-
-
-def target_of(image: Image, size: int | None, bpp: float | None, psnr: float | None) -> "Target | None":
-    """Return the target of a search: a size in bytes or bits per pixel, or a PSNR in dB; None if none is given.
-
-    Raises:
-        UsageError: It is above `_LARGEST_TARGET`.
-    """
-    from refscale_codec.codec.rate_control import Target
-
-    for value in (size, bpp, psnr):
-        if value is not None and value > _LARGEST_TARGET:
-            raise UsageError(f"a target must be at most {_LARGEST_TARGET:,}")
-    if psnr is not None:
-        return Target("psnr", psnr)
-    if bpp is not None:
-        size = math.floor(float(bpp) * image.height * image.width / 8)
-    return None if size is None else Target("bytes", size)

@@ -5,7 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refscale_codec.api.arguments import FilePath, whole
+from refscale_codec.api.arguments import FilePath
+from refscale_codec.api.request import shipping_of
 from refscale_codec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,12 +31,9 @@ def load_model(
     """
     from refscale_codec import model as models
 
-    if path is not None:
-        _require_no(scale=scale, codec=codec, follows_from="path")
-    factor = 2 if scale is None else whole(scale, "scale")
+    chosen = shipping_of(scale, codec, None if path is None else "path")
     where = models.device_named(device or "auto")
-    file = Path(path) if path is not None else models.shipped(factor, "jpeg" if codec is None else codec)
-    return models.kept(file, where)
+    return models.kept(models.shipped(*chosen) if path is None else Path(path), where)
 
 
 def model_of(
@@ -44,14 +42,15 @@ def model_of(
     """Return the model that arguments ask for; see `load_model`."""
     if given is None:
         return load_model(scale=scale, codec=codec, device=device)
-    _require_no(scale=scale, codec=codec, follows_from="model")
+    shipping_of(scale, codec, "model")
     if isinstance(given, str | os.PathLike):
         return load_model(given, device=device)
     from refscale_codec.model import Model
 
     if not isinstance(given, Model):
         raise UsageError(f"model must be loaded, see load_model, or the path of a file, not {type(given).__name__}")
-    _require_no(device=device, follows_from="model, which is loaded")
+    if device is not None:
+        raise UsageError("device would have no effect: it follows from model, which is loaded")
     return given
 
 
@@ -61,9 +60,3 @@ def shipped_as(wanted: bytes) -> Path:
     from refscale_codec import model as models
 
     return models.shipped_as(wanted)
-
-
-def _require_no(*, follows_from: str, **given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"{name} would have no effect: it follows from {follows_from}")

@@ -4,7 +4,6 @@ Torch, numpy and Pillow are imported inside them, so that `--help` starts at onc
 """
 
 import math
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +29,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import UsageError, naming
+from refscale_codec.errors import naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -108,23 +107,11 @@ def encode(
     the one with the least PSNR that is not below --target-psnr. The search stops within 2 % or 0.1 dB. The exit code is
     7 if no quality from 1 to 100 reaches the target.
     """
-    if sum(given is not None for given in (quality, target_bytes, target_bpp, target_psnr)) > 1:
-        raise UsageError("--quality, --target-bytes, --target-bpp and --target-psnr exclude each other: give one")
-    if quality is not None and not 1 <= quality <= 100:
-        raise UsageError(f"--quality must be 1..100, not {quality}")
-    for name, given in (
-        ("--target-bytes", target_bytes),
-        ("--target-bpp", target_bpp),
-        ("--target-psnr", target_psnr),
-    ):
-        if given is not None and not 0 < given < math.inf:
-            raise UsageError(f"{name} must be a positive number, not {given}")
-    if codec_name is not None:
-        lrcodec.named(codec_name)
-    if weights is not None and (scale, codec_name) != (None, None):
-        raise UsageError(f"--{'codec' if scale is None else 'scale'} would have no effect: it follows from --weights")
-    if scale not in (None, *container.SCALES):
-        raise UsageError(f"--scale must be 2 or 4, not {scale}")
+    from refscale_codec.api.functions import encode_image
+    from refscale_codec.api.request import rate_of, shipping_of
+
+    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
+    shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
     inputs = picture, ref, weights
     terminal.require_inputs(*inputs)
@@ -136,25 +123,28 @@ def encode(
         image = terminal.read_picture(picture, page, need_georeference=not strip)
         reference = terminal.read_reference(ref, ref_page)
         from refscale_codec import model as weights_files
-        from refscale_codec.api.functions import target_of
-        from refscale_codec.codec import encoder, rate_control
 
         if image.alpha is not None:
             hidden = int((image.alpha == 0).sum())
             colours = f"; the colours of {hidden:,} fully transparent pixels are not kept" if hidden else ""
             terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is stored losslessly{colours}")
-        if strip:
-            image = replace(image, metadata=metadata.Metadata())
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
         side = options.tile_side(tile, max_memory, image.height, image.width, depth)
         limits = options.ranges_of(value_range, image.bands) if value_range else None
-        settings = encoder.EncodeOptions(quality or 75, output_hash, side, limits)
-        shipped = weights or weights_files.shipped(scale or 2, codec_name or "jpeg")
-        model = terminal.load_model(shipped, device, threads)
+        model = terminal.load_model(weights or weights_files.shipped(*shipping), device, threads)
         step("encoding")
-        target = target_of(image, target_bytes, target_bpp, target_psnr)
-        reached = rate_control.encode(image, reference, model, target, settings, step=step)
-        data = reached.data
+        reached = encode_image(
+            image,
+            reference,
+            model,
+            rate,
+            value_range=limits,
+            output_hash=output_hash,
+            strip=strip,
+            tile=side,
+            step=step,
+        )
+        data, target = reached.data, rate.target(image)
         if not dry_run:
             terminal.write(output, data)
     content = container.unpack(data)

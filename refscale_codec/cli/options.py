@@ -120,3 +120,8 @@ def ranges_of(texts: list[str], bands: int) -> dict[int, tuple[float, float]]:
             raise UsageError(f"--range is given twice for {'band ' + found[1] if found[1] else 'all bands'}")
         into |= dict.fromkeys(chosen, (low, high))
     return for_all | single
+
+
+def named(argument: str) -> str:
+    """Return the option for an argument of Python, such as --target-bytes for target_bytes."""
+    return f"--{argument.replace('_', '-')}"

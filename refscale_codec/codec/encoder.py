@@ -223,7 +223,7 @@ class Coded:
     groups: list[CodedGroup]
 
     def file(self) -> bytes:
-        """Return the `.rsc` file."""
+        """Return the `.rsc` file. It names the reference only if a group uses it."""
         return self._packed if not self._hashed else self._with_hash(self.picture(TILE).fingerprint())
 
     def known_psnr(self, image: Image) -> float | None:
@@ -240,7 +240,10 @@ class Coded:
 
     @cached_property
     def _assembled(self) -> Container:
-        return assemble([group.file for group in self.groups], self.plan)
+        files = [group.file for group in self.groups]
+        if not any(group.reference.source.from_older for group in self.groups):
+            files = [payloads.without_reference(file) for file in files]
+        return assemble(files, self.plan)
 
     @cached_property
     def _packed(self) -> bytes:
@@ -298,13 +301,8 @@ def band_groups(image: Image, reference: Image | None, described: Bands) -> Iter
 
 
 def assemble(files: list[Container], plan: Plan) -> Container:
-    """Return the file of a picture from those of its band groups, of which each holds the next one.
-
-    A reference that no group uses is left out: it is not needed to decode.
-    """
+    """Return the file of a picture from those of its band groups, of which each holds the next one."""
     extra_bands = None
-    if not any(payloads.needs_reference(file) for file in files):
-        files = [payloads.without_reference(file) for file in files]
     for file in reversed(files):
         whole = replace(file, extra_bands=extra_bands)
         extra_bands = container.pack(whole) if file is not files[0] else None

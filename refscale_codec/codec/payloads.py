@@ -75,11 +75,6 @@ def low_res_of(file: Container, model: Model, reference: LowResReference | None)
     return LowRes(model.low_res.decode(file.lr, size, reference, file.header.quality), levels)
 
 
-def needs_reference(file: Container) -> bool:
-    """Return whether a band group is decoded with the older picture."""
-    return sources.is_used(file) and file.prediction is None
-
-
 def without_reference(file: Container) -> Container:
     """Return the file of a band group that does not need its reference, as it is written without one."""
     if not sources.is_used(file):

@@ -48,6 +48,10 @@ class ReferenceSource(Protocol):
         """Whether there is one, and it is the same on every machine: entropy coding may depend on it."""
 
     @property
+    def from_older(self) -> bool:
+        """Whether it needs the older picture."""
+
+    @property
     def from_first(self) -> bool:
         """Whether it depends on the decoded first group, and so on the quality."""
 
@@ -90,7 +94,7 @@ class ReferenceSource(Protocol):
 class Unused:
     """The group is coded without a reference."""
 
-    used = exact = from_first = False
+    used = exact = from_older = from_first = False
     alignment = check = None
 
     def sections(self) -> dict[str, bytes]:
@@ -118,7 +122,7 @@ class Warped:
     coded: bytes | None = field(default=None, compare=False, repr=False)
     """The alignment's payload, where it is known."""
 
-    used = exact = True
+    used = exact = from_older = True
     from_first = False
 
     @property
@@ -162,7 +166,7 @@ class Predicted:
     prediction: Prediction
 
     used = from_first = True
-    exact = False
+    exact = from_older = False
     alignment = check = None
 
     def sections(self) -> dict[str, bytes]:

@@ -1,0 +1,88 @@
+"""What an encoder is asked for: checked here for the API and for the command line, which write names differently."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from refscale_codec import lrcodec
+from refscale_codec.api.arguments import whole
+from refscale_codec.errors import UsageError
+from refscale_codec.fileformat import container
+
+if TYPE_CHECKING:
+    from refscale_codec.codec.rate_control import Target
+    from refscale_codec.picture.image import Image
+
+QUALITY = 75
+"""Unless something else is asked for."""
+
+_LARGEST_TARGET = 1 << 53  # in bytes, bits per pixel or dB: far above any file's, and exact as a float
+
+Name = Callable[[str], str]
+"""Turns the name of an argument into that of a message."""
+
+
+class Rate(NamedTuple):
+    """A quality, or a target of which one is given."""
+
+    quality: int = QUALITY
+    target_bytes: int | None = None
+    target_bpp: float | None = None
+    target_psnr: float | None = None
+
+    def target(self, image: "Image") -> "Target | None":
+        """Return the target of a search for a picture; None for none."""
+        from refscale_codec.codec.rate_control import Target
+
+        if self.target_psnr is not None:
+            return Target("psnr", self.target_psnr)
+        if self.target_bpp is not None:
+            return Target("bytes", math.floor(float(self.target_bpp) * image.height * image.width / 8))
+        return None if self.target_bytes is None else Target("bytes", self.target_bytes)
+
+
+def rate_of(
+    quality: Any = None, target_bytes: Any = None, target_bpp: Any = None, target_psnr: Any = None, name: Name = str
+) -> Rate:
+    """Return what arguments ask for, each None if it is not given.
+
+    Raises:
+        UsageError: several of them are given, or one is of a wrong type or out of range.
+    """
+    targets = {"target_bytes": target_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr}
+    given = {key: value for key, value in {"quality": quality, **targets}.items() if value is not None}
+    if len(given) > 1:
+        *some, last = map(name, given)
+        raise UsageError(f"{', '.join(some)} and {last} exclude each other: give one")
+    if quality is not None and not 1 <= whole(quality, name("quality")) <= 100:
+        raise UsageError(f"{name('quality')} must be 1..100, not {quality}")
+    for key, value in targets.items():
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
+            raise UsageError(f"{name(key)} must be a positive number, not {value!r}")
+        if value is not None and value > _LARGEST_TARGET:
+            raise UsageError(f"a target must be at most {_LARGEST_TARGET:,}")
+    size = None if target_bytes is None else whole(target_bytes, name("target_bytes"))
+    return Rate(QUALITY if quality is None else whole(quality, name("quality")), size, target_bpp, target_psnr)
+
+
+def shipping_of(scale: Any, codec: Any, weights: str | None = None, name: Name = str) -> tuple[int, str]:
+    """Return the scale and the codec of the shipped weights that are asked for, None for the default.
+
+    Args:
+        scale: 2 or 4.
+        codec: name of a low-res codec.
+        weights: name of the argument that names weights, if it is given.
+        name: see `Name`.
+
+    Raises:
+        UsageError: an unknown one, two of which none ship, or either together with weights.
+    """
+    for key, value in (("scale", scale), ("codec", codec)):
+        if value is not None and weights is not None:
+            raise UsageError(f"{name(key)} would have no effect: it follows from {weights}")
+    factor = 2 if scale is None else whole(scale, name("scale"))
+    if factor not in container.SCALES:
+        raise UsageError(f"{name('scale')} must be {' or '.join(map(str, container.SCALES))}, not {factor}")
+    return factor, lrcodec.shipping(factor, lrcodec.CODECS[lrcodec.JPEG].name if codec is None else codec).name
