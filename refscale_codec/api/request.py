@@ -79,10 +79,11 @@ def shipping_of(scale: Any, codec: Any, weights: str | None = None, name: Name =
     Raises:
         UsageError: an unknown one, two of which none ship, or either together with weights.
     """
+    entry = lrcodec.CODECS[lrcodec.JPEG] if codec is None else lrcodec.named(codec)
     for key, value in (("scale", scale), ("codec", codec)):
         if value is not None and weights is not None:
             raise UsageError(f"{name(key)} would have no effect: it follows from {weights}")
     factor = 2 if scale is None else whole(scale, name("scale"))
     if factor not in container.SCALES:
         raise UsageError(f"{name('scale')} must be {' or '.join(map(str, container.SCALES))}, not {factor}")
-    return factor, lrcodec.shipping(factor, lrcodec.CODECS[lrcodec.JPEG].name if codec is None else codec).name
+    return factor, lrcodec.shipping(factor, entry.name).name
