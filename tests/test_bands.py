@@ -415,6 +415,57 @@ def test_a_picture_of_any_kind_comes_back(kind: str, tiny_model: Model, with_ref
     assert same(part.pixels, decoded.pixels[window.slices])
 
 
+def extremes() -> dict[str, Image]:
+    """Return pictures of floats at the ends of what there is."""
+    smooth = drawn(3, 1, F32).astype(float) / 150
+    one, empty = np.full(smooth.shape, np.nan), np.full(smooth.shape, np.nan)
+    one[7, 9] = 2.5
+    signed = np.where(smooth > 0.3, -0.0, 0.0)
+    infinite = np.where(smooth > 0.3, np.inf, smooth)
+    infinite[3:5, 4] = -np.inf
+    values = {
+        "constant": np.full(smooth.shape, 0.1), "empty": empty, "one": one, "tiny": smooth * 1e-30,
+        "denormal": smooth * 1e-44, "huge": smooth * 3.4e38 - 1.7e38, "wide": 10 ** (60 * smooth.clip(0, 1) - 30),
+        "zeros": signed, "infinite": infinite,
+    }  # fmt: skip
+    return {name: Image(pixels.astype(F32)) for name, pixels in values.items()} | {
+        "nodata of zero": Image(np.where(smooth > 0.2, smooth, 0).astype(F32), nodata=0),
+        "nodata of NaN": Image(np.where(smooth > 0.2, smooth, np.nan).astype(F32), nodata=math.nan),
+        "only nodata": Image(np.full(smooth.shape, -9999, F32), nodata=-9999),
+    }
+
+
+EXTREMES = extremes()
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_floats_at_the_ends_of_what_there_is_come_back(name: str, tiny_model: Model) -> None:
+    target = EXTREMES[name]
+    reference = Image(target.pixels[::-1].copy(), nodata=-1.5)
+    data = encoder.encode(target, reference, tiny_model, EncodeOptions(95, output_hash=True))
+    decoded = decoder.decode(data, reference, tiny_model)
+    assert container.unpack(data).output_hash == decoded.fingerprint()
+    special = np.broadcast_to(marked(target), target.pixels.shape)
+    assert np.array_equal(np.broadcast_to(marked(decoded), special.shape), special)
+    assert same(decoded.pixels[special], target.pixels[special])
+    ((low, high),) = bands.describe(target).ranges
+    coded = decoded.pixels[~special]
+    assert np.all((coded >= low) & (coded <= high))
+    if low == high:
+        assert np.array_equal(coded, target.pixels[~special])
+    elif name != "wide":
+        error = abs(coded.astype(float) - target.pixels[~special])
+        assert error.mean() < (high - low) / 8  # the net is not trained
+
+
+def test_a_psnr_of_floats_is_reached(tiny_model: Model) -> None:
+    target, reference = KINDS["floats"]
+    reached = rate_control.encode(target, reference, tiny_model, rate_control.Target("psnr", 20.0))
+    decoded = decoder.decode(reached.data, reference, tiny_model)
+    assert reached.psnr == bands.psnr(target, decoded, bands.describe(target))
+    assert reached.psnr >= 20
+
+
 def test_what_is_hidden_does_not_change_the_file(tiny_model: Model) -> None:
     target, reference = KINDS["rgba"]
     pixels = target.pixels.copy()
