@@ -74,7 +74,7 @@ def pictures(draw: st.DrawFn) -> Image:
 def marked(picture: Image) -> NDArray[np.bool_]:
     """Return which samples have a special value."""
     special = levels.special(picture.pixels.dtype, picture.nodata)
-    return np.any([levels.equal(picture.pixels, value) for value in special if value is not None] or [False], axis=0)
+    return np.any([levels.equal(picture.pixels, value) for value in special.values()] or [False], axis=0)
 
 
 @given(pictures())
@@ -200,6 +200,7 @@ GOLDEN = {
     "signed": (bands.Bands(I16, 1, ((-2, 5),), -9999), "02 01 02 feff 0500 f1d8"),
     "eight bits in a range": (bands.Bands(U8, 3, ((1, 9), (0, 255), (7, 8))), "00 03 10 01 09 00 ff 07 08"),
     "floats": (bands.Bands(F32, 1, ((-2.0, 0.5),), -9999.9), "06 01 02 000000c0 0000003f 33333333f387c3c0"),
+    "a fill value": (bands.Bands(U16, 1, ((1, 9),), 3, fill=0xFFFE), "01 01 22 0100 0900 0300 feff"),
     "thirty-two bits": (bands.Bands(np.dtype("i4"), 1, ((-2, 5),), 7), "05 01 02 feffffff 05000000 07000000"),
 }
 ALPHA_HEX = """
@@ -334,7 +335,8 @@ MARKED = b"".join(planes.pack(np.full((2, 3), 5, np.uint8)))
         (b"\7\1\0", "begins with 07 01 00"),
         (b"\xff\1\0", "begins with ff 01 00"),
         (b"\1\1\x10", "begins with"),  # what says that 8 bits have a range
-        (b"\0\1\x20", "begins with"),
+        (b"\0\1\x20\7", "keeps samples beyond ranges that there are not"),
+        (b"\0\1\x40", "begins with"),
         (b"\0\0\0", "begins with"),
         (b"\0\1\x08", "keeps samples beyond ranges that there are not"),
         (b"\6\1\0" + np.array([0, np.nan], "<f4").tobytes(), "lowest value is above"),

@@ -146,12 +146,40 @@ def test_an_extreme_is_kept_and_has_no_say(dtype: np.dtype, extreme: int) -> Non
 
 def test_extremes_that_are_many_or_near_are_in_the_range() -> None:
     many = noisy(440, 2960)
-    many[:, 0] = 65535
-    assert ranges.measured(many, None) == (440, 65535, None, 0)
+    many[:, 0] = np.linspace(20_000, 60_000, 64)
+    assert ranges.measured(many, None) == (440, 60_000, None, 0)
     near = noisy(440, 2960)
     near[0, 0] = 5000
     assert ranges.measured(near, None).kept is None
     assert ranges.measured(near, None).high == 5000
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(U16, 65535), (I16, -9999), (F32, -(2.0**127)), (I32, -(2**31))])
+def test_a_value_far_from_all_others_is_marked(dtype: np.dtype, value: float) -> None:
+    pixels = np.dstack([noisy(440, 2960, dtype), noisy(300, 9000, dtype)])
+    pixels[5:30, 7:40] = value
+    pixels[60, 60] = -30_000 if dtype != U16 else 40_000
+    described = bands.describe(Image(pixels))
+    assert described.fill == value
+    assert described.nodata is None
+    assert described.kept is not None
+    assert np.array_equal(described.marks == 5, pixels == value)
+    assert described.ranges == bands.describe(Image(pixels, nodata=value)).ranges
+    assert told(pixels)[0] == f"samples with the value {ranges.text(value)}, far from all others, kept exactly: 20.142%"
+    ((older),) = bands.split_groups(Image(pixels), described, reference=True)
+    assert older.pixels[10, 10, 0] not in (0, levels.FULL)  # filled with what lies around it
+    back = bands.join_groups([older.pixels], described, bands.Box(0, 0, 64, 64))
+    assert np.array_equal(back.pixels == value, pixels == value)
+
+
+def test_a_value_near_the_others_or_of_few_samples_is_not_marked() -> None:
+    for value, rows in ((0, 9), (6000, 9)):
+        pixels = noisy(440, 9000)
+        pixels[:rows] = value
+        assert bands.describe(Image(pixels[..., None])).fill is None
+    points = noisy(440, 2960)
+    points[3, :3] = 65535
+    assert bands.describe(Image(points[..., None])).fill is None
 
 
 def test_a_band_of_one_value_but_for_a_few_is_exact() -> None:
@@ -209,8 +237,8 @@ def test_a_sliver_of_the_coded_range_is_told() -> None:
     assert line.endswith("; --range 2:118,131 (value_range in Python) codes these finer")
     assert told(low, {2: (118, 131)}) == []
     land = noisy(440, 2960)
-    land[:, :2] = 65535
-    assert "of the range 440..65535" in told(land)[0]
+    land[:, :2] = noisy(20_000, 60_000, shape=(64, 2))
+    assert "% of the range 440.." in told(land)[0]
     assert told(land)[0].endswith("codes these finer, but clips others")
     assert told(noisy(0, 256, U8)) == told(np.full((9, 9), 7, U8)) == []
     assert told(np.dstack([noisy(1, 3, U8)] * 5))[-1] == "likewise 4 more bands"

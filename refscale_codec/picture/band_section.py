@@ -14,7 +14,7 @@ from refscale_codec.picture.bands import Bands, Kept
 from refscale_codec.picture.image import MAX_SAMPLES
 from refscale_codec.picture.levels import TYPES, Number
 
-_ALPHA, _NODATA, _MARKS, _KEPT, _RANGES = 1, 2, 4, 8, 16  # flags
+_ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILL = 1, 2, 4, 8, 16, 32  # flags
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
 _COUNT = struct.Struct("<I")
 _LEAST_PER_KEPT = 64  # samples of a picture, at least, for each that is kept exactly
@@ -30,6 +30,7 @@ def pack(bands: Bands) -> bytes | None:
         _MARKS: bands.marks is not None,
         _KEPT: bands.kept is not None,
         _RANGES: bands.dtype == np.uint8 and bool(bands.ranges),
+        _FILL: bands.fill is not None,
     }
     little = bands.dtype.newbyteorder("<")
     parts = [
@@ -38,6 +39,8 @@ def pack(bands: Bands) -> bytes | None:
     ]
     if bands.nodata is not None:
         parts.append(np.array(bands.nodata, _nodata_type(bands.dtype)).tobytes())
+    if bands.fill is not None:
+        parts.append(np.array(bands.fill, little).tobytes())
     if bands.alpha is not None:
         parts += planes.pack(bands.alpha)
     if bands.marks is not None:
@@ -82,8 +85,9 @@ def unpack(payload: bytes | None, height: int, width: int) -> Bands:
         stacked, rest = planes.unpack(rest, bands.depth * height, width, np.dtype(np.uint8))
         marks = stacked.reshape(bands.depth, height, width)
         np.bitwise_xor.accumulate(marks, axis=0, out=marks)
-        meant = [mark for mark, value in enumerate(bands.special, start=1) if value is not None]
-        if int(marks.max()) > len(bands.special) or meant[0] == 2 and bool((marks == 1).any()):
+        meant = np.zeros(256, bool)
+        meant[[0, *bands.special]] = True
+        if not all(meant[plane].all() for plane in marks):
             raise ContainerError("malformed: BANDS marks samples with a value that there is not")
         bands = bands._replace(marks=marks.transpose(1, 2, 0))
     if flags & _KEPT:
@@ -101,16 +105,17 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {_HEAD.size}")
     type_id, count, flags = _HEAD.unpack_from(payload)
     dtype = TYPES[min(type_id, len(TYPES) - 1)]
-    known = type_id < len(TYPES) and count and flags < 2 * _RANGES
-    unmeant = flags & _MARKS and not flags & _NODATA and dtype.kind != "f"
+    known = type_id < len(TYPES) and count and flags < 2 * _FILL
+    unmeant = flags & _MARKS and not flags & (_NODATA | _FILL) and dtype.kind != "f"
     if not known or unmeant or flags & _RANGES and dtype != np.uint8:
         raise ContainerError(f"malformed: BANDS begins with {payload[: _HEAD.size].hex(' ')}")
     ranged = dtype != np.uint8 or flags & _RANGES
-    if flags & _KEPT and not ranged:
+    if flags & (_KEPT | _FILL) and not ranged:
         raise ContainerError("malformed: BANDS keeps samples beyond ranges that there are not")
     in_ranges, wide = (2 * count if ranged else 0), _nodata_type(dtype)
     after = _HEAD.size + in_ranges * dtype.itemsize
-    end = after + wide.itemsize * bool(flags & _NODATA)
+    last = after + wide.itemsize * bool(flags & _NODATA)
+    end = last + dtype.itemsize * bool(flags & _FILL)
     if len(payload) < end:
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {end}")
     if height * width * count > MAX_SAMPLES:
@@ -119,10 +124,11 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
     pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     if not all(math.isfinite(low) and math.isfinite(high) and low <= high for low, high in pairs):
         raise ContainerError("malformed: BANDS has a range whose lowest value is above the highest")
-    nodata = np.frombuffer(payload[after:end], wide).tolist()
+    nodata = np.frombuffer(payload[after:last], wide).tolist()
+    fill = np.frombuffer(payload[last:end], dtype.newbyteorder("<")).tolist()
     if not all(levels.can_be(dtype, value) for value in nodata):
         raise ContainerError("malformed: BANDS has a nodata value that no sample can have")
-    bands = Bands(dtype, count, pairs, nodata[0] if nodata else None)
+    bands = Bands(dtype, count, pairs, nodata[0] if nodata else None, fill=fill[0] if fill else None)
     if bands.plain and not flags:
         raise ContainerError("malformed: BANDS of an 8-bit RGB picture, which has none")
     return bands, flags, memoryview(payload)[end:]

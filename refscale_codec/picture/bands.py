@@ -65,10 +65,11 @@ class Bands(NamedTuple):
     alpha: NDArray[Any] | None = None
     """[h, w], of the samples' type."""
     marks: NDArray[np.uint8] | None = None
-    """[h, w, bands]: 0 for a sample that is coded, else 1 more than the place of its value in `special`; None if all
-    are coded."""
+    """[h, w, bands]: 0 for a sample that is coded, else the mark of its value in `special`; None if all are coded."""
     kept: Kept | None = None
     """Samples that are kept exactly; None for none."""
+    fill: Number | None = None
+    """A value that many samples have, far from all others, as if it were nodata; None for none."""
 
     @property
     def plain(self) -> bool:
@@ -81,9 +82,9 @@ class Bands(NamedTuple):
         return np.dtype(np.uint16 if self.ranges else np.uint8)
 
     @property
-    def special(self) -> list[Number | None]:
-        """The values that marks stand for: nodata, NaN, infinity, -infinity."""
-        return levels.special(self.dtype, self.nodata)
+    def special(self) -> dict[int, Number]:
+        """The values that marks stand for; see `levels.special`."""
+        return levels.special(self.dtype, self.nodata, self.fill)
 
     def table(self, band: int) -> NDArray[Any]:
         """Return the value of each level of a band; none is nodata."""
@@ -111,14 +112,19 @@ def describe(
     Raises:
         UsageError: a range of another band, or one that the type does not hold.
     """
-    given = ranges.by_band(declared, image.pixels.dtype, image.bands)
-    dtype = image.pixels.dtype
+    dtype, fill = image.pixels.dtype, None
+    given = ranges.by_band(declared, dtype, image.bands)
     marks = _marks(image.pixels, levels.special(dtype, image.nodata))
+    if dtype != np.uint8:
+        fill = ranges.fill([each for band, each in enumerate(_valid(image, marks)) if band not in given])
+    if fill is not None:
+        marks = _marks(image.pixels, levels.special(dtype, image.nodata, fill))
+        assert marks is not None  # some samples have it
+        tell(
+            f"samples with the value {ranges.text(fill)}, far from all others, kept exactly: {(marks == 5).mean():.3%}"
+        )
     chosen, slivers = [], []
-    for band in range(image.bands):
-        plane, valid = image.pixels[..., band], None if marks is None else marks[..., band] == 0
-        if image.alpha is not None:
-            valid = image.alpha != 0 if valid is None else valid & (image.alpha != 0)
+    for band, (plane, valid) in enumerate(_valid(image, marks)):
         if band in given:
             one = ranges.within(plane, valid, *given[band])
         elif dtype == np.uint8:
@@ -142,14 +148,24 @@ def describe(
         image.alpha,
         marks,
         _kept(image, [one.kept for one in chosen]),
+        fill,
     )
 
 
-def _marks(samples: NDArray[Any], special: list[Number | None]) -> NDArray[np.uint8] | None:
+def _valid(image: Image, marks: NDArray[np.uint8] | None) -> Iterator[tuple[NDArray[Any], Mask | None]]:
+    """Yield each band, and which of its samples count: neither marked nor fully transparent; None for all."""
+    for band in range(image.bands):
+        valid = None if marks is None else marks[..., band] == 0
+        if image.alpha is not None:
+            valid = image.alpha != 0 if valid is None else valid & (image.alpha != 0)
+        yield image.pixels[..., band], valid
+
+
+def _marks(samples: NDArray[Any], special: dict[int, Number]) -> NDArray[np.uint8] | None:
     """Return the marks of samples, see `Bands`; None if all are coded."""
     marks: NDArray[np.uint8] | None = None
-    for mark, value in enumerate(special, start=1):
-        if value is not None and (same := levels.equal(samples, value)).any():
+    for mark, value in special.items():
+        if (same := levels.equal(samples, value)).any():
             marks = np.zeros(samples.shape, np.uint8) if marks is None else marks
             marks[same & (marks == 0)] = mark
     return marks
@@ -259,9 +275,8 @@ def join_groups(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Ima
             pixels[..., band] = bands.table(band)[mean]
     if bands.marks is not None:
         marks = bands.marks[window.slices]
-        for mark, value in enumerate(bands.special, start=1):
-            if value is not None:
-                pixels[marks == mark] = value
+        for mark, value in bands.special.items():
+            pixels[marks == mark] = value
     if bands.kept is not None:
         kept = bands.kept.within(window)
         pixels[kept.rows, kept.columns, kept.bands] = kept.samples

@@ -88,9 +88,13 @@ def equal(samples: NDArray[Any], value: Number) -> Mask:
     return np.asarray(samples == value)
 
 
-def special(dtype: np.dtype[Any], nodata: Number | None) -> list[Number | None]:
-    """Return the values that no range holds: the nodata value or None, and for floats NaN, infinity and -infinity."""
-    return [nodata, *(_NOT_FINITE if dtype.kind == "f" else ())]
+def special(dtype: np.dtype[Any], nodata: Number | None, fill: Number | None = None) -> dict[int, Number]:
+    """Return the values that no range holds, by their marks in the file.
+
+    1 is the nodata value, 2 to 4 are NaN, infinity and -infinity of floats, and 5 is a fill value.
+    """
+    values = nodata, *(_NOT_FINITE if dtype.kind == "f" else (None,) * 3), fill
+    return {mark: value for mark, value in enumerate(values, start=1) if value is not None}
 
 
 def opaque(dtype: np.dtype[Any]) -> Any:

@@ -19,6 +19,7 @@ Declared = tuple[Number, Number] | Mapping[int, tuple[Number, Number]]
 
 _RARE = 2000  # of so many samples, one at each end may be an extreme
 _KEPT = 500  # of so many samples, one at most is kept exactly
+_MANY = 16  # samples, at least, that have a fill value
 _USED = 0.95  # the share of samples whose range is compared with what is coded
 _SLIVER = 0.1  # of the coded range: less is told
 _SAMPLE = 1 << 22  # samples of a band that quantiles are taken from
@@ -99,6 +100,28 @@ def measured(plane: NDArray[Any], valid: Mask | None) -> Chosen:
                 inside = ~chosen.kept if valid is None else valid & ~chosen.kept
                 return Chosen(*_extent(plane, inside), chosen.kept)
     return Chosen(low, high)
+
+
+def fill(bands: list[tuple[NDArray[Any], Mask | None]]) -> Number | None:
+    """Return the value that many samples have and that is far from all others in most bands; None if there is none.
+
+    It is a value of at least `_MANY` samples, and one in `_KEPT`, without which the range is at most half as wide.
+
+    Args:
+        bands: of each, arguments of `measured`.
+    """
+    found: list[Number] = []
+    for plane, valid in bands:
+        low, high, *_ = measured(plane, valid)
+        for value in {low, high} if low < high else ():
+            same = plane == value if valid is None else valid & (plane == value)
+            others = ~same if valid is None else valid & ~same
+            count, rest_count = int(same.sum()), int(others.sum())
+            if rest_count and count >= max(_MANY, (count + rest_count) / _KEPT):
+                rest = measured(plane, others)
+                if 2 * (rest.high - rest.low) <= high - low:
+                    found.append(value)
+    return max(sorted(set(found)), key=found.count, default=None)
 
 
 def _extent(plane: NDArray[Any], valid: Mask | None) -> tuple[Number, Number]:

@@ -18,6 +18,7 @@ class Bands:
         self.dtype, self.count, flags = TYPES[0], 3, 0
         self.ranges: list[tuple[float, float]] = []
         self.nodata: float | None = None
+        self.fill: float | None = None
         self.alpha: np.ndarray | None = None
         self.marks: np.ndarray | None = None
         self.kept: tuple[np.ndarray, ...] = ()
@@ -33,6 +34,9 @@ class Bands:
             stored = np.dtype("<f8") if self.is_float else self.dtype
             self.nodata = np.frombuffer(payload, stored, 1, at).tolist()[0]
             at += stored.itemsize
+        if flags & 32:
+            self.fill = np.frombuffer(payload, self.dtype, 1, at).tolist()[0]
+            at += self.dtype.itemsize
         rest = payload[at:]
         if flags & 1:
             self.alpha, rest = plane(rest, height, width, self.dtype)
@@ -90,6 +94,8 @@ class Bands:
         for group in self.groups:
             pixels = reference[..., group]
             hidden = self.is_nodata(pixels) | ~np.isfinite(pixels)
+            if self.fill is not None:
+                hidden |= pixels == (np.float32(self.fill) if reference.dtype.kind == "f" else self.fill)
             coded = np.where(hidden, 0, pixels).astype(np.float64 if real or self.is_float else np.int64)
             for place, band in enumerate(group):
                 if self.ranges:
@@ -129,7 +135,7 @@ class Bands:
                 copies = [pixels[..., place].astype(np.int64) for place in range(3) if group[place] == band]
                 picture[..., band] = self.values(band)[(2 * sum(copies) + len(copies)) // (2 * len(copies))]
         if self.marks is not None:
-            for mark, value in ((1, self.nodata), (2, np.nan), (3, np.inf), (4, -np.inf)):
+            for mark, value in ((1, self.nodata), (2, np.nan), (3, np.inf), (4, -np.inf), (5, self.fill)):
                 if (self.marks == mark).any():
                     picture[self.marks == mark] = value
         if self.kept:
