@@ -577,6 +577,7 @@ def test_a_picture_goes_to_another_machine(
         "quality": 60,
         "weights": tiny_model.fingerprint.hex(),
         "reference": None if named is None else reference.fingerprint().hex(),  # type: ignore[union-attr]
+        "reference_name": None,
         "uses_of_reference": [float(named is not None)],
         "output_hash": hr_hat.fingerprint().hex(),
         "metadata": None,
@@ -699,6 +700,28 @@ def test_info_says_how_much_of_the_picture_uses_the_reference(
     unused = container.pack(replace(content, similarity_map=b""))
     (place / "unused.rsc").write_bytes(unused)
     assert f"{older_fingerprint()}, not used\n" in refscale("info", "unused.rsc").text
+
+
+def test_the_name_of_the_reference_is_a_hint(refscale: Callable[..., Outcome], place: Path, saying: Metadata) -> None:
+    def name_in(*line: object) -> str | None:
+        assert refscale("encode", *line, *REF, "-o", "out.rsc", "-f", *TINY).code == 0
+        name = json.loads(refscale("info", "out.rsc", "--json").text)["reference_name"]
+        assert name is None or isinstance(name, str)
+        return name
+
+    assert name_in("target.png") is None
+    assert name_in("saying.jpg") is None  # more than 0.1 % of a small file
+    assert name_in("saying.jpg", "--ref-name", "no") is None
+    assert name_in("target.png", "--ref-name", "yes") == "ref.png"
+    assert f"{older_fingerprint()} (ref.png), used" in refscale("info", "out.rsc").text
+    other = f"{Image(drawn(2)).fingerprint().hex()} (other.png)"
+    assert_refusal(
+        refscale("decode", "out.rsc", "--ref", "other.png", "-o", "out.png", *TINY),
+        6,
+        f"reference {older_fingerprint()} (ref.png), this picture is {other}",
+    )
+    assert_refusal(refscale("decode", "out.rsc", "-o", "out.png", *TINY), 6, f"{older_fingerprint()} (ref.png)")
+    assert_refusal(refscale("encode", "target.png", *REF, "--ref-name", "maybe"), 2, "--ref-name")
 
 
 def older_fingerprint() -> str:

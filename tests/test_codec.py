@@ -24,6 +24,7 @@ from refscale_codec.lrcodec.dct import coefficients, entropy, jfif
 from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, registration, warp
 from refscale_codec.reference.source import Predicted, ReferenceSource, Unused, Warped
@@ -315,6 +316,28 @@ def test_a_reference_that_helps_one_group_is_needed_and_one_for_none_is_not(pair
     assert named(Unused(), Warped(None)) == [fingerprint, fingerprint]
     assert named(Unused(), Unused()) == [None, None]
     assert named(Unused(), nothing) == [None, None]
+
+
+def test_the_name_of_a_reference_is_kept_only_where_it_is_cheap_or_wanted(pair: Pair, tiny_model: Model) -> None:
+    target, reference = pair[0], replace(pair[1], name="é" * 200 + ".tif")
+
+    def name_in(picture: Image, wanted: bool | None = None) -> bytes | None:
+        plan = encoder.prepare(picture, reference, tiny_model, EncodeOptions(reference_name=wanted))
+        coded = plan.code(75)
+        assert coded.size() == len(coded.file())
+        return container.unpack(coded.file()).reference_name
+
+    cut_name = ("é" * 127).encode()
+    noise = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
+    assert name_in(target) is None
+    assert name_in(target, True) == cut_name
+    assert name_in(replace(target, metadata=Metadata(icc=noise[:200_000]))) is None
+    assert name_in(replace(target, metadata=Metadata(icc=noise))) == cut_name
+    assert name_in(replace(target, metadata=Metadata(icc=noise)), False) is None
+    with pytest.raises(ReferenceMismatch, match=r"its reference [0-9a-f]{12} \(ééé"):
+        decoder.decode(
+            encoder.encode(target, reference, tiny_model, EncodeOptions(reference_name=True)), None, tiny_model
+        )
 
 
 def test_a_reference_of_another_size_must_be_warped(pair: Pair, net: Model) -> None:

@@ -34,6 +34,7 @@ def encode(
     device: str | None = None,
     value_range: Sequence[float] | NDArray[Any] | Mapping[int, Sequence[float]] | None = None,
     output_hash: bool = False,
+    reference_name: bool | None = None,
     strip: bool = False,
     page: int | None = None,
     reference_page: int | None = None,
@@ -55,6 +56,8 @@ def encode(
         value_range: Lowest and highest value to code, or a dict of such pairs by the number of the band, from 1; by
             default those of each band, and 0 and 255 for uint8.
         output_hash: Also decode, and store a hash of the decoded picture.
+        reference_name: Whether to keep the name of the reference's file as a hint, if it is given by its path; by
+            default if the picture has metadata and the name takes less than 0.1 % of the file.
         strip: Drop colour profile, EXIF, XMP and georeference.
         page: Which picture of a file that holds several, from 1.
         reference_page: Likewise, of the reference.
@@ -73,7 +76,15 @@ def encode(
     older = reference_of(reference, reference_page)
     loaded = model_of(model, scale, codec, device)
     return encode_image(
-        image, older, loaded, rate, value_range=limits, output_hash=output_hash, strip=strip, tile=side
+        image,
+        older,
+        loaded,
+        rate,
+        value_range=limits,
+        output_hash=output_hash,
+        reference_name=reference_name,
+        strip=strip,
+        tile=side,
     ).data
 
 
@@ -85,6 +96,7 @@ def encode_image(
     *,
     value_range: Declared | None = None,
     output_hash: bool = False,
+    reference_name: bool | None = None,
     strip: bool = False,
     tile: int = TILE,
     step: Callable[[str], None] = lambda text: None,
@@ -98,7 +110,7 @@ def encode_image(
 
     if strip:
         image = replace(image, metadata=metadata.Metadata())
-    options = EncodeOptions(quality=rate.quality, output_hash=output_hash, tile=tile, value_range=value_range)
+    options = EncodeOptions(rate.quality, output_hash, tile, value_range, reference_name)
     return rate_control.encode(image, reference, model, rate.target(image), options, step=step)
 
 

@@ -114,6 +114,12 @@ class Reader:
         return None if wanted is None else wanted.hex()
 
     @property
+    def reference_name(self) -> str | None:
+        """The name of the file that the reference was read from, a hint; None if it was not kept."""
+        name = self._content.reference_name
+        return None if name is None else name.decode("utf-8", "replace")
+
+    @property
     def quality(self) -> int:
         """The quality that the picture was encoded with, 1..100."""
         return self._content.header.quality

@@ -29,7 +29,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import naming
+from refscale_codec.errors import UsageError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -83,6 +83,10 @@ def encode(
     strip: Annotated[
         bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)
     ] = False,
+    ref_name: Annotated[
+        str | None,
+        option("--ref-name", metavar="yes|no", help="Keep the reference's name; else beside metadata.", group=CODING),
+    ] = None,
     output_hash: Annotated[
         bool, option("--output-hash", help="Also decode, and store a hash of the decoded picture.", group=CODING)
     ] = False,
@@ -100,8 +104,9 @@ def encode(
     more bands, 32 bits, and floating point. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored
     losslessly. A reference that does not help is left out; the summary says so.
 
-    By default the range of values is that of each band's own values, and 0,255 for 8 bits; --range 3:0,10000 sets that
-    of the third.
+    The name of the reference's file is kept as a hint if the picture has metadata and the name takes less than 0.1 % of
+    the file; --ref-name yes keeps it always, no never. By default the range of values is that of each band's own
+    values, and 0,255 for 8 bits; --range 3:0,10000 sets that of the third.
 
     With a target, at most 6 files are tried, for the largest that does not exceed --target-bytes or --target-bpp, or
     the one with the least PSNR that is not below --target-psnr. The search stops within 2 % or 0.1 dB. The exit code is
@@ -112,6 +117,8 @@ def encode(
 
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
+    if ref_name not in (None, "yes", "no"):
+        raise UsageError(f"--ref-name must be yes or no, not {ref_name}")
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
     inputs = picture, ref, weights
     terminal.require_inputs(*inputs)
@@ -140,6 +147,7 @@ def encode(
             rate,
             value_range=limits,
             output_hash=output_hash,
+            reference_name=None if ref_name is None else ref_name == "yes",
             strip=strip,
             tile=side,
             step=step,

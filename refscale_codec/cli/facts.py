@@ -45,6 +45,7 @@ def of_file(content: Container, size: int) -> dict[str, Any]:
         "quality": header.quality,
         "weights": header.weights.hex(),
         "reference": None if header.reference is None else header.reference.hex(),
+        "reference_name": None if content.reference_name is None else content.reference_name.decode("utf-8", "replace"),
         "uses_of_reference": [_use(group) for group in _groups(content)],
         "output_hash": None if content.output_hash is None else content.output_hash.hex(),
         "metadata": " ".join(name for name, part in metadata.parts_of(kept).items() if part) or None,
@@ -166,4 +167,5 @@ def _reference(facts: dict[str, Any]) -> str:
         words.append(word if len(uses) == 1 else f"bands {3 * index + 1} to {last} {word}")
     if facts["reference"] is None:
         return "none" + (f"; {', '.join(words)}" if "predicted" in uses else "")
-    return f"{facts['reference']}, {', '.join(words)}"
+    name = "" if facts["reference_name"] is None else f" ({facts['reference_name']})"
+    return f"{facts['reference']}{name}, {', '.join(words)}"

@@ -123,7 +123,7 @@ def verify(
                 decoder.check_without_reference(content, model)
                 raise ReferenceMismatch(
                     "what does not depend on the reference is intact; not proved: that it decodes; "
-                    f"give --ref with the picture {header.reference.hex()}, or --structure"
+                    f"give --ref with the picture {decoder.named_reference(content)}, or --structure"
                 )
             step("decoding")
             picture = decoder.decode(data, reference, model)

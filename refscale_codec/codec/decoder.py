@@ -80,7 +80,7 @@ class Decoder:
         self.file = container.unpack(data)
         if self.file.header.reference is None:
             reference = None
-        require_same(self.file.header, reference, model)
+        require_same(self.file, reference, model)
         self.model = model
         self.metadata = metadata.unpack(self.file.metadata)
         self.described, self.files = disassemble(self.file)
@@ -234,7 +234,7 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
     if extra_bands is not None or len(files) < len(described.group_bands()):
         raise ContainerError(f"malformed: EXTRA_BANDS sections for other than {described.depth} bands")
     for inner in files[1:]:
-        if inner.header != file.header or (inner.bands, inner.output_hash, inner.metadata) != (None, None, None):
+        if inner.header != file.header or any((inner.bands, inner.output_hash, inner.metadata, inner.reference_name)):
             raise ContainerError("malformed: an EXTRA_BANDS section holds a file that is not of the same picture")
     if file.prediction is not None:
         raise ContainerError("malformed: the first bands are predicted from themselves")
@@ -255,18 +255,27 @@ def check_without_reference(file: Container, model: Model) -> None:
             payloads.low_res_of(group, model, None)
 
 
-def require_same(header: Header, reference: Image | None, model: Model) -> None:
+def require_same(file: Container, reference: Image | None, model: Model) -> None:
     """Check that weights and reference are those that a file names; for errors see `Decoder`."""
-    require_same_model(header, model)
-    if header.reference is None:
+    require_same_model(file.header, model)
+    wanted = file.header.reference
+    if wanted is None:
         return
     if reference is None:
-        raise ReferenceMismatch(f"the file needs its reference {header.reference.hex()}; none was given")
-    if header.reference != reference.fingerprint():
+        raise ReferenceMismatch(f"the file needs its reference {named_reference(file)}; none was given")
+    if wanted != reference.fingerprint():
+        name = "" if reference.name is None else f" ({reference.name})"
         raise ReferenceMismatch(
-            f"the file was made with the reference {header.reference.hex()}, "
-            f"this picture is {reference.fingerprint().hex()}"
+            f"the file was made with the reference {named_reference(file)}, "
+            f"this picture is {reference.fingerprint().hex()}{name}"
         )
+
+
+def named_reference(file: Container) -> str:
+    """Return the fingerprint of the reference that a file names, with the name of its file if that is known."""
+    wanted = "" if file.header.reference is None else file.header.reference.hex()
+    name = file.reference_name
+    return wanted if name is None else f"{wanted} ({name.decode('utf-8', 'replace')})"
 
 
 def require_same_model(header: Header, model: Model) -> None:

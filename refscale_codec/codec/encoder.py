@@ -45,6 +45,7 @@ class EncodeOptions:
     output_hash: bool = False  # store a hash of the decoded picture; files of an exact model always have it
     tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`; larger: more memory, less time
     value_range: Declared | None = None  # values that are coded; by default see `bands.describe`
+    reference_name: bool | None = None  # keep the name of the reference; None: beside metadata, if it takes < 0.1 %
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -111,6 +112,7 @@ class Plan:
     metadata: Metadata
     size: tuple[int, int]  # height and width in pixels
     fingerprint: bytes | None  # of the reference
+    reference_name: bytes | None  # UTF-8
     model: Model
     options: EncodeOptions
     groups: list[BandGroup] = field(default_factory=list)
@@ -279,7 +281,8 @@ def prepare(
     bands.require_related(image, reference)
     described = bands.describe(image, options.value_range)
     fingerprint = None if reference is None else reference.fingerprint()
-    plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, model, options)
+    name = None if reference is None else payloads.reference_name(reference)
+    plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, name, model, options)
     prior = georeference.prior(image, reference) if model.rescaler.uses_reference else None
     for group, older in band_groups(image, reference, described):
         source: ReferenceSource = Unused()
@@ -306,4 +309,15 @@ def assemble(files: list[Container], plan: Plan) -> Container:
     for file in reversed(files):
         whole = replace(file, extra_bands=extra_bands)
         extra_bands = container.pack(whole) if file is not files[0] else None
-    return replace(whole, bands=band_section.pack(plan.described), metadata=metadata.pack(plan.metadata))
+    whole = replace(whole, bands=band_section.pack(plan.described), metadata=metadata.pack(plan.metadata))
+    if whole.header.reference is None or plan.reference_name is None or plan.options.reference_name is False:
+        return whole
+    named = replace(whole, reference_name=plan.reference_name)
+    if plan.options.reference_name or whole.metadata is not None and _adds_little(whole, named):
+        return named
+    return whole
+
+
+def _adds_little(whole: Container, named: Container) -> bool:
+    before, after = (sum(container.bytes_by_section(file).values()) for file in (whole, named))
+    return 1000 * (after - before) <= before

@@ -3,6 +3,7 @@
 An empty map means that the reference is not used; a file without a reference has no map.
 """
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.lrcodec import CODECS
 from refscale_codec.lrcodec.interface import LowResReference
 from refscale_codec.model import Model
+from refscale_codec.picture.image import Image
 from refscale_codec.reference import source as sources
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.rescale import similarity_map
@@ -73,6 +75,12 @@ def low_res_of(file: Container, model: Model, reference: LowResReference | None)
         rows, columns = (-(-model.scale * side // model.rescaler.cell) for side in size)
         levels = similarity_map.decode(file.similarity_map, rows, columns, model.rescaler.map_levels)
     return LowRes(model.low_res.decode(file.lr, size, reference, file.header.quality), levels)
+
+
+def reference_name(reference: Image) -> bytes | None:
+    """Return the payload with the name of a reference's file, at most 255 bytes; None if it has no name."""
+    name = b"" if reference.name is None else os.fsencode(reference.name).decode("utf-8", "replace").encode()
+    return name[:255].decode("utf-8", "ignore").encode() or None
 
 
 def without_reference(file: Container) -> Container:

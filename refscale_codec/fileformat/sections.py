@@ -100,6 +100,8 @@ class Container:
     """How the bands follow from the first three of the picture; not with an alignment. None if they do not."""
     metadata: Annotated[bytes | None, Section(128, "METADATA", 1, 5, _at_most(508 + (1 << 24) - 1), "metadata")] = None
     """The metadata of the picture file; None for none."""
+    reference_name: Annotated[bytes | None, Section(130, "REFERENCE_NAME", 2, 1, _at_most(255), "metadata")] = None
+    """The name of the reference's file in UTF-8, a hint for people; only with a reference."""
 
     def __repr__(self) -> str:
         """Header and sizes: payloads are long."""
@@ -128,6 +130,8 @@ def relation_problem(has_reference: bool, names: Collection[str]) -> str | None:
     predicted = "PREDICTION" in names
     if "ALIGNMENT" in names and (predicted or not has_reference):
         return f"malformed: ALIGNMENT {'together with PREDICTION' if predicted else 'without a reference'}"
+    if "REFERENCE_NAME" in names and not has_reference:
+        return "malformed: REFERENCE_NAME without a reference"
     if "MAP" in names and not has_reference and not predicted:
         return "malformed: MAP without a reference"
     return None

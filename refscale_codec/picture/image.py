@@ -64,6 +64,8 @@ class Image:
     """Opacity, from 0 to the highest value of the type (float32: to 1); None if all pixels are opaque."""
     nodata: Number | None = None
     """The nodata value: a whole number of the type, or for float32 any that it can hold, NaN too; None for none."""
+    name: str | None = None
+    """Of its file, without folders; None if it was not read from one."""
 
     def __post_init__(self) -> None:
         """Check the arrays."""
@@ -132,7 +134,8 @@ def read(path: Path, *, page: int | None = None, need_georeference: bool = True)
         ImageError: there is no such file, it cannot be read, or `from_bytes` refuses it.
     """
     data, beside = _contents(path), sidecars.beside(Path(path))
-    return from_bytes(data, str(path), page=page, need_georeference=need_georeference, beside=beside)
+    found = from_bytes(data, str(path), page=page, need_georeference=need_georeference, beside=beside)
+    return replace(found, name=Path(path).name)
 
 
 def _contents(path: Path) -> bytes:

@@ -127,7 +127,7 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "unused": (2, "gmm", lambda x: Image(half_noise(x, 0)), lambda x: Image(half_noise(x, 1))),
     "predicted": (2, "gmm", lambda x: Image(deep(doubled(x)[..., :5])), None),
     "floats": (2, "jpeg", measured, measured),
-    "everything": (4, "jpeg", of_everything, lambda x: Image(odd(x))),
+    "everything": (4, "jpeg", of_everything, lambda x: Image(odd(x), name="older.tif")),
     "shift": (2, "jpeg", Image, lambda x: Image(shifted(x))),  # this and the next three: see `alignment`
     "similarity": (2, "gmm", Image, lambda x: Image(np.ascontiguousarray(x[:70]))),
     "affine": (4, "jpeg", Image, lambda x: Image(enlarged(x))),
@@ -198,7 +198,7 @@ def main() -> None:
     """Write those that were named, or all."""
     for name in sys.argv[1:] or NAMES:
         net = model.load(weights(name))
-        options = EncodeOptions(60, output_hash=name == "everything")
+        options = EncodeOptions(60, output_hash=name == "everything", reference_name=name == "everything")
         choose = as_given(name) or reference_choice.choose
         data = encoder.prepare(target(name), reference(name), net, options, choose=choose).code(60).file()
         if name in ("map", "constant-map"):

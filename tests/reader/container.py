@@ -4,9 +4,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-MAP, LR, ALIGNMENT, BANDS, EXTRA_BANDS, PREDICTION, METADATA, OUTPUT_HASH = 1, 2, 4, 5, 6, 7, 128, 129
+MAP, LR, ALIGNMENT, BANDS, EXTRA_BANDS, PREDICTION, METADATA, OUTPUT_HASH, NAME = 1, 2, 4, 5, 6, 7, 128, 129, 130
 REQUIRED = {2: ALIGNMENT, 3: MAP, 4: BANDS, 5: EXTRA_BANDS, 6: PREDICTION}
-OPTIONAL = {0: OUTPUT_HASH, 1: METADATA}
+OPTIONAL = {0: OUTPUT_HASH, 1: METADATA, 2: NAME}
 
 
 @dataclass
@@ -65,7 +65,7 @@ def parse(data: bytes) -> File:
         at, last = start + 4 + length, kind
     announced = {LR, *(kind for bit, kind in REQUIRED.items() if required >> bit & 1)}
     announced |= {kind for bit, kind in OPTIONAL.items() if optional >> bit & 1}
-    if announced != {kind for kind in payloads if kind <= METADATA + 1}:
+    if announced != {kind for kind in payloads if kind <= NAME}:
         raise ValueError("sections are not those that the flags announce")
     fields = data[13], data[14], data[15], data[16:22]
     return File(data[:32], width, height, *fields, reference, payloads)
