@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from typer.main import get_command
@@ -52,11 +53,63 @@ def test_the_commands_print_what_the_readme_shows(checkout: Path) -> None:
         assert masked(done.stdout + done.stderr) == masked(shown)
 
 
+def runnable(block: str) -> str:
+    """Leave out what needs the network, and start the console command as a module."""
+    kept = [line for line in block.splitlines() if not line.startswith("pip ")]
+    return re.sub(
+        r"(^|\| )refscale ", rf"\g<1>{shlex.quote(sys.executable)} -m refscale_codec ", "\n".join(kept), flags=re.M
+    )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with the files that the README's commands name."""
+    target, reference = (PIL.Image.open(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    for folder in ("new", "old"):
+        (tmp_path / folder).mkdir()
+    for picture, name, place in (
+        (target, "new.png", (200, 200, 296, 272)),
+        (reference, "old.png", (200, 200, 296, 272)),
+        (target, "new/a.png", (200, 200, 248, 248)),
+        (reference, "old/a.png", (200, 200, 248, 248)),
+        (target, "scene.png", (0, 0, 448, 288)),
+        (reference, "older.png", (0, 0, 448, 288)),
+    ):
+        picture.crop(place).save(tmp_path / name)
+    for name in ("new", "old"):
+        geotiff(tmp_path / f"{name}.png", tmp_path / f"{name}.tif")
+    (tmp_path / "pairs.csv").write_text("target,reference\nnew/a.png,old/a.png\n")
+    return tmp_path
+
+
+def geotiff(source: Path, path: Path) -> None:
+    """Write a picture as four bands of 16 bits with a place."""
+    rasterio = pytest.importorskip("rasterio")
+    samples = np.asarray(PIL.Image.open(source)).astype(np.uint16) * 30 + 400
+    bands = np.moveaxis(np.dstack([samples, samples[..., :1]]), 2, 0)
+    transform = rasterio.Affine(10, 0, 500000, 0, -10, 4100000)
+    profile = {"driver": "GTiff", "dtype": "uint16", "crs": "EPSG:32633", "transform": transform}
+    with rasterio.open(path, "w", **profile, count=4, height=bands.shape[1], width=bands.shape[2]) as file:
+        file.write(bands)
+
+
 @pytest.mark.slow
-def test_the_snippet_runs(checkout: Path) -> None:
-    (snippet,) = blocks("python")
-    subprocess.run([sys.executable, "-c", snippet], cwd=checkout, check=True)
-    assert (checkout / "hr_hat.png").stat().st_size > 0
+def test_every_command_runs_in_the_order_of_the_readme(desk: Path) -> None:
+    rest = README.partition("## Quick start")[2].partition("\n## ")[2]
+    assert len(blocks("sh", rest)) == 8
+    for block in blocks("sh", rest):
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", runnable(block)], cwd=desk, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_snippets_run(desk: Path) -> None:
+    (desk / "examples").symlink_to(ROOT / "examples")
+    subprocess.run([sys.executable, "-c", "\n".join(blocks("python"))], cwd=desk, check=True)
+    assert (desk / "hr_hat.png").stat().st_size > 0
+    assert (desk / "new" / "a.rsc").read_bytes().startswith(b"\x89RSC")
 
 
 @pytest.mark.slow
