@@ -250,7 +250,7 @@ REFUSED = [  # bits, photometric interpretation, meaning of extra samples, what 
     (8, 3, (0,), "has a palette beside bands other than alpha"),
     (8, 3, (1,), "has a palette beside bands other than alpha"),
     (8, 0, (0,), "has grey in which 0 is white beside bands other than alpha"),
-    (8, 2, (2, 2), "has 2 bands of alpha"),
+    (8, 2, (2, 2), "has 2 bands of alpha: say what its bands are with `gdal_edit.py -colorinterp_5 undefined x.tif`"),
 ]
 
 

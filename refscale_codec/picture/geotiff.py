@@ -123,10 +123,10 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         kinds[0] = "gray"
     alphas = [band for band, kind in enumerate(kinds) if kind == "alpha"]
     if len(alphas) == len(kinds) or len(alphas) > 1:
-        what = "nothing but alpha" if len(alphas) == len(kinds) else f"{len(alphas)} bands of alpha"
-        raise ImageError(
-            f"{name} has {what}: say what its bands are with `gdal_edit.py -colorinterp_1 gray {shlex.quote(name)}`"
-        )
+        alone = len(kinds) == 1
+        what = "nothing but alpha" if alone else f"{len(alphas)} bands of alpha"
+        meaning = "-colorinterp_1 gray" if alone else f"-colorinterp_{alphas[-1] + 1} undefined"
+        raise ImageError(f"{name} has {what}: say what its bands are with `gdal_edit.py {meaning} {shlex.quote(name)}`")
     order = sorted(range(len(kinds)), key=lambda band: kinds[band] == "alpha")
     kinds = [kinds[band] for band in order]
     fields, left_out = gdal_fields.read(file, kinds, order)
