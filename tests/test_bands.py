@@ -2,6 +2,7 @@
 
 import csv
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -336,7 +337,7 @@ MARKED = b"".join(planes.pack(np.full((2, 3), 5, np.uint8)))
         (b"\xff\1\0", "begins with ff 01 00"),
         (b"\1\1\x10", "begins with"),  # what says that 8 bits have a range
         (b"\0\1\x20\7", "keeps samples beyond ranges that there are not"),
-        (b"\0\1\x40", "begins with"),
+        (b"\0\1\x80", "begins with"),
         (b"\0\0\0", "begins with"),
         (b"\0\1\x08", "keeps samples beyond ranges that there are not"),
         (b"\6\1\0" + np.array([0, np.nan], "<f4").tobytes(), "lowest value is above"),
@@ -353,11 +354,66 @@ MARKED = b"".join(planes.pack(np.full((2, 3), 5, np.uint8)))
         (b"\6\1\4" + bytes(8) + MARKED, "marks samples"),
         (b"\0\2\6\0" + PLANE, "damaged plane: .* in place of"),
         (b"\0\3\0", "has none"),
+        (b"\0\1\x40" + bytes(16), "ranges of the reference alone"),
+        (b"\1\1\x40" + bytes(4), "of 7 bytes, expected at least 23"),
+        (b"\1\1\x40" + bytes(4) + struct.pack("<2d", 2, 1), "range of the reference whose lowest"),
+        (b"\1\1\x40" + bytes(4) + struct.pack("<2d", 1, math.nan), "range of the reference whose lowest"),
+        (b"\6\1\x40" + bytes(8) + struct.pack("<2d", 1, math.inf), "range of the reference whose lowest"),
+        (b"\1\1\x40" + bytes(4) + struct.pack("<2d", 0, 1.5), "not of whole numbers in reach"),
+        (b"\1\1\x40" + bytes(4) + struct.pack("<2d", -1e300, 0), "not of whole numbers in reach"),
     ],
 )
 def test_a_bad_payload_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(ContainerError, match=said):
         band_section.unpack(data, 2, 3)
+
+
+@given(
+    offset=st.integers(-1500, 40_000),
+    scale=st.sampled_from([1, 3]),
+    kind=st.sampled_from(["u2", "i4", "f4"]),
+)
+@settings(deadline=None, max_examples=30)
+def test_a_reference_with_an_offset_or_scale_of_its_own_is_not_clipped(offset: int, scale: int, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    samples = 2000 + np.add.outer(np.arange(40) * 17, np.arange(30) * 9)[..., None] + rng.integers(0, 50, (40, 30, 3))
+    picture, reference = Image(samples.astype(kind)), Image((scale * samples + offset).astype(kind))
+    described = bands.describe(picture)
+    found = bands.with_reference(described, picture, reference)
+    assert band_section.unpack(band_section.pack(found), 40, 30).reference_ranges == found.reference_ranges
+    (group,) = bands.split_groups(picture, found)
+    (older,) = bands.split_reference(reference, found)
+    assert found._replace(reference_ranges=()) == described
+    assert found.reference_ranges or scale == 1 and abs(offset) < 100  # hardly anything is clipped
+    for band, one in enumerate(found.reference_ranges):
+        if one != described.ranges[band]:
+            assert np.abs(group.pixels[..., band].astype(int) - older.pixels[..., band]).max() <= 1
+        else:
+            assert scale == 1 and abs(offset) < 100
+
+
+def test_a_reference_of_the_same_values_has_no_ranges_of_its_own() -> None:
+    picture = Image(drawn(0, 3, np.dtype("u2")))
+    described = bands.describe(picture)
+    cloudy = np.where(np.arange(33)[None, :, None] < 9, np.uint16(60_000), picture.pixels)
+    for reference in (None, picture, Image(cloudy), Image(np.zeros((4, 4, 3), np.uint8))):
+        assert bands.with_reference(described, picture, reference) is described
+    eight = Image(drawn(0, 3))
+    assert bands.with_reference(bands.describe(eight), eight, Image(255 - eight.pixels)).reference_ranges == ()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_reference_before_an_offset_serves_as_well_as_after_it(sign: int, tiny_model: Model) -> None:
+    pixels = drawn(0, 3, np.dtype("u2"), 64, 64) // 30 + np.uint16(5000)
+    picture, same = Image(pixels), Image(older(pixels))
+    shifted = Image((older(pixels).astype(int) + 4000 * sign).astype(np.uint16))
+    sizes = []
+    for reference in (same, shifted):
+        data = encoder.encode(picture, reference, tiny_model)
+        decoded = decoder.decode(data, reference, tiny_model)
+        sizes.append(len(data))
+        assert bands.psnr(picture, decoded, bands.describe(picture)) > 20
+    assert sizes[1] <= sizes[0] + 60
 
 
 # --- whole files -----------------------------------------------------------------------------------------------------

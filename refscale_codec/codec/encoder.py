@@ -279,7 +279,7 @@ def prepare(
     """
     options = options or EncodeOptions()
     bands.require_related(image, reference)
-    described = bands.describe(image, options.value_range)
+    described = bands.with_reference(bands.describe(image, options.value_range), image, reference)
     fingerprint = None if reference is None else reference.fingerprint()
     name = None if reference is None else payloads.reference_name(reference)
     plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, name, model, options)
@@ -295,7 +295,8 @@ def prepare(
         made = None if source.from_first else plan._reference(group, older, source, None)
         on_stage("net")
         plan.groups.append(BandGroup(group, older, source, made))
-    return plan
+    used = any(group.source.used and not group.source.from_first for group in plan.groups)
+    return plan if used else replace(plan, described=described._replace(reference_ranges=()))
 
 
 def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:

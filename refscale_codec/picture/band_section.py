@@ -14,7 +14,9 @@ from refscale_codec.picture.bands import Bands, Kept
 from refscale_codec.picture.image import MAX_SAMPLES
 from refscale_codec.picture.levels import TYPES, Number
 
-_ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILL = 1, 2, 4, 8, 16, 32  # flags
+_ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILL, _REFERENCE = 1, 2, 4, 8, 16, 32, 64  # flags
+_REFERENCE_TYPE = np.dtype("<f8")
+_FARTHEST = 1 << 33  # end of the range of a reference of whole numbers
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
 _COUNT = struct.Struct("<I")
 _LEAST_PER_KEPT = 64  # samples of a picture, at least, for each that is kept exactly
@@ -31,6 +33,7 @@ def pack(bands: Bands) -> bytes | None:
         _KEPT: bands.kept is not None,
         _RANGES: bands.dtype == np.uint8 and bool(bands.ranges),
         _FILL: bands.fill is not None,
+        _REFERENCE: bool(bands.reference_ranges),
     }
     little = bands.dtype.newbyteorder("<")
     parts = [
@@ -41,6 +44,7 @@ def pack(bands: Bands) -> bytes | None:
         parts.append(np.array(bands.nodata, _nodata_type(bands.dtype)).tobytes())
     if bands.fill is not None:
         parts.append(np.array(bands.fill, little).tobytes())
+    parts.append(np.array(bands.reference_ranges, _REFERENCE_TYPE).tobytes())
     if bands.alpha is not None:
         parts += planes.pack(bands.alpha)
     if bands.marks is not None:
@@ -105,7 +109,7 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {_HEAD.size}")
     type_id, count, flags = _HEAD.unpack_from(payload)
     dtype = TYPES[min(type_id, len(TYPES) - 1)]
-    known = type_id < len(TYPES) and count and flags < 2 * _FILL
+    known = type_id < len(TYPES) and count and flags < 2 * _REFERENCE
     unmeant = flags & _MARKS and not flags & (_NODATA | _FILL) and dtype.kind != "f"
     if not known or unmeant or flags & _RANGES and dtype != np.uint8:
         raise ContainerError(f"malformed: BANDS begins with {payload[: _HEAD.size].hex(' ')}")
@@ -115,7 +119,10 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
     in_ranges, wide = (2 * count if ranged else 0), _nodata_type(dtype)
     after = _HEAD.size + in_ranges * dtype.itemsize
     last = after + wide.itemsize * bool(flags & _NODATA)
-    end = last + dtype.itemsize * bool(flags & _FILL)
+    beyond = last + dtype.itemsize * bool(flags & _FILL)
+    end = beyond + 2 * count * _REFERENCE_TYPE.itemsize * bool(flags & _REFERENCE)
+    if flags & _REFERENCE and not ranged:
+        raise ContainerError("malformed: BANDS has ranges of the reference alone")
     if len(payload) < end:
         raise ContainerError(f"malformed: BANDS of {len(payload)} bytes, expected at least {end}")
     if height * width * count > MAX_SAMPLES:
@@ -125,13 +132,27 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
     if not all(math.isfinite(low) and math.isfinite(high) and low <= high for low, high in pairs):
         raise ContainerError("malformed: BANDS has a range whose lowest value is above the highest")
     nodata = np.frombuffer(payload[after:last], wide).tolist()
-    fill = np.frombuffer(payload[last:end], dtype.newbyteorder("<")).tolist()
+    fill = np.frombuffer(payload[last:beyond], dtype.newbyteorder("<")).tolist()
     if not all(levels.can_be(dtype, value) for value in nodata):
         raise ContainerError("malformed: BANDS has a nodata value that no sample can have")
     bands = Bands(dtype, count, pairs, nodata[0] if nodata else None, fill=fill[0] if fill else None)
+    bands = bands._replace(reference_ranges=_reference_ranges(payload[beyond:end], dtype))
     if bands.plain and not flags:
         raise ContainerError("malformed: BANDS of an 8-bit RGB picture, which has none")
     return bands, flags, memoryview(payload)[end:]
+
+
+def _reference_ranges(data: bytes, dtype: np.dtype[Any]) -> tuple[tuple[Number, Number], ...]:
+    """Return ranges of a reference; they are whole numbers unless the picture is of floats."""
+    numbers = np.frombuffer(data, _REFERENCE_TYPE).tolist()
+    pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    if not all(math.isfinite(low) and math.isfinite(high) and low <= high for low, high in pairs):
+        raise ContainerError("malformed: BANDS has a range of the reference whose lowest value is above the highest")
+    if dtype.kind == "f":
+        return pairs
+    if any(not number.is_integer() or abs(number) > _FARTHEST for number in numbers):
+        raise ContainerError("malformed: BANDS has a range of the reference that is not of whole numbers in reach")
+    return tuple((int(low), int(high)) for low, high in pairs)
 
 
 def _nodata_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -4,7 +4,7 @@ A band group is an 8-bit or 16-bit picture of three bands over the full range of
 three; if one or two are left over, the last is repeated to fill the last group, and decodes to the mean of its copies.
 Samples of 8 bits are coded as they are unless a range is declared for them. All others become 16-bit levels, band by
 band, of the range of their values (`ranges`, `levels`). The reference is treated in the same way, with the picture's
-ranges. Encoder and decoder give their nets equal inputs.
+ranges or some of its own. Encoder and decoder give their nets equal inputs.
 
 Not coded by the net but stored losslessly: alpha; which samples have a special value, which is the nodata value, NaN
 or an infinity; and the few samples far beyond their band's range. All these, and fully transparent samples, are
@@ -70,6 +70,8 @@ class Bands(NamedTuple):
     """Samples that are kept exactly; None for none."""
     fill: Number | None = None
     """A value that many samples have, far from all others, as if it were nodata; None for none."""
+    reference_ranges: tuple[tuple[Number, Number], ...] = ()
+    """The same as `ranges` for the bands of the reference; empty if they have the picture's."""
 
     @property
     def plain(self) -> bool:
@@ -161,6 +163,29 @@ def _valid(image: Image, marks: NDArray[np.uint8] | None) -> Iterator[tuple[NDAr
         yield image.pixels[..., band], valid
 
 
+def with_reference(described: Bands, image: Image, reference: Image | None) -> Bands:
+    """Return how bands are stored, with ranges of the reference's own if much of it would be clipped otherwise.
+
+    Nothing changes without ranges, or for a reference that does not serve for the picture.
+    """
+    if reference is None or not described.ranges or not _serves(reference, described):
+        return described
+    older = reference.pixels if reference.bands == image.bands else _in_bands(reference.pixels, image.bands)
+    mine, others = (_valid(one, _marks(one.pixels, described.special)) for one in (image, Image(older)))
+    found = tuple(
+        ranges.of_reference(plane, counts, other, counted, one)
+        for (plane, counts), (other, counted), one in zip(mine, others, described.ranges, strict=True)
+    )
+    return described if found == described.ranges else described._replace(reference_ranges=found)
+
+
+def _serves(reference: Image, bands: Bands) -> bool:
+    """Return whether the bands of a reference serve for those of a picture."""
+    if (reference.pixels.dtype == np.uint8) != (bands.dtype == np.uint8):
+        return False
+    return bands.depth in (reference.bands, *_SERVED.get(reference.bands, ()))
+
+
 def _marks(samples: NDArray[Any], special: dict[int, Number]) -> NDArray[np.uint8] | None:
     """Return the marks of samples, see `Bands`; None if all are coded."""
     marks: NDArray[np.uint8] | None = None
@@ -211,10 +236,7 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         ImageError: the reference has bands that do not serve for the picture's, or is of 8 bits and the picture not, or
             the other way round.
     """
-    if (image.pixels.dtype == np.uint8) != (bands.dtype == np.uint8) or bands.depth not in (
-        image.bands,
-        *_SERVED.get(image.bands, ()),
-    ):
+    if not _serves(image, bands):
         raise ImageError(
             f"the reference is {image.kind} and the picture {kind_of(bands.dtype, bands.depth)}: bring both to the same"
         )
@@ -228,6 +250,7 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
     if bands.kept is not None and not reference:
         kept = np.zeros(image.pixels.shape, bool)
         kept[bands.kept.rows, bands.kept.columns, bands.kept.bands] = True
+    of_bands = (reference and bands.reference_ranges) or bands.ranges
     for chosen in bands.group_bands():
         cut = image.pixels[..., chosen]
         marks = _marks(cut, bands.special)
@@ -236,8 +259,8 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
             hidden |= transparent[..., None]
         if kept is not None:
             hidden |= kept[..., chosen]
-        if bands.ranges:
-            cut = np.dstack([levels.of_samples(cut[..., i], *bands.ranges[band]) for i, band in enumerate(chosen)])
+        if of_bands:
+            cut = np.dstack([levels.of_samples(cut[..., i], *of_bands[band]) for i, band in enumerate(chosen)])
         yield Image(_filled(cut, hidden) if hidden.any() else cut)
 
 

@@ -22,6 +22,9 @@ _KEPT = 500  # of so many samples, one at most is kept exactly
 _MANY = 16  # samples, at least, that have a fill value
 _USED = 0.95  # the share of samples whose range is compared with what is coded
 _SLIVER = 0.1  # of the coded range: less is told
+_CLIPPED = 0.02  # share of a reference's samples that may be clipped to the picture's range
+_ENDS = 0.05  # the quantile at each end that the spread of samples is taken between
+_SAME_SCALE = 1.25  # a ratio of spreads up to this is taken for change in the scene, not for another unit
 _SAMPLE = 1 << 22  # samples of a band that quantiles are taken from
 
 
@@ -138,6 +141,41 @@ def _sorted(plane: NDArray[Any], valid: Mask | None) -> NDArray[Any]:
     apart = max(1, round((plane.size / _SAMPLE) ** 0.5))
     grid = plane[::apart, ::apart]
     return np.sort(grid.ravel() if valid is None else grid[valid[::apart, ::apart]])
+
+
+def of_reference(
+    plane: NDArray[Any], valid: Mask | None, older: NDArray[Any], older_valid: Mask | None, one: tuple[Number, Number]
+) -> tuple[Number, Number]:
+    """Return the range of a band of the reference: that of the picture's band, unless much would be clipped to it.
+
+    Then it is the range that the reference's median and the spread of its samples correspond to: values may have an
+    offset or scale of their own, such as those of Sentinel-2 before and after the processing baseline 04.00.
+
+    Args:
+        plane: [h, w] the band of the picture.
+        valid: [h, w] which of its samples count; None for all.
+        older: [h, w] the same of the reference.
+        older_valid: likewise.
+        one: the range of the picture's band.
+    """
+    mine, others = (_sorted(*pair).astype(np.float64) for pair in ((plane, valid), (older, older_valid)))
+    if not len(mine) or not len(others):
+        return one
+    ends = [np.quantile(samples, (_ENDS, 0.5, 1 - _ENDS)) for samples in (mine, others)]
+    widths = [float(quantiles[2] - quantiles[0]) for quantiles in ends]
+    scale = widths[1] / widths[0] if min(widths) > 0 else 1.0
+    if 1 / _SAME_SCALE < scale < _SAME_SCALE:
+        scale = 1.0
+    middle, there = float(ends[0][1]), float(ends[1][1])
+    low, high = (there + scale * (value - middle) for value in one)
+    if plane.dtype.kind != "f":
+        low, high = round(low), round(high)
+
+    def clipped(low: Number, high: Number) -> float:
+        return float(((others < low) | (others > high)).mean())
+
+    before = clipped(*one)
+    return (low, high) if before > _CLIPPED and clipped(low, high) < before / 2 else one
 
 
 def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:

@@ -116,6 +116,7 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "warped": (2, "jpeg", Image, lambda x: Image(shifted(x))),
     "x4": (4, "jpeg", Image, Image),
     "sixteen-bits": (2, "jpeg", lambda x: Image(deep(x)), lambda x: Image(deep(x))),
+    "offset": (2, "jpeg", lambda x: Image(deep(x)), lambda x: Image(deep(x) + np.uint16(3000))),
     "six-bands": (2, "jpeg", lambda x: Image(doubled(x)), lambda x: Image(doubled(x))),
     "alpha": (2, "jpeg", lambda x: Image(x, alpha=np.ascontiguousarray(x[..., 0])), Image),
     "nodata": (2, "jpeg", lambda x: Image(np.where(x < 60, 0, x).astype(np.uint8), nodata=0), Image),

@@ -17,6 +17,7 @@ class Bands:
         self.plain = payload is None
         self.dtype, self.count, flags = TYPES[0], 3, 0
         self.ranges: list[tuple[float, float]] = []
+        self.reference_ranges: list[tuple[float, float]] = []
         self.nodata: float | None = None
         self.fill: float | None = None
         self.alpha: np.ndarray | None = None
@@ -37,6 +38,11 @@ class Bands:
         if flags & 32:
             self.fill = np.frombuffer(payload, self.dtype, 1, at).tolist()[0]
             at += self.dtype.itemsize
+        if flags & 64:
+            numbers = np.frombuffer(payload, "<f8", 2 * self.count, at).tolist()
+            numbers = numbers if self.is_float else [int(number) for number in numbers]
+            self.reference_ranges = list(zip(numbers[::2], numbers[1::2], strict=True))
+            at += 16 * self.count
         rest = payload[at:]
         if flags & 1:
             self.alpha, rest = plane(rest, height, width, self.dtype)
@@ -99,7 +105,7 @@ class Bands:
             coded = np.where(hidden, 0, pixels).astype(np.float64 if real or self.is_float else np.int64)
             for place, band in enumerate(group):
                 if self.ranges:
-                    low, high = self.ranges[band]
+                    low, high = (self.reference_ranges or self.ranges)[band]
                     off, wide = coded[..., place].clip(low, high) - low, high - low
                     if not wide:
                         coded[..., place] = 0
