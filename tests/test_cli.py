@@ -5,6 +5,7 @@ Typer's test runner is not used: it goes around `main`, where errors become one 
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,12 +22,13 @@ import PIL.Image
 import pytest
 import torch
 import typer
-from conftest import Outcome
+from conftest import ROOT, Outcome
 
 import refscale_codec
 from refscale_codec import model
 from refscale_codec.cli import main, terminal
 from refscale_codec.codec import decoder, encoder, payloads, rate_control
+from refscale_codec.errors import RefscaleError
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture import image as pictures
@@ -1309,7 +1311,52 @@ def test_every_option_is_explained(refscale: Callable[..., Outcome], name: str) 
         assert shown in outcome.text
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "eval", "rd-curve")])
+def test_options_take_one_line_each_in_groups(
+    refscale: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = refscale(name, "-h").text
+    assert max(map(len, text.splitlines())) < 80
+    groups = re.split(
+        r"^(\w[\w ]*):\n", text.partition("\nArguments:")[1] + text.partition("\nArguments:")[2], flags=re.M
+    )
+    assert [group for group in groups[1::2] if group in ("Arguments", "Other options")] == [
+        "Arguments",
+        "Other options",
+    ]
+    command = typer.main.get_command(main.app).commands[name]  # type: ignore[attr-defined]
+    lines = [line for group in groups[2::2] for line in group.splitlines() if line.strip()]
+    assert len(lines) == len(command.params) + 1  # and --help
+    assert all(len(line.split("  ")) >= 3 for line in lines)
+
+
+def test_shells_can_complete_commands_and_options(place: Path) -> None:
+    def completed(line: str) -> list[str]:
+        environment = os.environ | {"_REFSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line}
+        environment["COMP_CWORD"] = str(len(line.split()) - 1)
+        program = "import sys; sys.argv[0] = 'refscale'; from refscale_codec.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    assert completed("refscale en") == ["encode"]
+    assert completed("refscale encode --target") == ["--target-bytes", "--target-bpp", "--target-psnr"]
+
+
+def test_exit_codes_are_those_of_the_table_and_of_the_help(refscale: Callable[..., Outcome]) -> None:
+    table = (
+        (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    )
+    documented = [int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.M)]
+    assert documented == [0, *sorted(error.exit_code for error in RefscaleError.__subclasses__())]
+    told = refscale("--help").text.partition("Exit codes:")[2]
+    assert [int(code) for code in re.findall(r"(\d+) [a-z.]", " ".join(told.split()))] == documented
+
+
 def test_version_and_no_command(refscale: Callable[..., Outcome]) -> None:
+    assert refscale("-V") == refscale("--version")
     assert refscale("--version") == Outcome(0, f"refscale {refscale_codec.__version__}\n".encode(), "")
     outcome = refscale()
     assert outcome.code in (0, 2)  # as Typer's version has it

@@ -67,7 +67,7 @@ def encode(
         option(
             "--codec",
             metavar="NAME",
-            help=f"Of the low-res picture: {lrcodec.choices()}.",
+            help=f"{lrcodec.choices()}.",
             group=CODING,
         ),
     ] = None,
@@ -75,8 +75,8 @@ def encode(
         list[str] | None,
         option(
             "--range",
-            metavar="[BAND:]LOW,HIGH",
-            help="Values to code, of all bands or one; may be repeated.",
+            metavar="LOW,HIGH",
+            help="Values to code, or BAND:LOW,HIGH; may be repeated.",
             group=CODING,
         ),
     ] = None,
@@ -88,7 +88,7 @@ def encode(
         option("--ref-name", metavar="yes|no", help="Keep the reference's name; else beside metadata.", group=CODING),
     ] = None,
     output_hash: Annotated[
-        bool, option("--output-hash", help="Also decode, and store a hash of the decoded picture.", group=CODING)
+        bool, option("--output-hash", help="Also decode, and store a hash of what comes out.", group=CODING)
     ] = False,
     tile: TileOption = None,
     max_memory: MemoryOption = None,

@@ -87,7 +87,7 @@ def verify(
     ref: RefOption = None,
     ref_page: RefPageOption = None,
     structure: Annotated[
-        bool, option("--structure", help="Prove less: only structure and checksums, which needs no more.", group=FILES)
+        bool, option("--structure", help="Prove only structure and checksums, which needs no --ref.", group=FILES)
     ] = False,
     threads: ThreadsOption = None,
     weights: WeightsOption = None,
