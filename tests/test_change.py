@@ -36,6 +36,19 @@ def test_the_altered_part_is_brightest(tiny_model: Model) -> None:
     assert (found.min() >= 0, found.max() <= 1) == (True, True)
 
 
+def test_floats_are_compared_in_the_range_of_the_newer(tiny_model: Model) -> None:
+    before = cv2.GaussianBlur(np.random.default_rng(7).normal(0.3, 0.4, (80, 96)), (0, 0), 2)
+    after = before.copy()
+    after[40:64, 8:40] = before[:24, 60:92][::-1]
+    before[3:9, 4:8] = after[3:9, 4:8] = np.nan
+    new, old = (Image(pixels.astype(np.float32)[..., None]) for pixels in (after, before))
+    assert change.change(new, Image(new.pixels.copy()), tiny_model).max() < 0.01
+    found = change.change(new, old, tiny_model)
+    inside = np.zeros((80, 96), bool)
+    inside[40:64, 8:40] = True
+    assert found[inside].mean() > 5 * found[~inside].mean()
+
+
 def test_an_older_picture_of_another_size_is_brought_onto_the_grid(tiny_model: Model) -> None:
     rng = np.random.default_rng(7)
     before = cv2.GaussianBlur(rng.uniform(0, 255, (80, 96, 3)), (0, 0), 3).astype(np.uint8)

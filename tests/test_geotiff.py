@@ -506,6 +506,30 @@ def test_a_bad_range_is_refused(refscale: Callable[..., Outcome], scene: Path, t
     assert "range" in done.err
 
 
+def test_floats_and_ranges_on_the_command_line(
+    refscale: Callable[..., Outcome], tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = (raster(dtype="f4", depth=2) - 1000) / 64
+    pixels[2:5, 3:9], pixels[7, 7, 1] = math.nan, math.inf
+    Path("new.tif").write_bytes(geotiff_file(pixels, nodata=math.nan))
+    limits = "--range", "-16,16", "--range", "2:-20,20.5"
+    done = refscale("encode", "new.tif", "-o", "new.rsc", *limits, "--weights", tiny_weights)
+    assert done.code == 0, done.err
+    found = json.loads(refscale("info", "new.rsc", "--json").out)
+    assert (found["type"], found["nodata"], found["ranges"]) == ("float32", "nan", [[-16.0, 16.0], [-20.0, 20.5]])
+    assert found["step"] == [0.000488289, 0.000617990]
+    assert refscale("decode", "new.rsc", "-o", "hat.png", "--weights", tiny_weights).code == 3
+    assert refscale("decode", "new.rsc", "-o", "hat.tif", "--weights", tiny_weights).code == 0
+    with rasterio.open("hat.tif") as file:
+        hat = file.read().transpose(1, 2, 0)
+        assert math.isnan(file.nodata)
+    assert hat.dtype == np.float32
+    assert np.array_equal(np.isnan(hat), np.isnan(pixels))
+    assert hat[7, 7, 1] == math.inf
+    assert refscale("diff", "new.rsc", "--ref", "new.tif", "-o", "change.tif", "--weights", tiny_weights).code == 0
+
+
 def test_a_real_pair_as_geotiffs(
     refscale: Callable[..., Outcome], data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

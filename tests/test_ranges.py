@@ -244,7 +244,12 @@ def test_a_sliver_of_the_coded_range_is_told() -> None:
     assert told(np.dstack([noisy(1, 3, U8)] * 5))[-1] == "likewise 4 more bands"
 
 
-def test_two_classes_in_eight_bits_are_told() -> None:
+def test_the_range_that_is_named_clips_nothing_where_it_can() -> None:
+    assert told(noisy(118, 134, U8))[0].endswith("--range 1:118,133 (value_range in Python) codes these finer")
+    spoilt = noisy(118, 134, U8)
+    spoilt[3, 4] = 255
+    assert "--range 1:118,133 " in told(spoilt)[0]
+    assert told(spoilt, {1: (118, 133)}) == ["samples far beyond the range of their band, kept exactly: 1"]
     classes = np.zeros((64, 64), U8)
     classes[:2] = 1
     assert "within 0..1, 0.39 % of the range 0..255" in told(classes)[0]

@@ -3,6 +3,7 @@
 Numpy and Pillow are imported only for files that need them, torch only for a map that is not the same everywhere.
 """
 
+import math
 import warnings
 from contextlib import suppress
 from typing import Any
@@ -65,6 +66,7 @@ def lines_of(name: str, facts: dict[str, Any]) -> list[str]:
         "nodata": facts["nodata"],
         "band names": None if facts["band_names"] is None else ", ".join(name or "-" for name in facts["band_names"]),
         "ranges": ", ".join(f"{low:g}..{high:g}" for low, high in facts.get("ranges", ())) or None,
+        "steps": ", ".join(f"{step:g}" for step in facts.get("step", ())) or None,
         "crs": facts["crs"] if facts["crs"] is None else facts["crs"].split("[")[0][:60],
         "bounds": None if facts["bounds"] is None else ", ".join(f"{side:.10g}" for side in facts["bounds"]),
         "date": facts["date"],
@@ -95,11 +97,12 @@ def _samples(content: Container) -> dict[str, Any]:
     from refscale_codec.picture import band_section, levels
 
     described = band_section.summary(content.bands, content.header.height, content.header.width)
+    nodata = described.nodata
     samples: dict[str, Any] = {
         "bands": described.depth,
         "type": described.dtype.name,
         "alpha": described.alpha,
-        "nodata": described.nodata,
+        "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),  # JSON has no NaN
     }
     if described.ranges:
         samples["ranges"] = described.ranges

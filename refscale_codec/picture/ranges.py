@@ -186,14 +186,16 @@ def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high
     sample = _sorted(plane, valid)
     if not len(sample) or sample[0] == sample[-1]:
         return None
-    beyond = round(len(sample) * (1 - _USED))
-    ends = sample.astype(np.float64)
-    at = int(np.argmin(ends[len(ends) - 1 - beyond :] - ends[: beyond + 1]))  # the narrowest that holds so many
-    first, last = number(sample[at]), number(sample[at + len(sample) - 1 - beyond])
-    if first == last:
-        first, last = number(sample[0]), number(sample[-1])
-    part = (last - first) / (high - low) if high > low else 1
-    if part > _SLIVER:
+    if high <= low:
+        return None
+    first, last, *_ = measured(plane, valid)
+    if last - first > _SLIVER * (high - low):
+        beyond = round(len(sample) * (1 - _USED))
+        ends = sample.astype(np.float64)
+        at = int(np.argmin(ends[len(ends) - 1 - beyond :] - ends[: beyond + 1]))  # the narrowest that holds so many
+        first, last = number(sample[at]), number(sample[at + len(sample) - 1 - beyond])
+    part = (last - first) / (high - low)
+    if first == last or part > _SLIVER:
         return None
     inside = float(((sample >= first) & (sample <= last)).mean())
     narrow, clipped = f"{text(first)},{text(last)}", "" if inside == 1 else ", but clips others"
