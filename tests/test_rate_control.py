@@ -19,7 +19,7 @@ from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.rescale import tiled
 from refscale_codec.study import metrics
-from refscale_codec.training import data
+from refscale_codec.training import manifest
 
 
 def coder(level: float, slope: float, zone_slope: float, tried: list[tuple[int, float]]):
@@ -119,7 +119,7 @@ def test_what_every_quality_gives_is_the_end_of_the_scale(
 
 
 def test_a_real_picture_comes_within_two_percent(data_folder: Path) -> None:
-    pair = next(p for p in data.read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference is not None)
+    pair = next(p for p in manifest.read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference is not None)
     assert pair.reference is not None
     cut = [Image(np.ascontiguousarray(image.read(p).pixels[:96, :96])) for p in (pair.target, pair.reference)]
     net = model.load(model.shipped(2))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec.api.request import QUALITY, Rate, rate_of, shipping_of
+from refscale_codec.api.request import Rate, rate_of, shipping_of
 from refscale_codec.cli.options import named
 from refscale_codec.codec.rate_control import Target
 from refscale_codec.errors import UsageError
@@ -24,7 +24,6 @@ def test_one_rate_is_asked_for(given: dict[str, int]) -> None:
             assert all(name(argument) in str(caught.value) for argument in given)
     else:
         assert rate_of(**given) == Rate(**given)
-        assert rate_of(**given).quality == given.get("quality", QUALITY)
 
 
 @pytest.mark.parametrize("argument", ARGUMENTS)

@@ -155,7 +155,7 @@ class Blend:
 def test_a_source_of_ones_own_is_one_class(
     tiny_models: dict[str, Model], codec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, reference = (Image(np.dstack([each.pixels, each.pixels[..., ::-1]])) for each in place(99, 150))
+    target, reference = (Image(np.dstack([each.pixels, each.pixels[..., ::-1]])) for each in place(64, 80))
     model = tiny_models[codec]
     coded = encoder.prepare(target, reference, model, EncodeOptions(tile=32), choose=lambda *_: Blend()).code(90)
     found = [group.reference.source for group in coded.groups]
@@ -169,7 +169,7 @@ def test_a_source_of_ones_own_is_one_class(
                 opened.read(tile=32)
         else:
             assert np.array_equal(opened.read(tile=32).pixels, coded.picture().pixels)
-            box = Box(30, 60, 77, 131)
+            box = Box(20, 30, 41, 71)
             assert np.array_equal(opened.read(box, tile=32).pixels, coded.picture().pixels[box.slices])
 
 

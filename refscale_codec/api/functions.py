@@ -110,7 +110,9 @@ def encode_image(
 
     if strip:
         image = replace(image, metadata=metadata.Metadata())
-    options = EncodeOptions(rate.quality, output_hash, tile, value_range, reference_name)
+    options = EncodeOptions(output_hash=output_hash, tile=tile, value_range=value_range, reference_name=reference_name)
+    if rate.quality is not None:
+        options = replace(options, quality=rate.quality)
     return rate_control.encode(image, reference, model, rate.target(image), options, step=step)
 
 

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from refscale_codec.codec.rate_control import Target
     from refscale_codec.picture.image import Image
 
-QUALITY = 75
-"""Unless something else is asked for."""
-
 _LARGEST_TARGET = 1 << 53  # in bytes, bits per pixel or dB: far above any file's, and exact as a float
 
 Name = Callable[[str], str]
@@ -24,9 +21,9 @@ Name = Callable[[str], str]
 
 
 class Rate(NamedTuple):
-    """A quality, or a target of which one is given."""
+    """A quality or one of the targets; nothing for the default quality."""
 
-    quality: int = QUALITY
+    quality: int | None = None
     target_bytes: int | None = None
     target_bpp: float | None = None
     target_psnr: float | None = None
@@ -64,7 +61,7 @@ def rate_of(
         if value is not None and value > _LARGEST_TARGET:
             raise UsageError(f"a target must be at most {_LARGEST_TARGET:,}")
     size = None if target_bytes is None else whole(target_bytes, name("target_bytes"))
-    return Rate(QUALITY if quality is None else whole(quality, name("quality")), size, target_bpp, target_psnr)
+    return Rate(None if quality is None else whole(quality, name("quality")), size, target_bpp, target_psnr)
 
 
 def shipping_of(scale: Any, codec: Any, weights: str | None = None, name: Name = str) -> tuple[int, str]:

@@ -99,7 +99,7 @@ class BandGroup:
     """Three bands of the picture, and how they use their reference."""
 
     image: Image
-    older: Image | None  # the same bands of the reference
+    older: Image | None  # the same bands of the reference, as far as they are still needed
     source: ReferenceSource  # as chosen
     reference: GroupReference | None  # None where it depends on the quality
 
@@ -294,9 +294,9 @@ def prepare(
             on_stage("choose")
         made = None if source.from_first else plan._reference(group, older, source, None)
         on_stage("net")
-        plan.groups.append(BandGroup(group, older, source, made))
-    used = any(group.source.used and not group.source.from_first for group in plan.groups)
-    return plan if used else replace(plan, described=described._replace(reference_ranges=()))
+        plan.groups.append(BandGroup(group, older if source.from_first else None, source, made))
+    needed = any((group.reference or group).source.from_older for group in plan.groups)
+    return plan if needed else replace(plan, described=described._replace(reference_ranges=()))
 
 
 def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:
