@@ -4,21 +4,27 @@ The upscalers `Up` are of integers, as that of `rescale/untied.py`, and as exact
 folded by 2, at half of it: there each place has the values of 2 x 2 low-res ones as channels, so that a convolution of
 twice the channels costs as much as before, sees twice as far and moves half the data.
 
+`leaky` is another rectifier. With the package's own, most channels of a trained net are 0 for all pictures.
+
 With taps, the last convolution also predicts weights for the reference's pixels around each low-res pixel, as kernel
 prediction networks do (Mildenhall et al., CVPR 2018): where the reference is well in place or off by up to a pixel, its
 detail can be taken over as it is. `Guided` has FGRN's flow guidance module, which is not exact.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refscale_codec.rescale import quantised
 from refscale_codec.rescale.blocks import HaarSplit
 from refscale_codec.rescale.fgrn import FgrnConfig, FlowGuidance
 from refscale_codec.rescale.quantised import (
     QuantisedBlock,
     QuantisedConv,
-    activations,
     carried,
     straight_through,
 )
@@ -32,6 +38,8 @@ from refscale_codec.rescale.untied import (
     _integers,
 )
 
+LEAK = 1 / 4  # slope below zero
+_activations = quantised.activations
 TAP_UNIT = 32  # steps of a weight of 1
 DETAIL_UNIT = 2  # steps a level of what is weighted
 
@@ -88,7 +96,7 @@ class Up(nn.Module):
 
     def body(self, own: Tensor, known: Tensor, gate: Tensor) -> Tensor:
         """Run the convolutions."""
-        features = carried(activations(self.ref_in(known), rectified=True) * gate)
+        features = carried(self.ref_in(known) * gate)
         x = carried(self.input(own) + self.inject[0](features))
         side = self.phase.shape[-1]
         rows, columns = -(-x.shape[-2] // side), -(-x.shape[-1] // side)
@@ -107,12 +115,24 @@ class Up(nn.Module):
         padded = functional.pad(pixels, (reach,) * 4, mode="replicate")
         height, width = pixels.shape[-2:]
         total = torch.zeros_like(ref)
-        for place, weight in enumerate(torch.split(activations(weights, rectified=False), 1, dim=1)):
+        for place, weight in enumerate(torch.split(_activations(weights, rectifies=False), 1, dim=1)):
             y, x = divmod(place, self.taps)
             shifted = self.haar(padded[..., y : y + height, x : x + width])
             detail = torch.cat([shifted[:, :3] - ref[:, :3], shifted[:, 3:]], dim=1)
             total = total + weight * (DETAIL_UNIT * detail).round()
         return total / (TAP_UNIT * DETAIL_UNIT)
+
+
+def leaky(x: Tensor, rectifies: bool) -> Tensor:
+    """Return `x` as `quantised.activations` does, but with a slope of 1/4 below zero."""
+    return _activations(functional.leaky_relu(x, LEAK) if rectifies else x, rectifies)
+
+
+@contextmanager
+def leaky_rectifier() -> Iterator[None]:
+    """Build nets with it, for an `Up` of this module; activations are -64..191."""
+    with patch.multiple(quantised, activations=leaky, LOWEST=-64, HIGHEST=191):
+        yield
 
 
 def reach(net: Untied) -> int:

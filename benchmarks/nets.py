@@ -92,12 +92,13 @@ class Variant:
     changing: Callable[[], Any] = nothing
 
 
-def upscaler(fold: int, taps: int = 0, full: int = 0) -> Callable[[], Any]:
+def upscaler(fold: int, *, leaky: bool = False, taps: int = 0, full: int = 0) -> Callable[[], Any]:
     """Build untied nets with another upscaler, see `net_variants.Up`."""
 
     @contextmanager
     def changing() -> Iterator[None]:
         with (
+            net_variants.leaky_rectifier() if leaky else nothing(),
             patch.object(untied, "Up", partial(net_variants.Up, fold=fold, taps=taps, full=full)),
             patch.object(Untied, "reach", property(net_variants.reach)),
         ):
@@ -142,12 +143,17 @@ def shaped(width: int, blocks: int) -> TrainConfig:
 
 QUARTER = shaped(96, 6)
 VARIANTS: dict[str, Variant] = {
-    "quarter": Variant("6 blocks of 96 up, at a quarter of the picture's side", QUARTER, upscaler(2)),
-    "untied": Variant("3 blocks of 32 down, 8 blocks of 64 up at half of it, as `rescale/untied.py`"),
-    "quarter-taps": Variant(
-        "`quarter`, and 3 x 3 weights of the reference's pixels predicted for each 2 x 2", QUARTER, upscaler(2, taps=3)
+    "leaky": Variant("`untied`, slope 1/4 below zero in the rectifier", BASE, upscaler(1, leaky=True)),
+    "untied": Variant("3 blocks of 32 down, 8 blocks of 64 up at half of the picture's side, as `rescale/untied.py`"),
+    "leaky-taps": Variant(
+        "`leaky`, and 3 x 3 weights of the reference's pixels predicted for each 2 x 2",
+        BASE,
+        upscaler(1, leaky=True, taps=3),
     ),
-    "quarter-no-guidance": Variant("`quarter`, guidance weight 0", replace(QUARTER, guidance=0.0), upscaler(2)),
+    "leaky-slow": Variant(
+        "`leaky`, learning rates 5e-4", replace(BASE, learning_rate=5e-4, muon=5e-4), upscaler(1, leaky=True)
+    ),
+    "leaky-no-guidance": Variant("`leaky`, guidance weight 0", replace(BASE, guidance=0.0), upscaler(1, leaky=True)),
     "flow": Variant(
         "the flow of the weights that ship: 6 couplings of 48",
         replace(BASE, net=RescaleConfig(blocks=6, map_divisor=4), muon=0.0),
@@ -155,14 +161,14 @@ VARIANTS: dict[str, Variant] = {
     "fgrn": Variant("FGRN, no reference", replace(BASE, net=FgrnConfig(), muon=0.0, rounded=0.0)),
     "guided": Variant("`untied` with FGRN's flow guidance module between", BASE, guided),
     "guided-no-guidance": Variant("the same, guidance weight 0", replace(BASE, guidance=0.0), guided),
-    "untied-no-guidance": Variant("`untied`, guidance weight 0", replace(BASE, guidance=0.0)),
-    "quarter-wide": Variant("3 blocks of 128", shaped(128, 3), upscaler(2)),
-    "quarter-deep": Variant("14 blocks of 64", shaped(64, 14), upscaler(2)),
-    "quarter-full": Variant("`quarter`, 16 features of the reference at full size", QUARTER, upscaler(2, full=16)),
-    "quarter-taps-5": Variant("`quarter`, 5 x 5 such weights", QUARTER, upscaler(2, taps=5)),
-    "quarter-large": Variant("7 blocks of 128, at the cost of `untied`", shaped(128, 7), upscaler(2)),
-    "quarter-adam": Variant("`quarter`, Adam for all", replace(QUARTER, muon=0.0), upscaler(2)),
-    "quarter-soap": Variant("`quarter`, SOAP in place of Muon", QUARTER, lambda: both(upscaler(2), soap)),
+    "leaky-half": Variant("`leaky`, 4 blocks", shaped(64, 4), upscaler(1, leaky=True)),
+    "leaky-wide": Variant("`leaky`, 3 blocks of 96", shaped(96, 3), upscaler(1, leaky=True)),
+    "leaky-deep": Variant("`leaky`, 32 blocks of 32", shaped(32, 32), upscaler(1, leaky=True)),
+    "leaky-full": Variant("`leaky`, 16 features of the reference at full size", BASE, upscaler(1, leaky=True, full=16)),
+    "leaky-quarter": Variant("6 blocks of 96 at a quarter of the picture's side", QUARTER, upscaler(2, leaky=True)),
+    "leaky-taps-5": Variant("`leaky`, 5 x 5 such weights", BASE, upscaler(1, leaky=True, taps=5)),
+    "leaky-adam": Variant("`leaky`, Adam for all", replace(BASE, muon=0.0), upscaler(1, leaky=True)),
+    "leaky-soap": Variant("`leaky`, SOAP in place of Muon", BASE, lambda: both(upscaler(1, leaky=True), soap)),
 }
 """In this order they are run, for one seed after the other."""
 

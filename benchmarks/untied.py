@@ -95,6 +95,32 @@ def clouded(net: Untied, judge: ablations.Judge) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"pictures": len(rows)}
 
 
+@torch.inference_mode()
+def silent(net: Untied, judge: ablations.Judge) -> dict[str, str]:
+    """Return of each layer behind a rectifier how many channels are 0 in all pictures, at a low and a high quality."""
+    heard: dict[str, Tensor] = {}
+
+    def listening(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def listen(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+            loud = (given[0] > 0.5).any(dim=-1).any(dim=-1)[0]
+            heard[name] = loud | heard.get(name, torch.zeros_like(loud))
+
+        return listen
+
+    layers = [(name, x) for name, x in net.upscaler.named_modules() if isinstance(x, IntegerConv) and x.rectifies]
+    hooks = [layer.register_forward_pre_hook(listening(name)) for name, layer in layers]
+    for target, reference in judge.pictures[::4]:
+        levels = maps_of(target, net.config.map_levels - 1)
+        s_map = spread(levels, net.config.map_divisor, target.height // 2, target.width // 2)
+        for quality in (40, 91):
+            hr, ref, asked = tensor(target), tensor(reference), torch.tensor([quality])
+            lr = 255 * net.downscale(hr / 255, ref / 255, s_map, asked)
+            net.upscale(lr, ref, s_map, asked, torch.bfloat16)
+    for hook in hooks:
+        hook.remove()
+    return {name: f"{int((~loud).sum())} of {len(loud)}" for name, loud in heard.items()}
+
+
 def operations(net: Untied) -> dict[str, float]:
     """Return multiplications a pixel of the picture, on board and on the ground."""
     count = {"downscaler": 0, "upscaler": 0}
@@ -152,6 +178,7 @@ def main() -> None:
         ]
         row = {"weights": path.name, "percent": float(np.nanmean(each)), "each": each}
         row |= {"operations": operations(net), "seconds": seconds(net), "bytes": path.stat().st_size}
+        row["silent"] = silent(net, judge)
         if args.clouds:
             row["references"] = clouded(net, judge)
         results.append(row)
@@ -169,6 +196,9 @@ def write_table(row: dict[str, object]) -> None:
     assert isinstance(per_pixel, dict) and isinstance(times, dict) and isinstance(references, dict)
     lines += [f"| multiplications a pixel, {part} | {count:,.0f} |" for part, count in per_pixel.items()]
     lines += [f"| seconds a megapixel, {way} | {taken:.2f} |" for way, taken in times.items()]
+    silent = row.get("silent", {})
+    assert isinstance(silent, dict)
+    lines += [f"| channels that are always 0 before {name} | {count} |" for name, count in silent.items()]
     for name, percent in references.items():
         if name != "pictures":
             lines.append(f"| reference {name} | {percent:+.1f} % against the clean one ({references['pictures']}) |")

@@ -125,7 +125,7 @@ def test_integers_are_near_what_they_stand_for():
 
 def test_gradient_passes_inside_of_the_range_only():
     x = torch.tensor([-3.0, 0.4, 7.6, 254.7, 400.0], requires_grad=True)
-    y = quantised.activations(x, rectified=True)
+    y = quantised.activations(x, rectifies=True)
     y.sum().backward()
     assert y.tolist() == [0, 0, 8, 255, 255]
     assert x.grad is not None and x.grad.tolist() == [0, 0, 1, 0, 0]

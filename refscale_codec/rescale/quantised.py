@@ -27,8 +27,8 @@ from torch.nn import functional
 
 LIMIT = 127
 """Bound on the magnitude of a signed activation and of a weight, in units."""
-HIGHEST = 255
-"""Highest value of an activation after a rectifier, in units: bfloat16 holds all integers up to 256."""
+LOWEST, HIGHEST = 0, 255
+"""Range of an activation after a rectifier, in units: bfloat16 holds all integers up to 256."""
 EXACT_SUM = 1 << 24
 """Up to here float32 holds all integers."""
 BIAS_UNIT = 128
@@ -65,9 +65,10 @@ class _Carry(torch.autograd.Function):
         return gradients[0]
 
 
-def activations(x: Tensor, rectified: bool) -> Tensor:
-    """Return `x` as integers in 0..255 if they are to be rectified, else in -127..127."""
-    result: Tensor = _Quantise.apply(x, 0 if rectified else -LIMIT, HIGHEST if rectified else LIMIT)  # type: ignore[no-untyped-call]
+def activations(x: Tensor, rectifies: bool) -> Tensor:
+    """Return `x` as integers: rectified in `LOWEST`..`HIGHEST`, else in -127..127."""
+    bounds = (LOWEST, HIGHEST) if rectifies else (-LIMIT, LIMIT)
+    result: Tensor = _Quantise.apply(x, *bounds)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -122,9 +123,9 @@ class EightBits:
             weight: [out, in, 3, 3] in int8.
             bias: [out] in float32, in units of activation.
             step: [out], what a weight of 1 stands for.
-            rectifies: whether activations are 0..255, else -127..127.
+            rectifies: whether activations are `LOWEST`..`HIGHEST`, else -127..127.
         """
-        self.offset = 0 if rectifies else 128  # what is added to activations so that they are 0..255
+        self.offset = -LOWEST if rectifies else 128  # what is added to activations so that they are 0..255
         self.bias, self.step = bias, step
         self.zeros = torch.zeros(len(step), dtype=torch.int64)
         self.weight = torch.ops.onednn.qconv_prepack(weight, step, 1.0, self.offset, *self._PLACES, 1, None)
@@ -133,8 +134,8 @@ class EightBits:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map integers, in bfloat16 or a larger type, to the convolution rounded to bfloat16."""
-        signed_bytes = (x if self.offset else x - 128).to(torch.int8)  # to uint8 would be several times slower
-        given = signed_bytes.view(torch.uint8) + 128
+        shift = self.offset - 128  # to int8, since to uint8 would be several times slower
+        given = (x + shift if shift else x).to(torch.int8).view(torch.uint8) + 128
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
             *(given, 1.0, self.offset, self.weight, self.step, self.zeros, self.bias, *self._PLACES, 1),
             *(1.0, 0, torch.bfloat16, "none", [], ""),
@@ -167,7 +168,7 @@ def in_eight_bits(device: torch.device) -> bool:
     draw = torch.Generator().manual_seed(1)
     try:
         for rectifies, channels in itertools.product((False, True), (5, 64, 96)):
-            low, high = (0, HIGHEST) if rectifies else (-LIMIT, LIMIT)
+            low, high = (LOWEST, HIGHEST) if rectifies else (-LIMIT, LIMIT)
             x = torch.randint(low, high + 1, (1, channels, 12, 12), generator=draw)
             x[..., 6:, :] = high  # as large as can be, beside weights as large
             weight = torch.randint(-LIMIT, LIMIT + 1, (16, channels, 3, 3), generator=draw)
@@ -212,7 +213,8 @@ class QuantisedConv(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, gain: float = 1.0, *, rectifies: bool = False) -> None:
         """Build it with torch's usual initial weights, times `gain`.
 
-        Activations are 0..255 if it rectifies, else -127..127: what it is given is rounded and clipped to that.
+        Activations are `LOWEST`..`HIGHEST` if it rectifies, else -127..127: what it is given is rounded and clipped to
+        that.
         """
         super().__init__()
         self.rectifies = rectifies

@@ -125,7 +125,7 @@ class Up(nn.Module):
         own = torch.cat([*_coarse_and_fine(lr - 128), planes.float()], dim=1)
         known = [*_coarse_and_fine(ref[:, :3] - 128), _integers(2 * ref[:, 3:])]
         own, given = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (own, torch.cat(known, dim=1)))
-        features = carried(activations(self.ref_in(given), rectified=True) * gate)
+        features = carried(activations(self.ref_in(given), rectifies=True) * gate)
         x = carried(self.input(own) + self.inject[0](features))
         rows, columns = -(-x.shape[-2] // BLOCK), -(-x.shape[-1] // BLOCK)
         phase = (PHASE_UNIT * self.phase).bfloat16().to(x.dtype).repeat(1, 1, rows, columns)
