@@ -171,6 +171,19 @@ def test_a_tiff_has_the_resolution(
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(("dots", "told"), [(300, False), (72, True)])
+def test_a_resolution_of_exif_that_differs_is_told_where_there_is_one_place(
+    dots: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    block = PIL.Image.Exif()
+    block[282], block[283], block[296] = dots, dots, 2
+    said = Metadata(exif=block.tobytes()[6:], resolution=packed_resolution(300, 300, INCH))
+    assert image.from_bytes(image.to_bytes(Image(RGB, said), "png"), "photo").metadata.exif == said.exif
+    data = image.to_bytes(Image(RGB, said), "tiff")
+    assert PIL.Image.open(io.BytesIO(data)).tag_v2[282] == dots
+    assert any("TIFF has one resolution" in message for message in caplog.messages) == told
+
+
 def test_what_other_formats_cannot_hold_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     image.to_bytes(Image(RGB, COLOURS), "webp")
     assert caplog.messages == [

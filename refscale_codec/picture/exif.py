@@ -92,6 +92,21 @@ def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
     return b"".join([file[:first], (directory.ljust(most, b"\0") + added).ljust(by, b"\0"), file[first:]])
 
 
+def other_resolution(metadata: Metadata) -> bool:
+    """Return whether EXIF has another resolution than the picture; a TIFF has only one."""
+    found = resolution_of(metadata)
+    if found is None or not metadata.exif:
+        return False
+    block = PIL.Image.Exif()
+    block.load(metadata.exif)
+    across, down, unit = _RESOLUTION
+    if across not in block:
+        return False
+    per = 100 if found[2] == METRE else 1
+    wanted = (found[0] / per, found[1] / per, _UNITS[found[2]])
+    return wanted != (float(block[across]), float(block.get(down, block[across])), block.get(unit, 2))
+
+
 class _Form(NamedTuple):
     """The numbers of a little-endian TIFF, as `struct` names them."""
 

@@ -364,6 +364,8 @@ def _supported_metadata(image: Image, variant: str) -> Metadata:
             left_out.setdefault(able, []).append(f"the {NAMES[name]} ({len(part):,} bytes)")
         elif back != part and name == "exif":
             _log.warning(f"{formats.NAMES[variant]} holds the {NAMES[name]} as tags, not byte for byte")
+    if variant in ("tiff", "geotiff") and supported.resolution and exif.other_resolution(supported):
+        _log.warning("TIFF has one resolution: that of the EXIF is written, the other one is left out; PNG holds both")
     for able, parts in left_out.items():
         text = f"{formats.NAMES[variant]} cannot hold {', '.join(parts)}, left out"
         _log.warning(f"{text}; {able} can" if able else text)
