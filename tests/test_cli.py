@@ -168,7 +168,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is a folder": ("encode folder.png -o out.rsc -w", 3, ("folder.png",)),
     "picture is an rsc": ("encode with.rsc -o out.rsc -w", 3, ("with.rsc",)),
     "CMYK picture": ("encode cmyk.jpg -o out.rsc -w", 3, ("cmyk.jpg", "CMYK")),
-    "grey reference": ("encode target.png --ref grey.png -o out.rsc -w", 3, ("reference", "grey", "RGB")),
+    "16-bit reference": ("encode target.png --ref deep.png -o out.rsc -w", 3, ("reference", "16-bit")),
     "range of no band": ("encode target.png -o out.rsc --range 4:0,9 -w", 2, ("range", "band 4", "has 3")),
     "range of one number": ("encode target.png -o out.rsc --range 9 -w", 2, ("--range", "low,high")),
     "range given twice": (
@@ -864,9 +864,9 @@ def test_pages_of_picture_and_reference_are_chosen(refscale: Callable[..., Outco
 
 def test_a_grey_reference_serves_for_rgb_and_the_reverse(refscale: Callable[..., Outcome], place: Path) -> None:
     for target, reference, bands in (("target.png", "grey.png", 3), ("grey.png", "target.png", 1)):
-        done = refscale("encode", target, "--ref", reference, "-o", "out.rsc", *TINY)
+        done = refscale("encode", target, "--ref", reference, "-o", "out.rsc", "-f", *TINY)
         assert done.code == 0, done.err
-        assert refscale("decode", "out.rsc", "--ref", reference, "-o", "out.png", *TINY).code == 0
+        assert refscale("decode", "out.rsc", "--ref", reference, "-o", "out.png", "-f", *TINY).code == 0
         assert pictures.read(place / "out.png").pixels.shape == (20, 33, bands)
         named = container.unpack((place / "out.rsc").read_bytes()).header.reference
         assert named == pictures.read(place / reference).fingerprint()
@@ -1170,7 +1170,7 @@ def test_progress_makes_way_for_an_error(
     streams = sys.stdout, sys.stderr
     outcome = refscale("decode", "with.rsc", "--ref", "other.png", "-o", "out.png", *TINY)
     assert (outcome.code, outcome.out) == (6, b"")
-    assert outcome.err.splitlines()[-1].endswith("this picture is " + Image(drawn(2)).fingerprint().hex())
+    assert outcome.err.splitlines()[-1].endswith(f"this picture is {Image(drawn(2)).fingerprint().hex()} (other.png)")
     assert (sys.stdout, sys.stderr) == streams
     assert not (place / "out.png").exists()
 
