@@ -37,6 +37,8 @@ def test_other_values_are_refused_under_the_callers_name(argument: str, wrong: o
 def test_a_target_is_that_of_a_picture() -> None:
     picture = Image(np.zeros((10, 20, 3), np.uint8))
     assert rate_of(80).target(picture) is None
+    assert not rate_of(80).searched and not rate_of().searched
+    assert all(rate_of(**{argument: 9}).searched for argument in ARGUMENTS[1:])
     assert rate_of(target_bytes=np.int64(99)).target(picture) == Target("bytes", 99)
     assert rate_of(target_bpp=np.float32(1.5)).target(picture) == Target("bytes", 37)
     assert rate_of(target_psnr=30).target(picture) == Target("psnr", 30)

@@ -67,6 +67,13 @@ def test_more_memory_gives_a_larger_tile_and_too_little_says_how_much_it_takes(
         tiles.largest_within(least - (1 << 20) + 5 * height * width, height, width, 8)
 
 
+@given(height=sides, width=sides, depth=st.integers(3, 24))
+def test_a_search_leaves_less_memory_to_tiles(height: int, width: int, depth: int) -> None:
+    kept = 4 * depth * height * width
+    plain = tiles.largest_within(1 << 45, height, width, depth)
+    assert tiles.largest_within((1 << 45) + kept, height, width, depth, searched=True) == plain
+
+
 @pytest.mark.parametrize("side", [-16, 0, 8, 500])
 def test_a_side_that_is_no_multiple_is_refused(side: int) -> None:
     with pytest.raises(UsageError, match=f"multiple of 16 pixels, not {side}"):

@@ -28,6 +28,11 @@ class Rate(NamedTuple):
     target_bpp: float | None = None
     target_psnr: float | None = None
 
+    @property
+    def searched(self) -> bool:
+        """Whether it is a target."""
+        return (self.target_bytes, self.target_bpp, self.target_psnr) != (None, None, None)
+
     def target(self, image: "Image") -> "Target | None":
         """Return the target of a search for a picture; None for none."""
         from refscale_codec.codec.rate_control import Target

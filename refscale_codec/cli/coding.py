@@ -136,7 +136,7 @@ def encode(
             colours = f"; the colours of {hidden:,} fully transparent pixels are not kept" if hidden else ""
             terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is stored losslessly{colours}")
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
-        side = options.tile_side(tile, max_memory, image.height, image.width, depth)
+        side = options.tile_side(tile, max_memory, image.height, image.width, depth, searched=rate.searched)
         limits = options.ranges_of(value_range, image.bands) if value_range else None
         model = terminal.load_model(weights or weights_files.shipped(*shipping), device, threads)
         step("encoding")

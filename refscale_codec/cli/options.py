@@ -73,8 +73,10 @@ def require_positive(**numbers: int | None) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {number}")
 
 
-def tile_side(tile: int | None, memory: str | None, height: int, width: int, depth: int) -> int:
-    """Return the side of tiles for --tile or --max-memory; `depth` is the size of a pixel in bytes.
+def tile_side(
+    tile: int | None, memory: str | None, height: int, width: int, depth: int, *, searched: bool = False
+) -> int:
+    """Return the side of tiles for --tile or --max-memory; see `tiles.largest_within`.
 
     Raises:
         UsageError: both are given, or the limit is malformed or too low.
@@ -89,7 +91,7 @@ def tile_side(tile: int | None, memory: str | None, height: int, width: int, dep
     allowed = float(size[1]) * 1024 ** (1 + "KMG".index(size[2].upper()))
     if math.isinf(allowed):
         raise UsageError("--max-memory is too large a number")
-    return tiles.largest_within(int(allowed), height, width, depth)
+    return tiles.largest_within(int(allowed), height, width, depth, searched=searched)
 
 
 def window_of(text: str) -> tiles.Box:

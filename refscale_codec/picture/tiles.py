@@ -21,6 +21,7 @@ _SMALLEST = 128  # side in pixels that `largest_within` still gives: below, a ti
 # Peak memory in bytes, rounded up from benchmarks/scenes.py: of the process, per pixel, per pixel of a padded tile
 _BASE, _PIXEL, _TILE_PIXEL = 300 << 20, 32, 700
 _BYTE = 14  # per byte of a pixel beyond 8-bit RGB; the first 6 include a predicted band group and its source
+_SEARCHED = 4  # per byte of a pixel: what a search keeps of its best try, and a low-res picture (tests/test_work.py)
 _MARGIN = 2 * 64  # pixels of halo beside a tile's side, at most
 
 
@@ -87,15 +88,20 @@ def require_side(tile: int) -> None:
         raise UsageError(f"a tile must be a multiple of {STEP} pixels, not {tile}")
 
 
-def largest_within(memory: int, height: int, width: int, depth: int = 3) -> int:
+def largest_within(memory: int, height: int, width: int, depth: int = 3, *, searched: bool = False) -> int:
     """Return the largest side of a tile, in pixels, with which coding a picture takes about `memory` bytes at most.
 
-    `depth` is the size of a pixel in bytes: 3 for 8-bit RGB.
+    Args:
+        memory: in bytes.
+        height: of the picture, in pixels.
+        width: likewise.
+        depth: size of a pixel in bytes, 3 for 8-bit RGB.
+        searched: whether the picture is encoded to a target.
 
     Raises:
         UsageError: even the smallest tile takes more.
     """
-    whole = _BASE + (_PIXEL + _BYTE * max(0, depth - 3)) * height * width
+    whole = _BASE + (_PIXEL + _BYTE * max(0, depth - 3) + searched * _SEARCHED * depth) * height * width
     side = math.isqrt(max(0, memory - whole) // _TILE_PIXEL) - _MARGIN
     if side < _SMALLEST:
         least = whole + _TILE_PIXEL * (_SMALLEST + _MARGIN) ** 2
