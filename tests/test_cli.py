@@ -190,12 +190,8 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "unknown format": ("decode with.rsc --ref ref.png -o out.png --format bmp -w", 3, ("bmp", "png")),
     "low-res under another name": ("extract-lr with.rsc -o out.png", 2, ("out.png", ".jpg")),
     "file under the name of a picture": ("encode target.png -o out.png -w", 2, ("out.png", ".rsc")),
-    "output exists": ("encode target.png -o grey.rsc -w", 2, ("grey.rsc exists", "-f")),
     "output exists by default": ("encode grey.png -w", 2, ("grey.rsc exists", "-f")),
-    "output exists, decode": ("decode with.rsc --ref ref.png -o grey.png -w", 2, ("grey.png exists", "-f")),
     "output exists by default, decode": ("decode grey.rsc -w", 2, ("grey.png exists", "-f")),
-    "output exists, diff": ("diff target.png --ref ref.png -o grey.png -w", 2, ("grey.png exists", "-f")),
-    "output exists, extract-lr": ("extract-lr with.rsc -o cmyk.jpg", 2, ("cmyk.jpg exists", "-f")),
     "output is the picture": ("encode target.png -o target.png -w", 2, ("target.png", "input")),
     "output is the reference": ("encode target.png --ref ref.png -o ./ref.png -w", 2, ("ref.png", "input")),
     "output is the file": ("decode with.rsc --ref ref.png -o with.rsc -w", 2, ("with.rsc", "input")),
@@ -266,7 +262,6 @@ def test_a_refusal_is_one_line_and_leaves_all_files_alone(
         output = arguments[arguments.index("-o") + 1] if "-o" in arguments else "-"
         if existing and output.startswith("out."):
             (place / output).write_bytes(PRECIOUS)
-            arguments.append("--force")
         before = contents(place)
         assert_refusal(refscale(*arguments), code, *words)
         assert contents(place) == before
@@ -431,7 +426,7 @@ READERS = [
     ("info", "{}", "--json"),
     ("verify", "{}", *REF, *TINY),
     ("decode", "{}", *REF, "-o", "out.png", *TINY),
-    ("extract-lr", "{}", "-o", "out.jpg", "-f"),
+    ("extract-lr", "{}", "-o", "out.jpg"),
 ]
 
 
@@ -706,7 +701,7 @@ def test_info_says_how_much_of_the_picture_uses_the_reference(
 
 def test_the_name_of_the_reference_is_a_hint(refscale: Callable[..., Outcome], place: Path, saying: Metadata) -> None:
     def name_in(*line: object) -> str | None:
-        assert refscale("encode", *line, *REF, "-o", "out.rsc", "-f", *TINY).code == 0
+        assert refscale("encode", *line, *REF, "-o", "out.rsc", *TINY).code == 0
         name = json.loads(refscale("info", "out.rsc", "--json").text)["reference_name"]
         assert name is None or isinstance(name, str)
         return name
@@ -814,7 +809,7 @@ def test_a_target_is_told_with_what_was_reached(refscale: Callable[..., Outcome]
     assert (told["bytes"], told["quality"]) == (size, json.loads(refscale("info", "out.rsc", "--json").text)["quality"])
     assert 1 <= told["tries"] <= 6
     assert f"of 247 bytes, at quality {told['quality']} after {told['tries']} tries" in outcome.err
-    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "-f", "--target-psnr", "20", "--json", *TINY)
+    outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-psnr", "20", "--json", *TINY)
     told = json.loads(outcome.text)
     assert told["psnr"] >= 20
     assert f"target: {told['psnr']:.2f} dB, at quality {told['quality']}" in outcome.err
@@ -830,7 +825,7 @@ def test_a_change_map_has_the_pictures_size(refscale: Callable[..., Outcome], pl
     piped = refscale("diff", "-", *REF, "-o", "-", *TINY, stdin=(place / "target.png").read_bytes())
     assert piped.out == (place / "out.png").read_bytes()
     for file in ("with.rsc", "alone.rsc"):
-        assert refscale("diff", file, *REF, "-o", "out.tif", "-f", *TINY).code == 0
+        assert refscale("diff", file, *REF, "-o", "out.tif", *TINY).code == 0
         assert pictures.read(place / "out.tif").pixels.shape == (20, 33, 3)
 
 
@@ -841,7 +836,7 @@ def test_a_reference_of_another_size_will_do(refscale: Callable[..., Outcome], p
     assert pictures.read(place / "out.png").pixels.shape == (20, 33, 3)
     assert refscale("verify", "small.rsc", *small, *TINY).code == 0
     for file in ("target.png", "small.rsc"):
-        assert refscale("diff", file, *small, "-o", "out.tif", "-f", *TINY).code == 0
+        assert refscale("diff", file, *small, "-o", "out.tif", *TINY).code == 0
         assert pictures.read(place / "out.tif").pixels.shape == (20, 33, 3)
 
 
@@ -864,9 +859,9 @@ def test_pages_of_picture_and_reference_are_chosen(refscale: Callable[..., Outco
 
 def test_a_grey_reference_serves_for_rgb_and_the_reverse(refscale: Callable[..., Outcome], place: Path) -> None:
     for target, reference, bands in (("target.png", "grey.png", 3), ("grey.png", "target.png", 1)):
-        done = refscale("encode", target, "--ref", reference, "-o", "out.rsc", "-f", *TINY)
+        done = refscale("encode", target, "--ref", reference, "-o", "out.rsc", *TINY)
         assert done.code == 0, done.err
-        assert refscale("decode", "out.rsc", "--ref", reference, "-o", "out.png", "-f", *TINY).code == 0
+        assert refscale("decode", "out.rsc", "--ref", reference, "-o", "out.png", *TINY).code == 0
         assert pictures.read(place / "out.png").pixels.shape == (20, 33, bands)
         named = container.unpack((place / "out.rsc").read_bytes()).header.reference
         assert named == pictures.read(place / reference).fingerprint()
@@ -875,7 +870,7 @@ def test_a_grey_reference_serves_for_rgb_and_the_reverse(refscale: Callable[...,
 def test_options_of_encode_reach_the_file(refscale: Callable[..., Outcome], place: Path) -> None:
     sizes = []
     for options in (("--quality", "20"), ("--quality", "90")):
-        assert refscale("encode", "target.png", "-o", "out.rsc", "-f", *options, *TINY).code == 0
+        assert refscale("encode", "target.png", "-o", "out.rsc", *options, *TINY).code == 0
         content = container.unpack((place / "out.rsc").read_bytes())
         assert content.header.quality == int(options[1])
         assert content.output_hash is None
@@ -919,7 +914,7 @@ def test_metadata_travels_and_is_counted(
     outcome = refscale("decode", "out.rsc", *REF, "-o", name, *TINY)
     assert outcome == Outcome(0, b"", f"{name}: 33x20\n")
     assert pictures.read(place / name).metadata == saying
-    assert refscale("decode", "out.rsc", *REF, "-o", name, "-f", "--window", "3,4,5,6", *TINY).code == 0
+    assert refscale("decode", "out.rsc", *REF, "-o", name, "--window", "3,4,5,6", *TINY).code == 0
     assert pictures.read(place / name).metadata == saying
 
 
@@ -955,10 +950,13 @@ def test_a_damaged_metadata_payload_is_refused(refscale: Callable[..., Outcome],
     assert not (place / "out.png").exists()
 
 
-def test_an_output_that_exists_is_replaced_by_force(refscale: Callable[..., Outcome], place: Path) -> None:
-    (place / "out.rsc").write_bytes(PRECIOUS)
-    assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "-f", "--quality", 60, *TINY).code == 0
-    assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()
+@pytest.mark.parametrize("words", [("-o", "target.rsc"), ("-f",)])
+def test_an_output_that_exists_is_replaced_where_it_is_named_or_by_force(
+    refscale: Callable[..., Outcome], place: Path, words: tuple[str, ...]
+) -> None:
+    (place / "target.rsc").write_bytes(PRECIOUS)
+    assert refscale("encode", "target.png", *REF, *words, "--quality", 60, *TINY).code == 0
+    assert (place / "target.rsc").read_bytes() == (place / "with.rsc").read_bytes()
 
 
 def test_a_reference_in_another_file_format_is_the_same_reference(

@@ -467,10 +467,10 @@ def test_8_bit_geotiffs_without_rasterio(
     )
     assert refscale("encode", "new.tif", *both, "-o", "new.rsc", "--strip").code == 0
     for file in ("new.rsc", "placed.rsc"):
-        decoded = refscale("decode", file, *both, "-o", "back.png", "-f")
+        decoded = refscale("decode", file, *both, "-o", "back.png")
         assert decoded.code == 0, decoded.err
         assert any("georeference and tags" in said for said in caplog.messages) == (file == "placed.rsc")
-        assert refscale("diff", file, *both, "-o", "change.png", "-f").code == 0
+        assert refscale("diff", file, *both, "-o", "change.png").code == 0
     refused = refscale("decode", "placed.rsc", *both, "-o", "back.tif")
     assert (refused.code, (tmp_path / "back.tif").exists()) == (3, False)
     assert "a TIFF of this picture needs GDAL" in refused.err

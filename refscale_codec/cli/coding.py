@@ -122,9 +122,10 @@ def encode(
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
     inputs = picture, ref, weights
     terminal.require_inputs(*inputs)
+    replace = force or output is not None
     output = terminal.named_after(picture, ".rsc") if output is None else output
     if not dry_run:
-        terminal.require_output(output, *inputs, force=force, suffixes=(".rsc",), json_output=json_output)
+        terminal.require_output(output, *inputs, replace=replace, suffixes=(".rsc",), json_output=json_output)
     with terminal.progress(quiet) as step:
         step("starting")
         image = terminal.read_picture(picture, page, need_georeference=not strip)
@@ -230,10 +231,11 @@ def decode(
             described = band_section.summary(content.bands, header.height, header.width)
             geo = metadata.unpack(content.metadata).geo
         longest = max(header.height, header.width) if box is None else max(box.height, box.width)
+        replace = force or output is not None
         if output is None:
             format_name = format_name or _fitting(described, longest, geo)
             output = terminal.named_after(file, "." + format_name.lower().replace("tiff", "tif"))
-        terminal.require_output(output, *inputs, force=force, json_output=json_output)
+        terminal.require_output(output, *inputs, replace=replace, json_output=json_output)
         kind = terminal.picture_format(output, format_name)
         formats.require_support(kind, described.dtype, described.depth, longest)
         if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):

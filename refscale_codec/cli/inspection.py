@@ -145,7 +145,6 @@ def diff(
     file: Annotated[str, typer.Argument(metavar="NEW", help="A picture or a .rsc file; - is stdin.")],
     ref: RequiredRefOption,
     output: OutputOption,
-    force: ForceOption = False,
     page: PageOption = None,
     ref_page: RefPageOption = None,
     format_name: FormatOption = None,
@@ -164,7 +163,7 @@ def diff(
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
     inputs = file, ref, weights
     terminal.require_inputs(*inputs)
-    terminal.require_output(output, *inputs, force=force, json_output=json_output)
+    terminal.require_output(output, *inputs, replace=True, json_output=json_output)
     with terminal.progress(quiet) as step:
         step("starting")
         data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
@@ -213,8 +212,9 @@ def extract_lr(
 
     It needs neither reference nor weights. Of a picture of more than three bands, it has the first three.
     """
+    replace = force or output is not None
     output = terminal.named_after(file, ".jpg") if output is None else output
-    terminal.require_output(output, file, force=force, suffixes=(".jpg", ".jpeg"), json_output=json_output)
+    terminal.require_output(output, file, replace=replace, suffixes=(".jpg", ".jpeg"), json_output=json_output)
     content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
     codec = lrcodec.CODECS.get(content.header.codec)
     if codec is None or codec.to_jpeg is None:

@@ -31,7 +31,9 @@ NamedOutputOption = Annotated[
     str | None,
     option("--output", "-o", metavar="FILE", help="Output; by default beside the input; - is stdout.", group=FILES),
 ]
-ForceOption = Annotated[bool, option("--force", "-f", help="Overwrite an existing output.", group=FILES)]
+ForceOption = Annotated[
+    bool, option("--force", "-f", help="Overwrite a file that has the output's default name.", group=FILES)
+]
 FormatOption = Annotated[
     str | None,
     option("--format", metavar="FORMAT", help="png, webp or tiff; by default from the output's suffix.", group=FILES),

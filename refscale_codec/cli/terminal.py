@@ -163,19 +163,19 @@ def require_inputs(*paths: str | Path | None) -> None:
 
 
 def require_output(
-    output: str, *inputs: str | Path | None, force: bool, suffixes: Sequence[str] = (), json_output: bool = False
+    output: str, *inputs: str | Path | None, replace: bool, suffixes: Sequence[str] = (), json_output: bool = False
 ) -> None:
     """Check before any work that an output can be written, and that nothing is lost by that.
 
     Args:
         output: a path, or - for stdout.
         inputs: paths that must not be overwritten in any case.
-        force: whether another file may be.
+        replace: whether another file may be, since it was named, or for --force.
         suffixes: those that the file may have; none for any.
         json_output: whether JSON goes to stdout, too.
 
     Raises:
-        UsageError: an input or, without `force`, another file would be overwritten; another suffix; binary data for a
+        UsageError: an input or, without `replace`, another file would be overwritten; another suffix; binary data for a
             terminal, or beside JSON.
         ImageError: no such folder, or no permission.
     """
@@ -196,8 +196,8 @@ def require_output(
         return
     if suffixes and path.suffix.lower() not in ("", *suffixes):
         raise UsageError(f"{output}: what is written is a {suffixes[0]} file; name it so")
-    if exists and not force:
-        raise UsageError(f"{output} exists: -f overwrites it")
+    if exists and not replace:
+        raise UsageError(f"{output} exists: -f overwrites it, or name an output with -o")
 
 
 def _require_writable(output: Path) -> None:
