@@ -7,7 +7,7 @@
 Each variant changes one thing of `base`, a net of a third of the parameters of the shipped one, trained from fresh
 parameters for 500 steps on one thread; other shapes of the sub-net get as many steps as take the same time. It is
 judged by BD-rate against JPEG (0.1 to 1.0 bits per pixel, whole files, RGB PSNR) on every second dev pair, cut to
-256 x 256 pixels in its middle, the reference moved into place and always used. The budget is small on purpose; where
+256 x 256 pixels in its middle, the reference warped into place and always used. The budget is small on purpose; where
 two seeds disagree about the order, nothing is decided.
 
 Writes benchmarks/results/ablations.json, and the table in docs/TRAINING.md. Done rows are kept.
@@ -70,9 +70,9 @@ def nothing() -> Iterator[None]:
 @contextmanager
 def rate_left_out() -> Iterator[None]:
     """Leave bits out of the gradient: only squared error and guidance are minimised."""
-    bits = losses.packed_bits
+    bits = losses.coded_bits
     with (
-        patch.object(losses, "packed_bits", lambda lr, quality: bits(lr, quality).detach()),
+        patch.object(losses, "coded_bits", lambda lr, quality: bits(lr, quality).detach()),
         patch.object(losses, "with_gradient_of", lambda value, estimate: value.detach()),
     ):
         yield

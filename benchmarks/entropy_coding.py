@@ -47,7 +47,7 @@ def transcoded(jpeg: bytes) -> int:
 
 def estimated(lr: NDArray[np.float32], quality: int) -> float:
     """Return the bytes that training takes a picture for."""
-    bits = losses.packed_bits(torch.from_numpy(lr / 255).permute(2, 0, 1)[None], torch.tensor([float(quality)]))
+    bits = losses.coded_bits(torch.from_numpy(lr / 255).permute(2, 0, 1)[None], torch.tensor([float(quality)]))
     return float(bits) / 8
 
 

@@ -4,7 +4,7 @@
 
 What the paper's supplement compares in its Table 2. The codec at full size is the one in the weights, same
 architecture, trained on from there on full-size crops, transform and all, to fewer bits at equal error (`--steps`;
-stopped, it goes on where it was; kept in build/, not shipped). It is given the moved reference as the low-res one is,
+stopped, it goes on where it was; kept in build/, not shipped). It is given the warped reference as the low-res one is,
 in its entropy model, and also none. Judged as `ablations.py` judges: 26 dev pairs cut to 256 x 256 pixels, BD-rate
 against JPEG over 0.1 to 1.0 bits per pixel, RGB PSNR, whole files. Operations are multiplications and additions of the
 nets, both ways; seconds are the processor's on one thread without the search for the reference's place, both for a

@@ -3,7 +3,7 @@
     python benchmarks/untied.py ../shared/data/manifest.csv runs/untied/weights.safetensors
 
 BD-rate against JPEG over 0.1 to 1.0 bits per pixel, whole files, RGB PSNR, on every second dev pair, cut to 256 x 256
-pixels in its middle, the reference moved into place and used everywhere; with `--clouds` also, on every fourth of
+pixels in its middle, the reference warped into place and used everywhere; with `--clouds` also, on every fourth of
 these, the reference half under clouds, of another place, and left out, with the map on, off where the clouds
 lie, and off everywhere. Seconds are of one thread, of a 512 x 512 picture.
 

@@ -372,7 +372,7 @@ def scene() -> Pair:
 
 @pytest.fixture(scope="module")
 def mapped(scene: Pair, net: Model) -> bytes:
-    """The scene, coded with a moved reference and a map that varies."""
+    """The scene, coded with a warped reference and a map that varies."""
     target, reference = scene
     still = warp.still(target.height, target.width)
     alignment = still._replace(motion=np.full((3, 4, 2), 7, np.int16))

@@ -39,7 +39,7 @@ def picture(height: int, width: int) -> torch.Tensor:
     return 0.5 + 0.2 * torch.randn(3, height, width, generator=torch.Generator().manual_seed(2))
 
 
-def guide(height: int, width: int) -> torch.Tensor:
+def low_res_reference(height: int, width: int) -> torch.Tensor:
     """Return a low-res reference in integers for latents of this size."""
     drawn = torch.randint(-128, 128, (3, 8 * height, 8 * width), generator=torch.Generator().manual_seed(3))
     return drawn.double()
@@ -49,7 +49,7 @@ def guide(height: int, width: int) -> torch.Tensor:
 def test_latents_come_back_and_make_a_picture_of_the_size(coder: GmmCodec, height: int, width: int) -> None:
     rows, columns = -(-height // codec.STRIDE), -(-width // codec.STRIDE)
     made = coder.analyse(picture(height, width), QUALITY)
-    model, reference = coder.entropy_model, guide(rows, columns)
+    model, reference = coder.entropy_model, low_res_reference(rows, columns)
     payload = latents.encode(made, reference, QUALITY, model)
     found = latents.decode(payload, rows, columns, reference, QUALITY, model)
     assert (found.y == made.y).all()
@@ -59,7 +59,7 @@ def test_latents_come_back_and_make_a_picture_of_the_size(coder: GmmCodec, heigh
 
 def test_integers_cost_within_one_percent_of_what_training_counts(net: Gmm) -> None:
     made = GmmCodec(net).analyse(picture(320, 320), QUALITY)
-    reference = guide(40, 40)
+    reference = low_res_reference(40, 40)
     payload = latents.encode(made, reference, QUALITY, export.to_integers(net))
     y, z = (torch.from_numpy(x).float()[None] for x in made)
     parameters = net.mixtures(y, z, reference.float()[None] / 128, torch.tensor([QUALITY / 100]))
@@ -70,7 +70,7 @@ def test_integers_cost_within_one_percent_of_what_training_counts(net: Gmm) -> N
 
 
 def test_training_knows_of_every_input(net: Gmm) -> None:
-    lr, reference = picture(32, 32)[None], guide(4, 4)[None].float() / 128
+    lr, reference = picture(32, 32)[None], low_res_reference(4, 4)[None].float() / 128
 
     def bits(lr: torch.Tensor, reference: torch.Tensor, quality: float) -> float:
         torch.manual_seed(4)
@@ -104,8 +104,10 @@ def test_extreme_pictures_have_latents_in_range(coder: GmmCodec) -> None:
         made = coder.analyse(lr, 100)
         assert abs(made.y).max() <= mixture.LARGEST
         assert abs(made.z).max() <= latents.Z_LARGEST
-        payload = latents.encode(made, guide(2, 2), 100, coder.entropy_model)
-        assert np.array_equal(latents.decode(payload, 2, 2, guide(2, 2), 100, coder.entropy_model).y, made.y)
+        payload = latents.encode(made, low_res_reference(2, 2), 100, coder.entropy_model)
+        assert np.array_equal(
+            latents.decode(payload, 2, 2, low_res_reference(2, 2), 100, coder.entropy_model).y, made.y
+        )
 
 
 @pytest.fixture(scope="module")

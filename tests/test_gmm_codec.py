@@ -214,9 +214,9 @@ def test_another_reference_or_model_is_an_error_and_no_picture(net: Model, path:
     tensors["exact.parameters.2.2.bias"] += 1 << 16
     safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
     elsewhere = coder(model.load(tmp_path / "other.safetensors"))
-    for codec_, guide in ((coder(net), other), (coder(net), None), (elsewhere, reference)):
+    for codec_, given in ((coder(net), other), (coder(net), None), (elsewhere, reference)):
         with pytest.raises(ContainerError):
-            codec_.decode(payload, (48, 48), guide, 90)
+            codec_.decode(payload, (48, 48), given, 90)
 
 
 def test_overlapping_calls_leave_the_numbers_of_threads_alone(path: Path) -> None:

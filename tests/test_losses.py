@@ -48,7 +48,7 @@ def tensor(picture: np.ndarray) -> Tensor:
 
 
 def bits(lr: Tensor, quality: float) -> float:
-    return float(losses.packed_bits(lr, torch.tensor([quality])))
+    return float(losses.coded_bits(lr, torch.tensor([quality])))
 
 
 # --- JPEG ------------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_bits_are_about_those_of_a_packed_low_res_picture(quality: int) -> None:
 
 def test_bits_are_per_picture_and_have_a_gradient_where_there_is_detail() -> None:
     lr = torch.cat([noise(0.1), torch.full((1, 3, 32, 32), 0.5)]).requires_grad_()
-    values = losses.packed_bits(lr, torch.tensor([75.0, 75.0]))
+    values = losses.coded_bits(lr, torch.tensor([75.0, 75.0]))
     assert values.shape == (2,)
     assert float(values[0].detach()) == pytest.approx(bits(noise(0.1), 75), rel=1e-5)
     (gradient,) = torch.autograd.grad(values[0], lr)

@@ -200,8 +200,8 @@ def test_latents(
     n, m = codec.net.config.channels, codec.net.config.width // 2
     y = np.rint(rng.standard_cauchy((n, rows, columns))).clip(-2047, 2047).astype(np.int64)  # many are escaped
     z = rng.integers(-15, 16, (m, -(-rows // 2), -(-columns // 2)))
-    guide = rng.integers(0, 256, (8 * rows - 2, 8 * columns - 1, 3)).astype(np.uint8) if with_reference else None
-    samples = reference_samples(guide, rows, columns)
+    reference = rng.integers(0, 256, (8 * rows - 2, 8 * columns - 1, 3)).astype(np.uint8) if with_reference else None
+    samples = reference_samples(reference, rows, columns)
     check = zlib.crc32(y.astype("<i2").tobytes() + z.astype("<i2").tobytes()).to_bytes(4, "little")
     payload = check + latents.encode(latents.Latents(y, z), samples, quality, codec.entropy_model)
     own = Latents(weights, quality).decode(payload, rows, columns, samples.numpy().astype(np.int64))

@@ -133,7 +133,7 @@ def placed_by_hand(transform: Transform, y: int, x: int, bits: int) -> tuple[int
 
 
 def by_hand(pixels: NDArray[np.uint8] | NDArray[np.uint16], found: Alignment, y: int, x: int) -> list[int]:
-    """One sample of a moved reference, in Python's integers, after docs/FORMAT.md."""
+    """One sample of a warped reference, in Python's integers, after docs/FORMAT.md."""
     (i, f), (j, g) = divmod(2 * y - 63, 128), divmod(2 * x - 63, 128)
     rows, columns = found.motion.shape[:2]
     led = []

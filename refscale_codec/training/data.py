@@ -66,7 +66,7 @@ def _float32(x: Any) -> Floats:
 
 
 def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
-    """Return dataset, target and the reference moved into place, of both directions of a pair."""
+    """Return dataset, target and the reference warped into place, of both directions of a pair."""
     with pair.named_in_errors():
         visits = [image.read_rgb(path) for path in (pair.target, pair.reference) if path is not None]
     if visits[0].pixels.shape != visits[-1].pixels.shape:
@@ -107,7 +107,7 @@ class Crops:
     """Draws batches of (target, reference) crops from pictures held in memory as 8-bit RGB.
 
     Datasets are drawn in proportion to the square root of their area, pictures inside one by area. Both directions of a
-    pair are used, the older picture moved into place as the codec does it, and the same flip or quarter turn for both.
+    pair are used, the older picture warped into place as the codec does it, and the same flip or quarter turn for both.
     """
 
     def __init__(self, pairs: list[Pair], crop: int, simulated: float, unrelated: float, changed: float) -> None:

@@ -48,7 +48,7 @@ def loss_of(
     hr = steps.tensor(batch[0], device) / 255
     quality, _ = steps.qualities(config, rng, len(hr), device)
     x = net.represent(hr)
-    guide = config.guidance * guidance(net, x, hr)
+    guidance_loss = config.guidance * guidance(net, x, hr)
     if config.rounded:
         hr_hat = net.upscaler(x)
         loss = comparable = (hr_hat - hr).abs().mean(dim=(1, 2, 3))  # Eq. 7
@@ -57,10 +57,10 @@ def loss_of(
         lr = net.guidance(x)[0]
         with torch.autocast(device.type, enabled=False):  # the quantiser as the codec has it
             lr_hat = losses.through_jpeg(lr, quality)
-            rate = losses.packed_bits(lr, quality) / (hr.shape[-2] * hr.shape[-1]) + losses.HEADER_BPP
+            rate = losses.coded_bits(lr, quality) / (hr.shape[-2] * hr.shape[-1]) + losses.HEADER_BPP
         hr_hat = net.reconstruct(lr_hat)
         loss, comparable = steps.rate_and_error(rate, (hr_hat - hr).square().mean(dim=(1, 2, 3)), quality, config.slope)
         figures = {"bpp": rate}
     psnr = -10 * torch.log10((hr_hat - hr).square().mean(dim=(1, 2, 3)))
-    figures |= {"loss": comparable + guide, "psnr": psnr, "guidance": guide}
-    return (loss + guide).mean(), {name: value.detach() for name, value in figures.items()}
+    figures |= {"loss": comparable + guidance_loss, "psnr": psnr, "guidance": guidance_loss}
+    return (loss + guidance_loss).mean(), {name: value.detach() for name, value in figures.items()}

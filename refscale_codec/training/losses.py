@@ -8,7 +8,7 @@ with a `weight` (`error_weight`) near the usual steepness of a rate-distortion c
 would tell where on its curve a crop shall lie, and nets drift along it for hundreds of steps; so the weight leans
 towards what holds each quality to its own exchange of error for bits.
 
-Bits of the low-res picture are estimated from its DCT coefficients (`packed_bits`), closely and with the right slope:
+Bits of the low-res picture are estimated from its DCT coefficients (`coded_bits`), closely and with the right slope:
 `benchmarks/entropy_coding.py` compares. Bits of the map are those of the real coder, whose gradient is that of the
 Laplace likelihood of each level given its left and upper neighbours, scaled by the crop's own mean deviation
 (`map_bits`).
@@ -60,8 +60,8 @@ def jpeg_tables(quality: Tensor) -> Tensor:
     return ((base * step_percent(quality)[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
 
 
-def packed_bits(lr: Tensor, quality: Tensor) -> Tensor:
-    """Estimate the bits [b] that `lr` [b, 3, h, w] takes when it is packed at `quality` [b] in 1..100.
+def coded_bits(lr: Tensor, quality: Tensor) -> Tensor:
+    """Estimate the bits [b] that `lr` [b, 3, h, w] takes when its coefficients are entropy-coded at `quality` [b] in 1..100.
 
     A coefficient of v quantiser steps counts log2(1 + 4 v^2) / 2: nothing where it will be rounded away, one unit more
     for each doubling where it is large. Of DC, v is the difference from the blocks at the left and above, so that it

@@ -58,7 +58,7 @@ def received(
         return Received(*through_gmm(gmm, lr, reference, used), None)
     with torch.autocast(lr.device.type, enabled=False):  # the quantiser as the codec has it
         lr_hat = losses.through_jpeg(lr, used)
-        bits = losses.packed_bits(lr, quality) * ~rounded
+        bits = losses.coded_bits(lr, quality) * ~rounded
     return Received(lr_hat, bits, None if gmm is None else entropy_loss(gmm, lr, reference, quality))
 
 

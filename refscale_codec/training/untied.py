@@ -69,15 +69,15 @@ def loss_of(
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
     rate = received.bits / (4 * height * width) + losses.HEADER_BPP
-    guide = losses.guidance(lr, hr / 255, levels / highest)
+    guidance_loss = losses.guidance(lr, hr / 255, levels / highest)
     loss, comparable = steps.rate_and_error(rate, error, quality, config.slope)
     figures = {
-        "loss": comparable + config.guidance * guide,
+        "loss": comparable + config.guidance * guidance_loss,
         "psnr": -10 * torch.log10(error),
         "bpp": rate,
-        "guidance": guide,
+        "guidance": guidance_loss,
     }
-    loss = loss + config.guidance * guide
+    loss = loss + config.guidance * guidance_loss
     if received.beside is not None:
         loss, figures["entropy"] = loss + received.beside, received.beside
     return loss.mean(), {name: value.detach() for name, value in figures.items()}
