@@ -61,7 +61,7 @@ def jpeg_tables(quality: Tensor) -> Tensor:
 
 
 def coded_bits(lr: Tensor, quality: Tensor) -> Tensor:
-    """Estimate the bits [b] that `lr` [b, 3, h, w] takes when its coefficients are entropy-coded at `quality` [b] in 1..100.
+    """Estimate the bits [b] that entropy coding `lr` [b, 3, h, w] takes at `quality` [b] in 1..100.
 
     A coefficient of v quantiser steps counts log2(1 + 4 v^2) / 2: nothing where it will be rounded away, one unit more
     for each doubling where it is large. Of DC, v is the difference from the blocks at the left and above, so that it
