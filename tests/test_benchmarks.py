@@ -11,7 +11,7 @@ import pytest
 from refscale_codec.picture.image import Image
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("common", "net_variants"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import georeference, warp
 from refscale_codec.study import change
-from refscale_codec.training import data
+from refscale_codec.training import manifest
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (29, 37), (64, 40)])
@@ -89,7 +89,7 @@ def test_the_heat_map_gets_brighter() -> None:
 
 
 def test_new_houses_are_found_on_a_real_pair(data_folder: Path) -> None:
-    pairs = data.read_manifest(data_folder / "manifest.csv", ("dev",))
+    pairs = manifest.read_manifest(data_folder / "manifest.csv", ("dev",))
     pair = next(p for p in pairs if p.name == "chico_069_2020")
     assert pair.reference is not None
     target, reference = (Image(image.read(p).pixels[:160].copy()) for p in (pair.target, pair.reference))

@@ -11,7 +11,7 @@ from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.warp import Alignment, Transform
-from refscale_codec.training import data
+from refscale_codec.training import manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 INNER = np.s_[128:-128, 128:-128]
@@ -224,7 +224,7 @@ def test_flow_in_tiles_finds_what_flow_in_one_piece_does(target: Image, monkeypa
 
 @pytest.mark.slow
 def test_a_real_pair_is_aligned(data_folder: Path) -> None:
-    pairs = [pair for pair in data.read_manifest(data_folder / "manifest.csv", ("dev",)) if pair.dataset == "oscd"]
+    pairs = [pair for pair in manifest.read_manifest(data_folder / "manifest.csv", ("dev",)) if pair.dataset == "oscd"]
     for pair in pairs:
         assert pair.reference is not None
         target, reference = image.read(pair.target), image.read(pair.reference)

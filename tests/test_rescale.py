@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refscale_codec import model
-from refscale_codec.errors import WeightsError
+from refscale_codec.errors import UsageError, WeightsError
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
@@ -530,5 +530,5 @@ def test_weights_that_come_with_the_package_are_found_by_their_fingerprint() -> 
 def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
     with pytest.raises(WeightsError, match="010203040506"):
         model.shipped_as(bytes(range(1, 7)))
-    with pytest.raises(WeightsError, match="scale 3"):
+    with pytest.raises(UsageError, match="not 3"):
         model.shipped(3)
