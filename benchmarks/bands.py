@@ -1,13 +1,11 @@
-"""What it saves to predict further bands from the first three: bytes with and without, at equal PSNR of these bands.
+"""What it saves to predict infrared from the decoded red, green and blue: bytes with and without, at equal PSNR.
 
-    python benchmarks/bands.py ../shared/data/manifest.csv [FOUR_BANDS.tif ...]
+    python benchmarks/bands.py ../shared/data/naip_rgbn.csv
 
-Of the dev pairs only OMBRIA's have infrared: shortwave, near, and red, in this order. Pictures of four bands are made
-of them: shortwave, red, red once more, and near infrared, which is the further band. GeoTIFFs given beside them have
-bands of their own and no older picture; bands beyond the sixth are left out. All are cut to `SIDE` pixels a side, from
-the top left.
+Dev pairs of four bands and two dates: the further band group is near infrared. It is predicted from the older picture's
+infrared or from the first three bands as decoded, whichever the encoder finds better.
 
-Bytes without, at the PSNR that the bands have with the prediction, are read off the straight line through what two
+Bytes without, at the PSNR that the band has with the prediction, are read off the straight line through what two
 qualities give, ln(bytes) over dB. Writes benchmarks/results/bands.json and the table of docs/TRAINING.md.
 """
 
@@ -15,7 +13,6 @@ import argparse
 import math
 import platform
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +31,6 @@ from refscale_codec.reference.warp import Alignment
 from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (35, 75)
-SIDE = 256
-_ORDER = [0, 2, 2, 1]
-
-
-def pictures(manifest: Path, tiffs: list[Path]) -> Iterator[tuple[str, str, Image, Image | None]]:
-    """Yield dataset, name, picture and older picture, of four bands or more."""
-    for path in tiffs:
-        yield path.stem, path.stem, Image(np.ascontiguousarray(image.read(path).pixels[:SIDE, :SIDE, :6])), None
-    for pair in read_manifest(manifest, ("dev",)):
-        if pair.dataset == "ombria" and pair.reference is not None:
-            target, older = (image.read(path).pixels[:SIDE, :SIDE, _ORDER] for path in (pair.target, pair.reference))
-            yield pair.dataset, pair.name, Image(target), Image(older)
 
 
 def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, first: Image | None) -> ReferenceSource:
@@ -53,7 +38,7 @@ def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, 
     return reference_choice.choose(group, older, alignment)
 
 
-def measured(picture: Image, older: Image | None, net: Model) -> list[dict[str, Any]]:
+def measured(picture: Image, older: Image, net: Model) -> list[dict[str, Any]]:
     """Return bytes and PSNR of the second band group at each quality, with and without the prediction."""
     described = bands.describe(picture)
     second = list(bands.split_groups(picture, described))[1]
@@ -86,7 +71,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         groups[row["dataset"], row["quality"]].append(row)
     lines = [
-        "| pictures | quality | first bands, bytes | further, bytes | predicted | further, with | whole, with |",
+        "| pictures | quality | RGB, bytes | infrared, bytes | predicted | infrared, with | whole, with |",
         "|---" * 7 + "|",
     ]
     for (dataset, quality), of in groups.items():
@@ -101,18 +86,19 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Measure, write the results and the table."""
-    parser = argparse.ArgumentParser(description="Measure what predicting further bands saves.")
+    parser = argparse.ArgumentParser(description="Measure what predicting infrared saves.")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("tiffs", type=Path, nargs="*")
     args = parser.parse_args()
     torch.set_num_threads(1)
     net = model.load(model.shipped(2))
     rows = []
-    for dataset, name, picture, older in pictures(args.manifest, args.tiffs):
-        rows += [{"dataset": dataset, "name": name} | row for row in measured(picture, older, net)]
+    for pair in read_manifest(args.manifest, ("dev",)):
+        assert pair.reference is not None
+        found = measured(image.read(pair.target), image.read(pair.reference), net)
+        rows += [{"dataset": pair.dataset, "name": pair.name} | row for row in found]
         print(*rows[-len(QUALITIES) :], sep="\n", flush=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
-    command = "python benchmarks/bands.py manifest.csv four_bands.tif ..."
+    command = "python benchmarks/bands.py naip_rgbn.csv"
     result = {"command": command, "machine": platform.machine(), "versions": versions, "rows": rows}
     write(RESULTS / "bands.json", result)
     lines = table(rows)
