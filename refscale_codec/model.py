@@ -219,6 +219,8 @@ def _filled(build: Callable[[dict[str, Any]], N], config: dict[str, Any], arrays
     """
     with torch.device("meta"):
         net = build(config)
+    if missing := asdict(net.config).keys() - config.keys():  # type: ignore[call-overload]
+        raise ValueError(f"its config lacks {', '.join(sorted(missing))}")
     wanted = net.state_dict()
     if strange := wanted.keys() ^ arrays.keys():
         raise ValueError(f"arrays differ: {', '.join(sorted(strange))}")

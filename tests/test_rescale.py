@@ -425,6 +425,15 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, tiny_model: Mode
         model.load(path)
 
 
+def test_weights_whose_config_lacks_a_field_are_refused(tmp_path: Path, tiny_model: Model) -> None:
+    path = tmp_path / "short.safetensors"
+    config = json.loads(config_with()["config"])
+    del config["flow"]  # of which there is a default
+    weights_file(path, {"config": json.dumps(config)}, flow_of(tiny_model).state_dict())
+    with pytest.raises(WeightsError, match="lacks flow"):
+        model.load(path)
+
+
 def test_damaged_numbers_and_absurd_sizes_are_refused(tmp_path: Path, tiny_model: Model) -> None:
     path = tmp_path / "bad.safetensors"
     tensors: dict[str, Tensor] = {name: tensor.clone() for name, tensor in flow_of(tiny_model).state_dict().items()}

@@ -204,6 +204,8 @@ def test_a_file_has_the_hash_of_its_picture_and_decodes_to_nothing_else(model, p
     with pytest.raises(ContainerError, match=f"{decoded.fingerprint().hex()}.*{b'forged'.hex()}"):
         decoder.decode(forged, reference, model)
     decoder.decode(forged, reference, model, window=Box(0, 0, 9, 9))  # of a part nothing can be told
+    with pytest.raises(ContainerError, match="no OUTPUT_HASH"):
+        decoder.decode(container.pack(replace(file, output_hash=None)), reference, model)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

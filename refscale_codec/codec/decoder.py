@@ -146,7 +146,9 @@ class Decoder:
 
     def _require_hash(self, decoded: Image) -> None:
         wanted = self.file.output_hash
-        if wanted is not None and decoded.fingerprint() != wanted:
+        if wanted is None:
+            raise ContainerError("malformed: no OUTPUT_HASH, which files of exact models have")
+        if decoded.fingerprint() != wanted:
             raise ContainerError(
                 f"the file decodes to the picture {decoded.fingerprint().hex()}, not to {wanted.hex()} as its encoder "
                 "says; its model computes exactly, so this machine or this version is at fault"
