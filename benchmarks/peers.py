@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from common import RESULTS, ROOT, write
+from common import RESULTS, ROOT, replace_table, write
 
 from refscale_codec import model
 from refscale_codec.picture import image
@@ -91,6 +91,9 @@ def main() -> None:
         "rows": rows,
     }
     write(args.output, result)
+    if args.output == RESULTS / "peers.json":
+        told = [f"{name} {value}" for part in ("machine", "versions") for name, value in result[part].items()]
+        replace_table("docs/SPEED.md", "benchmarks/peers.py", [*table(rows), "", f"{', '.join(told)}."])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from common import RESULTS, ROOT, write
+from common import RESULTS, ROOT, replace_table, write
 from rich.console import Console
 from rich.table import Table
 
@@ -151,6 +151,18 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
+def page(result: dict[str, Any]) -> list[str]:
+    """Return the table of docs/SPEED.md, and what it was measured with."""
+    shown = [stage for stage in STAGES if stage != "load"]
+    lines = [f"| | {' | '.join(shown)} | s/MP | peak MiB |", "|---" * (len(shown) + 3) + "|"]
+    for row in result["rows"]:
+        cells = [f"{row['seconds'][stage]:.2f}" for stage in shown]
+        cells += [f"{row['seconds_per_megapixel']['total']:.1f}", f"{row['peak_mib']:.0f}"]
+        lines.append(f"| {row['direction']} x{row['scale']}, {row['size']}² | {' | '.join(cells)} |")
+    told = [f"{name} {value}" for part in ("machine", "versions") for name, value in result[part].items() if value]
+    return [*lines, "", f"{', '.join(told)}."]
+
+
 def main() -> None:
     """Measure, print a table, write the results file."""
     parser = argparse.ArgumentParser(description="Seconds per megapixel and peak memory of encode and decode.")
@@ -184,6 +196,8 @@ def main() -> None:
                 table.add_row(f"{direction} x{scale} {size}", *cells, f"{row['peak_mib']:.0f}")
     Console().print(table)
     write(args.output, result)
+    if args.output == RESULTS / "throughput.json":
+        replace_table("docs/SPEED.md", "benchmarks/throughput.py", page(result))
 
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ def test_band_groups(dtype: np.dtype, count: int, declared: dict[int, tuple[int,
         pixels[30:35, 2:9], pixels[40, 2:9], pixels[41, 2:9] = np.nan, np.inf, -np.inf
     alpha = rng.integers(0, 256, (47, 52)).astype(dtype)
     picture = Image(pixels, alpha=alpha, nodata=None if count == 2 else highest)
-    older = Image(np.where(rng.random(pixels.shape) < 0.8, highest, pixels[::-1]))
+    older = Image(np.where(rng.random(pixels.shape) < 0.8, highest, pixels[::-1]).astype(dtype))
     described = bands.describe(picture, declared)
     assert (described.kept is not None) == (dtype.itemsize > 1 and declared is None)
     assert described.fill == (highest if count == 2 and dtype.itemsize > 1 else None)

@@ -114,10 +114,11 @@ def of_samples(plane: NDArray[Any], low: Number, high: Number) -> NDArray[np.uin
     """
     if plane.dtype.kind == "f" or isinstance(low, float):
         low, high = float(low), float(high)
-        wide = max(high - low, math.ulp(0))
+        wide = (high - low) or 1.0
         off = np.fmax(np.fmin(plane, high, dtype=np.float64), low) - low
         off *= FULL
-        off /= wide
+        with np.errstate(over="ignore"):  # numpy 1.26 warns of lanes that are not samples
+            off /= wide
         off += 0.5
         return np.asarray(np.floor(off).astype(np.uint16))
     if plane.itemsize > 2:
