@@ -201,6 +201,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "quality of nothing": ("encode target.png -o out.rsc --quality 0 -w", 2, ("--quality", "1..100", "not 0")),
     "quality beyond the highest": ("encode target.png -o out.rsc --quality 101 -w", 2, ("--quality", "101")),
     "no thread": ("encode target.png -o out.rsc --threads 0 -w", 2, ("--threads", "at least 1")),
+    "too many threads": ("encode target.png -o out.rsc --threads 99999999999 -w", 2, ("--threads", "smaller")),
     "no thread, decode": ("decode alone.rsc -o out.png --threads -1 -w", 2, ("--threads", "at least 1")),
     "two things for stdout, decode": ("decode alone.rsc -o - --json -w", 2, ("--json", "stdout")),
     "two things for stdout, extract-lr": ("extract-lr alone.rsc -o - --json", 2, ("--json", "stdout")),

@@ -149,3 +149,25 @@ def test_without_rasterio_they_are_named(
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert not image.read(path).metadata.geo
     assert caplog.messages == [f"{path}: left out: a.pgw beside it (GDAL is needed: pip install 'refscale-codec[geo]')"]
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_a_mask_leaves_the_bands_their_scales_and_takes_the_place_of_nodata(tmp_path: Path, internal: bool) -> None:
+    path, back = tmp_path / "t.tif", tmp_path / "back.tif"
+    samples = np.arange(3 * 48 * 64, dtype=np.uint16).reshape(3, 48, 64)
+    valid = np.broadcast_to(np.arange(64) > 20, (48, 64))
+    profile = {"driver": "GTiff", "width": 64, "height": 48, "count": 3, "dtype": "uint16", "nodata": 7}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 4.1e6)}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(path, "w", **profile, **place) as file:
+        file.write(samples)
+        file.write_mask((valid * 255).astype(np.uint8))
+        file.scales, file.offsets, file.units = (1e-4,) * 3, (-0.1,) * 3, ("1",) * 3
+        file.descriptions = ("B4", "B3", "B2")
+    assert path.with_name("t.tif.msk").exists() != internal
+    read = image.read(path)
+    assert read.nodata is None and read.alpha is not None and ((read.alpha > 0) == valid).all()
+    image.write(read, back)
+    with rasterio.open(back) as file:
+        assert (file.scales[:3], file.offsets[:3], file.units[:3]) == ((1e-4,) * 3, (-0.1,) * 3, ("1",) * 3)
+        assert file.descriptions == ("B4", "B3", "B2", None)
+        assert (file.read_masks(1) > 0).tolist() == valid.tolist()

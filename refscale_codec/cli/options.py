@@ -68,11 +68,16 @@ JsonOption = Annotated[bool, option("--json", help="Print the summary as JSON on
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A .rsc file; - is stdin.")]
 
 
+_LARGEST = 1 << 16  # more pages or threads than that are a mistake
+
+
 def require_positive(**numbers: int | None) -> None:
-    """Raise UsageError for a number below 1; `numbers` are by the names of their options."""
+    """Raise UsageError for a number that is not 1..`_LARGEST`; `numbers` are by the names of their options."""
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {number}")
+        if number is not None and not 1 <= number <= _LARGEST:
+            raise UsageError(
+                f"--{name.replace('_', '-')} must be {'at least 1' if number < 1 else 'smaller'}, not {number}"
+            )
 
 
 def tile_side(

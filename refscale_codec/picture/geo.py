@@ -170,6 +170,14 @@ def without_tags(geo: bytes) -> bytes:
     return dumped({name: value for name, value in fields_of(geo).items() if name in GEOREFERENCE})
 
 
+def with_alpha(geo: bytes) -> bytes:
+    """Return what is said of bands for these and one more, alpha."""
+    added: Fields = {"band_tags": {}, "descriptions": None, "units": None, "scales": 1.0, "offsets": 0.0}
+    added["interpretations"] = "alpha"
+    fields = fields_of(geo)
+    return dumped({name: [*value, added[name]] if name in added else value for name, value in fields.items()})
+
+
 def transform(geo: bytes) -> tuple[float, ...] | None:
     """Return a, b, c, d, e, f of the transform; None if there is none."""
     found = fields_of(geo).get("transform")

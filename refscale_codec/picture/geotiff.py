@@ -217,11 +217,13 @@ def _straight(pixels: NDArray[Any], alpha: NDArray[Any], nodata: Number | None) 
 
 
 def _masked(raster: Raster, valid: NDArray[np.bool_]) -> Raster:
-    """Return a picture whose alpha is 0 where a mask says that it is not valid."""
-    alpha = np.full(valid.shape, levels.opaque(raster.pixels.dtype))
-    alpha = np.where(valid, alpha if raster.alpha is None else raster.alpha, alpha.dtype.type(0))
-    note = "its mask becomes alpha" if raster.alpha is None else "its mask is joined to its alpha"
-    return raster._replace(alpha=alpha, notes=[*raster.notes, note])
+    """Return a picture whose alpha is 0 where a mask says that it is not valid; it takes nodata's place, as in GDAL."""
+    notes = [*raster.notes, "its mask becomes alpha" if raster.alpha is None else "its mask is joined to its alpha"]
+    if raster.nodata is not None:
+        notes.append(f"nodata value {raster.nodata:g} is left out: the mask says what is valid")
+    alpha = np.full(valid.shape, levels.opaque(raster.pixels.dtype)) if raster.alpha is None else raster.alpha
+    fields = geo.with_alpha(raster.geo) if raster.alpha is None else raster.geo
+    return raster._replace(alpha=np.where(valid, alpha, alpha.dtype.type(0)), nodata=None, geo=fields, notes=notes)
 
 
 def encode(

@@ -81,16 +81,20 @@ def applied(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Imag
     if not geotiff.installed():
         left_out += [f"{sidecar.name} beside it (GDAL is needed: {geotiff.INSTALL})" for sidecar in sidecars]
         sidecars = []
-    for sidecar in [sidecar for sidecar in sidecars if sidecar.suffix.endswith(_MASK)]:
-        sidecars.remove(sidecar)
+    masks = [sidecar for sidecar in sidecars if sidecar.suffix.endswith(_MASK)]
+    if len(masks) < len(sidecars):
+        image, more = _with_georeference(image, data, [sidecar for sidecar in sidecars if sidecar not in masks])
+        left_out += more
+    for sidecar in masks:
         try:
-            image = _masked(image, sidecar.data)
-            notes.append(f"the mask {sidecar.name} beside it becomes alpha")
+            masked = _masked(image, sidecar.data)
         except Exception as error:  # of GDAL, or for contents of another kind
             left_out.append(f"{sidecar.name} beside it ({reason(error)})")
-    if sidecars:
-        image, more = _with_georeference(image, data, sidecars)
-        left_out += more
+            continue
+        notes.append(f"the mask {sidecar.name} beside it becomes alpha")
+        if image.nodata is not None:
+            left_out.append(f"nodata value {image.nodata:g}, since the mask says what is valid")
+        image = masked
     return image, [*notes, f"left out: {', '.join(left_out)}"] if left_out else notes
 
 
@@ -170,7 +174,7 @@ def _joined(image: "Image", plain: _Said, whole: _Said) -> tuple["Image", list[s
 
 
 def _masked(image: "Image", data: bytes) -> "Image":
-    """Return a picture whose alpha is 0 where a `.msk` file is 0."""
+    """Return a picture whose alpha is 0 where a `.msk` file is 0; it has no nodata value then."""
     import rasterio
 
     with rasterio.MemoryFile(data, filename="mask.tif") as memory, memory.open(driver="GTiff") as file:
@@ -180,4 +184,7 @@ def _masked(image: "Image", data: bytes) -> "Image":
     if any((mask != masks[0]).any() for mask in masks[1:]):
         raise ValueError("bands have masks of their own")
     alpha = np.full(masks[0].shape, levels.opaque(image.pixels.dtype)) if image.alpha is None else image.alpha
-    return replace(image, alpha=np.where(masks[0] != 0, alpha, alpha.dtype.type(0)))
+    metadata = image.metadata
+    if image.alpha is None:
+        metadata = replace(metadata, geo=geo.with_alpha(metadata.geo))
+    return replace(image, alpha=np.where(masks[0] != 0, alpha, alpha.dtype.type(0)), nodata=None, metadata=metadata)

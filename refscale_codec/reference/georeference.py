@@ -87,7 +87,7 @@ def apart(target: Grid, reference: Grid, matrix: Matrix) -> str:
     placed = placed[:2] / placed[2]
     lowest, highest, sides = placed.min(axis=1) + 0.5, placed.max(axis=1) + 0.5, (reference.width, reference.height)
     beyond = np.where(highest < 0, highest, np.where(lowest > sides, lowest - sides, 0))
-    if not beyond.any():
+    if (abs(beyond) < 0.5).all():  # pixels; the georeferences may be rounded
         return ""
     a, b, _, d, e, _ = reference.transform
     x, y = float(a * beyond[0] + b * beyond[1]), float(d * beyond[0] + e * beyond[1])
