@@ -95,7 +95,9 @@ def fastest_carrier(device: torch.device) -> torch.dtype:
 @cache
 def faster_float(device: torch.device) -> torch.dtype:
     """Return the type in which convolutions of floats are faster here, as in training."""
-    layer = nn.Conv2d(64, 64, 3, padding=1).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.random.fork_rng([]):  # what a training draws must not depend on whether this was asked before
+        layer = nn.Conv2d(64, 64, 3, padding=1)
+    layer = layer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = {dtype: copy.deepcopy(layer).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return _faster(lambda x: layers[x.dtype](x), (1, 64, 96, 96), device)
 
