@@ -221,9 +221,24 @@ def _masked(raster: Raster, valid: NDArray[np.bool_]) -> Raster:
     notes = [*raster.notes, "its mask becomes alpha" if raster.alpha is None else "its mask is joined to its alpha"]
     if raster.nodata is not None:
         notes.append(f"nodata value {raster.nodata:g} is left out: the mask says what is valid")
-    alpha = np.full(valid.shape, levels.opaque(raster.pixels.dtype)) if raster.alpha is None else raster.alpha
-    fields = geo.with_alpha(raster.geo) if raster.alpha is None else raster.geo
-    return raster._replace(alpha=np.where(valid, alpha, alpha.dtype.type(0)), nodata=None, geo=fields, notes=notes)
+    alpha, fields = masked_alpha(raster.alpha, valid, raster.pixels.dtype, raster.geo)
+    return raster._replace(alpha=alpha, nodata=None, geo=fields, notes=notes)
+
+
+def masked_alpha(
+    alpha: NDArray[Any] | None, valid: NDArray[np.bool_], dtype: np.dtype[Any], fields: bytes
+) -> tuple[NDArray[Any], bytes]:
+    """Return the alpha [h, w] and the georeference of a picture that gets a mask.
+
+    Args:
+        alpha: that it has already, or None.
+        valid: the mask, [h, w].
+        dtype: of its samples.
+        fields: its georeference, see `geo`.
+    """
+    if alpha is None:
+        alpha, fields = np.full(valid.shape, levels.opaque(dtype)), geo.with_alpha(fields)
+    return np.where(valid, alpha, alpha.dtype.type(0)), fields
 
 
 def encode(

@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from refscale_codec.errors import reason
-from refscale_codec.picture import files, gdal_fields, geo, geotiff, levels
+from refscale_codec.picture import files, gdal_fields, geo, geotiff
 from refscale_codec.picture.geo import Fields
 
 if TYPE_CHECKING:
@@ -183,8 +181,5 @@ def _masked(image: "Image", data: bytes) -> "Image":
         masks = [file.read(band + 1) for band in range(file.count)]
     if any((mask != masks[0]).any() for mask in masks[1:]):
         raise ValueError("bands have masks of their own")
-    alpha = np.full(masks[0].shape, levels.opaque(image.pixels.dtype)) if image.alpha is None else image.alpha
-    metadata = image.metadata
-    if image.alpha is None:
-        metadata = replace(metadata, geo=geo.with_alpha(metadata.geo))
-    return replace(image, alpha=np.where(masks[0] != 0, alpha, alpha.dtype.type(0)), nodata=None, metadata=metadata)
+    alpha, fields = geotiff.masked_alpha(image.alpha, masks[0] != 0, image.pixels.dtype, image.metadata.geo)
+    return replace(image, alpha=alpha, nodata=None, metadata=replace(image.metadata, geo=fields))
