@@ -84,7 +84,8 @@ def main() -> None:
             rows += [measured(coder, target, reference, args.repeat) for coder in coders]
     print("\n".join(table(rows)))
     result: dict[str, Any] = {
-        "command": f"python benchmarks/peers.py --size {' '.join(map(str, args.size))} --repeat {args.repeat}",
+        "command": f"python benchmarks/peers.py --weights {' '.join(path.name for path in args.weights)} "
+        f"--size {' '.join(map(str, args.size))} --repeat {args.repeat}",
         "weights": {name: model.fingerprint(path).hex() for name, path in zip(names, args.weights, strict=True)},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
         "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "av")},
