@@ -269,6 +269,7 @@ def main() -> None:
                 row = {"variant": name, "what": variant.what, "seed": seed, "percent": percent}
                 row |= {"minutes": args.minutes, "parameters": parameters(config)} | cost(net.rescaler)
             row["steps"] = int(loop.checkpoints(file.parent)[-1].stem.rpartition("-")[2])
+            results = {"rows": []} | kept(RESULTS, FIELDS)  # another process may have added rows
             results["rows"].append({name: row[name] for name in FIELDS})
             results |= {"command": "python benchmarks/nets.py manifest.csv", "machine": platform.machine()}
             results |= {"versions": {"torch": torch.__version__}, "pictures": len(judge(args.manifest).pictures)}
