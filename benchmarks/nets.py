@@ -40,7 +40,7 @@ from refscale_codec.rescale.interface import Context, Rescaler
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.quantised import IntegerConv, fastest_carrier
 from refscale_codec.rescale.untied import Untied, UntiedConfig
-from refscale_codec.training import data, loop, nets
+from refscale_codec.training import data, loop
 from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at
@@ -110,17 +110,14 @@ def upscaler(fold: int, *, leaky: bool = False, taps: int = 0, full: int = 0) ->
 @contextmanager
 def guided() -> Iterator[None]:
     """Build untied nets with the flow guidance module between them."""
-    with (
-        patch.object(nets, "Untied", net_variants.Guided),
-        patch.dict(model.RESCALERS, {"untied": net_variants.Guided.stored}),
-    ):
+    with patch.dict(model.RESCALERS, {"untied": net_variants.Guided}):
         yield
 
 
 @contextmanager
 def soap() -> Iterator[None]:
     """Train hidden kernels with SOAP (Vyas et al., arXiv 2409.11321), as the package pytorch-optimizer has it."""
-    import pytorch_optimizer  # type: ignore[import-not-found]
+    import pytorch_optimizer  # type: ignore[import-not-found,unused-ignore]
 
     def of(kernels: list[nn.Parameter], lr: float) -> Any:
         return pytorch_optimizer.SOAP(kernels, lr=lr, weight_decay=0.0)

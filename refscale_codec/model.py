@@ -30,6 +30,7 @@ from refscale_codec.rescale.fgrn import Fgrn
 from refscale_codec.rescale.interface import Rescaler
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.quantised import IntegerConv
+from refscale_codec.rescale.trained import TrainedRescaler
 from refscale_codec.rescale.untied import Untied
 
 SHIPPED = Path(__file__).parent / "_weights"  # inside an installed wheel
@@ -38,12 +39,8 @@ SOURCE = Path(__file__).parent.parent / "weights"  # beside the package in a sou
 KEPT = 8
 """Most models that stay in memory."""
 
-RESCALERS: dict[str, Callable[[dict[str, Any]], RescaleNet | Untied | Fgrn]] = {
-    "flow": RescaleNet.stored,
-    "untied": Untied.stored,
-    "fgrn": Fgrn.stored,
-}
-"""What makes a rescaler of its config, by the `kind` in it; the flow where there is none."""
+RESCALERS: dict[str, type[TrainedRescaler]] = {"flow": RescaleNet, "untied": Untied, "fgrn": Fgrn}
+"""The families of rescalers, by the `kind` in a config, which is also the name of their table in a recipe."""
 
 LARGEST = 1 << 28
 """Most bytes of a weights file: nets of 130 million parameters."""
@@ -140,13 +137,16 @@ def _read(path: Path) -> tuple[bytes, bytes]:
     return data, hashlib.sha256(data).digest()[:6]
 
 
-def store(rescaler: RescaleNet | Untied | Fgrn, path: Path, gmm: Gmm | None = None) -> None:
+def store(rescaler: TrainedRescaler, path: Path, gmm: Gmm | None = None) -> None:
     """Write a model, floats in half precision; every figure in weights/README.md is that of the stored file.
 
-    An untied rescaler must be exact. `gmm` is the low-res codec that was trained with it; None for JPEG.
+    Args:
+        rescaler: one of `RESCALERS`; it is fixed for inference by this.
+        path: of the file, which is replaced.
+        gmm: the low-res codec that was trained with it; None for JPEG.
     """
-    config: dict[str, Any] = {"kind": rescaler.kind} | asdict(rescaler.config)
-    tensors = dict(rescaler.state_dict())
+    config: dict[str, Any] = {"kind": rescaler.config.kind} | asdict(rescaler.config)
+    tensors = dict(rescaler.for_inference().state_dict())
     if gmm is not None:
         config[lrcodec.CODECS[lrcodec.GMM].name] = asdict(gmm.config)
         tensors |= {f"{_LOW_RES}{name}": x for name, x in gmm.state_dict().items()}
@@ -172,8 +172,10 @@ def load(path: Path, device: str = "cpu") -> Model:
                 codec = entry.codec()
                 net = _filled(codec.stored, config.pop(entry.name), parts.pop(_LOW_RES)).to(device)
                 low_res = codec.restored(net, parts.pop(_EXACT))
-        build = RESCALERS[config.pop("kind", "flow")]
-        rescaler: Rescaler = _filled(build, config, parts.pop("")).to(  # type: ignore[call-overload]
+        kind = config.pop("kind", "flow")
+        if kind not in RESCALERS:
+            raise ValueError(f"its net is of the kind {kind!r}, which this version does not know")
+        rescaler: Rescaler = _filled(RESCALERS[kind].stored, config, parts.pop("")).to(  # type: ignore[call-overload]
             device, memory_format=torch.channels_last
         )  # faster
         if strays := [f"{start}{name}" for start, arrays in parts.items() for name in arrays]:

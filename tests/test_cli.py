@@ -1220,7 +1220,7 @@ def pairs_csv(place: Path) -> Path:
 @pytest.mark.slow
 def test_trained_weights_code_pictures(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
     (place / "recipe.toml").write_text(
-        'manifest = "pairs.csv"\nsteps = 2\nbatch = 2\ncrop = 16\n[net]\nblocks = 1\nwidth = 8\nref_width = 8\n'
+        'manifest = "pairs.csv"\nsteps = 2\nbatch = 2\ncrop = 16\n[flow]\nblocks = 1\nwidth = 8\nref_width = 8\n'
     )
     outcome = refscale("train", "recipe.toml", "-o", "run", "--device", "cpu")
     trained = Path("run", "weights.safetensors")

@@ -5,10 +5,10 @@ import logging
 import math
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -18,11 +18,16 @@ from conftest import sine_filled
 from torch import Tensor
 
 from refscale_codec import model
+from refscale_codec.codec import decoder, encoder
 from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import GmmConfig
+from refscale_codec.picture.image import Image
 from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
+from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
+from refscale_codec.rescale.trained import NetConfig, TrainedRescaler, one_of
 from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.study.coders import jpeg
 from refscale_codec.training import loop as training
@@ -533,7 +538,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
-    text = 'manifest = "p.csv"\nsplits = ["train"]\nsteps = 10\nquality = [20, 30]\n[net]\nscale = 4\nwidth = 16\n'
+    text = 'manifest = "p.csv"\nsplits = ["train"]\nsteps = 10\nquality = [20, 30]\n[flow]\nscale = 4\nwidth = 16\n'
     assert TrainConfig.read(written(tmp_path, text)) == TrainConfig(
         "p.csv", splits=("train",), steps=10, quality=(20, 30), net=RescaleConfig(scale=4, width=16)
     )
@@ -545,11 +550,11 @@ def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
     [
         ('manifest = "p.csv"\nstepz = 10\n', "unknown field stepz in a TrainConfig"),
         ('manifest = "p.csv"\nzeal = 1\nardour = 1\n', "unknown field ardour, zeal in a TrainConfig"),
-        ('manifest = "p.csv"\n[net]\nlevels = 4\n', "unknown field levels in a RescaleConfig"),
+        ('manifest = "p.csv"\n[flow]\nlevels = 4\n', "unknown field levels in a RescaleConfig"),
         ("steps = 10\n", "manifest"),
-        ('manifest = "p.csv"\n[net]\n[untied]\n', "only one of the tables net, untied, fgrn"),
-        ('manifest = "p.csv"\n[net]\nscale = 3\n', "scale must be 2 or 4, not 3"),
-        ('manifest = "p.csv"\n[net]\nwidth = "wide"\n', "recipe.toml"),
+        ('manifest = "p.csv"\n[flow]\n[untied]\n', "only one of the tables flow, untied, fgrn"),
+        ('manifest = "p.csv"\n[flow]\nscale = 3\n', "scale must be 2 or 4, not 3"),
+        ('manifest = "p.csv"\n[flow]\nwidth = "wide"\n', "recipe.toml"),
         ('manifest = "p.csv\n', "cannot read the training config"),
         ("manifest = 1 = 2\n", "cannot read the training config"),
     ],
@@ -571,7 +576,7 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["net = 3", 'steps = "many"', "quality = [5]"])
+@pytest.mark.parametrize("line", ["flow = 3", 'steps = "many"', "quality = [5]"])
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=line.split()[0]):
         TrainConfig.read(written(tmp_path, f'manifest = "p.csv"\n{line}\n'))
@@ -643,19 +648,88 @@ def test_flow_guidance_by_hand(place: Path) -> None:
         wanted = (lr - bicubic).abs().mean(dim=(1, 2, 3)) - 1e-3 * log_det / (3 * 16 * 16)
         error = (rescaler.upscaler(x) - hr).abs().mean()
     assert log_det.abs().min() > 1
-    assert torch.allclose(figures["guidance"], 3 * wanted, atol=1e-6)
+    assert torch.allclose(figures["guidance"], wanted, atol=1e-6)
     assert float(loss) == pytest.approx(float(error + 3 * wanted.mean()), rel=1e-5)
 
 
 def test_fgrn_recipes_that_cannot_be() -> None:
     for wrong in (
-        {"rounded": 0.1},
-        {"muon": 1e-3},
-        {"gmm": GmmConfig()},
+        {"gmm": GmmConfig(), "rounded": 1.0},
         {"net": replace(TINY_FGRN, scale=4), "crop": 16},
     ):
         with pytest.raises(ValueError, match=next(reversed(wrong))):
             fgrn_recipe(**wrong)
+
+
+def test_fgrn_learns_with_the_learned_codec(place: Path) -> None:
+    gmm = GmmConfig(channels=12, width=8, reference_channels=4)
+    path = training.train(fgrn_recipe(gmm=gmm, rounded=0.3, steps=2), place, place / "run")
+    trained = model.load(path)
+    fresh = Trained(fgrn_recipe(gmm=gmm)).low_res
+    assert isinstance(trained.low_res, GmmCodec) and fresh is not None
+    assert not same(trained.low_res.net.state_dict(), {name: x.half() for name, x in fresh.state_dict().items()})
+    target = Image(np.asarray(PIL.Image.open(place / "a_new.png")))
+    data = encoder.encode(target, Image(target.pixels[::-1].copy()), trained)
+    assert decoder.decode(data, Image(target.pixels[::-1].copy()), trained).pixels.shape == (40, 40, 3)
+
+
+# --- a family of one's own --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ToyConfig(NetConfig):
+    kind: ClassVar[str] = "toy"
+
+    reach: int = one_of(1, range(1, 4))
+
+
+class Toy(TrainedRescaler):
+    """One convolution each way, without a reference."""
+
+    Config = ToyConfig
+    config: ToyConfig
+    uses_reference, cell, map_levels = False, 16, 2
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__(config)
+        side = 2 * config.reach + 1
+        self.small = torch.nn.Conv2d(3, 3, side, padding=config.reach)
+        self.large = torch.nn.Conv2d(3, 3, side, padding=config.reach)
+
+    @property
+    def halo(self) -> int:
+        return 16
+
+    def down(self, hr: Tensor, context: Context | None) -> Tensor:
+        return torch.nn.functional.avg_pool2d(self.small(hr), self.scale)
+
+    def up(self, lr: Tensor, context: Context | None) -> Tensor:
+        return self.large(torch.nn.functional.interpolate(lr, scale_factor=self.scale))
+
+
+def loss_of_toy(net: Toy, gmm: None, config: TrainConfig, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    hr = torch.from_numpy(batch[0]).permute(0, 3, 1, 2).float()
+    error = (net.up(net.down(hr, None), None) - hr).square().mean(dim=(1, 2, 3))
+    return error.mean(), {"error": error.detach()}
+
+
+def test_another_family_is_a_line_in_each_of_two_tables(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(model.RESCALERS, "toy", Toy)
+    monkeypatch.setitem(nets.STEPS, "toy", loss_of_toy)
+    text = 'manifest = "pairs.csv"\nsteps = 3\nbatch = 2\ncrop = 32\n[toy]\nreach = 2\n'
+    config = TrainConfig.read(written(place, text))
+    path = training.train(config, place, place / "run")
+    toy = model.load(path)
+    assert isinstance(toy.rescaler, Toy) and toy.rescaler.config == ToyConfig(reach=2)
+    target = Image(np.asarray(PIL.Image.open(place / "a_new.png")))
+    assert decoder.decode(encoder.encode(target, None, toy), None, toy).pixels.shape == target.pixels.shape
+    with pytest.raises(UsageError, match=r"reach must be a whole number, 1\.\.3, not 4"):
+        TrainConfig.read(written(place, text.replace("= 2\n", "= 4\n")))
+
+
+def test_every_family_is_in_both_tables_by_its_kind() -> None:
+    assert model.RESCALERS.keys() == nets.STEPS.keys()
+    assert all(net.Config.kind == kind for kind, net in model.RESCALERS.items())
 
 
 # --- untied nets ------------------------------------------------------------------------------------------------------
@@ -720,7 +794,7 @@ def test_crops_grow_late() -> None:
     assert crop_at(replace(config, late_crop=0), 0.9) == 32
 
 
-@pytest.mark.parametrize("wrong", [{"late_crop": 20}, {"net": TINY}, {"start_from": (3,)}])
+@pytest.mark.parametrize("wrong", [{"late_crop": 20}, {"start_from": (3,)}])
 def test_untied_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="late_crop|untied|start_from"):
+    with pytest.raises(ValueError, match="late_crop|start_from"):
         untied_recipe(**wrong)

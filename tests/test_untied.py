@@ -60,7 +60,7 @@ def test_pixels_are_equal_in_every_carrier_and_setting(referenced):
     made, (lr, _), (_, ref) = net(), pictures(24, 32), pictures(48, 64, seed=1)
     given = (ref, half_off()) if referenced else (None, None)
     trained = made.upscale(lr, *given, QUALITY, torch.bfloat16)
-    wanted = made.make_exact().upscale(lr, *given, QUALITY, torch.float32)
+    wanted = made.for_inference().upscale(lr, *given, QUALITY, torch.float32)
     assert torch.equal(trained, wanted)
     assert torch.equal(wanted * 16, (wanted * 16).round()) and wanted.std() > 10
     before = torch.get_num_threads()
@@ -77,7 +77,7 @@ def test_pixels_are_equal_in_every_carrier_and_setting(referenced):
 
 @torch.no_grad()
 def test_tile_equals_the_whole_inside_of_its_halo():
-    made, (lr, _), (_, ref) = net().make_exact(), pictures(64, 64), pictures(128, 128, seed=1)
+    made, (lr, _), (_, ref) = net().for_inference(), pictures(64, 64), pictures(128, 128, seed=1)
     s_map = torch.full((2, 1, 64, 64), 3 * MAP_FULL)
     whole = made.upscale(lr, ref, s_map, QUALITY, torch.bfloat16)
     part, reach = (
@@ -93,7 +93,7 @@ def test_tile_equals_the_whole_inside_of_its_halo():
 
 @torch.no_grad()
 def test_reference_is_unseen_where_the_map_is_off():
-    made, (lr, _), (ref, other) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
+    made, (lr, _), (ref, other) = net().for_inference(), pictures(24, 32), pictures(48, 64, seed=1)
     off = torch.zeros(2, 1, 24, 32, dtype=torch.int64)
     one, two = (made.upscale(lr, x, off, QUALITY, torch.bfloat16) for x in (ref, other))
     assert torch.equal(one, two)
@@ -104,7 +104,7 @@ def test_reference_is_unseen_where_the_map_is_off():
 
 @torch.no_grad()
 def test_sixteen_bits_and_quality_tell():
-    made, (lr, _), (ref, _) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
+    made, (lr, _), (ref, _) = net().for_inference(), pictures(24, 32), pictures(48, 64, seed=1)
     on = torch.full((2, 1, 24, 32), 3 * MAP_FULL)
     usual = made.upscale(lr, ref, on, QUALITY, torch.float32)
     assert torch.equal(made.upscale(lr + 0.01, ref, on, QUALITY, torch.float32), usual)  # below the grid
@@ -143,7 +143,7 @@ def test_config_refuses(wrong):
 
 @torch.no_grad()
 def test_what_is_stored_makes_the_same_pixels(tmp_path):
-    made, (lr, _), (ref, _) = net().make_exact(), pictures(24, 32), pictures(48, 64, seed=1)
+    made, (lr, _), (ref, _) = net().for_inference(), pictures(24, 32), pictures(48, 64, seed=1)
     store(made, tmp_path / "net.safetensors")
     again = load(tmp_path / "net.safetensors").rescaler
     assert isinstance(again, Untied)
@@ -157,7 +157,7 @@ def test_what_is_stored_makes_the_same_pixels(tmp_path):
 
 def test_a_file_that_does_not_fit_its_config_is_refused(tmp_path):
     path = tmp_path / "net.safetensors"
-    store(net().make_exact(), path)
+    store(net().for_inference(), path)
     data = path.read_bytes()
     for changed in (
         data.replace(b"untied", b"united"),
@@ -172,7 +172,7 @@ def test_a_file_that_does_not_fit_its_config_is_refused(tmp_path):
 
 
 def test_weights_whose_sums_are_not_exact_are_refused_when_they_are_read(tmp_path):
-    path, exact = tmp_path / "net.safetensors", net().make_exact()
+    path, exact = tmp_path / "net.safetensors", net().for_inference()
     exact.upscaler.output.bias[0] = 1 << 24
     store(exact, path)
     with pytest.raises(WeightsError, match="sums are not exact"):
@@ -181,7 +181,7 @@ def test_weights_whose_sums_are_not_exact_are_refused_when_they_are_read(tmp_pat
 
 @torch.no_grad()
 def test_training_goes_on_from_the_net_that_was_stored():
-    exact, trained, (lr, _), (_, ref) = net().make_exact(), net(seed=2), pictures(24, 32), pictures(48, 64, seed=1)
+    exact, trained, (lr, _), (_, ref) = net().for_inference(), net(seed=2), pictures(24, 32), pictures(48, 64, seed=1)
     trained.load_state_dict(floats(exact.state_dict()))
     wanted = exact.upscale(lr, ref, half_off(), QUALITY, torch.float32)
     assert torch.equal(trained.upscale(lr, ref, half_off(), QUALITY, torch.float32), wanted)
@@ -190,7 +190,7 @@ def test_training_goes_on_from_the_net_that_was_stored():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("untied") / "net.safetensors"
-    store(net().make_exact(), path)
+    store(net().for_inference(), path)
     return load(path)
 
 
@@ -223,7 +223,7 @@ def test_tiles_of_any_size_give_the_same_picture(model, kind):
 
 HASHES = """
 import hashlib, torch, test_untied as t
-net, (lr, _), (_, ref) = t.net().make_exact(), t.pictures(24, 32), t.pictures(48, 64, seed=1)
+net, (lr, _), (_, ref) = t.net().for_inference(), t.pictures(24, 32), t.pictures(48, 64, seed=1)
 with torch.no_grad():
     for carrier in (torch.bfloat16, torch.float32):
         picture = net.upscale(lr, ref, t.half_off(), t.QUALITY, carrier)

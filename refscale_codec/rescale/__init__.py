@@ -2,5 +2,5 @@
 
 A rescaler is whatever has the members of `interface.Rescaler`. `net` is RefScale's conditional flow, `untied` the pair
 of a light downscaler and an upscaler of integers, `fgrn` a baseline without a reference; `tiled` runs any of them on
-whole pictures. A new one needs a module here and, if weights are trained for it, a line in `model.RESCALERS`.
+whole pictures. What a new one costs: docs/decisions/interfaces.md.
 """

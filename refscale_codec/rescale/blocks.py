@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MOST_BLOCKS = 128
-"""Most blocks in a row of any net, so that a config cannot ask for more work than building one takes."""
-
 
 def leaky_(x: Tensor) -> Tensor:
     """Apply the activation of all nets here, in place."""

@@ -14,16 +14,17 @@ identity, G_u as repetition. The low-res picture is not rounded to 8 bits, since
 """
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec.picture.tiles import STEP
-from refscale_codec.rescale.blocks import MOST_BLOCKS, DenseBlock, ResidualBlock, bounded
+from refscale_codec.rescale.blocks import DenseBlock, ResidualBlock, bounded
 from refscale_codec.rescale.interface import Context
+from refscale_codec.rescale.trained import AT_LEAST_ONE, BLOCKS, NetConfig, TrainedRescaler, one_of
 
 _LAYERS_OF_CELL = 2 * DenseBlock.LAYERS  # one after the other: alpha, then beta and phi
 _CHANNELS = 3
@@ -32,29 +33,16 @@ _MID = 0.5
 
 
 @dataclass(frozen=True)
-class FgrnConfig:
+class FgrnConfig(NetConfig):
     """Everything that fixes the architecture; stored in the weights file."""
 
-    scale: int = 2  # 2 or 4
-    width: int = 64  # channels of G_d and G_u
-    down_blocks: int = 4  # residual blocks of G_d
-    up_blocks: int = 6  # residual blocks of G_u
-    cells: int = 2  # of F
-    growth: int = 32  # channels that a layer of a dense block adds
+    kind: ClassVar[str] = "fgrn"
 
-    def __post_init__(self) -> None:
-        """Reject values that no net can be built for."""
-        for field in fields(self):
-            if type(getattr(self, field.name)) is not int:
-                raise ValueError(f"{field.name} must be a whole number, not {getattr(self, field.name)!r}")
-        if self.scale not in (2, 4):
-            raise ValueError(f"scale must be 2 or 4, not {self.scale}")
-        if self.width < _CHANNELS:
-            raise ValueError(f"width must be at least {_CHANNELS}, not {self.width}")
-        if min(self.down_blocks, self.up_blocks, self.cells, self.growth) < 1:
-            raise ValueError(f"blocks, cells and growth must be positive: {self}")
-        if max(self.down_blocks, self.up_blocks, self.cells) > MOST_BLOCKS:
-            raise ValueError(f"blocks and cells must be at most {MOST_BLOCKS}: {self}")
+    width: int = one_of(64, range(_CHANNELS, AT_LEAST_ONE.stop))  # channels of G_d and G_u
+    down_blocks: int = one_of(4, BLOCKS)  # residual blocks of G_d
+    up_blocks: int = one_of(6, BLOCKS)  # residual blocks of G_u
+    cells: int = one_of(2, BLOCKS)  # of F
+    growth: int = one_of(32, AT_LEAST_ONE)  # channels that a layer of a dense block adds
 
 
 class Down(nn.Module):
@@ -159,23 +147,18 @@ class FlowGuidance(nn.Module):
         return x + _MID
 
 
-class Fgrn(nn.Module):
+class Fgrn(TrainedRescaler):
     """The three modules together, a `Rescaler`."""
 
-    kind = "fgrn"
-    exact = False
+    Config = FgrnConfig
+    config: FgrnConfig
     uses_reference = False
 
     def __init__(self, config: FgrnConfig) -> None:
         """Build with fresh parameters."""
-        super().__init__()
-        self.config = config
+        super().__init__(config)
+        self.cell, self.map_levels = STEP, 2  # of which only 0 is used
         self.downscaler, self.upscaler, self.guidance = Down(config), Up(config), FlowGuidance(config)
-
-    @classmethod
-    def stored(cls, config: dict[str, Any]) -> "Fgrn":
-        """Return a net of the arrays that a weights file has; see `model.RESCALERS`."""
-        return cls(FgrnConfig(**config))
 
     def represent(self, hr: Tensor) -> Tensor:
         """Return x [b, 3, h/s, w/s] of hr [b, 3, h, w] in [0, 1]."""
@@ -187,32 +170,12 @@ class Fgrn(nn.Module):
         return hr_hat
 
     @property
-    def scale(self) -> int:
-        """See `Rescaler`."""
-        return self.config.scale
-
-    @property
     def halo(self) -> int:
         """See `Rescaler`: all that the nets look at."""
         down = 1 + 2 * self.config.down_blocks + 1
         up = 1 + 2 * self.config.up_blocks + 3  # the last layers' pixels are at most low-res ones
         reach = _LAYERS_OF_CELL * self.config.cells + max(down, up)
         return STEP * math.ceil(self.config.scale * reach / STEP)
-
-    @property
-    def cell(self) -> int:
-        """See `Rescaler`."""
-        return STEP
-
-    @property
-    def map_levels(self) -> int:
-        """See `Rescaler`; only 0 is used."""
-        return 2
-
-    @property
-    def device(self) -> torch.device:
-        """See `Rescaler`."""
-        return self.downscaler.output.weight.device
 
     def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
         """See `Rescaler`: none."""

@@ -15,46 +15,30 @@ RefScale paper: samples add only noise). The stages are exactly invertible; befo
 `restore`, adds to the low-res picture what it can tell of the low-res codec's loss.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from refscale_codec.rescale.blocks import MOST_BLOCKS, SubNet, haar_stage, paper_stage
+from refscale_codec.rescale.blocks import SubNet, haar_stage, paper_stage
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.refnet import RefNet
+from refscale_codec.rescale.trained import AT_LEAST_ONE, BLOCKS, DIVISORS, LEVELS, NetConfig, TrainedRescaler, one_of
 
 
 @dataclass(frozen=True)
-class RescaleConfig:
+class RescaleConfig(NetConfig):
     """Everything that fixes the architecture; stored in the weights file."""
 
-    scale: int = 2  # 2 or 4
-    flow: Literal["haar", "paper"] = "haar"
-    blocks: int = 8  # couplings in a stage
-    width: int = 48  # hidden channels of a sub-net
-    ref_width: int = 32  # feature channels of the Ref-Net
-    map_divisor: int = 2  # low-res side over map side: 1, 2 or 4
-    map_levels: int = 4  # integer levels of the map
+    kind: ClassVar[str] = "flow"
 
-    def __post_init__(self) -> None:
-        """Reject values that no net can be built for."""
-        for field in fields(self):
-            if field.name != "flow" and type(getattr(self, field.name)) is not int:
-                raise ValueError(f"{field.name} must be a whole number, not {getattr(self, field.name)!r}")
-        if self.scale not in (2, 4):
-            raise ValueError(f"scale must be 2 or 4, not {self.scale}")
-        if self.flow not in ("haar", "paper"):
-            raise ValueError(f"flow must be 'haar' or 'paper', not {self.flow!r}")
-        if self.map_divisor not in (1, 2, 4):
-            raise ValueError(f"map_divisor must be 1, 2 or 4, not {self.map_divisor}")
-        if not 2 <= self.map_levels <= 256:
-            raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
-        if not 1 <= self.blocks <= MOST_BLOCKS:
-            raise ValueError(f"blocks must be 1..{MOST_BLOCKS}, not {self.blocks}")
-        if min(self.width, self.ref_width) < 1:
-            raise ValueError(f"width and ref_width must be positive: {self}")
+    flow: Literal["haar", "paper"] = one_of("haar", ("haar", "paper"))
+    blocks: int = one_of(8, BLOCKS)  # couplings in a stage
+    width: int = one_of(48, AT_LEAST_ONE)  # hidden channels of a sub-net
+    ref_width: int = one_of(32, AT_LEAST_ONE)  # feature channels of the Ref-Net
+    map_divisor: int = one_of(2, DIVISORS)  # low-res side over map side
+    map_levels: int = one_of(4, LEVELS)  # integer levels of the map
 
 
 class Downscaled(NamedTuple):
@@ -66,20 +50,19 @@ class Downscaled(NamedTuple):
     condition: list[Tensor]  # f_c of each stage, for a caller that goes up again at once
 
 
-class RescaleNet(nn.Module):
+class RescaleNet(TrainedRescaler):
     """Ref-Net and flow together, a `Rescaler`. Built from a `RescaleConfig`; loaded from a file by `model.load`.
 
     The methods of a `Rescaler` take levels on 0..255, the others, which training uses, samples in [0, 1].
     """
 
-    kind = "flow"
-    exact = False
-    uses_reference = True
+    Config = RescaleConfig
+    config: RescaleConfig
 
     def __init__(self, config: RescaleConfig) -> None:
         """Build with fresh parameters: the haar flow starts as plain 2x2 averaging."""
-        super().__init__()
-        self.config = config
+        super().__init__(config)
+        self.cell, self.map_levels = config.scale * config.map_divisor, config.map_levels
         stages = config.scale.bit_length() - 1
         self.refnet = RefNet(stages, config.ref_width, config.map_divisor, config.map_levels)
         stage = {"haar": haar_stage, "paper": paper_stage}[config.flow]
@@ -88,35 +71,10 @@ class RescaleNet(nn.Module):
         )
         self.restore = SubNet(3, 3, self.refnet.condition_channels, config.width)  # low-res enhancement
 
-    @classmethod
-    def stored(cls, config: dict[str, Any]) -> "RescaleNet":
-        """Return a net of the arrays that a weights file has; see `model.RESCALERS`."""
-        return cls(RescaleConfig(**config))
-
-    @property
-    def scale(self) -> int:
-        """See `Rescaler`."""
-        return self.config.scale
-
     @property
     def halo(self) -> int:
         """See `Rescaler`. The flow looks further, but what lies beyond hardly matters."""
         return {2: 32, 4: 48}[self.config.scale]
-
-    @property
-    def cell(self) -> int:
-        """See `Rescaler`."""
-        return self.config.scale * self.config.map_divisor
-
-    @property
-    def map_levels(self) -> int:
-        """See `Rescaler`."""
-        return self.config.map_levels
-
-    @property
-    def device(self) -> torch.device:
-        """See `Rescaler`."""
-        return next(self.parameters()).device
 
     def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
         """See `Rescaler`: RefScale, Eq. 3."""

@@ -19,15 +19,15 @@ padded tiles must begin at multiples of 8 low-res pixels.
 """
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec.picture.tiles import STEP
-from refscale_codec.rescale.blocks import MOST_BLOCKS, HaarSplit, ResidualBlock, leaky_
+from refscale_codec.rescale.blocks import HaarSplit, ResidualBlock, leaky_
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.quantised import (
     LIMIT,
@@ -39,6 +39,7 @@ from refscale_codec.rescale.quantised import (
     make_exact,
     straight_through,
 )
+from refscale_codec.rescale.trained import AT_LEAST_ONE, BLOCKS, DIVISORS, LEVELS, NetConfig, TrainedRescaler, one_of
 
 GRID = 16  # steps a level of the low-res picture and of Haar coefficients
 BLOCK = 8  # side of the low-res codec's blocks
@@ -48,32 +49,18 @@ PHASE_UNIT = 32  # activation units of a parameter of 1 in the table of places i
 
 
 @dataclass(frozen=True)
-class UntiedConfig:
+class UntiedConfig(NetConfig):
     """Everything that fixes the architecture; stored in the weights file."""
 
-    scale: int = 2  # 2 only
-    down_width: int = 32  # channels of the downscaler; multiples of 32 are fast
-    down_blocks: int = 3
-    up_width: int = 64  # channels of the upscaler
-    up_blocks: int = 8
-    map_divisor: int = 4  # low-res side over map side
-    map_levels: int = 4  # integer levels of the map
+    kind: ClassVar[str] = "untied"
 
-    def __post_init__(self) -> None:
-        """Reject values that no net can be built for."""
-        for field in fields(self):
-            if type(getattr(self, field.name)) is not int:
-                raise ValueError(f"{field.name} must be a whole number, not {getattr(self, field.name)!r}")
-        if self.scale != 2:
-            raise ValueError(f"scale must be 2, not {self.scale}")
-        if self.map_divisor not in (1, 2, 4):
-            raise ValueError(f"map_divisor must be 1, 2 or 4, not {self.map_divisor}")
-        if not 2 <= self.map_levels <= 256:
-            raise ValueError(f"map_levels must be 2..256, not {self.map_levels}")
-        if min(self.down_width, self.down_blocks, self.up_width, self.up_blocks) < 1:
-            raise ValueError(f"widths and blocks must be positive: {self}")
-        if max(self.down_blocks, self.up_blocks) > MOST_BLOCKS:
-            raise ValueError(f"blocks must be at most {MOST_BLOCKS}: {self}")
+    scale: int = one_of(2, (2,))
+    down_width: int = one_of(32, AT_LEAST_ONE)  # channels of the downscaler; multiples of 32 are fast
+    down_blocks: int = one_of(3, BLOCKS)
+    up_width: int = one_of(64, AT_LEAST_ONE)  # channels of the upscaler
+    up_blocks: int = one_of(8, BLOCKS)
+    map_divisor: int = one_of(4, DIVISORS)  # low-res side over map side
+    map_levels: int = one_of(4, LEVELS)  # integer levels of the map
 
 
 class Down(nn.Module):
@@ -149,32 +136,30 @@ def _coarse_and_fine(x: Tensor) -> tuple[Tensor, Tensor]:
     return straight_through(coarse, x), _integers(LIMIT * (x - coarse)).detach()
 
 
-class Untied(nn.Module):
-    """Both nets, a `Rescaler`. After `make_exact` the upscaler's state is integers and cannot be trained any more."""
+U = TypeVar("U", bound="Untied")
 
-    kind = "untied"
+
+class Untied(TrainedRescaler):
+    """Both nets, a `Rescaler`. After `for_inference` the upscaler's state is integers."""
+
+    Config = UntiedConfig
+    config: UntiedConfig
     exact = True
-    uses_reference = True
 
     def __init__(self, config: UntiedConfig) -> None:
         """Build with fresh parameters."""
-        super().__init__()
-        self.config = config
+        super().__init__(config)
+        self.cell, self.map_levels = config.scale * config.map_divisor, config.map_levels
         self.haar = HaarSplit()
         self.downscaler = Down(config.down_width, config.down_blocks)
         self.upscaler = Up(config.up_width, config.up_blocks)
 
-    @classmethod
-    def stored(cls, config: dict[str, Any]) -> "Untied":
-        """Return a net of the arrays that a weights file has, exact; see `model.RESCALERS`."""
-        return cls(UntiedConfig(**config)).make_exact()
-
-    def make_exact(self) -> "Untied":
-        """Turn the trained upscaler into integers and fix the net for inference."""
+    def for_inference(self: U) -> U:
+        """Turn the trained upscaler into integers, too."""
         make_exact(self.upscaler)
         with torch.no_grad():  # so that the table is the same in half precision and out of it
             self.upscaler.phase.copy_((PHASE_UNIT * self.upscaler.phase).bfloat16().float() / PHASE_UNIT)
-        return self.eval().requires_grad_(False)
+        return super().for_inference()
 
     def downscale(self, hr: Tensor, ref: Tensor | None, s_map: Tensor | None, quality: Tensor) -> Tensor:
         """Return the low-res picture [b, 3, h/2, w/2], about [0, 1].
@@ -223,29 +208,9 @@ class Untied(nn.Module):
         return 2 + 2 * max(self.config.up_blocks, self.config.down_blocks) + 1
 
     @property
-    def scale(self) -> int:
-        """See `Rescaler`."""
-        return self.config.scale
-
-    @property
     def halo(self) -> int:
         """See `Rescaler`: all that the nets look at, so that tiles change nothing."""
         return STEP * math.ceil(self.config.scale * self.reach / STEP)
-
-    @property
-    def cell(self) -> int:
-        """See `Rescaler`."""
-        return self.config.scale * self.config.map_divisor
-
-    @property
-    def map_levels(self) -> int:
-        """See `Rescaler`."""
-        return self.config.map_levels
-
-    @property
-    def device(self) -> torch.device:
-        """See `Rescaler`."""
-        return self.upscaler.phase.device
 
     def similarity(self, hr: Tensor, reference: Tensor) -> Tensor:
         """See `Rescaler`: the correlation of the pictures' Haar details in a cell."""

@@ -51,18 +51,6 @@ def loss_of(
     exact = similarity * (net.map_levels - 1)
     map_bits = losses.with_gradient_of(coded_map_bits(exact, net.map_levels), losses.map_bits(levels, exact))
     rate = rate_lr + map_bits / pixels + losses.HEADER_BPP
-    guidance_loss = losses.guidance(lr, hr, similarity)
-    loss, comparable = steps.rate_and_error(rate, error, quality, config.slope)
-    figures = {
-        "loss": comparable + config.guidance * guidance_loss,
-        "psnr": -10 * torch.log10(error),
-        "bpp": rate,
-        "bpp_lr": rate_lr,
-        "bpp_map": map_bits / pixels,
-        "similarity": similarity.mean(dim=(1, 2, 3)),
-        "guidance": guidance_loss,
-    }
-    loss = loss + config.guidance * guidance_loss
-    if received.beside is not None:
-        loss, figures["entropy"] = loss + received.beside, received.beside
+    loss, figures = steps.total(error, rate, losses.guidance(lr, hr, similarity), received, quality, config)
+    figures |= {"bpp_lr": rate_lr, "bpp_map": map_bits / pixels, "similarity": similarity.mean(dim=(1, 2, 3))}
     return loss.mean(), {name: value.detach() for name, value in figures.items()}

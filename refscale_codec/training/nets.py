@@ -1,7 +1,7 @@
 """What a recipe trains: a rescaler, and the learned low-res codec if it has one; weights to start from and to store."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -11,16 +11,21 @@ from refscale_codec import model
 from refscale_codec.errors import WeightsError
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
-from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
-from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.rescale.quantised import floats
-from refscale_codec.rescale.untied import Untied, UntiedConfig
 from refscale_codec.training import fgrn, flow, untied
 from refscale_codec.training.data import Mask, Pixels
 from refscale_codec.training.recipe import TrainConfig
 
 _log = logging.getLogger(__name__)
 _NAMED = 4  # tensors that a message names
+
+STEPS: dict[str, Callable[..., tuple[Tensor, dict[str, Tensor]]]] = {
+    "flow": flow.loss_of,
+    "untied": untied.loss_of,
+    "fgrn": fgrn.loss_of,
+}
+"""The training step of each family of rescalers that can be trained, by its kind: the `loss_of` of a rescaler, of the
+learned low-res codec or None, of the recipe, a `Crops.marked_batch` and the number of the step."""
 
 
 class Trained(nn.Module):
@@ -31,7 +36,7 @@ class Trained(nn.Module):
         super().__init__()
         torch.manual_seed(config.seed)
         self.config = config
-        self.rescaler = _fresh(config.net)
+        self.rescaler = model.RESCALERS[config.net.kind](config.net)
         self.low_res = None if config.gmm is None else Gmm(config.gmm)
         # not the low-res codec: torch 2.13 crashes in its strided 1x1 convolutions with channels last
         self.rescaler.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -42,11 +47,7 @@ class Trained(nn.Module):
         Returns:
             The mean loss and, for the log, figures of each crop [b].
         """
-        if isinstance(self.rescaler, RescaleNet):
-            return flow.loss_of(self.rescaler, self.low_res, self.config, batch, step)
-        if isinstance(self.rescaler, Untied):
-            return untied.loss_of(self.rescaler, self.low_res, self.config, batch, step)
-        return fgrn.loss_of(self.rescaler, self.config, batch, step)
+        return STEPS[self.config.net.kind](self.rescaler, self.low_res, self.config, batch, step)
 
     def start_from(self, path: Path) -> None:
         """Take over what has equal name and shape in other weights; tell through `logging` what has not.
@@ -75,17 +76,8 @@ class Trained(nn.Module):
         )
 
     def store(self, path: Path) -> None:
-        """Write the weights; an untied rescaler becomes exact and cannot be trained any more."""
-        if isinstance(self.rescaler, Untied):
-            self.rescaler.make_exact()
+        """Write the weights; the rescaler cannot be trained any more."""
         model.store(self.rescaler, path, self.low_res)
-
-
-def _fresh(config: RescaleConfig | UntiedConfig | FgrnConfig) -> RescaleNet | Untied | Fgrn:
-    """Return the rescaler of a config."""
-    if isinstance(config, RescaleConfig):
-        return RescaleNet(config)
-    return Untied(config) if isinstance(config, UntiedConfig) else Fgrn(config)
 
 
 def _abridged(names: Collection[str]) -> str:

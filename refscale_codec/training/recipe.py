@@ -8,9 +8,9 @@ from typing import Any
 from refscale_codec.errors import UsageError, reason
 from refscale_codec.lrcodec.gmm.latents import STRIDE
 from refscale_codec.lrcodec.gmm.net import GmmConfig
-from refscale_codec.rescale.fgrn import FgrnConfig
+from refscale_codec.model import RESCALERS
 from refscale_codec.rescale.net import RescaleConfig
-from refscale_codec.rescale.untied import UntiedConfig
+from refscale_codec.rescale.trained import NetConfig
 from refscale_codec.training.losses import SLOPE
 
 if sys.version_info >= (3, 11):
@@ -18,25 +18,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NETS: dict[str, type[RescaleConfig] | type[UntiedConfig] | type[FgrnConfig]] = {
-    "net": RescaleConfig,
-    "untied": UntiedConfig,
-    "fgrn": FgrnConfig,
-}
-"""The families of rescalers, by the names of their tables in a recipe."""
-
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A recipe; every field but `manifest` has a default.
 
-    `net` is one of the tables of `NETS` in the TOML file; `[gmm]` is a `GmmConfig`, without it the low-res codec is
-    JPEG.
+    `net` is a table in the TOML file with the name of one of `model.RESCALERS`, as `[flow]`; `[gmm]` is a `GmmConfig`,
+    without it the low-res codec is JPEG.
     """
 
     manifest: str  # CSV of pairs, relative to the config file
     splits: tuple[str, ...] = ("train", "single")
-    net: RescaleConfig | UntiedConfig | FgrnConfig = RescaleConfig()
+    net: NetConfig = RescaleConfig()
     gmm: GmmConfig | None = None
     gmm_first: int = 0  # steps at the beginning with JPEG, in which of the learned codec only the entropy model learns
     start_from: tuple[str, ...] = ()  # weights, relative to the config file: equal names and shapes are taken over
@@ -46,7 +39,7 @@ class TrainConfig:
     warmup: int = 100  # steps
     decay: float = 0.4  # share of the schedule, at the end
     learning_rate: float = 6e-4  # of Adam
-    muon: float = 0.0  # learning rate of Muon for hidden convolutions of an untied net; 0 for Adam
+    muon: float = 0.0  # learning rate of Muon, for the convolutions in blocks; 0 for Adam
     batch: int = 8
     crop: int = 128  # side in pixels
     late_crop: int = 0  # side of crops at the end; 0 for no change
@@ -82,12 +75,8 @@ class TrainConfig:
         for name in ("crop", "late_crop"):
             if (side := getattr(self, name)) % unit or side < unit * (name == "crop"):
                 raise ValueError(f"{name} must be a multiple of {STRIDE} low-res pixels, {unit}, not {side}")
-        if self.muon and not isinstance(self.net, UntiedConfig):
-            raise ValueError("muon is for [untied] only")
-        if self.gmm is not None and isinstance(self.net, FgrnConfig):
-            raise ValueError("[gmm] cannot be trained with [fgrn]")
-        if self.rounded not in (0, 1) and isinstance(self.net, FgrnConfig):
-            raise ValueError(f"rounded must be 0 or 1 with [fgrn], not {self.rounded}")
+        if self.gmm is not None and self.rounded >= 1:
+            raise ValueError("[gmm] would not learn with rounded = 1")
         if self.gmm is None and self.gmm_first:
             raise ValueError("gmm_first would have no effect without [gmm]")
         if min(self.batch, self.warmup, self.steps) < 1:
@@ -106,14 +95,15 @@ class TrainConfig:
             raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
         try:
             nets: dict[str, Any] = {}
-            for name, kind in (NETS | {"gmm": GmmConfig}).items():
+            families: dict[str, type] = {kind: net.Config for kind, net in RESCALERS.items()}
+            for name, kind in (families | {"gmm": GmmConfig}).items():
                 if name not in table:
                     continue
-                given, of = table.pop(name), "net" if name in NETS else name
+                given, of = table.pop(name), "net" if name in families else name
                 if not isinstance(given, dict):
                     raise ValueError(f"{name} must be a table, not {given!r}")
                 if of in nets:
-                    raise ValueError(f"there can be only one of the tables {', '.join(NETS)}")
+                    raise ValueError(f"there can be only one of the tables {', '.join(families)}")
                 nets[of] = kind(**_known(given, kind, path))
             values: dict[str, Any] = _known(table, cls, path)
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from refscale_codec.training import losses
 from refscale_codec.training.data import Pixels
+from refscale_codec.training.low_res import Received
 from refscale_codec.training.recipe import TrainConfig
 
 
@@ -42,3 +43,25 @@ def rate_and_error(rate: Tensor, error: Tensor, quality: Tensor, slope: float) -
     bounded = error + 4e-6  # rounding limits it anyway
     weight = losses.error_weight(bounded, rate, quality, slope)
     return torch.log(rate) + weight * torch.log(bounded), torch.log(rate) + slope * torch.log(bounded)
+
+
+def total(
+    error: Tensor, rate: Tensor, guidance: Tensor, received: Received, quality: Tensor, config: TrainConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of each crop [b] and figures [b] of it for the log.
+
+    Args:
+        error: [b] mean squared error of samples in [0, 1].
+        rate: [b] bits per high-res pixel.
+        guidance: [b], what the recipe's `guidance` weighs.
+        received: the low-res pictures.
+        quality: [b] in 1..100.
+        config: the recipe.
+    """
+    loss, comparable = rate_and_error(rate, error, quality, config.slope)
+    weighted = config.guidance * guidance
+    figures = {"loss": comparable + weighted, "psnr": -10 * torch.log10(error), "bpp": rate, "guidance": guidance}
+    loss = loss + weighted
+    if received.beside is not None:
+        loss, figures["entropy"] = loss + received.beside, received.beside
+    return loss, figures

@@ -69,15 +69,6 @@ def loss_of(
 
     error = ((hr_hat - hr) / 255).square().mean(dim=(1, 2, 3))
     rate = received.bits / (4 * height * width) + losses.HEADER_BPP
-    guidance_loss = losses.guidance(lr, hr / 255, levels / highest)
-    loss, comparable = steps.rate_and_error(rate, error, quality, config.slope)
-    figures = {
-        "loss": comparable + config.guidance * guidance_loss,
-        "psnr": -10 * torch.log10(error),
-        "bpp": rate,
-        "guidance": guidance_loss,
-    }
-    loss = loss + config.guidance * guidance_loss
-    if received.beside is not None:
-        loss, figures["entropy"] = loss + received.beside, received.beside
+    guidance = losses.guidance(lr, hr / 255, levels / highest)
+    loss, figures = steps.total(error, rate, guidance, received, quality, config)
     return loss.mean(), {name: value.detach() for name, value in figures.items()}
