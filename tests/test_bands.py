@@ -202,7 +202,7 @@ GOLDEN = {
     "signed": (bands.Bands(I16, 1, ((-2, 5),), -9999), "02 01 02 feff 0500 f1d8"),
     "eight bits in a range": (bands.Bands(U8, 3, ((1, 9), (0, 255), (7, 8))), "00 03 10 01 09 00 ff 07 08"),
     "floats": (bands.Bands(F32, 1, ((-2.0, 0.5),), -9999.9), "06 01 02 000000c0 0000003f 33333333f387c3c0"),
-    "a fill value": (bands.Bands(U16, 1, ((1, 9),), 3, fill=0xFFFE), "01 01 22 0100 0900 0300 feff"),
+    "fill values": (bands.Bands(U16, 1, ((1, 9),), 3, fills=(0, 0xFFFE)), "01 01 22 0100 0900 0300 02 0000 feff"),
     "thirty-two bits": (bands.Bands(np.dtype("i4"), 1, ((-2, 5),), 7), "05 01 02 feffffff 05000000 07000000"),
 }
 ALPHA_HEX = """
@@ -355,6 +355,11 @@ MARKED = b"".join(planes.pack(np.full((2, 3), 5, np.uint8)))
         (b"\6\1\4" + bytes(8) + MARKED, "marks samples"),
         (b"\0\2\6\0" + PLANE, "damaged plane: .* in place of"),
         (b"\0\3\0", "has none"),
+        (b"\1\1\x20" + bytes(4), "of 7 bytes, expected at least 8"),
+        (b"\1\1\x20" + bytes(4) + b"\0", "fill values that do not rise"),
+        (b"\1\1\x20" + bytes(4) + b"\2\7\0\7\0", "fill values that do not rise"),
+        (b"\1\1\x20" + bytes(4) + b"\xff" + bytes(510), "fill values that do not rise"),
+        (b"\6\1\x20" + bytes(8) + b"\1\0\0\xc0\x7f", "fill values that do not rise"),
         (b"\0\1\x40" + bytes(16), "ranges of the reference alone"),
         (b"\1\1\x40" + bytes(4), "of 7 bytes, expected at least 23"),
         (b"\1\1\x40" + bytes(4) + struct.pack("<2d", 2, 1), "range of the reference whose lowest"),

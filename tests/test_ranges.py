@@ -160,7 +160,7 @@ def test_a_value_far_from_all_others_is_marked(dtype: np.dtype, value: float) ->
     pixels[5:30, 7:40] = value
     pixels[60, 60] = -30_000 if dtype != U16 else 40_000
     described = bands.describe(Image(pixels))
-    assert described.fill == value
+    assert described.fills == (value,)
     assert described.nodata is None
     assert described.kept is not None
     assert np.array_equal(described.marks == 5, pixels == value)
@@ -172,14 +172,42 @@ def test_a_value_far_from_all_others_is_marked(dtype: np.dtype, value: float) ->
     assert np.array_equal(back.pixels == value, pixels == value)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [(U16, [0, 65535]), (U16, [0, 65534, 65535]), (I16, [-9999, -9998]), (F32, [-(2.0**127), 2.0**127]), (I32, [0, 9])],
+)
+def test_several_values_far_from_all_others_are_marked(dtype: np.dtype, values: list[float]) -> None:
+    pixels = noisy(20_000, 22_000, dtype)[..., None]
+    for row, value in enumerate(values):
+        pixels[8 * row : 8 * row + 5, 7:40] = value
+    pixels[60, 60] = 31_000
+    described = bands.describe(Image(pixels))
+    assert described.fills == tuple(values)
+    assert described.ranges[0][0] >= 20_000 and described.ranges[0][1] < 22_000
+    ((coded),) = bands.split_groups(Image(pixels), described)
+    back = bands.join_groups([coded.pixels], described, bands.Box(0, 0, 64, 64))
+    for value in values:
+        assert np.array_equal(back.pixels == value, pixels == value)
+    named = ", ".join(map(ranges.text, values))
+    assert told(pixels)[0].startswith(f"samples with the values {named}, far from all others, kept exactly: ")
+
+
+def test_a_value_beyond_a_declared_range_is_marked_if_it_is_far_from_all_others() -> None:
+    pixels = noisy(118, 132, U8)
+    pixels[5:30, 7:40] = 0
+    assert bands.describe(Image(pixels[..., None]), (118, 131)).fills == (0,)
+    assert bands.describe(Image(pixels[..., None]), (0, 131)).fills == ()
+    assert bands.describe(Image(pixels[..., None])).fills == ()
+
+
 def test_a_value_near_the_others_or_of_few_samples_is_not_marked() -> None:
     for value, rows in ((0, 9), (6000, 9)):
         pixels = noisy(440, 9000)
         pixels[:rows] = value
-        assert bands.describe(Image(pixels[..., None])).fill is None
+        assert bands.describe(Image(pixels[..., None])).fills == ()
     points = noisy(440, 2960)
     points[3, :3] = 65535
-    assert bands.describe(Image(points[..., None])).fill is None
+    assert bands.describe(Image(points[..., None])).fills == ()
 
 
 def test_a_band_of_one_value_but_for_a_few_is_exact() -> None:
@@ -242,6 +270,18 @@ def test_a_sliver_of_the_coded_range_is_told() -> None:
     assert told(land)[0].endswith("codes these finer, but clips others")
     assert told(noisy(0, 256, U8)) == told(np.full((9, 9), 7, U8)) == []
     assert told(np.dstack([noisy(1, 3, U8)] * 5))[-1] == "likewise 4 more bands"
+
+
+@pytest.mark.parametrize("values", [(0,), (0, 255), (0, 1), (255,)])
+def test_a_collar_does_not_hide_a_sliver(values: tuple[int, ...]) -> None:
+    pixels = noisy(118, 132, U8)
+    pixels[:20] = values[0]
+    pixels[20:30, :30] = values[-1]
+    (line,) = told(pixels)
+    besides = " or ".join(map(str, values))
+    assert line.startswith(f"band 1: 100 % of the samples that are not {besides} lie within 118..131, 5.1 % of the")
+    assert line.endswith("--range 1:118,131 (value_range in Python) codes these finer")
+    assert bands.describe(Image(pixels[..., None]), (118, 131)).fills == values
 
 
 def test_the_range_that_is_named_clips_nothing_where_it_can() -> None:

@@ -301,7 +301,7 @@ def test_band_groups(dtype: np.dtype, count: int, declared: dict[int, tuple[int,
     older = Image(np.where(rng.random(pixels.shape) < 0.8, highest, pixels[::-1]).astype(dtype))
     described = bands.describe(picture, declared)
     assert (described.kept is not None) == (dtype.itemsize > 1 and declared is None)
-    assert described.fill == (highest if count == 2 and dtype.itemsize > 1 else None)
+    assert described.fills == ((highest,) if count == 2 and (dtype.itemsize > 1 or declared and dtype == "u1") else ())
     reader = Bands(band_section.pack(described), 47, 52)
     for other in [dtype] if dtype == np.uint8 else [np.dtype("u4"), np.dtype("i2"), np.dtype("f4"), dtype]:
         again = older

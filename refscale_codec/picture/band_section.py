@@ -3,6 +3,7 @@
 import math
 import struct
 import zlib
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,12 @@ from refscale_codec.picture.bands import Bands, Kept
 from refscale_codec.picture.image import MAX_SAMPLES
 from refscale_codec.picture.levels import TYPES, Number
 
-_ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILL, _REFERENCE = 1, 2, 4, 8, 16, 32, 64  # flags
+_ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILLS, _REFERENCE = 1, 2, 4, 8, 16, 32, 64  # flags
 _REFERENCE_TYPE = np.dtype("<f8")
 _FARTHEST = 1 << 33  # end of the range of a reference of whole numbers
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
 _COUNT = struct.Struct("<I")
+_MOST_FILLS = 256 - levels.FIRST_FILL  # which marks of a byte can stand for
 _LEAST_PER_KEPT = 64  # samples of a picture, at least, for each that is kept exactly
 
 
@@ -32,7 +34,7 @@ def pack(bands: Bands) -> bytes | None:
         _MARKS: bands.marks is not None,
         _KEPT: bands.kept is not None,
         _RANGES: bands.dtype == np.uint8 and bool(bands.ranges),
-        _FILL: bands.fill is not None,
+        _FILLS: bool(bands.fills),
         _REFERENCE: bool(bands.reference_ranges),
     }
     little = bands.dtype.newbyteorder("<")
@@ -42,8 +44,8 @@ def pack(bands: Bands) -> bytes | None:
     ]
     if bands.nodata is not None:
         parts.append(np.array(bands.nodata, _nodata_type(bands.dtype)).tobytes())
-    if bands.fill is not None:
-        parts.append(np.array(bands.fill, little).tobytes())
+    if bands.fills:
+        parts.append(bytes([len(bands.fills)]) + np.array(bands.fills, little).tobytes())
     parts.append(np.array(bands.reference_ranges, _REFERENCE_TYPE).tobytes())
     if bands.alpha is not None:
         parts += planes.pack(bands.alpha)
@@ -110,16 +112,17 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
     type_id, count, flags = _HEAD.unpack_from(payload)
     dtype = TYPES[min(type_id, len(TYPES) - 1)]
     known = type_id < len(TYPES) and count and flags < 2 * _REFERENCE
-    unmeant = flags & _MARKS and not flags & (_NODATA | _FILL) and dtype.kind != "f"
+    unmeant = flags & _MARKS and not flags & (_NODATA | _FILLS) and dtype.kind != "f"
     if not known or unmeant or flags & _RANGES and dtype != np.uint8:
         raise ContainerError(f"malformed: BANDS begins with {payload[: _HEAD.size].hex(' ')}")
     ranged = dtype != np.uint8 or flags & _RANGES
-    if flags & (_KEPT | _FILL) and not ranged:
+    if flags & (_KEPT | _FILLS) and not ranged:
         raise ContainerError("malformed: BANDS keeps samples beyond ranges that there are not")
     in_ranges, wide = (2 * count if ranged else 0), _nodata_type(dtype)
     after = _HEAD.size + in_ranges * dtype.itemsize
     last = after + wide.itemsize * bool(flags & _NODATA)
-    beyond = last + dtype.itemsize * bool(flags & _FILL)
+    fills = payload[last] if flags & _FILLS and last < len(payload) else 0
+    beyond = last + bool(flags & _FILLS) * (1 + fills * dtype.itemsize)
     end = beyond + 2 * count * _REFERENCE_TYPE.itemsize * bool(flags & _REFERENCE)
     if flags & _REFERENCE and not ranged:
         raise ContainerError("malformed: BANDS has ranges of the reference alone")
@@ -132,10 +135,13 @@ def _head(payload: bytes | None, height: int, width: int) -> tuple[Bands, int, m
     if not all(math.isfinite(low) and math.isfinite(high) and low <= high for low, high in pairs):
         raise ContainerError("malformed: BANDS has a range whose lowest value is above the highest")
     nodata = np.frombuffer(payload[after:last], wide).tolist()
-    fill = np.frombuffer(payload[last:beyond], dtype.newbyteorder("<")).tolist()
+    values = np.frombuffer(payload[last + 1 : beyond], dtype.newbyteorder("<")).tolist()
     if not all(levels.can_be(dtype, value) for value in nodata):
         raise ContainerError("malformed: BANDS has a nodata value that no sample can have")
-    bands = Bands(dtype, count, pairs, nodata[0] if nodata else None, fill=fill[0] if fill else None)
+    rising = all(low < high for low, high in pairwise(values)) and all(map(math.isfinite, values))
+    if flags & _FILLS and not (0 < fills <= _MOST_FILLS and rising):
+        raise ContainerError("malformed: BANDS has fill values that do not rise")
+    bands = Bands(dtype, count, pairs, nodata[0] if nodata else None, fills=tuple(values))
     bands = bands._replace(reference_ranges=_reference_ranges(payload[beyond:end], dtype))
     if bands.plain and not flags:
         raise ContainerError("malformed: BANDS of an 8-bit RGB picture, which has none")

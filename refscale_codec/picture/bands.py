@@ -32,6 +32,7 @@ from refscale_codec.picture.tiles import Box
 _log = logging.getLogger(__name__)
 _SERVED = {1: range(1, 256), 3: (1, 4), 4: (1, 3)}  # by bands of a reference: other numbers of bands it serves for
 _RGB = ["red", "green", "blue"]
+_MOST_FILLS = 64  # of a picture
 
 
 class Kept(NamedTuple):
@@ -68,8 +69,8 @@ class Bands(NamedTuple):
     """[h, w, bands]: 0 for a sample that is coded, else the mark of its value in `special`; None if all are coded."""
     kept: Kept | None = None
     """Samples that are kept exactly; None for none."""
-    fill: Number | None = None
-    """A value that many samples have, far from all others, as if it were nodata; None for none."""
+    fills: tuple[Number, ...] = ()
+    """Values that many samples have, far from all others, as if they were nodata; rising."""
     reference_ranges: tuple[tuple[Number, Number], ...] = ()
     """The same as `ranges` for the bands of the reference; empty if they have the picture's."""
 
@@ -86,7 +87,7 @@ class Bands(NamedTuple):
     @property
     def special(self) -> dict[int, Number]:
         """The values that marks stand for; see `levels.special`."""
-        return levels.special(self.dtype, self.nodata, self.fill)
+        return levels.special(self.dtype, self.nodata, self.fills)
 
     def table(self, band: int) -> NDArray[Any]:
         """Return the value of each level of a band; none is nodata."""
@@ -114,17 +115,15 @@ def describe(
     Raises:
         UsageError: a range of another band, or one that the type does not hold.
     """
-    dtype, fill = image.pixels.dtype, None
+    dtype = image.pixels.dtype
     given = ranges.by_band(declared, dtype, image.bands)
     marks = _marks(image.pixels, levels.special(dtype, image.nodata))
-    if dtype != np.uint8:
-        fill = ranges.fill([each for band, each in enumerate(_valid(image, marks)) if band not in given])
-    if fill is not None:
-        marks = _marks(image.pixels, levels.special(dtype, image.nodata, fill))
-        assert marks is not None  # some samples have it
-        tell(
-            f"samples with the value {ranges.text(fill)}, far from all others, kept exactly: {(marks == 5).mean():.3%}"
-        )
+    fills = tuple(sorted(set(_fills(image, marks, given))))[:_MOST_FILLS]
+    if fills:
+        marks = _marks(image.pixels, levels.special(dtype, image.nodata, fills))
+        assert marks is not None  # some samples have one
+        named = f"value{'s' * (len(fills) > 1)} {', '.join(map(ranges.text, fills))}"
+        tell(f"samples with the {named}, far from all others, kept exactly: {(marks >= levels.FIRST_FILL).mean():.3%}")
     chosen, slivers = [], []
     for band, (plane, valid) in enumerate(_valid(image, marks)):
         if band in given:
@@ -150,8 +149,18 @@ def describe(
         image.alpha,
         marks,
         _kept(image, [one.kept for one in chosen]),
-        fill,
+        fills,
     )
+
+
+def _fills(image: Image, marks: NDArray[np.uint8] | None, given: dict[int, tuple[Number, Number]]) -> Iterator[Number]:
+    """Yield fill values of the bands that have a range of their samples, or that lie beyond the one that is given."""
+    for band, (plane, valid) in enumerate(_valid(image, marks)):
+        if band in given:
+            low, high = given[band]
+            yield from (value for value in ranges.fills(plane, valid) if not low <= value <= high)
+        elif image.pixels.dtype != np.uint8:
+            yield from ranges.fills(plane, valid)
 
 
 def _valid(image: Image, marks: NDArray[np.uint8] | None) -> Iterator[tuple[NDArray[Any], Mask | None]]:

@@ -30,6 +30,9 @@ _NARROWED = (np.dtype("f2"), np.dtype("f8"))
 READ = (*TYPES, *_NARROWED)
 """Types of samples that are read; floats of other sizes become float32."""
 
+FIRST_FILL = 5
+"""The mark of the first fill value, see `special`."""
+
 QUIET_NAN = 0x7FC00000
 """The bits of the NaN that stands for all in what is hashed and decoded."""
 
@@ -88,12 +91,12 @@ def equal(samples: NDArray[Any], value: Number) -> Mask:
     return np.asarray(samples == value)
 
 
-def special(dtype: np.dtype[Any], nodata: Number | None, fill: Number | None = None) -> dict[int, Number]:
+def special(dtype: np.dtype[Any], nodata: Number | None, fills: tuple[Number, ...] = ()) -> dict[int, Number]:
     """Return the values that no range holds, by their marks in the file.
 
-    1 is the nodata value, 2 to 4 are NaN, infinity and -infinity of floats, and 5 is a fill value.
+    1 is the nodata value, 2 to 4 are NaN, infinity and -infinity of floats, and from 5 on there are the fill values.
     """
-    values = nodata, *(_NOT_FINITE if dtype.kind == "f" else (None,) * 3), fill
+    values = nodata, *(_NOT_FINITE if dtype.kind == "f" else (None,) * 3), *fills
     return {mark: value for mark, value in enumerate(values, start=1) if value is not None}
 
 

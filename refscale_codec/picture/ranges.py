@@ -1,8 +1,9 @@
 """Which range of values of a band is coded: one that is declared, or that of the band's samples but for a few extremes.
 
 Quality refers to the coded range, so one hot pixel in a range of its own would take the detail of all others. A few
-samples far from the rest are therefore left out of the range, and kept exactly. What a picture loses in other ways is
-told: samples that are clipped to a declared range, and a band whose samples lie in a sliver of the coded range.
+samples far from the rest are therefore left out of the range, and kept exactly, and so are *fill values*: values that
+many samples have, far from all others, such as a collar of 0 or saturation. What a picture loses in other ways is told:
+samples that are clipped to a declared range, and a band whose samples lie in a sliver of the coded range.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ Declared = tuple[Number, Number] | Mapping[int, tuple[Number, Number]]
 
 _RARE = 2000  # of so many samples, one at each end may be an extreme
 _KEPT = 500  # of so many samples, one at most is kept exactly
-_MANY = 16  # samples, at least, that have a fill value
+_MANY = 16  # samples, at least, that have a fill value, and one in `_KEPT`
+_FILLS = 4  # fill values of a band, at most
 _USED = 0.95  # the share of samples whose range is compared with what is coded
 _SLIVER = 0.1  # of the coded range: less is told
 _CLIPPED = 0.02  # share of a reference's samples that may be clipped to the picture's range
@@ -92,39 +94,96 @@ def measured(plane: NDArray[Any], valid: Mask | None) -> Chosen:
     Arguments are those of `within`. A band without valid samples has the range 0..0.
     """
     low, high = _extent(plane, valid)
-    sample = _sorted(plane, valid)
-    rare = len(sample) // _RARE
-    if rare:
-        first, last = number(sample[rare]), number(sample[-1 - rare])
-        margin = (last - first) / 4
-        if 2 * (min(high, last + margin) - max(low, first - margin)) <= high - low:
-            chosen = within(plane, valid, first - margin, last + margin)
-            if chosen.kept is not None:
-                inside = ~chosen.kept if valid is None else valid & ~chosen.kept
-                return Chosen(*_extent(plane, inside), chosen.kept)
+    limits = _limits(_counted(plane, valid), low, high)
+    if limits is not None:
+        chosen = within(plane, valid, *limits)
+        if chosen.kept is not None:
+            inside = ~chosen.kept if valid is None else valid & ~chosen.kept
+            return Chosen(*_extent(plane, inside), chosen.kept)
     return Chosen(low, high)
 
 
-def fill(bands: list[tuple[NDArray[Any], Mask | None]]) -> Number | None:
-    """Return the value that many samples have and that is far from all others in most bands; None if there is none.
+def fills(plane: NDArray[Any], valid: Mask | None) -> list[Number]:
+    """Return the fill values of a band: those of many samples that lie far from all others.
 
-    It is a value of at least `_MANY` samples, and one in `_KEPT`, without which the range is at most half as wide.
+    Each is at least as far from what is left as that is wide, but for a few extremes: without it, the range is at most
+    half as wide.
 
-    Args:
-        bands: of each, arguments of `measured`.
+    Arguments are those of `within`.
     """
-    found: list[Number] = []
-    for plane, valid in bands:
-        low, high, *_ = measured(plane, valid)
-        for value in {low, high} if low < high else ():
-            same = plane == value if valid is None else valid & (plane == value)
-            others = ~same if valid is None else valid & ~same
-            count, rest_count = int(same.sum()), int(others.sum())
-            if rest_count and count >= max(_MANY, (count + rest_count) / _KEPT):
-                rest = measured(plane, others)
-                if 2 * (rest.high - rest.low) <= high - low:
-                    found.append(value)
-    return max(sorted(set(found)), key=found.count, default=None)
+    return _fills(_counted(plane, valid))
+
+
+class _Counted(NamedTuple):
+    """The samples of a band, or some of them."""
+
+    values: NDArray[Any]
+    """Their values, which rise, each once."""
+    counts: NDArray[np.int64]
+    """How many have it."""
+
+    def without(self, values: list[Number]) -> "_Counted":
+        """Return those with other values."""
+        others = ~np.isin(self.values, values)
+        return _Counted(self.values[others], self.counts[others])
+
+    def between(self, low: Number, high: Number) -> "_Counted":
+        """Return those from one value to another."""
+        inside = (self.values >= low) & (self.values <= high)
+        return _Counted(self.values[inside], self.counts[inside])
+
+    @property
+    def ends(self) -> tuple[Number, Number]:
+        """Lowest and highest value."""
+        return number(self.values[0]), number(self.values[-1])
+
+
+def _counted(plane: NDArray[Any], valid: Mask | None) -> _Counted:
+    """Return the samples that count; of a large plane those on a grid."""
+    samples = _sorted(plane, valid)
+    starts = np.flatnonzero(np.append(True, samples[1:] != samples[:-1])[: len(samples)])
+    return _Counted(samples[starts], np.diff(starts, append=len(samples)))
+
+
+def _limits(found: _Counted, low: Number, high: Number) -> tuple[Number, Number] | None:
+    """Return limits beyond which samples of a band from low to high are extremes; None if there are none."""
+    up_to = np.cumsum(found.counts)
+    rare = int(up_to[-1]) // _RARE if len(up_to) else 0
+    if not rare:
+        return None
+    first, last = (number(found.values[np.searchsorted(up_to, at, "right")]) for at in (rare, up_to[-1] - 1 - rare))
+    margin = (last - first) / 4
+    narrow = 2 * (min(high, last + margin) - max(low, first - margin)) <= high - low
+    return (first - margin, last + margin) if narrow else None
+
+
+def _usual(found: _Counted) -> _Counted:
+    """Return samples, of which there must be one, without a few extremes; see `_limits`."""
+    limits = _limits(found, *found.ends)
+    return found if limits is None else found.between(*limits)
+
+
+def _fills(found: _Counted) -> list[Number]:
+    enough = max(_MANY, found.counts.sum() / _KEPT)
+    chosen: list[Number] = []
+    while more := _outermost(found, enough, _FILLS - len(chosen)):
+        chosen += more
+        found = found.without(more)
+    return sorted(chosen)
+
+
+def _outermost(found: _Counted, enough: float, most: int) -> list[Number]:
+    """Return the fewest values of enough samples that are each at least as far from all others as these lie apart."""
+    many = [number(value) for value in found.values[found.counts >= enough]]
+    for count in range(1, min(len(many), most) + 1):
+        for below in range(count + 1):
+            chosen = many[:below] + many[len(many) - (count - below) :]
+            rest = found.without(chosen)
+            if len(rest.values):
+                low, high = _usual(rest).ends
+                if all(max(low - value, value - high) >= high - low for value in chosen):
+                    return chosen
+    return []
 
 
 def _extent(plane: NDArray[Any], valid: Mask | None) -> tuple[Number, Number]:
@@ -181,27 +240,31 @@ def of_reference(
 def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:
     """Return a message on a band of which nearly all samples lie in a sliver of its coded range, else None.
 
-    The band's number is from 1; the other arguments are those of `within`.
+    Fill values do not count. The band's number is from 1; the other arguments are those of `within`.
     """
-    sample = _sorted(plane, valid)
-    if not len(sample) or sample[0] == sample[-1]:
+    counted = _counted(plane, valid)
+    besides = _fills(counted)
+    if len(counted.values) - len(besides) < 2:  # values of classes, say
+        besides = []
+    counted = counted.without(besides)
+    if len(counted.values) < 2 or high <= low:
         return None
-    if high <= low:
-        return None
-    first, last, *_ = measured(plane, valid)
+    first, last = _usual(counted).ends
     if last - first > _SLIVER * (high - low):
-        beyond = round(len(sample) * (1 - _USED))
-        ends = sample.astype(np.float64)
+        samples = counted.values.repeat(counted.counts)
+        beyond = round(len(samples) * (1 - _USED))
+        ends = samples.astype(np.float64)
         at = int(np.argmin(ends[len(ends) - 1 - beyond :] - ends[: beyond + 1]))  # the narrowest that holds so many
-        first, last = number(sample[at]), number(sample[at + len(sample) - 1 - beyond])
+        first, last = number(samples[at]), number(samples[at + len(samples) - 1 - beyond])
     part = (last - first) / (high - low)
     if first == last or part > _SLIVER:
         return None
-    inside = float(((sample >= first) & (sample <= last)).mean())
+    inside = float(counted.between(first, last).counts.sum() / counted.counts.sum())
     narrow, clipped = f"{text(first)},{text(last)}", "" if inside == 1 else ", but clips others"
+    others = f" that are not {' or '.join(map(text, besides))}" if besides else ""
     return (
-        f"band {band}: {100 * inside:.3g} % of the samples lie within {text(first)}..{text(last)}, {100 * part:.2g} % "
-        f"of the range {text(low)}..{text(high)} that is coded and that quality refers to; "
+        f"band {band}: {100 * inside:.3g} % of the samples{others} lie within {text(first)}..{text(last)}, "
+        f"{100 * part:.2g} % of the range {text(low)}..{text(high)} that is coded and that quality refers to; "
         f"--range {band}:{narrow} (value_range in Python) codes these finer{clipped}"
     )
 

@@ -100,10 +100,11 @@ def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def measured(pixels: NDArray[np.uint8]) -> Image:
-    """Return two bands of floats with each special value, samples far beyond the rest, and alpha."""
+    """Return two bands of floats with each special value, two fill values, samples far beyond the rest, and alpha."""
     samples = (pixels[:85, :99, :2].astype(np.float32) - 100) * np.float32(0.37)
     samples[10:30, 20:50], samples[40, 50, 1], samples[41, 50:53, 0] = np.nan, -np.inf, np.inf
     samples[60:70, 5:25, 1] = -9999.9
+    samples[60:70, 60:80], samples[72:80, 60:80] = -32768, 65535
     samples[3, 4, 0], samples[80, 90] = 1e30, (-4000, 70_000)
     return Image(samples, alpha=np.ascontiguousarray(pixels[:85, :99, 2] / np.float32(255)), nodata=-9999.9)
 

@@ -19,7 +19,7 @@ class Bands:
         self.ranges: list[tuple[float, float]] = []
         self.reference_ranges: list[tuple[float, float]] = []
         self.nodata: float | None = None
-        self.fill: float | None = None
+        self.fills: list[float] = []
         self.alpha: np.ndarray | None = None
         self.marks: np.ndarray | None = None
         self.kept: tuple[np.ndarray, ...] = ()
@@ -36,8 +36,8 @@ class Bands:
             self.nodata = np.frombuffer(payload, stored, 1, at).tolist()[0]
             at += stored.itemsize
         if flags & 32:
-            self.fill = np.frombuffer(payload, self.dtype, 1, at).tolist()[0]
-            at += self.dtype.itemsize
+            self.fills = np.frombuffer(payload, self.dtype, payload[at], at + 1).tolist()
+            at += 1 + payload[at] * self.dtype.itemsize
         if flags & 64:
             numbers = np.frombuffer(payload, "<f8", 2 * self.count, at).tolist()
             numbers = numbers if self.is_float else [int(number) for number in numbers]
@@ -100,8 +100,8 @@ class Bands:
         for group in self.groups:
             pixels = reference[..., group]
             hidden = self.is_nodata(pixels) | ~np.isfinite(pixels)
-            if self.fill is not None:
-                hidden |= pixels == (np.float32(self.fill) if reference.dtype.kind == "f" else self.fill)
+            for fill in self.fills:
+                hidden |= pixels == (np.float32(fill) if reference.dtype.kind == "f" else fill)
             coded = np.where(hidden, 0, pixels).astype(np.float64 if real or self.is_float else np.int64)
             for place, band in enumerate(group):
                 if self.ranges:
@@ -141,7 +141,7 @@ class Bands:
                 copies = [pixels[..., place].astype(np.int64) for place in range(3) if group[place] == band]
                 picture[..., band] = self.values(band)[(2 * sum(copies) + len(copies)) // (2 * len(copies))]
         if self.marks is not None:
-            for mark, value in ((1, self.nodata), (2, np.nan), (3, np.inf), (4, -np.inf), (5, self.fill)):
+            for mark, value in enumerate((self.nodata, np.nan, np.inf, -np.inf, *self.fills), start=1):
                 if (self.marks == mark).any():
                     picture[self.marks == mark] = value
         if self.kept:
