@@ -9,8 +9,9 @@
 and torch with the first picture that is encoded or decoded.
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from refscale_codec.errors import ContainerError as ContainerError
 from refscale_codec.errors import ImageError as ImageError
@@ -20,7 +21,10 @@ from refscale_codec.errors import TargetError as TargetError
 from refscale_codec.errors import UsageError as UsageError
 from refscale_codec.errors import WeightsError as WeightsError
 
+TYPE_CHECKING = False  # the module typing takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from refscale_codec.api import Reader as Reader
     from refscale_codec.api import decode as decode
     from refscale_codec.api import encode as encode

@@ -7,11 +7,11 @@
     ├── WeightsError         5   weights that are missing, damaged, or not those of the file
     ├── ReferenceMismatch    6   the reference is missing, or another one
     ├── TargetError          7   a size or PSNR that no quality reaches
-    ├── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
-    └── Interrupted        130   Ctrl-C; in Python KeyboardInterrupt
+    └── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
 
 `cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug, keeps its traceback
-and exits with 1, as does a command whose reader closes the pipe. `docs/FORMAT.md` has the table for users.
+and exits with 1, as does a command whose reader closes the pipe; Ctrl-C gives 130 (`cli.interrupt`). `docs/FORMAT.md`
+has the table for users.
 """
 
 from collections.abc import Iterator
@@ -64,12 +64,6 @@ class OutOfMemory(RefscaleError):
     """An allocation failed. Only the command line raises it."""
 
     exit_code = 8
-
-
-class Interrupted(RefscaleError):
-    """The user interrupted a command. Only the command line raises it."""
-
-    exit_code = 130
 
 
 def reason(error: BaseException) -> str:

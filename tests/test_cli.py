@@ -1334,7 +1334,7 @@ def test_shells_can_complete_commands_and_options(place: Path) -> None:
     def completed(line: str) -> list[str]:
         environment = os.environ | {"_REFSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line}
         environment["COMP_CWORD"] = str(len(line.split()) - 1)
-        program = "import sys; sys.argv[0] = 'refscale'; from refscale_codec.cli.main import main; main()"
+        program = "import sys; sys.argv[0] = 'refscale'; from refscale_codec.__main__ import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         )

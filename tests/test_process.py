@@ -143,27 +143,64 @@ def test_descriptors_that_are_open_stay_as_they_are() -> None:
 
 
 INTERRUPTED = """
-import os, signal
-from refscale_codec.cli.main import main
+import os, signal, sys
+from refscale_codec.__main__ import main
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted_at:
+            os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-os.fsync = lambda number: os.kill(os.getpid(), signal.SIGINT)  # while the output is being written
+interrupted_at = sys.argv.pop(1)
+if interrupted_at == "output":
+    os.fsync = lambda number: os.kill(os.getpid(), signal.SIGINT)  # while it is being written
+sys.meta_path.insert(0, Finder())
 main()
 """
 
 
-def test_an_interrupt_is_told_and_leaves_nothing_behind(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("refscale_codec.cli.main", "--help"),
+        ("typer", "info new.rsc"),
+        ("refscale_codec.picture.metadata", "info new.rsc"),
+        ("numpy", "encode new.png -o out.rsc"),
+        ("refscale_codec.codec", "decode new.rsc -o out.png"),
+        ("torch", "rd-curve new.png -o report"),
+        ("output", "extract-lr new.rsc"),
+    ],
+)
+def test_an_interrupt_is_told_at_any_moment_and_leaves_nothing_behind(place: Path, module: str, line: str) -> None:
     before = sorted(place.iterdir())
-    line = [sys.executable, "-c", INTERRUPTED, "extract-lr", "new.rsc"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    program = [sys.executable, "-c", INTERRUPTED, module, *line.split()]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert sorted(place.iterdir()) == before
 
 
+def test_an_error_that_a_library_makes_of_an_interrupt_is_not_told(place: Path) -> None:
+    program = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from refscale_codec.cli import main, terminal\nfrom refscale_codec import __main__, errors\n"
+    program += "def wrong(path):\n try: os.kill(os.getpid(), signal.SIGINT)\n"
+    program += " except BaseException: raise errors.ImageError('damaged')\n"
+    program += "terminal.read = wrong\n__main__.main()"
+    done = subprocess.run([sys.executable, "-c", program, "info", "x"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_interrupt_that_is_ignored_stays_so(place: Path) -> None:
+    ignoring = INTERRUPTED.replace("signal.default_int_handler", "signal.SIG_IGN")
+    program = [sys.executable, "-c", ignoring, "typer", "info", "new.rsc"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:7], done.stderr) == (0, "new.rsc", "")
+
+
 def test_a_command_that_waits_is_interrupted_at_once(place: Path) -> None:
     line = [sys.executable, "-c", "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"]
-    line[2] += "from refscale_codec.cli import terminal, main\nread = terminal.read\n"
-    line[2] += "terminal.read = lambda path: (print('reading', flush=True), read(path))[1]\nmain.main()"
+    line[2] += "from refscale_codec import __main__\nfrom refscale_codec.cli import terminal\nread = terminal.read\n"
+    line[2] += "terminal.read = lambda path: (print('reading', flush=True), read(path))[1]\n__main__.main()"
     running = subprocess.Popen(
         [*line, "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -3,6 +3,10 @@
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -185,6 +189,25 @@ def test_two_processes_measure_what_one_does(place: Path, setup: Setup) -> None:
     (place / "two").mkdir()
     two = rdcurve.measure(pairs, setup, place / "two", jobs=2)
     assert str(without_seconds(one)) == str(without_seconds(two))  # as text, since NaN differs from itself
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a process group is interrupted")
+def test_an_interrupt_ends_all_processes_with_one_line(place: Path, tiny_weights: Path) -> None:
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from refscale_codec.__main__ import main; main()"
+    line = ["rd-curve", "new", "old", "-o", "out", "--weights", str(tiny_weights), "--jobs", "2", "--coders"]
+    line += ["jpeg,webp,refscale-tiny-x2"]
+    command = [sys.executable, "-c", program, *line]
+    running = subprocess.Popen(command, cwd=place, stdout=-1, stderr=-1, start_new_session=True)
+    rows = place / "out" / "rows.jsonl"
+    while running.poll() is None and (not rows.exists() or not rows.read_bytes().strip()):
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)  # a process that is left would keep them open
+    assert (running.returncode, out) == (130, b"")
+    assert err.endswith(b"interrupted\n")
+    assert b"Traceback" not in err
 
 
 def test_a_process_that_dies_is_one_clear_message(place: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from refscale_codec.cli import process
-from refscale_codec.errors import Interrupted, OutOfMemory, UsageError
+from refscale_codec.errors import OutOfMemory, UsageError
 
 
 class Command(TyperCommand):
@@ -24,13 +24,10 @@ class Command(TyperCommand):
         """Run the command.
 
         Raises:
-            Interrupted: it was, by Ctrl-C.
             OutOfMemory: an allocation failed, whoever reported it.
         """
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
         except Exception as error:
             if not process.is_out_of_memory(error):
                 raise

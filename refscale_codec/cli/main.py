@@ -11,9 +11,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from refscale_codec import __version__
-from refscale_codec.cli import coding, inspection, process, study, terminal
+from refscale_codec.cli import coding, inspection, interrupt, process, study, terminal
 from refscale_codec.cli.command import Command
-from refscale_codec.errors import ImageError, Interrupted, RefscaleError, reason
+from refscale_codec.errors import ImageError, RefscaleError, reason
 
 EXIT_CODES = """
 Exit codes: 0 done, 2 usage, 3 a picture, 4 a .rsc file, 5 weights, 6 the reference, 7 a target out of reach, 8 memory,
@@ -69,7 +69,7 @@ def main() -> NoReturn:
     except SystemExit as end:
         code = int(end.code or 0)
     except RefscaleError as error:
-        terminal.say(False, f"{error}" if isinstance(error, Interrupted) else f"error: {error}")
+        terminal.say(interrupt.came(), f"error: {error}")
         code = error.exit_code
     except BrokenPipeError:  # who reads stdout has gone
         code = 1

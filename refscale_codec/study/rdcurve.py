@@ -11,13 +11,15 @@ Conventions are those of `metrics` and `evaluate`: bits per high-res pixel, RGB 
 
 import hashlib
 import json
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -228,7 +230,8 @@ def _run(
         yield from map(_work, tasks)
     else:
         with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, (setup,)) as pool:
-            futures = [pool.submit(_work, task) for task in tasks]
+            with _without_interrupts():
+                futures = [pool.submit(_work, task) for task in tasks]
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -238,5 +241,20 @@ def _run(
                     "start again, with fewer --jobs"
                 ) from None
             except BaseException:
+                for worker in active_children():
+                    worker.terminate()
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Have Ctrl-C wait, and never reach the processes that are started meanwhile: the first one ends the others."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,66 @@
+"""Ctrl-C: one line and the exit code 130, at any moment, imports included.
+
+Imports nothing that takes time, so that the handler is there before anything else is imported.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+EXIT_CODE = 130
+
+_IMPORTING = "<frozen importlib"  # how the file names of Python's own import code begin
+_CLEAN_LINE = b"\r\x1b[2K\x1b[?25h"  # of a terminal: erase the line of a spinner, and show the cursor
+
+_came = False
+
+
+def came() -> bool:
+    """Return whether the user has interrupted this process; nothing else is to be told then."""
+    return _came
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Let Ctrl-C end the process with a line on stderr, whatever a library makes of it.
+
+    Where SIGINT is ignored, as in the background of a shell, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _handle)
+    try:
+        yield
+    except BaseException:
+        if not _came:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done, and the interpreter only has to end
+    if _came:
+        _end()
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    """Raise SystemExit, which neither Typer nor decoders of hostile bytes catch; within an import end at once.
+
+    Nothing is to be cleaned up there, and libraries in C++ abort when an exception of Python reaches them.
+    """
+    global _came
+    _came = True
+    sys.unraisablehook = lambda _: None  # where the exception is ignored, in a finaliser for instance
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            _end()
+        frame = frame.f_back
+    sys.exit(EXIT_CODE)
+
+
+def _end() -> None:
+    with suppress(OSError, AttributeError):  # a stderr that is closed
+        number = sys.stderr.fileno()
+        os.write(number, _CLEAN_LINE * os.isatty(number) + b"interrupted\n")
+    os._exit(EXIT_CODE)
