@@ -6,6 +6,7 @@ import math
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -118,6 +119,15 @@ def test_quantiser_steps_are_those_in_the_file(quality: int) -> None:
         tables = PIL.Image.open(io.BytesIO(jpeg)).quantization  # type: ignore[attr-defined]
         for component, table in ((0, 0), (1, 1), (2, 1)):
             assert [zigzag[component, coefficients.ZIGZAG.index(i)] for i in range(64)] == list(tables[table])
+
+
+def test_step_sizes_are_one_law_for_numbers_arrays_and_tensors() -> None:
+    wanted = [5000 / q if q < 50 else 200 - 2 * q for q in range(1, 101)]
+    assert [coefficients.step_percent(q) for q in range(1, 101)] == wanted
+    qualities = np.arange(1, 101)
+    assert coefficients.step_percent(qualities).tolist() == wanted
+    assert coefficients.step_percent(torch.from_numpy(qualities).double()).tolist() == pytest.approx(wanted)
+    assert coefficients.step_percent(qualities / 100, highest=1) == pytest.approx(wanted)
 
 
 def test_a_flat_picture_has_dc_alone() -> None:

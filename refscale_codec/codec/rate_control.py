@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from refscale_codec.codec import encoder
 from refscale_codec.codec.encoder import Coded, EncodeOptions, Plan
 from refscale_codec.errors import TargetError
+from refscale_codec.lrcodec.dct.coefficients import step_percent
 from refscale_codec.lrcodec.interface import ROUNDING
 from refscale_codec.model import Model
 from refscale_codec.picture import bands
@@ -30,7 +31,7 @@ CLOSE_DB = 0.1
 """A PSNR above the target by no more than this, in dB, ends the search."""
 
 _TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a typical picture
-_ABSCISSA = [-math.log(5000 / max(q, 0.5) if q < 50 else max(200 - 2 * q, 1)) for q in range(101)]  # by quality: rises
+_ABSCISSA = [-math.log(max(step_percent(max(q, 0.5)), 1)) for q in range(101)]  # by quality: rises
 _WIDEST = 1.5  # dead zone in which all indices of 1 become 0
 _NEAR = 0.06  # on the abscissa: what the dead zone may remove even if it is more than one step
 _SLOPES = {"bytes": 1.0, "psnr": 3.5}  # of the value over the abscissa, about

@@ -17,12 +17,15 @@ Guidance is RefScale's Eq. 5 (bicubic where dissimilar, blurred where similar), 
 picture.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from refscale_codec.lrcodec import gradient
-from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LARGEST, LUMA, YCBCR
+from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct.coefficients import DCT, LARGEST, YCBCR
 
 SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves
 BITS_A_UNIT, BITS_A_BLOCK = 2.24, 1.27  # by least squares on low-res pictures of qualities 15 to 95
@@ -44,20 +47,24 @@ def error_weight(error: Tensor, bpp: Tensor, quality: Tensor, slope: float) -> T
         quality: [b] in 1..100.
         slope: d ln(bits) / -d ln(squared error).
     """
-    steps = step_percent(quality) / 100
+    steps = coefficients.step_percent(quality).floor() / 100
     worth = BIT_WORTH * steps.square() / (1 + steps / 2)
     return torch.sqrt(slope * error / (worth * bpp)).clamp(slope / 3, slope * 3).detach()
 
 
-def step_percent(quality: Tensor) -> Tensor:
-    """Return quantiser steps at qualities in 1..100 in percent of those at 50, as libjpeg scales them."""
-    return torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-
-
 def jpeg_tables(quality: Tensor) -> Tensor:
-    """Return the low-res JPEG's quantiser steps for qualities [b] in 1..100 as [b, 3, 8, 8] for Y, Cb, Cr on 0..255."""
-    base = torch.tensor([LUMA, CHROMA, CHROMA], dtype=torch.float32, device=quality.device)
-    return ((base * step_percent(quality)[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
+    """Return the low-res JPEG's quantiser steps for qualities [b], whole numbers in 1..100.
+
+    They are [b, 3, 8, 8] for Y, Cb, Cr on 0..255.
+    """
+    return _jpeg_tables().to(quality.device)[quality.long() - 1]
+
+
+@cache
+def _jpeg_tables() -> Tensor:
+    """Return the quantiser steps of all qualities, [100, 3, 8, 8]."""
+    tables = torch.tensor([coefficients.tables(quality) for quality in range(1, 101)], dtype=torch.float32)
+    return tables[:, [0, 1, 1]].reshape(100, 3, 8, 8)
 
 
 def coded_bits(lr: Tensor, quality: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ The quantiser tables are scaled as libjpeg scales the standard ones. They are fl
 counts is that of the high-res picture.
 """
 
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,9 +66,24 @@ _TO_RGB = np.rint(2**_RGB_BITS * np.array([[1, 1, 1], [0, -0.344136, 1.772], [1.
 _AT_ONCE = 16  # rows of blocks that are dequantised at once, to bound memory
 
 
+Quality = TypeVar("Quality", bound=Any)
+
+
+def step_percent(quality: Quality, highest: int = 100) -> Quality:
+    """Return quantiser steps in percent of those at quality 50, as libjpeg scales them but not rounded down.
+
+    Args:
+        quality: a number, array or tensor of them, above 0 and up to `highest`.
+        highest: the highest quality; 1 for qualities in 0..1.
+    """
+    half = highest / 2
+    percent: Quality = (quality < half) * (50 * highest / quality) + (quality >= half) * (200 - 200 / highest * quality)
+    return percent
+
+
 def steps(quality: int) -> NDArray[np.int64]:
     """Return the quantiser steps [3, 64] in zigzag order for Y, Cb, Cr at a quality of 1..100, scaled as by libjpeg."""
-    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    percent = int(step_percent(quality))
     tables = np.array([LUMA, CHROMA, CHROMA], np.int64).reshape(3, 64)[:, ZIGZAG]
     return np.clip((tables * percent + 50) // 100, 1, 255)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refscale_codec.lrcodec import gradient
-from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LUMA, YCBCR
+from refscale_codec.lrcodec.dct.coefficients import CHROMA, DCT, LUMA, YCBCR, step_percent
 from refscale_codec.lrcodec.gmm import layers, mixture
 from refscale_codec.lrcodec.gmm.integers import leaky
 from refscale_codec.lrcodec.gmm.latents import HYPER, STRIDE, EntropyModel
@@ -237,7 +237,7 @@ def convolutions(modules: nn.Module) -> list[nn.Conv2d]:
 
 def _coarseness(quality: Tensor) -> Tensor:
     """Return ln of JPEG's quantiser at qualities in [0, 1], from 0 for the finest to 1 for the coarsest."""
-    percent = torch.where(quality < 0.5, 50 / quality.clamp(min=0.01), 200 - 200 * quality)
+    percent = step_percent(quality.clamp(min=0.01), highest=1)
     return torch.log(percent.clamp(min=2) / 2) / math.log(_RANGE)
 
 
