@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError
-from refscale_codec.picture import bands, levels, ranges
+from refscale_codec.picture import band_section, bands, levels, ranges
 from refscale_codec.picture.image import Image
 
 U8, U16, I16, I32, F32 = (np.dtype(name) for name in ("u1", "u2", "i2", "i4", "f4"))
@@ -142,6 +142,33 @@ def test_an_extreme_is_kept_and_has_no_say(dtype: np.dtype, extreme: int) -> Non
     assert chosen.kept is not None
     assert np.argwhere(chosen.kept).tolist() == [[5, 5]]
     assert told(pixels)[0] == "samples far beyond the range of their band, kept exactly: 1"
+
+
+@pytest.mark.parametrize("share", [0.003, 0.008, 0.015])
+@pytest.mark.parametrize("dtype", [U16, F32])
+def test_more_extremes_are_kept_where_they_make_the_range_ten_times_as_wide(dtype: np.dtype, share: float) -> None:
+    pixels = noisy(440, 2960, dtype)
+    places = np.random.default_rng(2).permutation(pixels.size)[: round(share * pixels.size)]
+    pixels.flat[places] = np.linspace(6000, 65535, len(places))
+    chosen = ranges.measured(pixels, None)
+    assert chosen.low >= 440 and chosen.high < 2960
+    assert chosen.kept is not None
+    assert np.array_equal(np.flatnonzero(chosen.kept), np.sort(places))
+    pixels.flat[places] = np.linspace(6000, 20_000, len(places))  # seven times
+    assert ranges.measured(pixels, None).kept is None
+    described = bands.describe(Image(pixels[..., None]))
+    assert band_section.pack(described) is not None
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(0, 39))
+def test_the_narrowest_range_is_that_of_all_intervals(samples: list[int], beyond: int) -> None:
+    beyond = min(beyond, len(samples) - 1)
+    found = ranges._narrowest(ranges._counted(np.array([samples], U16), None), beyond)
+    rising = sorted(samples)
+    inside = len(samples) - beyond
+    widths = [rising[at + inside - 1] - rising[at] for at in range(beyond + 1)]
+    assert found[1] - found[0] == min(widths)
+    assert sum(found[0] <= sample <= found[1] for sample in samples) >= inside
 
 
 def test_extremes_that_are_many_or_near_are_in_the_range() -> None:

@@ -14,6 +14,7 @@ from refscale_codec.picture import levels, planes
 from refscale_codec.picture.bands import Bands, Kept
 from refscale_codec.picture.image import MAX_SAMPLES
 from refscale_codec.picture.levels import TYPES, Number
+from refscale_codec.picture.ranges import LEAST_PER_KEPT
 
 _ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILLS, _REFERENCE = 1, 2, 4, 8, 16, 32, 64  # flags
 _REFERENCE_TYPE = np.dtype("<f8")
@@ -21,7 +22,6 @@ _FARTHEST = 1 << 33  # end of the range of a reference of whole numbers
 _HEAD = struct.Struct("<BBB")  # type, bands, flags
 _COUNT = struct.Struct("<I")
 _MOST_FILLS = 256 - levels.FIRST_FILL  # which marks of a byte can stand for
-_LEAST_PER_KEPT = 64  # samples of a picture, at least, for each that is kept exactly
 
 
 def pack(bands: Bands) -> bytes | None:
@@ -191,7 +191,7 @@ def _unpacked(data: memoryview, shape: tuple[int, int, int], dtype: np.dtype[Any
     if len(data) < _COUNT.size:
         raise ContainerError("malformed: BANDS ends before the samples that it keeps")
     (count,) = _COUNT.unpack_from(data)
-    if not 0 < count <= math.prod(shape) // _LEAST_PER_KEPT:
+    if not 0 < count <= math.prod(shape) // LEAST_PER_KEPT:
         raise ContainerError(f"malformed: BANDS keeps {count} samples of {math.prod(shape)}")
     ends = [0, *(count * np.cumsum([4, 4, 1, dtype.itemsize])).tolist()]
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)

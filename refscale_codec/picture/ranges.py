@@ -18,9 +18,12 @@ from refscale_codec.picture.levels import FULL, Mask, Number, limits_of, number,
 Declared = tuple[Number, Number] | Mapping[int, tuple[Number, Number]]
 """Lowest and highest value of all bands, or of some, by their number from 1."""
 
-_RARE = 2000  # of so many samples, one at each end may be an extreme
-_KEPT = 500  # of so many samples, one at most is kept exactly
-_MANY = 16  # samples, at least, that have a fill value, and one in `_KEPT`
+_EXTREMES = ((1000, 1 / 2), (65, 1 / 10))  # one in so many samples, if the range of the rest is at most this part
+_FEW = 500  # of so many samples, one may lie beyond a declared range and is kept exactly; or have a fill value
+LEAST_PER_KEPT = 64
+"""Samples of a picture, at least, for each that is kept exactly: a limit of the file format."""
+
+_MANY = 16  # samples, at least, that have a fill value
 _FILLS = 4  # fill values of a band, at most
 _USED = 0.95  # the share of samples whose range is compared with what is coded
 _SLIVER = 0.1  # of the coded range: less is told
@@ -79,27 +82,29 @@ def within(plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -
         low: lowest value of the range.
         high: highest value of the range.
     """
+    beyond, share = _beyond(plane, valid, low, high)
+    return Chosen(low, high, beyond) if 0 < share <= 1 / _FEW else Chosen(low, high, None, share)
+
+
+def _beyond(plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> tuple[Mask, float]:
+    """Return which samples count and lie beyond a range, and their share of those that count."""
     beyond = (plane < low) | (plane > high)
     if valid is not None:
         beyond &= valid
-    count, whole = int(beyond.sum()), plane.size if valid is None else int(valid.sum())
-    if not count:
-        return Chosen(low, high)
-    return Chosen(low, high, beyond) if count * _KEPT <= whole else Chosen(low, high, None, count / whole)
+    return beyond, int(beyond.sum()) / max(1, plane.size if valid is None else int(valid.sum()))
 
 
 def measured(plane: NDArray[Any], valid: Mask | None) -> Chosen:
-    """Return the range of a band's samples, without a few extremes if the rest then takes at most half of it.
+    """Return the range of a band's samples, without extremes if few of them make it much wider, see `_EXTREMES`.
 
     Arguments are those of `within`. A band without valid samples has the range 0..0.
     """
     low, high = _extent(plane, valid)
     limits = _limits(_counted(plane, valid), low, high)
     if limits is not None:
-        chosen = within(plane, valid, *limits)
-        if chosen.kept is not None:
-            inside = ~chosen.kept if valid is None else valid & ~chosen.kept
-            return Chosen(*_extent(plane, inside), chosen.kept)
+        kept, share = _beyond(plane, valid, *limits)
+        if 0 < share <= 1 / LEAST_PER_KEPT:
+            return Chosen(*_extent(plane, ~kept if valid is None else valid & ~kept), kept)
     return Chosen(low, high)
 
 
@@ -147,14 +152,25 @@ def _counted(plane: NDArray[Any], valid: Mask | None) -> _Counted:
 
 def _limits(found: _Counted, low: Number, high: Number) -> tuple[Number, Number] | None:
     """Return limits beyond which samples of a band from low to high are extremes; None if there are none."""
+    samples = int(found.counts.sum())
+    for one_in, part in _EXTREMES:
+        if samples >= one_in:
+            first, last = _narrowest(found, samples // one_in)
+            margin = (last - first) / 4
+            if min(high, last + margin) - max(low, first - margin) <= part * (high - low):
+                return first - margin, last + margin
+    return None
+
+
+def _narrowest(found: _Counted, beyond: int) -> tuple[Number, Number]:
+    """Return the ends of the narrowest interval with all samples but for at most so many."""
     up_to = np.cumsum(found.counts)
-    rare = int(up_to[-1]) // _RARE if len(up_to) else 0
-    if not rare:
-        return None
-    first, last = (number(found.values[np.searchsorted(up_to, at, "right")]) for at in (rare, up_to[-1] - 1 - rare))
-    margin = (last - first) / 4
-    narrow = 2 * (min(high, last + margin) - max(low, first - margin)) <= high - low
-    return (first - margin, last + margin) if narrow else None
+    skipped = np.append(0, up_to[:-1])
+    starts = np.flatnonzero(skipped <= beyond)
+    ends = np.searchsorted(up_to, up_to[-1] - (beyond - skipped[starts]))
+    values = found.values.astype(np.float64)
+    at = int(np.argmin(values[ends] - values[starts]))
+    return number(found.values[starts[at]]), number(found.values[ends[at]])
 
 
 def _usual(found: _Counted) -> _Counted:
@@ -164,7 +180,7 @@ def _usual(found: _Counted) -> _Counted:
 
 
 def _fills(found: _Counted) -> list[Number]:
-    enough = max(_MANY, found.counts.sum() / _KEPT)
+    enough = max(_MANY, found.counts.sum() / _FEW)
     chosen: list[Number] = []
     while more := _outermost(found, enough, _FILLS - len(chosen)):
         chosen += more
@@ -251,11 +267,7 @@ def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high
         return None
     first, last = _usual(counted).ends
     if last - first > _SLIVER * (high - low):
-        samples = counted.values.repeat(counted.counts)
-        beyond = round(len(samples) * (1 - _USED))
-        ends = samples.astype(np.float64)
-        at = int(np.argmin(ends[len(ends) - 1 - beyond :] - ends[: beyond + 1]))  # the narrowest that holds so many
-        first, last = number(samples[at]), number(samples[at + len(samples) - 1 - beyond])
+        first, last = _narrowest(counted, round(counted.counts.sum() * (1 - _USED)))
     part = (last - first) / (high - low)
     if first == last or part > _SLIVER:
         return None
