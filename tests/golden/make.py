@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from refscale_codec import model
@@ -24,11 +25,13 @@ from refscale_codec.picture.metadata import INCH, Metadata, packed_resolution, p
 from refscale_codec.reference.source import ReferenceSource, Unused, Warped
 from refscale_codec.reference.warp import STEPS, Alignment, GainOffset, Transform, still
 from refscale_codec.rescale import similarity_map
+from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
 from refscale_codec.rescale.interface import Rescaler
 
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[1] / "examples"
 EXACT = FOLDER.parents[1] / "benchmarks" / "weights" / "x2-untied.safetensors"
+FGRN = FOLDER / "fgrn.safetensors"  # see `with_every_part`
 SIZE = 88, 104
 
 
@@ -137,10 +140,11 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "grey-reference": (2, "jpeg", Image, lambda x: Image(np.ascontiguousarray(shifted(x)[..., 1:2]))),
     "reference-of-grey": (2, "jpeg", lambda x: Image(deep(x[..., 1:2])), lambda x: Image(deep(doubled(x)[..., 2:5]))),
     "constant-map": (2, "jpeg", Image, Image),  # see `with_map`
+    "fgrn": (4, "jpeg", Image, None),
     "exact": (2, "jpeg", Image, Image),
     "exact-sixteen-bits": (2, "jpeg", lambda x: Image(deep(doubled(x))), lambda x: Image(deep(shifted(doubled(x))))),
 }
-NOT_SHIPPED = {name: EXACT for name in ("exact", "exact-sixteen-bits")}  # weights that have to be named
+NOT_SHIPPED = {"exact": EXACT, "exact-sixteen-bits": EXACT, "fgrn": FGRN}  # weights that have to be named
 
 
 def weights(name: str) -> Path:
@@ -196,8 +200,20 @@ def with_map(data: bytes, rescaler: Rescaler, constant: bool) -> bytes:
     return container.pack(replace(file, similarity_map=similarity_map.encode(levels, rescaler.map_levels)))
 
 
+def with_every_part(net: Fgrn) -> Fgrn:
+    """Return a net near mean and repetition, as it begins, in which no part is zero."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    return net
+
+
 def main() -> None:
     """Write those that were named, or all."""
+    if not FGRN.exists():
+        tiny = FgrnConfig(scale=4, width=8, down_blocks=1, up_blocks=2, cells=2, growth=4)
+        model.store(with_every_part(Fgrn(tiny)), FGRN)
     for name in sys.argv[1:] or NAMES:
         net = model.load(weights(name))
         options = EncodeOptions(60, output_hash=name == "everything", reference_name=name == "everything")

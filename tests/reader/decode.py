@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reader import bands, container, dct, learned, similarity_map, warp
 from reader.container import ALIGNMENT, BANDS, EXTRA_BANDS, MAP, OUTPUT_HASH, PREDICTION, File
+from reader.fgrn import Fgrn
 from reader.flow import Flow
 from reader.synthesis import Synthesis
 from reader.untied import Untied
@@ -54,7 +55,10 @@ def group(
         levels = similarity_map.decode(file.payloads.get(MAP), *size, weights.config["map_levels"])
         padding = ((0, file.scale * height - file.height), (0, file.scale * width - file.width), (0, 0))
         x = torch.from_numpy(np.pad(reference, padding, "edge").astype(np.float32)).permute(2, 0, 1)
-    if weights.config.get("kind", "flow") == "untied":
+    kind = weights.config.get("kind", "flow")
+    if kind == "fgrn":
+        made = full * Fgrn(weights).up(low_res / 255)
+    elif kind == "untied":
         made = full // 255 * Untied(weights).up(low_res, None if x is None else x / (full // 255), levels, file.quality)
     else:
         s_map = None if levels is None else torch.from_numpy(levels)
