@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import refscale_codec
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -27,6 +29,7 @@ def test_package_and_citation_name_the_same_authors_licence_and_place(pyproject:
     assert [author["name"] for author in project["authors"]] == re.findall(r"^  - name: (.*)$", citation, re.MULTILINE)
     assert f"repository-code: {project['urls']['Homepage']}\n" in citation
     assert project["description"] in citation
+    assert f"\nversion: {refscale_codec.__version__}\n" in citation
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
