@@ -2,11 +2,13 @@
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import tiffs
 
 from refscale_codec.picture import exif, image
 from refscale_codec.picture.image import Image
@@ -114,3 +116,39 @@ def test_damaged_exif_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> 
     found = image.from_bytes(bytes(data), "x")
     assert found.metadata == Metadata(xmp=XMP)
     assert caplog.messages[0].startswith("x: left out: damaged EXIF (")
+
+
+PRIVATE = {33723: ("B", b"iptc"), 34377: ("B", b"8BIM"), 50706: ("B", b"\1\4\0\0"), 65000: ("H", [1])}
+SILENT = {263: ("H", [1]), 280: ("H", [0]), 281: ("H", [255]), 297: ("H", [0, 1]), 59932: ("B", b"  ")}
+
+
+@pytest.mark.parametrize(("order", "big"), [("<", False), ("<", True), (">", False)])
+@pytest.mark.parametrize("place", [{}, tiffs.GEOREFERENCE], ids=["plain", "georeferenced"])
+def test_each_tag_of_a_tiff_is_kept_or_told_or_says_nothing(
+    order: str, big: bool, place: dict[int, tiffs.Values], caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = SCENE.transpose(1, 2, 0)[:9, :11]
+    kept = {269: ("s", b"name\0"), 306: ("s", b"2020:01:01 00:00:00\0"), 700: ("B", XMP)}
+    data = tiffs.file(tiffs.Picture(samples, 2, tags=kept | SILENT | place), big=big, order=order)
+    found = image.from_bytes(data, "x")
+    assert caplog.messages == []
+    assert found.metadata.xmp == XMP
+    assert b"name\0" in found.metadata.exif and b"2020:01:01" in found.metadata.exif
+    data = tiffs.file(tiffs.Picture(samples, 2, tags=kept | SILENT | PRIVATE | place), big=big, order=order)
+    assert image.from_bytes(data, "x").metadata == found.metadata
+    assert caplog.messages == [
+        "x: left out: TIFF tags 33723 (IptcNaaInfo), 34377 (PhotoshopInfo), 50706 (DNGVersion), 65000"
+    ]
+
+
+def test_a_tag_that_cannot_be_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = tiffs.file(tiffs.Picture(SCENE.transpose(1, 2, 0)[:9, :11], 2, tags={305: ("H", [1, 2, 3])}))
+    of_another_type = data.replace(struct.pack("<HHI", 305, 3, 3), struct.pack("<HHI", 305, 14, 3))
+    image.from_bytes(of_another_type, "x")
+    assert caplog.messages == ["x: left out: TIFF tag 305 (Software)"]
+
+
+@pytest.mark.parametrize("made", [by_gdal, by_pillow])
+def test_nothing_is_told_of_what_programs_write(made: Callable[[], bytes], caplog: pytest.LogCaptureFixture) -> None:
+    image.from_bytes(made(), "x")
+    assert caplog.messages == []

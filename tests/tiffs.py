@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+Values = tuple[str, list[int] | list[float] | bytes]
+"""Struct's letter of a type, and values."""
+
 CODES = {"B": 1, "s": 2, "H": 3, "I": 4, "b": 6, "h": 8, "d": 12, "Q": 16}  # struct's letters: TIFF's types
 GEOREFERENCE = {  # tag: (letter, values): EPSG:32630
     33550: ("d", [10.0, 10.0, 0.0]),
@@ -26,7 +29,7 @@ class Picture:
     tile: int = 0  # side; 0 for strips of 3 rows
     compression: int = 1  # or 8
     missing: tuple[int, ...] = ()  # blocks that are not stored
-    tags: dict[int, tuple[str, list[int] | list[float] | bytes]] = field(default_factory=dict)
+    tags: dict[int, Values] = field(default_factory=dict)
     children: tuple["Picture", ...] = ()
 
     def blocks(self, order: str) -> list[bytes]:
@@ -56,11 +59,11 @@ class Picture:
     def depth(self) -> int:
         return self.samples.shape[2]
 
-    def entries(self, blocks: list[tuple[int, int]]) -> dict[int, tuple[str, list[int] | list[float] | bytes]]:
+    def entries(self, blocks: list[tuple[int, int]]) -> dict[int, Values]:
         height, width, depth = self.samples.shape
         kind = {"u": 1, "i": 2, "f": 3}[self.samples.dtype.kind]
         offsets, lengths = (list(part) for part in zip(*blocks, strict=True))
-        found: dict[int, tuple[str, list[int] | list[float] | bytes]] = {
+        found: dict[int, Values] = {
             256: ("I", [width]), 257: ("I", [height]), 258: ("H", [self.bits or 8 * self.samples.itemsize] * depth),
             259: ("H", [self.compression]), 262: ("H", [self.photometric]), 277: ("H", [depth]),
             284: ("H", [self.planar]), 339: ("H", [kind] * depth),

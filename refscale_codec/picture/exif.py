@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
+from PIL import TiffTags
 from PIL.TiffImagePlugin import IFDRational
 
 from refscale_codec.errors import reason
 from refscale_codec.picture.metadata import CENTIMETRE, INCH, METRE, RATIO, Metadata, resolution_of
-from refscale_codec.picture.tiff import Page, Tags, read_directory
+from refscale_codec.picture.tiff import Page, Tags, read_directory, unknown_tags
 
 _START = b"Exif\0\0"  # with which Pillow precedes EXIF
 _XMP, _ICC, _INTEROP = 700, 34675, 40965
@@ -29,18 +30,25 @@ TAGS = (  # of the first directory of EXIF, but for those that describe the stor
 
 
 def of_page(page: Page, data: bytes) -> tuple[Metadata, list[str]]:
-    """Return colour profile, EXIF and XMP of a picture in a TIFF, and a note if EXIF is damaged and left out."""
-    icc, xmp = (page.tags.get(tag) for tag in (_ICC, _XMP))
-    icc, xmp = (part if isinstance(part, bytes) else b"" for part in (icc, xmp))
+    """Return colour profile, EXIF and XMP of a picture in a TIFF, and notes for people on tags that are left out."""
+    icc, xmp = (_bytes(page.tags.get(tag)) for tag in (_ICC, _XMP))
     try:
         found = {tag: page.tags[tag] for tag in TAGS if tag in page.tags}
+        unknown = unknown_tags(data, page.offset, {*found, *[_ICC] * bool(icc), *[_XMP] * bool(xmp)})
         for tag in _SUB_DIRECTORIES:
             if tag in found:
-                found[tag] = dict(read_directory(data, found[tag]))
+                at, found[tag] = found[tag], dict(read_directory(data, found[tag]))
+                unknown += unknown_tags(data, at, {*found[tag], _INTEROP})
         block = _selected(found)
-        return Metadata(icc, block.tobytes().removeprefix(_START) if block else b"", xmp), []
+        names = [f"{tag} ({TiffTags.lookup(tag).name})".removesuffix(" (unknown)") for tag in unknown]
+        notes = [f"left out: TIFF tag{'s' * (len(names) > 1)} {', '.join(names)}"] if names else []
+        return Metadata(icc, block.tobytes().removeprefix(_START) if block else b"", xmp), notes
     except Exception as error:  # hostile bytes; the pixels do not depend on them
         return Metadata(icc, xmp=xmp), [f"left out: damaged EXIF ({reason(error)})"]
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("latin-1") if isinstance(value, str) else b""
 
 
 def with_tags(tiff: bytes, metadata: Metadata) -> bytes:

@@ -8,9 +8,9 @@ alone is decided here, so it is the same with and without a georeference, and wh
 
 import io
 import shlex
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -28,7 +28,24 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257
 _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
 _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
 _JPEG_TABLES, _THUMBNAIL, _NODATA = 347, 513, 42113
-_GDAL = (33550, 33922, 34264, 34735, 42112, _NODATA, 50844)  # georeference, GDAL's metadata, nodata, RPC
+_PIXELS = {  # how pixels are stored; and what says nothing of them: hints for fax and printers, ranges, padding
+    *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH),
+    *(_TILE_HEIGHT, _TILES, _TILE_BYTES, _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _CHILDREN, _EXTRA, _SAMPLE_FORMAT),
+    *(_JPEG_TABLES, 292, 293, 317, 320, *range(512, 522), *range(529, 533), 50674),
+    *(263, 264, 265, 280, 281, 288, 289, 297, 326, 327, 328, 340, 341, 59932),
+}
+_GDAL = (
+    33550,
+    33920,
+    33922,
+    34264,
+    34735,
+    34736,
+    34737,
+    42112,
+    _NODATA,
+    50844,
+)  # georeference, GDAL's metadata, nodata, RPC
 _UNSIGNED, _SIGNED, _FLOAT, _COMPLEX = 1, 2, 3, {5, 6}  # sample formats
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _GREY: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}  # samples per pixel without extra ones
@@ -203,6 +220,16 @@ def read_directory(data: bytes, offset: int) -> Tags:
     file.seek(offset)
     tags.load(file)
     return tags
+
+
+def unknown_tags(data: bytes, offset: int, read: Container[int]) -> list[int]:
+    """Return the tags of the directory at an offset that neither are read nor say how its pixels are stored."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    pointer, entry = (8, 20) if 43 in data[2:4] else (2, 12)
+    first, count = offset + pointer, int.from_bytes(data[offset : offset + pointer], order)
+    places = range(first, min(first + count * entry, len(data)), entry)
+    tags = [int.from_bytes(data[place : place + 2], order) for place in places]
+    return [tag for tag in dict.fromkeys(tags) if tag not in _PIXELS and tag not in _GDAL and tag not in read]
 
 
 def _tuple(value: object) -> tuple[int, ...]:
