@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refscale_codec.rescale import quantised
+from refscale_codec.rescale import quantised, untied
 from refscale_codec.rescale.blocks import HaarSplit
 from refscale_codec.rescale.fgrn import FgrnConfig, FlowGuidance
 from refscale_codec.rescale.quantised import (
@@ -31,7 +31,6 @@ from refscale_codec.rescale.quantised import (
 from refscale_codec.rescale.untied import (
     BLOCK,
     GRID,
-    PHASE_UNIT,
     Untied,
     UntiedConfig,
     _coarse_and_fine,
@@ -44,8 +43,8 @@ TAP_UNIT = 32  # steps of a weight of 1
 DETAIL_UNIT = 2  # steps a level of what is weighted
 
 
-class Up(nn.Module):
-    """An upscaler, a replacement of `untied.Up`."""
+class Up(untied.Up):
+    """An upscaler with the trunk of `untied.Up`, in its place."""
 
     def __init__(self, width: int, blocks: int, fold: int, taps: int, full: int) -> None:
         """Build it; it starts as repetition of the low-res picture.
@@ -57,7 +56,7 @@ class Up(nn.Module):
             taps: side of the square of predicted weights in pixels, an odd number; 0 for none.
             full: features of the reference at full size, by a convolution before the folding; 0 for none.
         """
-        super().__init__()
+        nn.Module.__init__(self)  # none of the layers of `untied.Up`
         self.fold, self.taps, self.haar, area = fold, taps, HaarSplit(), fold * fold
         self.full: nn.Module | None = QuantisedConv(6, full, 1.7) if full else None
         self.ref_in: nn.Module = QuantisedConv((4 * full or 15) * area, width, 1.7, rectifies=full > 0)
@@ -81,7 +80,8 @@ class Up(nn.Module):
             pixels = pixels.to(gate.dtype, memory_format=torch.channels_last)
             known = functional.pixel_unshuffle(self.full(pixels), 2)
         own, known = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (own, self.folded(known)))
-        result = self.body(own, known, gate[..., :: self.fold, :: self.fold]).float()
+        features = carried(self.ref_in(known) * gate[..., :: self.fold, :: self.fold])
+        result = self.trunk(own, features).float()
         result = functional.pixel_shuffle(result, self.fold)[..., :height, :width]
         residual = result[:, :12]
         if self.taps:
@@ -93,21 +93,6 @@ class Up(nn.Module):
         """Return `x` with `fold` x `fold` places as channels; sides that do not fit are continued."""
         right, lower = -x.shape[-1] % self.fold, -x.shape[-2] % self.fold
         return functional.pixel_unshuffle(functional.pad(x, (0, right, 0, lower), mode="replicate"), self.fold)
-
-    def body(self, own: Tensor, known: Tensor, gate: Tensor) -> Tensor:
-        """Run the convolutions."""
-        features = carried(self.ref_in(known) * gate)
-        x = carried(self.input(own) + self.inject[0](features))
-        side = self.phase.shape[-1]
-        rows, columns = -(-x.shape[-2] // side), -(-x.shape[-1] // side)
-        phase = (PHASE_UNIT * self.phase).bfloat16().to(x.dtype).repeat(1, 1, rows, columns)
-        x = carried(x + phase[..., : x.shape[-2], : x.shape[-1]])
-        for place, block in enumerate(self.blocks):
-            if place == len(self.blocks) // 2:
-                x = carried(x + self.inject[1](features))
-            x = block(x)
-        output: Tensor = self.output(x)
-        return output
 
     def taken_over(self, ref: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum of the shifted reference, less its mean in place: Haar coefficients in levels."""

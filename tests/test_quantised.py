@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -59,7 +61,8 @@ def test_gradients_are_those_of_the_convolution_of_floats(monkeypatch, carrier):
         assert torch.allclose(ours.float(), wanted.float(), rtol=1e-5 if carrier == torch.float32 else 0.02)
 
 
-def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypatch):
+def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     device, usual = torch.device("cpu"), quantised.EightBits.__call__
     look = quantised.in_eight_bits.__wrapped__
     monkeypatch.setattr(quantised.EightBits, "__call__", lambda layer, x: usual(layer, x).clamp(max=2.0**14))
@@ -70,6 +73,7 @@ def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypat
 
     monkeypatch.setattr(quantised.EightBits, "__init__", missing)
     assert not look(device)
+    assert caplog.messages == ["no convolutions of 8-bit integers: no such operator"]
     assert not look(torch.device("meta"))
 
 

@@ -15,6 +15,7 @@ computed.
 
 import copy
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_log = logging.getLogger(__name__)
 
 LIMIT = 127
 """Bound on the magnitude of a signed activation and of a weight, in units."""
@@ -164,24 +167,29 @@ class _Convolve(torch.autograd.Function):
 
 @cache
 def in_eight_bits(device: torch.device) -> bool:
-    """Return whether `EightBits` works here and is exact: without VNNI, processors add with saturation."""
+    """Return whether `EightBits` works here and is exact: without VNNI, processors add with saturation.
+
+    If not, the same pixels are computed in another way, so whatever the operators raise is a reason, and logged.
+    """
     if device.type != "cpu":
         return False
     draw = torch.Generator().manual_seed(1)
-    try:
-        for rectifies, channels in itertools.product((False, True), (5, 64, 96)):
-            low, high = (LOWEST, HIGHEST) if rectifies else (-LIMIT, LIMIT)
-            x = torch.randint(low, high + 1, (1, channels, 12, 12), generator=draw)
-            x[..., 6:, :] = high  # as large as can be, beside weights as large
-            weight = torch.randint(-LIMIT, LIMIT + 1, (16, channels, 3, 3), generator=draw)
-            weight[8:] = LIMIT - 30
-            step, bias = torch.full((16,), 0.25), torch.full((16,), 3.0)
-            wanted = functional.conv2d(x.double(), weight.double() / 4, bias.double(), padding=1).float().bfloat16()
-            layer = EightBits(weight.to(torch.int8), bias, step, rectifies)
-            if not torch.equal(layer(x.bfloat16().contiguous(memory_format=torch.channels_last)), wanted):
-                return False
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # not in this build of torch
-        return False
+    for rectifies, channels in itertools.product((False, True), (5, 64, 96)):
+        low, high = (LOWEST, HIGHEST) if rectifies else (-LIMIT, LIMIT)
+        x = torch.randint(low, high + 1, (1, channels, 12, 12), generator=draw)
+        x[..., 6:, :] = high  # as large as can be, beside weights as large
+        weight = torch.randint(-LIMIT, LIMIT + 1, (16, channels, 3, 3), generator=draw)
+        weight[8:] = LIMIT - 30
+        step, bias = torch.full((16,), 0.25), torch.full((16,), 3.0)
+        wanted = functional.conv2d(x.double(), weight.double() / 4, bias.double(), padding=1).float().bfloat16()
+        given = x.bfloat16().contiguous(memory_format=torch.channels_last)
+        try:
+            found = EightBits(weight.to(torch.int8), bias, step, rectifies)(given)
+        except (AttributeError, RuntimeError) as error:  # no such operator in this build; it does not run here
+            _log.info("no convolutions of 8-bit integers: %s", " ".join(str(error).split())[:200])
+            return False
+        if not torch.equal(found, wanted):
+            return False
     return True
 
 

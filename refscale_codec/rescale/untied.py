@@ -113,17 +113,23 @@ class Up(nn.Module):
         known = [*_coarse_and_fine(ref[:, :3] - 128), _integers(2 * ref[:, 3:])]
         own, given = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (own, torch.cat(known, dim=1)))
         features = carried(activations(self.ref_in(given), rectifies=True) * gate)
+        residual = self.trunk(own, features).float()
+        residual = straight_through((GRID * residual).round() / GRID, residual)
+        return torch.cat([lr + residual[:, :3], residual[:, 3:]], dim=1)
+
+    def trunk(self, own: Tensor, features: Tensor) -> Tensor:
+        """Return the output of the last convolution from what the first one takes and the reference's features."""
         x = carried(self.input(own) + self.inject[0](features))
-        rows, columns = -(-x.shape[-2] // BLOCK), -(-x.shape[-1] // BLOCK)
+        side = self.phase.shape[-1]
+        rows, columns = -(-x.shape[-2] // side), -(-x.shape[-1] // side)
         phase = (PHASE_UNIT * self.phase).bfloat16().to(x.dtype).repeat(1, 1, rows, columns)
         x = carried(x + phase[..., : x.shape[-2], : x.shape[-1]])
         for place, block in enumerate(self.blocks):
             if place == len(self.blocks) // 2:
                 x = carried(x + self.inject[1](features))
             x = block(x)
-        residual = self.output(x).float()
-        residual = straight_through((GRID * residual).round() / GRID, residual)
-        return torch.cat([lr + residual[:, :3], residual[:, 3:]], dim=1)
+        output: Tensor = self.output(x)
+        return output
 
 
 def _integers(x: Tensor) -> Tensor:
