@@ -153,6 +153,19 @@ def test_what_is_left_out_of_a_webp_is_told(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["photo: left out: WebP chunks mine"]
 
 
+@pytest.mark.parametrize("more", [b"PK\3\4" + bytes(40), b"\0\0\0\x18ftypmp42", chunk(b"tEXt", b"a\0b")])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_what_is_behind_the_end_is_told_and_changes_nothing(
+    format: str, more: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(RGB).save(buffer, format)
+    plain = image.from_bytes(buffer.getvalue(), "x")
+    found = image.from_bytes(buffer.getvalue() + more + b"\xff", "x")
+    assert (found.fingerprint(), found.metadata) == (plain.fingerprint(), plain.metadata)
+    assert caplog.messages == [f"x: left out: {len(more) + 1} bytes behind its end"]
+
+
 @pytest.mark.parametrize(
     ("resolution", "found"),
     [

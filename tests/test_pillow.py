@@ -119,6 +119,9 @@ def test_the_primary_picture_of_a_jpeg_is_coded_and_others_are_told(caplog: pyte
     assert said in caplog.messages[1:]
     assert image.from_bytes(data, "x", page=2).width == 16
     assert refusal(data, 4) == "x has no page 4: it holds 3 pictures"
+    caplog.clear()
+    image.from_bytes(data + bytes(9) + b"ftyp a video", "x")  # of a motion photo
+    assert caplog.messages == [said, "x: left out: 21 bytes behind its end"]
 
 
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])

@@ -55,6 +55,10 @@ def read_png(data: bytes) -> tuple[bytes, Metadata, list[str]]:
             kept.append(data[at:end])
             if kind not in _OF_PIXELS:
                 unknown[kind.decode("latin-1")] = None
+            if kind == b"IEND":
+                left_out += [behind(len(data) - end)] if end < len(data) else []
+                data = data[:end]
+                break
             continue
         if zlib.crc32(contents, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
             raise ValueError(f"the checksum of its chunk {kind.decode()} is wrong")
@@ -82,6 +86,11 @@ def read_png(data: bytes) -> tuple[bytes, Metadata, list[str]]:
     if texts:
         found["texts"] = metadata.packed_texts(texts)
     return b"".join([*kept, data[end:]]), Metadata(**found), left_out
+
+
+def behind(count: int) -> str:
+    """Return the name of so many bytes that follow the end of a picture."""
+    return f"{count:,} byte{'s' * (count > 1)} behind its end"
 
 
 def _text(kind: bytes, contents: bytes, most: int) -> tuple[bytes, bytes, list[str]]:
@@ -175,10 +184,11 @@ def read_jpeg(info: dict[Any, Any], segments: list[tuple[str, bytes]]) -> tuple[
 
 def read_webp(data: bytes) -> list[str]:
     """Return the names of what is left out of a WebP."""
-    at, unknown = 12, dict[str, None]()
-    while at + 8 <= len(data):
+    at, unknown, end = 12, dict[str, None](), 8 + int.from_bytes(data[4:8], "little")
+    while at + 8 <= min(end, len(data)):
         kind = data[at : at + 4].decode("latin-1")
         if kind not in _WEBP and kind.isprintable():
             unknown[kind] = None
         at += 8 + int.from_bytes(data[at + 4 : at + 8], "little") + data[at + 4] % 2
-    return [f"WebP chunks {', '.join(unknown)}"] if unknown else []
+    left_out = [f"WebP chunks {', '.join(unknown)}"] if unknown else []
+    return left_out + ([behind(len(data) - end)] if end < len(data) else [])

@@ -1,4 +1,4 @@
-"""Whether the entropy-coded data of a JPEG are all there.
+"""Where a JPEG ends, and whether its entropy-coded data are all there.
 
 Decoders fill what is missing with grey, and at most warn of it. Here some bytes are added where the data of each scan
 or restart interval end. A decoder that has all of its data skips them; another one decodes them, and gets other pixels.
@@ -19,6 +19,11 @@ _START_OF_SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD
 _WITHOUT_CONTENTS = {0x01, 0xD8, *_RESTARTS}
 _ARITHMETIC = {0xC9, 0xCA, 0xCB}  # such data end with zeros that are left out
 _SMALL = 1 << 22  # pixels; larger pictures are compared at an eighth of their size, which takes little memory
+
+
+def length(data: bytes) -> int:
+    """Return the bytes of the first picture with its end marker, behind which there may be others; all without one."""
+    return next((end for kind, _, end in _segments(data) if kind == _END), len(data))
 
 
 def ends_early(data: bytes) -> bool:
@@ -62,11 +67,12 @@ def _filled(data: bytes, scans: list[int], restarts: bool, filler: bytes) -> byt
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of the contents of each segment of the first picture, but for entropy-coded data."""
+    """Yield marker, start and end of the contents of the segments of the first picture, but for entropy-coded data."""
     at = 2
     while marker := _MARKER.search(data, at):
         kind, at = data[marker.end() - 1], marker.end()
         if kind == _END:
+            yield kind, at, at
             return
         if kind not in _WITHOUT_CONTENTS:
             start, at = at + 2, at + int.from_bytes(data[at : at + 2], "big")

@@ -10,7 +10,7 @@ Nothing global is changed: Pillow's limits are those of the program (see docs/de
 import io
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -35,7 +35,7 @@ _COLOURS = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RG
 
 _NAMES = {"1": "black and white", "P": "palette", "PA": "palette", "CMYK": "CMYK"}  # for messages
 
-_PICTURES = 0xB001  # a tag of the index
+_ENTRIES, _ENTRY = 0xB002, 16  # the tag of an index that lists pictures, and bytes for each
 _EXIF_START = b"Exif\0\0"  # precedes the EXIF in JPEG, and sometimes in what Pillow returns for other formats
 
 
@@ -60,7 +60,7 @@ def decode(data: bytes, name: str, number: int | None, most_pixels: int) -> tupl
     if chunks.is_png(data):
         data, said, left_out = chunks.read_png(data)
     picture = _opened(data, name, most_pixels)
-    notes = _turn_to(picture, name, number)
+    notes = _turn_to(picture, data, name, number)
     _require_supported(picture, data, name)
     _require_enough(picture, data, name)
     samples, more = _samples(picture, data)
@@ -93,14 +93,14 @@ def _opened(data: bytes, name: str, most_pixels: int) -> PIL.Image.Image:
     return picture
 
 
-def _turn_to(picture: PIL.Image.Image, name: str, number: int | None) -> list[str]:
+def _turn_to(picture: PIL.Image.Image, data: bytes, name: str, number: int | None) -> list[str]:
     """Select one of several pictures or frames, and return notes as `decode` does."""
     count = int(getattr(picture, "n_frames", 1))
     if number is not None:
         formats.require_page(name, number, count)
         picture.seek(number - 1)
     elif isinstance(picture, JpegImageFile):  # its first picture is the primary one
-        others = _pictures(picture.info.get("mp")) - 1
+        others = len(_index(picture, data)) - 1
         return [f"left out: {others} more picture{'s' * (others > 1)} in it (previews, views or a gain map)"] * (
             others > 0
         )
@@ -109,12 +109,23 @@ def _turn_to(picture: PIL.Image.Image, name: str, number: int | None) -> list[st
     return []
 
 
-def _pictures(index: object) -> int:
-    """Return the number of pictures in a JPEG by its index of them (CIPA's Multi-Picture Format)."""
+def _index(picture: PIL.Image.Image, data: bytes) -> list[int]:
+    """Return where in a JPEG the pictures of its index begin (CIPA's Multi-Picture Format), at 0 the primary one."""
+    index = picture.info.get("mp")
     if isinstance(index, bytes):
         with suppress(Exception):  # hostile bytes; the pixels do not depend on them
-            return int(tiff.read_directory(index, tiff.Tags(index[:8]).next)[_PICTURES])
-    return 1
+            order: Literal["little", "big"] = "little" if index[:2] == b"II" else "big"
+            entries = bytes(tiff.read_directory(index, tiff.Tags(index[:8]).next)[_ENTRIES])
+            offsets = [int.from_bytes(entries[at + 8 : at + 12], order) for at in range(0, len(entries), _ENTRY)]
+            return [0, *(data.index(index) + offset for offset in offsets[1:])]
+    return [0]
+
+
+def _behind(picture: PIL.Image.Image, data: bytes) -> list[str]:
+    """Return the name of what follows the end of a JPEG and the pictures of its index: a video or an archive, say."""
+    end = max(start + jpeg.length(data[start:]) for start in {0, max(_index(picture, data))})
+    more = len(data[end:].rstrip(b"\0"))
+    return [chunks.behind(more)] if more else []
 
 
 def _require_supported(picture: PIL.Image.Image, data: bytes, name: str) -> None:
@@ -167,6 +178,7 @@ def _metadata(picture: PIL.Image.Image, data: bytes, said: Metadata) -> tuple[Me
     left_out: list[str] = []
     if isinstance(picture, JpegImageFile):
         said, left_out = chunks.read_jpeg(picture.info, picture.applist)
+        left_out += _behind(picture, data) if picture.tell() == 0 else []
     elif picture.format == "WEBP":
         left_out = chunks.read_webp(data)
     icc, exif, xmp = (picture.info.get(name) for name in ("icc_profile", "exif", "xmp"))
