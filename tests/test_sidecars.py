@@ -97,6 +97,53 @@ def test_what_gdal_does_not_use_is_told(
     assert any("left out: " in message and told in message for message in caplog.messages), caplog.messages
 
 
+ESRI = (  # EPSG:32633 as ArcGIS writes it
+    'PROJCS["WGS_1984_UTM_Zone_33N",GEOGCS["GCS_WGS_1984",DATUM["D_WGS_1984",SPHEROID["WGS_1984",6378137.0,'
+    '298.257223563]],PRIMEM["Greenwich",0.0],UNIT["Degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],'
+    'PARAMETER["False_Easting",500000.0],PARAMETER["False_Northing",0.0],PARAMETER["Central_Meridian",15.0],'
+    'PARAMETER["Scale_Factor",0.9996],PARAMETER["Latitude_Of_Origin",0.0],UNIT["Meter",1.0]]'
+)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg"])
+@pytest.mark.parametrize("beside", ["a.prj", "a.PRJ"])
+def test_a_prj_is_the_reference_system(
+    tmp_path: Path, name: str, beside: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = drawn(tmp_path, name)
+    (tmp_path / beside).write_text(ESRI)
+    (tmp_path / "a.wld").write_text(WORLD)
+    found = geo.parse(image.read(path).metadata.geo)
+    assert rasterio.CRS.from_user_input(found["crs"]).to_epsg() == 32633
+    assert found["transform"] == pytest.approx(TRANSFORM)
+    (tmp_path / f"{name}.aux.xml").write_text(PLACED)  # in the same system
+    assert geo.crs(image.read(path).metadata.geo) == "EPSG:32633"
+    assert caplog.messages == []
+    (tmp_path / f"{name}.aux.xml").write_text(PLACED.replace("32633", "32634"))
+    assert geo.crs(image.read(path).metadata.geo) == "EPSG:32634"
+    assert f"left out: {beside} beside it (the picture has another coordinate reference system)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("beside", "text", "told"),
+    [
+        ("a.prj", "nonsense", "a.prj beside it (The WKT could not be parsed"),
+        ("a.xmp", "<x/>", "a.xmp beside it (refscale does not read it)"),
+        ("a.png.xmp", "<x/>", "a.png.xmp beside it (refscale does not read it)"),
+        ("a.hdr", "ENVI", "a.hdr beside it (refscale does not read it)"),
+        ("a.XMP", "<x/>", "a.XMP beside it (refscale does not read it)"),
+    ],
+)
+def test_other_files_beside_it_are_told(
+    tmp_path: Path, beside: str, text: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = drawn(tmp_path, "a.png")
+    (tmp_path / beside).write_text(text)
+    assert image.read(path).metadata == image.from_bytes(path.read_bytes(), "x").metadata
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: left out: {told}")
+
+
 def test_statistics_are_told_and_the_rest_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = drawn(tmp_path, "a.tif")
     band = '<PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MAXIMUM">255</MDI></Metadata></PAMRasterBand>'

@@ -50,7 +50,7 @@ def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[st
     if kept != band_tags:
         left_out.append("statistics, which are those of the samples before coding")
     readers: dict[str, tuple[Callable[[], Any], Any]] = {  # and the default
-        "crs": (lambda: _crs(file.crs), None),
+        "crs": (lambda: crs(file.crs), None),
         "transform": (lambda: None if file.transform.is_identity else list(file.transform)[:6], None),
         "tags": (lambda: _tags(file), {}),
         "band_tags": (lambda: kept, [{} for _ in order]),
@@ -60,7 +60,7 @@ def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[st
         "offsets": (lambda: [file.offsets[band] for band in order], [0.0] * len(order)),
         "interpretations": (lambda: kinds, geo.usual_interpretations(len(order) - alpha, alpha)),
         "gcps": (lambda: [[point.row, point.col, point.x, point.y, point.z or 0.0] for point in file.gcps[0]], []),
-        "gcp_crs": (lambda: _crs(file.gcps[1]) if file.gcps[0] else None, None),
+        "gcp_crs": (lambda: crs(file.gcps[1]) if file.gcps[0] else None, None),
         "rpcs": (lambda: None if file.rpcs is None else file.rpcs.to_dict(), None),
     }
     for name, (found, default) in readers.items():
@@ -83,7 +83,7 @@ def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[st
     return fields, left_out
 
 
-def _crs(system: Any) -> str | None:
+def crs(system: Any) -> str | None:
     """Return a reference system as a code, where that says all, or as WKT."""
     if not system:
         return None

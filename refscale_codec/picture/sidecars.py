@@ -1,7 +1,9 @@
-"""Files beside a picture that say more of it: world files, GDAL's `.aux.xml` and `.msk`, RPC and MapInfo files.
+"""Files beside a picture that say more of it: world files, GDAL's `.aux.xml` and `.msk`, RPC, MapInfo and `.prj` files.
 
 GDAL decides what they say: it gets the bytes of the picture and of those files, in memory, and what it then says of the
-picture beyond what it says without them is added. From standard input there are none.
+picture beyond what it says without them is added. Only a `.prj`, which GDAL reads beside other formats alone, is looked
+at here: it is the coordinate reference system of a picture that has none. Others are told. From standard input there
+are none.
 """
 
 import uuid
@@ -17,7 +19,8 @@ from refscale_codec.picture.geo import Fields
 if TYPE_CHECKING:
     from refscale_codec.picture.image import Image
 
-_MASK = ".msk"
+_MASK, _SYSTEM = ".msk", ".prj"
+_UNREAD = (".xmp", ".hdr")
 _OTHERS = ("_RPC.TXT", "_rpc.txt", ".RPB", ".rpb", ".tab", ".TAB")  # behind the name without its suffix
 _MOST_BYTES = 1 << 28
 _DRIVERS = ((b"\x89PNG", "PNG", ".png"), (b"\xff\xd8\xff", "JPEG", ".jpg"), (b"RIFF", "WEBP", ".webp"))
@@ -43,7 +46,8 @@ def beside(path: Path) -> list[Sidecar]:
     wanted = [suffix for world in worlds for suffix in (world, world.upper())]
     found = next(([suffix] for suffix in wanted if _exists(path, suffix)), [])
     found += [suffix for suffix in (f"{path.suffix}.aux.xml", path.suffix + _MASK) if _exists(path, suffix)]
-    for suffix in _OTHERS:
+    unread = [start + suffix for suffix in _UNREAD for start in ("", path.suffix)]
+    for suffix in (*_OTHERS, _SYSTEM, _SYSTEM.upper(), *unread, *map(str.upper, unread)):
         if _exists(path, suffix) and suffix.lower() not in map(str.lower, found):
             found.append(suffix)
     return [_read(path.with_name(path.stem + suffix), suffix) for suffix in found]
@@ -57,6 +61,8 @@ def _exists(path: Path, suffix: str) -> bool:
 
 
 def _read(path: Path, suffix: str) -> Sidecar:
+    if suffix.lower().endswith(_UNREAD):
+        return Sidecar(path.name, suffix, b"", "refscale does not read it")
     try:
         with path.open("rb") as file:
             data = files.contents(file, path.name, lambda *_: _MOST_BYTES)
@@ -80,9 +86,16 @@ def applied(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Imag
         left_out += [f"{sidecar.name} beside it (GDAL is needed: {geotiff.INSTALL})" for sidecar in sidecars]
         sidecars = []
     masks = [sidecar for sidecar in sidecars if sidecar.suffix.endswith(_MASK)]
-    if len(masks) < len(sidecars):
-        image, more = _with_georeference(image, data, [sidecar for sidecar in sidecars if sidecar not in masks])
+    systems = [sidecar for sidecar in sidecars if sidecar.suffix.lower() == _SYSTEM]
+    others = [sidecar for sidecar in sidecars if sidecar not in masks + systems]
+    if others:
+        image, more = _with_georeference(image, data, others)
         left_out += more
+    for sidecar in systems:
+        try:
+            image = _in_system(image, sidecar.data)
+        except Exception as error:  # of PROJ, or for contents of another kind
+            left_out.append(gdal_fields.named(f"{sidecar.name} beside it", reason(error)))
     for sidecar in masks:
         try:
             masked = _masked(image, sidecar.data)
@@ -169,6 +182,20 @@ def _joined(image: "Image", plain: _Said, whole: _Said) -> tuple["Image", list[s
     if whole.bands != image.bands + (image.alpha is not None):
         nodata, notes = None, [f"nodata value {whole.nodata:g}"]
     return (image if nodata is None else replace(image, nodata=nodata)), left_out + notes
+
+
+def _in_system(image: "Image", data: bytes) -> "Image":
+    """Return a picture in the coordinate reference system of a `.prj` file, if it has none."""
+    import rasterio
+
+    system = rasterio.CRS.from_wkt(data.decode(), morph_from_esri_dialect=True)
+    fields = geo.fields_of(image.metadata.geo)
+    own = [fields[name] for name in ("crs", "gcp_crs") if name in fields]
+    if any(rasterio.CRS.from_user_input(each) != system for each in own):
+        raise ValueError("the picture has another coordinate reference system")
+    name = "gcp_crs" if "gcps" in fields else "crs"
+    fields = fields if own else fields | {name: gdal_fields.crs(system)}
+    return replace(image, metadata=replace(image.metadata, geo=geo.dumped(fields)))
 
 
 def _masked(image: "Image", data: bytes) -> "Image":
