@@ -165,6 +165,24 @@ def test_a_reference_of_another_place_is_told_with_its_distance(
     )
 
 
+@pytest.mark.parametrize(("x", "told"), [(650_640, "50 km"), (600_000, "")])
+def test_control_points_tell_another_place_and_nothing_more(
+    x: float, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    target = placed(pixels, UTM, 10, 0, 600_000, 0, -10, 4_200_000)
+    corners = [[row, column, x + 10 * column, 4_200_000 - 10 * row, 0] for row in (0, 64) for column in (0, 64)]
+    reference = Image(pixels, Metadata(geo=json.dumps({"gcp_crs": UTM, "gcps": corners}).encode()))
+    for one, other in ((target, reference), (reference, target)):
+        assert georeference.prior(one, other) is None
+    assert [f"{told} away" in message for message in caplog.messages] == ([True, True] if told else [])
+    on_a_line = Image(pixels, Metadata(geo=json.dumps({"gcp_crs": UTM, "gcps": corners[:2]}).encode()))
+    lost = Image(pixels, Metadata(geo=json.dumps({"gcp_crs": "nonsense", "gcps": corners}).encode()))
+    caplog.clear()
+    assert georeference.prior(target, on_a_line) is georeference.prior(target, lost) is None
+    assert caplog.messages == []
+
+
 def placed(pixels: NDArray[np.uint8], crs: str, *transform: float) -> Image:
     return Image(pixels, Metadata(geo=json.dumps({"crs": crs, "transform": transform}).encode()))
 

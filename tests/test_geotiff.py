@@ -7,10 +7,12 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+import tiffs
 from conftest import Outcome
 from numpy.typing import NDArray
 
@@ -249,6 +251,29 @@ def test_a_nodata_value_that_no_sample_has_is_told(caplog: pytest.LogCaptureFixt
     data = geotiff_file(raster(), nodata=12345).replace(b"12345\0", b"123.5\0")
     assert image.from_bytes(data, "scene.tif").nodata is None
     assert "nodata value 123.5 is left out" in caplog.text
+
+
+@pytest.mark.parametrize(("value", "dtype"), [("-9999", "u1"), ("300", "u1"), ("nan", "u2"), ("70000", "u2")])
+def test_a_nodata_value_beyond_the_type_is_told(value: str, dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    tags: dict[int, tiffs.Values] = {42113: ("s", value.encode() + b"\0")}
+    assert image.from_bytes(tiffs.file(tiffs.Picture(raster(dtype=dtype, depth=1), tags=tags)), "x").nodata is None
+    assert caplog.messages == [f"x: nodata value {value} is left out: no sample can have it"]
+
+
+def test_what_is_said_of_the_indices_of_a_palette_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def say(file: Any) -> None:
+        file.write_colormap(1, {index: (index, 0, 9, 255) for index in range(256)})
+        file.update_tags(A="b")
+        file.update_tags(1, CLASSES="wood,water")
+        file.descriptions, file.units = ("land cover",), ("class",)
+
+    data = geotiff_file(raster(dtype="u1", depth=1), say, photometric="palette")
+    found = image.from_bytes(data, "x")
+    assert geo.parse(found.metadata.geo).keys() == {"crs", "transform", "tags"}
+    assert caplog.messages[0] == (
+        "x: left out: tags of bands (of the palette's indices), descriptions (of the palette's indices), "
+        "units (of the palette's indices)"
+    )
 
 
 def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:

@@ -200,6 +200,12 @@ def georeference(geo: bytes) -> tuple[str, tuple[float, ...]] | None:
     return None if system is None or numbers is None else (system, numbers)
 
 
+def control_points(geo: bytes) -> tuple[str, list[list[float]]] | None:
+    """Return the coordinate reference system of ground control points and these, each row, column, x, y, z, or None."""
+    fields = fields_of(geo)
+    return (fields["gcp_crs"], fields["gcps"]) if {"gcp_crs", "gcps"} <= fields.keys() else None
+
+
 def usual_interpretations(bands: int, alpha: bool = False) -> list[str]:
     """Return the default colour interpretations of bands, and of alpha as the last one."""
     return (["red", "green", "blue"] if bands == 3 else ["gray"] + ["undefined"] * (bands - 1)) + ["alpha"] * alpha

@@ -130,12 +130,19 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     order = sorted(range(len(kinds)), key=lambda band: kinds[band] == "alpha")
     kinds = [kinds[band] for band in order]
     fields, left_out = gdal_fields.read(file, kinds, order)
+    if page.palette:  # the bands become others
+        kept = {key: fields[key] for key in fields if key in (*geo.GEOREFERENCE, "tags")}
+        lost = [key for key in fields if key not in (*kept, "interpretations")]
+        left_out += [gdal_fields.named(key, "of the palette's indices") for key in lost]
+        fields = kept
     notes = [f"left out: {', '.join(left_out)}"] if left_out else []
     if order != sorted(order):
         notes.append(f"band {order[-1] + 1} is alpha, and becomes the last band")
     samples, nodata, narrowed = levels.narrowed(samples, file.nodata)
     notes += narrowed
     nodata = nodata_of(nodata, samples.dtype, notes)
+    if file.nodata is None and page.nodata:  # rasterio gives none that the type does not hold
+        notes.append(f"nodata value {page.nodata} is left out: no sample can have it")
     pixels = samples[..., order[: len(order) - len(alphas)]]
     alpha = samples[..., alphas[0]].copy() if alphas else None
     if page.palette:
@@ -146,7 +153,6 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         pixels, nodata = page.colours[pixels[..., 0]], None
         if alpha is not None and alpha.dtype != np.uint8:
             alpha = (alpha >> 8).astype(np.uint8)
-        fields = {key: fields[key] for key in fields if key in (*geo.GEOREFERENCE, "tags")}
     elif page.bits < 8 or page.white_is_zero:
         pixels, nodata = _as_grey(pixels, nodata, page, fields, notes)
     if alpha is not None and page.bits < 8:

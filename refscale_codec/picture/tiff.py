@@ -129,6 +129,11 @@ class Page(NamedTuple):
         return (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some writers use 8 of the 16 bits
 
     @property
+    def nodata(self) -> str:
+        """The nodata value, as the file says it; empty for none."""
+        return str(self.tags.get(_NODATA, "")).strip()
+
+    @property
     def georeferenced(self) -> bool:
         """Whether there are tags that only GDAL reads."""
         return any(tag in self.tags for tag in _GDAL)

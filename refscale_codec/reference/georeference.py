@@ -53,16 +53,21 @@ def prior(target: Image, reference: Image | None) -> Matrix | None:
     """Return the matrix from a target's pixels to a reference's, see `between`.
 
     Returns:
-        None unless both are georeferenced, can be related and overlap; the last two are logged if they fail.
+        None unless both are georeferenced, can be related and overlap; the last two are logged if they fail. Ground
+        control points say only that two pictures lie apart, not exactly enough where they overlap.
     """
-    grids = [None if picture is None else _grid(picture) for picture in (target, reference)]
-    if grids[0] is None or grids[1] is None:
+    if reference is None:
+        return None
+    exact = _grid(target), _grid(reference)
+    here, there = exact[0] or _about(target), exact[1] or _about(reference)
+    if here is None or there is None:
         return None
     try:
-        matrix, _ = between(grids[0], grids[1])
-        gap = apart(grids[0], grids[1], matrix)
+        matrix, _ = between(here, there)
+        gap = apart(here, there, matrix)
     except (ImageError, UsageError) as error:
-        _log.warning("the georeferences of picture and reference are not used: %s", error)
+        if None not in exact:
+            _log.warning("the georeferences of picture and reference are not used: %s", error)
         return None
     if gap:
         _log.warning(
@@ -71,7 +76,7 @@ def prior(target: Image, reference: Image | None) -> Matrix | None:
             gap,
         )
         return None
-    return matrix
+    return None if None in exact else matrix
 
 
 def apart(target: Grid, reference: Grid, matrix: Matrix) -> str:
@@ -105,6 +110,18 @@ def apart(target: Grid, reference: Grid, matrix: Matrix) -> str:
 def _grid(picture: Image) -> Grid | None:
     found = geo.georeference(picture.metadata.geo)
     return None if found is None else Grid(*found, picture.height, picture.width)
+
+
+def _about(picture: Image) -> Grid | None:
+    """Return about the grid of a picture with ground control points: by the affine transform that fits them best."""
+    found = geo.control_points(picture.metadata.geo)
+    if found is None:
+        return None
+    crs, points = found
+    rows, columns, x, y, _ = np.array(points).T
+    system = np.stack([columns, rows, np.ones(len(rows))]).T
+    fitted, _, rank, _ = np.linalg.lstsq(system, np.stack([x, y]).T, rcond=None)
+    return Grid(crs, tuple(fitted.T.ravel().tolist()), picture.height, picture.width) if rank == 3 else None
 
 
 def between(target: Grid, reference: Grid) -> tuple[Matrix, float]:
