@@ -776,6 +776,17 @@ def test_a_file_is_no_longer_than_its_known_sections_can_be() -> None:
     assert_refused(with_filler + b"x", f"over the size limit: {most + 1} bytes, expected up to {most}")
 
 
+def test_a_file_that_goes_on_ends_where_something_is_no_section() -> None:
+    data = pack(LONG)
+    assert container.most_bytes(data + bytes(20), "x") == len(data)
+    assert container.most_bytes(data + section(200, bytes(9)) + bytes(20), "x") == len(data) + len(
+        section(200, bytes(9))
+    )
+    assert {container.most_bytes(data[:end], "x") for end in range(32, len(data) + 10)} == {
+        container.most_bytes(data[:32], "x")
+    }
+
+
 @pytest.mark.parametrize("head", [b"", b"\x89RSC", header_bytes(width=0), header_bytes()[:-1]])
 def test_a_bad_header_is_named_with_the_file(head: bytes) -> None:
     with pytest.raises(ContainerError, match="^some.rsc: "):

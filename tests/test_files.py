@@ -7,11 +7,13 @@ import stat
 import threading
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from refscale_codec.errors import ContainerError, ImageError, RefscaleError
 from refscale_codec.fileformat import container
-from refscale_codec.picture import files, image
+from refscale_codec.picture import extent, files, image
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -91,6 +93,19 @@ def test_a_name_that_is_too_long_is_known_before_writing(tmp_path: Path, name: s
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+class Whole(io.RawIOBase):
+    """A pipe of some bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        return self.file.readinto(buffer)
+
+
 class Endless(io.RawIOBase):
     """A pipe that never ends: it begins with some bytes, and counts what is read."""
 
@@ -107,13 +122,54 @@ class Endless(io.RawIOBase):
         return len(part)
 
 
-def test_no_more_is_read_than_a_file_of_that_header_can_have() -> None:
+def written(kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (64, 48), (30, 60, 90)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+ANY_MORE = 9 << 20  # bytes that may be read before the beginning of a file is examined
+
+
+def test_no_more_is_read_than_the_sections_of_a_file() -> None:
     data = (GOLDEN / "map.rsc").read_bytes()
     pipe = Endless(data)
-    limit = container.most_bytes(data[: files.HEAD], "-")
-    with pytest.raises(ValueError, match=f"more than {limit:,} bytes"):
+    with pytest.raises(ValueError, match=f"more than {len(data):,} bytes, the most that a file with this beginning"):
         files.contents(io.BufferedReader(pipe), "stdin", container.most_bytes)
-    assert limit < pipe.count < limit + (5 << 20)
+    assert pipe.count < ANY_MORE
+
+
+@pytest.mark.parametrize("cut", [0, 40, 100])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_no_more_is_read_than_a_picture_of_that_size_can_have(kind: str, cut: int) -> None:
+    options = {"exif": b"Exif\0\0" + bytes(60_000)} if kind == "JPEG" else {}
+    data = written(kind, **options)
+    pipe = Endless(data[: len(data) - cut])  # of a TIFF, the end has the values of tags
+    with pytest.raises(ValueError, match="over the size limit: it has more than"):
+        files.contents(io.BufferedReader(pipe), "stdin", image.most_bytes)
+    assert pipe.count < extent._BESIDE + 200_000 + ANY_MORE
+
+
+def test_a_tiff_whose_directory_is_at_its_end_is_read_up_to_it() -> None:
+    pages = io.BytesIO()
+    shown = [PIL.Image.new("RGB", (1500, 1100), colour) for colour in ("red", "blue")]
+    shown[0].save(pages, "TIFF", save_all=True, append_images=shown[1:])
+    data = pages.getvalue()
+    assert len(data) > 9_000_000
+    assert extent.most_bytes(data[: 4 << 20]) is None
+    assert extent.most_bytes(data) == 16 * 2 * 3 * 1500 * 1100 + extent._BESIDE
+    assert files.contents(io.BufferedReader(Whole(data)), "stdin", image.most_bytes) == data
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_noise_is_not_longer_than_its_size_allows(kind: str) -> None:
+    options = {"quality": 100} if kind == "JPEG" else {}
+    noise = PIL.Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 4 if kind == "PNG" else 3), "u1"))
+    buffer = io.BytesIO()
+    noise.save(buffer, kind, **options)
+    most = extent.most_bytes(buffer.getvalue())
+    assert most is not None
+    assert len(buffer.getvalue()) <= most - extent._BESIDE
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,23 @@ def unpack(data: bytes) -> Container:
 
 
 def most_bytes(head: bytes, name: str) -> int:
-    """Return the most bytes that a file can have, by its header, its first bytes; ContainerError names the file."""
+    """Return the most bytes that a file can have, by its first ones: the header, and the heads of sections so far.
+
+    ContainerError for a header that is not valid names the file. Where something is no section, the file ends.
+    """
+    view = memoryview(head)
     with naming(name):
-        header, *_ = fixed_header.unpack(memoryview(head), _KNOWN_FLAGS)
+        header, *_ = fixed_header.unpack(view, _KNOWN_FLAGS)
+    last, at = 0, HEADER_SIZE
+    while at + _LONGEST_HEAD <= len(view):
+        section = _BY_NUMBER.get(view[at])
+        try:
+            length, start = _read_length(view, at + 1)
+        except ContainerError:
+            return at
+        if view[at] <= last or section is not None and section.problem(length, header):
+            return at
+        last, at = view[at], start + CRC.size + length
     return _most_bytes(header)
 
 

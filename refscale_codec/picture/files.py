@@ -12,7 +12,9 @@ from typing import BinaryIO
 from refscale_codec.errors import RefscaleError, reason
 
 Most = Callable[[bytes, str], int]
-"""The most bytes of a file, by its first `HEAD` bytes and its name; a RefscaleError if there is no such file."""
+"""The most bytes of a file, by its first bytes, `HEAD` or more, and its name; a RefscaleError if there is no such file.
+
+The more bytes it is given, the better it can tell."""
 
 HEAD = 32
 _AT_ONCE = 1 << 22  # bytes
@@ -30,26 +32,32 @@ def read(path: Path, wrong: type[RefscaleError], most: Most) -> bytes:
 def contents(file: BinaryIO, name: str, most: Most) -> bytes:
     """Return the bytes of an open file, a pipe or a device, which need not end.
 
+    Of a pipe, `most` is asked again whenever twice as many bytes have come.
+
     Raises:
         ValueError: there are more than `most` says. Not many more are read.
-        RefscaleError: that of `most`, when `HEAD` bytes are read.
+        RefscaleError: that of `most`.
         OSError: reading failed.
     """
     start = file.tell() if file.seekable() else 0
-    parts = [file.read(HEAD)]
-    limit = most(parts[0], name)
+    data = bytearray(file.read(HEAD))
+    limit = most(bytes(data), name)
     size = file.seek(0, os.SEEK_END) - start if file.seekable() else 0  # a device has none
     if 0 < size <= limit:
         file.seek(start)
         return file.read()  # at once, which takes half of the memory
     if not size:
-        size = len(parts[0])
-        while size <= limit and (part := file.read(_AT_ONCE)):
-            parts.append(part)
-            size += len(part)
+        asked = _AT_ONCE
+        while len(data) <= limit and (part := file.read(_AT_ONCE)):
+            data += part
+            if len(data) >= asked:
+                limit, asked = most(bytes(data), name), 2 * len(data)
+        size = len(data)
     if size > limit:
-        raise ValueError(f"over the size limit: it has more than {limit:,} bytes")
-    return b"".join(parts)
+        raise ValueError(
+            f"over the size limit: it has more than {limit:,} bytes, the most that a file with this beginning can have"
+        )
+    return bytes(data)
 
 
 def destination(path: Path) -> Path:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import exif, files, formats, geo, geotiff, levels, pillow, sidecars, tiff
+from refscale_codec.picture import exif, extent, files, formats, geo, geotiff, levels, pillow, sidecars, tiff
 from refscale_codec.picture.levels import Number
 from refscale_codec.picture.metadata import NAMES, Metadata, parts_of, without_other_profile
 from refscale_codec.picture.sidecars import Sidecar
@@ -153,11 +153,11 @@ def _contents(path: Path) -> bytes:
 def most_bytes(head: bytes, name: str) -> int:
     """Return the most bytes of a picture file that are read, by its first bytes; ImageError for another kind of file.
 
-    They are twice those of the samples, as floats.
+    They are twice those of the most samples, as floats, or fewer where the picture's own size is there already.
     """
     if head and not formats.readable(head):
         raise ImageError(formats.unreadable(head, name))
-    return 8 * MAX_SAMPLES
+    return min(8 * MAX_SAMPLES, extent.most_bytes(head) or 8 * MAX_SAMPLES)
 
 
 def from_bytes(

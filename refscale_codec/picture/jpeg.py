@@ -6,6 +6,7 @@ or restart interval end. A decoder that has all of its data skips them; another 
 
 import io
 import re
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ _FILLER = bytes.fromhex("5ac3913e b7046d29 f1584fa6 127bd08c 35e96a97 c81e43b2 7
 _FILLERS = (_FILLER, bytes(byte ^ 0xFF for byte in _FILLER))  # no pixel stays as it is with both, whatever is missing
 _START_OF_SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
 _WITHOUT_CONTENTS = {0x01, 0xD8, *_RESTARTS}
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC = {0xC9, 0xCA, 0xCB}  # such data end with zeros that are left out
 _SMALL = 1 << 22  # pixels; larger pictures are compared at an eighth of their size, which takes little memory
 
@@ -64,6 +66,15 @@ def _filled(data: bytes, scans: list[int], restarts: bool, filler: bytes) -> byt
                 parts += [bytes([0xFF, _RESTARTS[count % 8]]), filler] if restarts else []
                 break
     return b"".join([*parts, data[done:]])
+
+
+def samples(data: bytes) -> int | None:
+    """Return how many samples the frame has; None if its header is not there yet."""
+    for kind, start, end in _segments(data):
+        if kind in _FRAMES and end <= len(data):
+            height, width, components = struct.unpack_from(">HHB", data, start + 1)
+            return int(height * width * components)
+    return None
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
