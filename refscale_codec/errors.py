@@ -61,7 +61,7 @@ class TargetError(RefscaleError):
 
 
 class OutOfMemory(RefscaleError):
-    """An allocation failed. Only the command line raises it."""
+    """An allocation failed. Only commands raise it."""
 
     exit_code = 8
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import Outcome
 
-from refscale_codec.cli import process, terminal
+from refscale_codec.cli import memory, process, terminal
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError
 from refscale_codec.model import Model
@@ -236,6 +236,14 @@ def _of_the_system() -> None:
     raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
+def _of_onednn() -> None:
+    raise RuntimeError("could not create a primitive")
+
+
+def _without_a_word() -> None:
+    raise MemoryError
+
+
 def _behind_another() -> None:
     try:
         _of_torch()
@@ -243,7 +251,16 @@ def _behind_another() -> None:
         raise ImageError("no good") from None
 
 
-SHORTAGES = [_of_torch, _of_numpy, _of_opencv, _of_the_linker, _of_the_system, _behind_another]
+SHORTAGES = [
+    _of_onednn,
+    _without_a_word,
+    _of_torch,
+    _of_numpy,
+    _of_opencv,
+    _of_the_linker,
+    _of_the_system,
+    _behind_another,
+]
 
 
 @pytest.mark.parametrize("fail", SHORTAGES)
@@ -253,15 +270,75 @@ def test_lack_of_memory_is_one_message_whoever_notices(
     monkeypatch.setattr(terminal, "read_picture", lambda *_, **__: fail())
     outcome = refscale("encode", "new.png", "-o", "out.rsc")
     assert (outcome.code, outcome.out) == (8, b"")
-    assert outcome.err.startswith("error: there is not enough memory: ")
-    assert outcome.err.endswith("; --max-memory sets a limit\n")
-    assert outcome.err.count("\n") == 1
+    assert outcome.err == (
+        "error: there is not enough memory; smaller tiles need less: give --max-memory, such as 500M\n"
+    )
     assert not (place / "out.rsc").exists()
 
 
 def test_a_file_that_is_named_like_a_lack_of_memory_is_none(refscale: Callable[..., Outcome], place: Path) -> None:
     assert refscale("encode", "out of memory.png", "-o", "out.rsc").code == 3
     assert refscale("info", "out of memory.rsc").code == 4
+
+
+def test_a_lack_on_the_gpu_is_said_so() -> None:
+    error = RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 1 GiB")
+    assert memory.is_lacking(error)
+    assert memory.message(error) == "there is not enough memory on the GPU"
+
+
+LIMITED = """
+import ctypes, os, resource, signal, sys
+from refscale_codec import __main__
+from refscale_codec.cli import main
+
+def end():
+    exec(sys.argv[1])
+
+main.main = end
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+__main__.main()
+"""
+NOTHING_LEFT = "error: there is not enough memory: this process may have 1,024 MiB (ulimit)\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        ("os.write(2, b'noise'); ctypes.CDLL(None).exit(1)", 8, NOTHING_LEFT),
+        ("os.write(2, b'noise'); os._exit(127)", 8, NOTHING_LEFT),
+        ("os.abort()", 8, NOTHING_LEFT),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 8, NOTHING_LEFT),
+        ("bytearray(1 << 31)", 8, NOTHING_LEFT),
+        ("sys.exit(0)", 0, ""),
+        ("print('told', file=sys.stderr); sys.exit(7)", 7, "told\n"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted\n"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, ""),
+        ("os.kill(os.getppid(), signal.SIGTERM); signal.pause()", -signal.SIGTERM, ""),
+        ("raise KeyError('a bug')", 1, None),
+    ],
+)
+def test_where_memory_is_limited_a_library_that_ends_the_process_is_one_message(
+    end: str, code: int, told: str | None
+) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, end], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    if told is None:
+        assert done.stderr.endswith("KeyError: 'a bug'\n")
+    else:
+        assert done.stderr == told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+@pytest.mark.parametrize("kibibytes", [60_000, 120_000, 250_000, 500_000])
+def test_a_limit_that_libraries_do_not_fit_into_is_one_message(place: Path, kibibytes: int) -> None:
+    done = shell(f"ulimit -v {kibibytes}; refscale encode new.png -o out.rsc")
+    assert (done.returncode, done.stdout) == (8, b"")
+    assert done.stderr.startswith(b"error: there is not enough memory: this process may have")
+    assert done.stderr.count(b"\n") == 1
+    assert not (place / "out.rsc").exists()
 
 
 def test_threads_are_limited(

@@ -20,7 +20,7 @@ from conftest import TINY, Outcome, stored_model
 
 from refscale_codec import model
 from refscale_codec.codec import encoder
-from refscale_codec.errors import ImageError, RefscaleError, UsageError
+from refscale_codec.errors import ImageError, OutOfMemory, UsageError
 from refscale_codec.picture import image as pictures
 from refscale_codec.study import evaluate, output, rdcurve
 from refscale_codec.study import pairs as study_pairs
@@ -217,7 +217,7 @@ def test_a_process_that_dies_is_one_clear_message(place: Path, setup: Setup, mon
     monkeypatch.setattr(rdcurve, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(rdcurve, "as_completed", died)
     pairs = study_pairs.check(study_pairs.find(place / "new", place / "old"))
-    with pytest.raises(RefscaleError, match="fewer --jobs"):
+    with pytest.raises(OutOfMemory, match="fewer --jobs"):
         rdcurve.measure(pairs, setup, place / "out", jobs=2)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from refscale_codec.cli import process
+from refscale_codec.cli import memory
 from refscale_codec.errors import OutOfMemory, UsageError
 
 
@@ -29,10 +29,11 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if not process.is_out_of_memory(error):
+            if not memory.is_lacking(error):
                 raise
-            limit = "; --max-memory sets a limit" if any(p.name == "max_memory" for p in self.params) else ""
-            raise OutOfMemory(f"there is not enough memory: {' '.join(str(error).split())[:200]}{limit}") from None
+            tiled = any(parameter.name == "max_memory" for parameter in self.params)
+            advice = "; smaller tiles need less: give --max-memory, such as 500M" if tiled else ""
+            raise OutOfMemory(memory.message(error, advice)) from None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, each group of them (`rich_help_panel`) under its name."""

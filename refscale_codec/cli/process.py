@@ -1,21 +1,15 @@
 """Settings of the whole process: the command line makes them, since it owns the process; the library makes none."""
 
 import ctypes
-import errno
 import os
-import re
 import sys
 from contextlib import suppress
 from typing import TextIO
 
-from refscale_codec.errors import RefscaleError, reason
+from refscale_codec.errors import reason
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 _KEEP = 2**31 - 1  # bytes; mallopt takes an int
-_NO_MEMORY = re.compile(  # as torch, OpenCV, C++, the system and the dynamic linker put it
-    "(out of|not enough|insufficient) memory|(can't|cannot|failed to) allocate|bad_alloc|failed to map segment",
-    re.IGNORECASE,
-)
 
 
 def open_closed_streams() -> None:
@@ -42,20 +36,6 @@ def flush(stream: TextIO) -> str | None:
         os.close(null)
         return reason(error)
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or one that led to it, is a failed allocation."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            found = cause.errno == errno.ENOMEM
-        else:
-            found = not isinstance(cause, RefscaleError) and _NO_MEMORY.search(str(cause)) is not None
-        if found or isinstance(cause, MemoryError):
-            return True
-        cause = cause.__context__
-    return False
 
 
 def keep_freed_memory() -> None:

@@ -27,7 +27,7 @@ import cv2
 import torch
 
 from refscale_codec import model
-from refscale_codec.errors import RefscaleError, UsageError
+from refscale_codec.errors import OutOfMemory, UsageError
 from refscale_codec.picture import image as pictures
 from refscale_codec.study import evaluate
 from refscale_codec.study.coders import baselines
@@ -236,7 +236,7 @@ def _run(
                 for future in as_completed(futures):
                     yield future.result()
             except BrokenProcessPool:
-                raise RefscaleError(
+                raise OutOfMemory(
                     "a process that measured ended by itself, perhaps for lack of memory; what was measured is kept: "
                     "start again, with fewer --jobs"
                 ) from None
