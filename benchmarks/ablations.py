@@ -95,10 +95,11 @@ def latent_sampled() -> Iterator[None]:
     """Go up with a normal latent instead of zeros while training."""
     up = RescaleNet.upscale
 
-    def sampled(net: RescaleNet, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
-        if net.training:
-            z = [torch.randn(len(lr_hat), 9, *f_c.shape[-2:]) for f_c in condition]
-        return up(net, lr_hat, condition, z)
+    def sampled(net: RescaleNet, lr_hat: Tensor, condition: list[Tensor]) -> Tensor:
+        if not net.training:
+            return up(net, lr_hat, condition)
+        z = [torch.randn(len(lr_hat), 9, *f_c.shape[-2:]) for f_c in condition]
+        return net.inverse(lr_hat + net.restore(lr_hat, condition[-1]), condition, z)
 
     with patch.object(RescaleNet, "upscale", sampled):
         yield

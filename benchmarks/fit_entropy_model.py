@@ -65,7 +65,7 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[entropy.Group]:
         dc = np.zeros(values[:, 0].shape)
         dc[:, 0, 0] = values[:, 0, 0, 0]
         for group in entropy.dc_groups(dc, sample.steps):
-            ys, xs, other, _ = group.place
+            ys, xs, other, _ = group.positions
             if other == component:
                 yield group
             dc[other, ys, xs] = values[other, 0, ys, xs]
@@ -124,7 +124,7 @@ def fit_all(samples: list[Sample]) -> entropy.EntropyTables:
         by_key: dict[str, list[tuple[entropy.Group, entropy.Integers]]] = defaultdict(list)
         for sample in samples:
             for group in groups(sample, key):
-                ys, xs, component, k = group.place
+                ys, xs, component, k = group.positions
                 values = sample.indices[ys, xs, component, k].ravel().astype(np.int64)
                 by_key[group.key].append((group, values))
         for name, of in by_key.items():

@@ -162,8 +162,10 @@ def operations(net: RescaleNet, gmm: Gmm, side: int = 256) -> tuple[float, float
     lr = torch.rand(1, 3, side // net.config.scale, side // net.config.scale)
     with torch.no_grad():
         with FlopCounterMode(display=False) as rescaler:
-            down = net.downscale(hr, hr, quality)
-            net.upscale(down.lr, down.condition)
+            own, known = net.refnet.features(hr), net.refnet.features(hr)
+            levels = net.refnet.quantise(net.refnet.similarity(own, known))
+            condition = net.refnet.condition(known, net.refnet.spread(levels, side, side), quality, side, side)
+            net.upscale(net(hr, condition)[0], condition)
         with FlopCounterMode(display=False) as coder:
             gmm(lr, torch.zeros_like(lr), quality)
     per = 1e-9 * 1e6 / side**2

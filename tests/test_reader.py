@@ -44,6 +44,7 @@ from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp
 from refscale_codec.rescale import fgrn, tiled, untied
 from refscale_codec.rescale import similarity_map as coder
+from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 
 TESTS = Path(__file__).parent
@@ -242,9 +243,8 @@ def test_flows(config: RescaleConfig, referenced: bool, tmp_path: Path) -> None:
     low_res, ref = torch.rand(1, 3, 7, 9), torch.rand(1, 3, 7 * config.scale, 9 * config.scale)
     sides = (-(-side // config.map_divisor) for side in (7, 9))
     levels = torch.randint(0, config.map_levels, (1, 1, *sides))
-    given_ref, given_levels = (ref, levels.float()) if referenced else (None, None)
-    condition = net.condition(given_ref, given_levels, torch.tensor([0.37]), *ref.shape[-2:])
-    expected = net.upscale(low_res, condition)[0]
+    context = Context(37, 255 * ref, net.planes(levels, *ref.shape[-2:])) if referenced else Context(37)
+    expected = net.up(255 * low_res, context)[0] / 255
     flow = Flow(Weights(tmp_path / "net.safetensors"))
     made = flow.up(low_res[0], ref[0] if referenced else None, levels[0, 0] if referenced else None, 37)
     assert abs(made - expected).max() < 1e-5 * max(1, float(expected.abs().max()))

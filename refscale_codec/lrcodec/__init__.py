@@ -35,7 +35,7 @@ def _jpeg_of_dct(payload: bytes, size: tuple[int, int], quality: int) -> bytes:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a low-res codec without running it."""
+    """The facts of a low-res codec without running it."""
 
     name: str
     """In options, in messages and in the config of a weights file."""

@@ -68,7 +68,7 @@ class DenseBlock(nn.Module):
         super().__init__()
         sizes = [growth] * (self.LAYERS - 1) + [channels_out]
         self.layers = nn.ModuleList(
-            nn.Conv2d(channels_in + place * growth, size, 3, padding=1) for place, size in enumerate(sizes)
+            nn.Conv2d(channels_in + index * growth, size, 3, padding=1) for index, size in enumerate(sizes)
         )
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)

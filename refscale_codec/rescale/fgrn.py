@@ -56,7 +56,7 @@ class Down(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(config.width) for _ in range(config.down_blocks)))
         self.output = nn.Conv2d(config.width, _CHANNELS, 3, padding=1)
         with torch.no_grad():
-            _copy(self.input, [(c, c * area + place, 1 / area) for c in range(_CHANNELS) for place in range(area)])
+            _copy(self.input, [(c, c * area + pixel, 1 / area) for c in range(_CHANNELS) for pixel in range(area)])
             _keep(self.blocks)
             self.output.weight.zero_()
             _copy(self.output, [(c, c, 1) for c in range(_CHANNELS)])
@@ -84,7 +84,7 @@ class Up(nn.Module):
             _keep(self.blocks)
             for convolution in self.doublings:
                 assert isinstance(convolution, nn.Conv2d)
-                _copy(convolution, [(4 * c + place, c, 1) for c in range(_CHANNELS) for place in range(4)])
+                _copy(convolution, [(4 * c + pixel, c, 1) for c in range(_CHANNELS) for pixel in range(4)])
             self.output.weight.zero_()
             _copy(self.output, copies)
 
@@ -211,7 +211,7 @@ def _centred(x: Tensor) -> Tensor:
 
 
 def _copy(convolution: nn.Conv2d, channels: list[tuple[int, int, float]]) -> None:
-    """Make some outputs sums of inputs at the same place, given as (output, input, factor), and nothing else."""
+    """Make some outputs sums of inputs at the same pixel, listed as (output, input, factor), and nothing else."""
     assert convolution.bias is not None
     for output in {output for output, _, _ in channels}:
         convolution.weight[output] = 0

@@ -10,13 +10,13 @@ divided by 100; 1 means that the low-res picture is only rounded to 8 bits.
     hr ──stage 1 .. n | f_c──> lr, z       lr_hat ──restore | f_c──> lr, z = 0 ──stage n .. 1 | f_c──> hr_hat
 
 A scale of 4 is two stages, the second on the first one's low-res picture. The latent z of a stage is everything that
-is not its low-res picture; zeros replace it on the way up unless the caller asks for samples (see the supplement of the
-RefScale paper: samples add only noise). The stages are exactly invertible; before them a sub-net of the decoder's own,
+is not its low-res picture; zeros replace it on the way up (samples add only noise, says the supplement of the RefScale
+paper). The stages are exactly invertible; before them a sub-net of the decoder's own,
 `restore`, adds to the low-res picture what it can tell of the low-res codec's loss.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +39,6 @@ class RescaleConfig(NetConfig):
     ref_width: int = one_of(32, AT_LEAST_ONE)  # feature channels of the Ref-Net
     map_divisor: int = one_of(2, DIVISORS)  # low-res side over map side
     map_levels: int = one_of(4, LEVELS)  # integer levels of the map
-
-
-class Downscaled(NamedTuple):
-    """What the way down gives."""
-
-    lr: Tensor  # [b, 3, h/s, w/s], about [0, 1], not yet rounded
-    levels: Tensor | None  # the map's levels; None without a reference
-    z: list[Tensor]  # latents, one [b, 9, h/2^k, w/2^k] a stage
-    condition: list[Tensor]  # f_c of each stage, for a caller that goes up again at once
 
 
 class RescaleNet(TrainedRescaler):
@@ -102,24 +93,16 @@ class RescaleNet(TrainedRescaler):
         quality = torch.tensor([context.quality / 100], device=self.device)
         return self.refnet.condition(features, list(context.similarity_map), quality, height, width)
 
-    def downscale(self, hr: Tensor, ref: Tensor | None, quality: Tensor) -> Downscaled:
-        """Make the low-res picture and the similarity map.
+    def forward(self, hr: Tensor, condition: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Run the flow down.
 
         Args:
             hr: [b, 3, h, w] in [0, 1], h and w multiples of the scale.
-            ref: the reference on the same grid, or None.
-            quality: [b] in [0, 1].
-        """
-        levels, ref_features = None, None
-        if ref is not None:
-            ref_features = self.refnet.features(ref)
-            levels = self.refnet.quantise(self.refnet.similarity(self.refnet.features(hr), ref_features))
-        condition = self._condition(ref_features, levels, quality, *hr.shape[-2:])
-        lr, z = self.forward(hr, condition)
-        return Downscaled(lr, levels, z, condition)
+            condition: of `RefNet.condition`.
 
-    def forward(self, hr: Tensor, condition: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Run the flow down under a given condition; return lr and the latents, as in `Downscaled`."""
+        Returns:
+            lr [b, 3, h/s, w/s], about [0, 1], and the latents, one [b, 9, h/2^k, w/2^k] a stage.
+        """
         lr, z = hr, []
         for stage, f_c in zip(self.stages, condition, strict=True):
             split = stage(lr, f_c)  # [b, 12, h/2^k, w/2^k]
@@ -127,31 +110,17 @@ class RescaleNet(TrainedRescaler):
             z.append(split[:, 3:])
         return lr, z
 
-    def condition(
-        self, ref: Tensor | None, levels: Tensor | None, quality: Tensor, height: int, width: int
-    ) -> list[Tensor]:
-        """Return the decoder's f_c from its own copy of the reference and the transmitted map, for a size of hr."""
-        features = None if ref is None else self.refnet.features(ref)
-        return self._condition(features, levels, quality, height, width)
-
-    def _condition(
-        self, features: list[Tensor] | None, levels: Tensor | None, quality: Tensor, height: int, width: int
-    ) -> list[Tensor]:
-        maps = None if levels is None else self.refnet.spread(levels.to(quality.dtype), height, width)
-        return self.refnet.condition(features, maps, quality, height, width)
-
-    def upscale(self, lr_hat: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
+    def upscale(self, lr_hat: Tensor, condition: list[Tensor]) -> Tensor:
         """Make the high-res picture of a decoded low-res one.
 
         Args:
             lr_hat: [b, 3, h/s, w/s] in [0, 1].
-            condition: from `condition`, or from `downscale` in training.
-            z: samples of the latents; None for zeros.
+            condition: of `RefNet.condition`.
 
         Returns:
             [b, 3, h, w], about [0, 1], not clamped.
         """
-        return self.inverse(lr_hat + self.restore(lr_hat, condition[-1]), condition, z)
+        return self.inverse(lr_hat + self.restore(lr_hat, condition[-1]), condition)
 
     def inverse(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
         """Run the flow up: with the z of `forward` its exact inverse, up to rounding. None is zeros for z."""

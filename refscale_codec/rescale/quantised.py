@@ -184,11 +184,11 @@ def in_eight_bits(device: torch.device) -> bool:
         wanted = functional.conv2d(x.double(), weight.double() / 4, bias.double(), padding=1).float().bfloat16()
         given = x.bfloat16().contiguous(memory_format=torch.channels_last)
         try:
-            found = EightBits(weight.to(torch.int8), bias, step, rectifies)(given)
+            computed = EightBits(weight.to(torch.int8), bias, step, rectifies)(given)
         except (AttributeError, RuntimeError) as error:  # no such operator in this build; it does not run here
             _log.info("no convolutions of 8-bit integers: %s", " ".join(str(error).split())[:200])
             return False
-        if not torch.equal(found, wanted):
+        if not torch.equal(computed, wanted):
             return False
     return True
 

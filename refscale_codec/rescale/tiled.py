@@ -106,12 +106,12 @@ def similarity(image: Image, reference: Image, rescaler: Rescaler, tile: int = T
     _require_same_size(reference, image.height, image.width)
     scale, cell = rescaler.scale, rescaler.cell
     height, width = (scale * side for side in low_res_size(image.height, image.width, scale))
-    found = np.empty((-(-height // cell), -(-width // cell)), np.float32)
+    similarities = np.empty((-(-height // cell), -(-width // cell)), np.float32)
     for own, padded in tiles.grid(height, width, tile, rescaler.halo):
         hr, ref = (_tensor(picture.pixels[padded.slices], rescaler, padded) for picture in (image, reference))
         part = own.within(padded).reduced(cell).slices
-        found[own.reduced(cell).slices] = rescaler.similarity(hr, ref)[0, 0].float().cpu().numpy()[part]
-    return found
+        similarities[own.reduced(cell).slices] = rescaler.similarity(hr, ref)[0, 0].float().cpu().numpy()[part]
+    return similarities
 
 
 @torch.inference_mode()
@@ -143,11 +143,11 @@ def upscale(
     scale, (height, width) = rescaler.scale, low.lr.shape[:2]
     window = window or Box(0, 0, *size)
     planes = () if reference is None else _planes(low.similarity_map, height, width, rescaler)
-    for place in tiles.grid(scale * height, scale * width, tile, rescaler.halo):
-        wanted, padded = place.box.overlap(window), place.padded
+    for current in tiles.grid(scale * height, scale * width, tile, rescaler.halo):
+        wanted, padded = current.box.overlap(window), current.padded
         if wanted is None:
             continue
-        warped = None if reference is None else _tensor(reference(place), rescaler, padded)
+        warped = None if reference is None else _tensor(reference(current), rescaler, padded)
         lr = _tensor(low.lr[padded.reduced(scale).slices], rescaler, padded.reduced(scale))
         hr_hat = rescaler.up(lr, _context(quality, warped, planes, padded, scale * width))
         part = hr_hat[(0, slice(None), *wanted.within(padded).slices)]
@@ -173,14 +173,13 @@ def low_res_reference(reference: Image, scale: int) -> LowResReference:
     padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
     sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
     means = (2 * sums + s * s) // (2 * s * s)
-    found: LowResReference = (means if reference.pixels.dtype == np.uint8 else means >> 8).astype(np.uint8)
-    return found
+    return np.asarray((means if reference.pixels.dtype == np.uint8 else means >> 8).astype(np.uint8))
 
 
 def padded_window(window: Box, height: int, width: int, rescaler: Rescaler, tile: int) -> Box:
     """Return the part of a picture of height x width pixels that all tiles with pixels in a window depend on."""
     rows, columns = (rescaler.scale * side for side in low_res_size(height, width, rescaler.scale))
-    needed = [place.padded for place in tiles.grid(rows, columns, tile, rescaler.halo) if place.box.overlap(window)]
+    needed = [each.padded for each in tiles.grid(rows, columns, tile, rescaler.halo) if each.box.overlap(window)]
     tops, lefts, bottoms, rights = zip(*needed, strict=True)
     return Box(min(tops), min(lefts), min(max(bottoms), height), min(max(rights), width))
 

@@ -109,23 +109,23 @@ class Up(nn.Module):
             planes: [b, 3, h, w], integers in -127..127, in the type that carries the integers.
             gate: [b, 1, h, w], the map in 0..1, multiples of 1 / `MAP_UNIT`, likewise.
         """
-        own = torch.cat([*_coarse_and_fine(lr - 128), planes.float()], dim=1)
-        known = [*_coarse_and_fine(ref[:, :3] - 128), _integers(2 * ref[:, 3:])]
-        own, given = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (own, torch.cat(known, dim=1)))
-        features = carried(activations(self.ref_in(given), rectifies=True) * gate)
-        residual = self.trunk(own, features).float()
+        low = torch.cat([*_coarse_and_fine(lr - 128), planes.float()], dim=1)
+        older = [*_coarse_and_fine(ref[:, :3] - 128), _integers(2 * ref[:, 3:])]
+        low, older_in = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (low, torch.cat(older, dim=1)))
+        features = carried(activations(self.ref_in(older_in), rectifies=True) * gate)
+        residual = self.trunk(low, features).float()
         residual = straight_through((GRID * residual).round() / GRID, residual)
         return torch.cat([lr + residual[:, :3], residual[:, 3:]], dim=1)
 
-    def trunk(self, own: Tensor, features: Tensor) -> Tensor:
-        """Return the output of the last convolution from what the first one takes and the reference's features."""
-        x = carried(self.input(own) + self.inject[0](features))
+    def trunk(self, low: Tensor, features: Tensor) -> Tensor:
+        """Return the output of the last convolution from the inputs of the first one and the reference's features."""
+        x = carried(self.input(low) + self.inject[0](features))
         side = self.phase.shape[-1]
         rows, columns = -(-x.shape[-2] // side), -(-x.shape[-1] // side)
         phase = (PHASE_UNIT * self.phase).bfloat16().to(x.dtype).repeat(1, 1, rows, columns)
         x = carried(x + phase[..., : x.shape[-2], : x.shape[-1]])
-        for place, block in enumerate(self.blocks):
-            if place == len(self.blocks) // 2:
+        for index, block in enumerate(self.blocks):
+            if index == len(self.blocks) // 2:
                 x = carried(x + self.inject[1](features))
             x = block(x)
         output: Tensor = self.output(x)
@@ -177,11 +177,11 @@ class Untied(TrainedRescaler):
             quality: [b], whole numbers in 1..100.
         """
         haar = self.haar(hr)
-        known = torch.zeros_like(haar) if ref is None else self.haar(ref)
+        ref_haar = torch.zeros_like(haar) if ref is None else self.haar(ref)
         if s_map is None:
             s_map = haar.new_zeros(len(hr), 1, *haar.shape[-2:])
         q = (quality / 100)[:, None, None, None].expand(-1, 1, *haar.shape[-2:])
-        return self.downscaler(haar, known, torch.cat([s_map / self._full, q, q**4], dim=1))  # type: ignore[no-any-return]
+        return self.downscaler(haar, ref_haar, torch.cat([s_map / self._full, q, q**4], dim=1))  # type: ignore[no-any-return]
 
     def upscale(
         self, lr: Tensor, ref: Tensor | None, s_map: Tensor | None, quality: Tensor, carrier: torch.dtype
@@ -198,14 +198,14 @@ class Untied(TrainedRescaler):
         lr = straight_through(_on_grid(lr), lr)
         if ref is None or s_map is None:
             s_map = torch.zeros(len(lr), 1, *lr.shape[-2:], dtype=torch.int64, device=lr.device)
-            known = lr.new_zeros(len(lr), 12, *lr.shape[-2:])
+            ref_haar = lr.new_zeros(len(lr), 12, *lr.shape[-2:])
         else:
-            known = self.haar(_on_grid(ref))
+            ref_haar = self.haar(_on_grid(ref))
         q = quality.long()[:, None, None, None].expand(-1, 1, *lr.shape[-2:])
         s_map = s_map.long()
         planes = [_ratio(s_map, LIMIT, self._full), _ratio(q, LIMIT, 100), _ratio(q**4, LIMIT, 100**4)]
         gate = _ratio(s_map, MAP_UNIT, self._full).to(carrier) / MAP_UNIT
-        picture: Tensor = self.haar.inverse(self.upscaler(lr, known, torch.cat(planes, dim=1), gate))
+        picture: Tensor = self.haar.inverse(self.upscaler(lr, ref_haar, torch.cat(planes, dim=1), gate))
         return picture
 
     @property
@@ -224,8 +224,8 @@ class Untied(TrainedRescaler):
         divisor = self.config.map_divisor
         products = torch.stack([(x * y).sum(dim=1) for x, y in ((a, b), (a, a), (b, b))], dim=1)
         both, own, other = functional.avg_pool2d(products, divisor, ceil_mode=True)[0]
-        found: Tensor = both / (own * other + 1e-3).sqrt()
-        return found[None, None]
+        correlation: Tensor = both / (own * other + 1e-3).sqrt()
+        return correlation[None, None]
 
     def quantise_similarity(self, similarity: Tensor) -> Tensor:
         """See `Rescaler`: the reference is used everywhere."""
@@ -278,8 +278,8 @@ def _stretched(x: Tensor, divisor: int) -> Tensor:
     """Interpolate along the last axis: 2 * divisor times the values, at divisor times as many places."""
     left, right = torch.cat([x[..., :1], x[..., :-1]], dim=-1), torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
     places = []
-    for place in range(divisor):
-        away = 2 * place + 1 - divisor  # from the cell's centre, in half pixels
+    for offset in range(divisor):
+        away = 2 * offset + 1 - divisor  # from the cell's centre, in half pixels
         places.append((2 * divisor - abs(away)) * x + abs(away) * (left if away < 0 else right))
     return torch.stack(places, dim=-1).flatten(-2)
 

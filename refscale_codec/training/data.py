@@ -191,6 +191,6 @@ class Crops:
 
     def marked_batch(self, seed: int, step: int, size: int) -> tuple[Pixels, Pixels, Mask]:
         """Return the same and, [size, crop, crop], where a reference was made to show another place."""
-        samples = [self.sample(np.random.default_rng([seed, step, place])) for place in range(size)]
+        samples = [self.sample(np.random.default_rng([seed, step, index])) for index in range(size)]
         targets, references, elsewhere = zip(*samples, strict=True)
         return np.stack(targets), np.stack(references), np.stack(elsewhere)

@@ -115,8 +115,8 @@ def _columns_known(header: list[str]) -> tuple[int, int]:
 
 def _cell(row: _Row, columns: list[str], name: str) -> str:
     """Return a cell; spreadsheets leave out separators of empty cells at the end of a row."""
-    place = columns.index(name) if name in columns else len(row.cells)
-    return row.cells[place] if place < len(row.cells) else ""
+    column = columns.index(name) if name in columns else len(row.cells)
+    return row.cells[column] if column < len(row.cells) else ""
 
 
 def _pair(row: _Row, columns: list[str], path: Path) -> Pair:

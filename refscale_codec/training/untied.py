@@ -36,10 +36,10 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
     size, rows, columns = len(elsewhere), elsewhere.shape[1] // cell, elsewhere.shape[2] // cell
     mostly = elsewhere.reshape(size, rows, cell, columns, cell).mean(axis=(2, 4)) > 0.5
     levels = np.where(mostly & (rng.random(size) < config.map_off)[:, None, None], 0, highest)
-    for place in np.flatnonzero(rng.random(size) < config.weakened):
+    for sample in np.flatnonzero(rng.random(size) < config.weakened):
         for _ in range(int(rng.integers(1, 4))):
             (y, x), (height, width) = rng.integers(0, (rows, columns)), rng.integers(1, (rows + 1, columns + 1))
-            levels[place, y : y + height, x : x + width] = rng.integers(highest) if rng.random() < 0.5 else 0
+            levels[sample, y : y + height, x : x + width] = rng.integers(highest) if rng.random() < 0.5 else 0
     levels[rng.random(size) < config.alone] = 0
     return levels[:, None]
 

@@ -56,7 +56,7 @@ class Group(NamedTuple):
 
     key: str  # names the weights
     kind: int  # which distributions: 0 and 1 for DC of Y and of the others, 2 and 3 for AC
-    place: tuple[slice, slice, int, int]  # rows, columns, component, frequency
+    positions: tuple[slice, slice, int, int]  # rows, columns, component, frequency
     shape: tuple[int, int]  # rows and columns
     step: int  # quantiser step
     base: Exact  # [m] coefficient times ONE that the prediction starts from
@@ -116,7 +116,7 @@ def scan(
     dc = np.zeros((3, rows, columns))
     dc[:, 0, 0] = first * steps[:, 0]
     for group in dc_groups(dc, steps):
-        ys, xs, component, _ = group.place
+        ys, xs, component, _ = group.positions
         indices[component, 0, ys, xs] = code(group).reshape(group.shape)
         dc[component, ys, xs] = indices[component, 0, ys, xs] * steps[component, 0]
     coded = CodedPlanes(dc)
@@ -125,7 +125,7 @@ def scan(
             for phase, (row, column) in enumerate(PHASES):
                 if row < rows and column < columns:
                     group = ac_group(coded, steps, component, k, phase)
-                    ys, xs, *_ = group.place
+                    ys, xs, *_ = group.positions
                     indices[component, k, ys, xs] = code(group).reshape(group.shape)
                     coded.put(component, k, phase, indices[component, k, ys, xs] * np.float32(group.step))
     return indices.transpose(2, 3, 0, 1)
@@ -147,18 +147,18 @@ def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
             ys, xs = np.arange(top, rows, 2 * s), np.arange(left, columns, 2 * s)
             if not len(ys) or not len(xs):
                 continue
-            place = slice(top, None, 2 * s), slice(left, None, 2 * s)
+            positions = slice(top, None, 2 * s), slice(left, None, 2 * s)
             off: list[Exact] = []  # errors of the components before
             for component in range(3):
-                values, given = _at(dc[component], available, ys, xs, [(s * dy, s * dx) for dy, dx in around])
-                count = given.sum(axis=0)
-                base = (values * given).sum(axis=0) * ONE // count
-                apart = (abs(values * ONE - base) * given).sum(axis=0) // (count * ONE)
+                values, present = _at(dc[component], available, ys, xs, [(s * dy, s * dx) for dy, dx in around])
+                count = present.sum(axis=0)
+                base = (values * present).sum(axis=0) * ONE // count
+                apart = (abs(values * ONE - base) * present).sum(axis=0) // (count * ONE)
                 key = f"dc {component} {min(level, 3)} {min(part, 1)}"
                 yield Group(
                     key,
                     min(component, 1),
-                    (*place, component, 0),
+                    (*positions, component, 0),
                     (len(ys), len(xs)),
                     int(steps[component, 0]),
                     base,
@@ -166,22 +166,22 @@ def dc_groups(dc: Exact, steps: Integers) -> Iterator[Group]:
                     [*(abs(error) for error in off), apart[None]],
                     _LARGEST_EXACT,
                 )
-                off.append((dc[component][place].ravel() - base // ONE)[None])
-            available[place] = True
+                off.append((dc[component][positions].ravel() - base // ONE)[None])
+            available[positions] = True
 
 
 def _at(
     plane: Exact, available: NDArray[np.bool_], ys: Integers, xs: Integers, offsets: list[tuple[int, int]]
 ) -> tuple[Exact, Exact]:
     """Return values [offsets, n] at offsets from each block, and whether they are available [offsets, n], 1 or 0."""
-    values, given = [], []
+    values, present = [], []
     for dy, dx in offsets:
         y, x = ys + dy, xs + dx
         inside = np.outer((y >= 0) & (y < plane.shape[0]), (x >= 0) & (x < plane.shape[1]))
         cells = np.ix_(np.clip(y, 0, plane.shape[0] - 1), np.clip(x, 0, plane.shape[1] - 1))
         values.append(plane[cells].ravel())
-        given.append((inside & available[cells]).ravel())
-    return np.array(values, np.float64), np.array(given, np.float64)
+        present.append((inside & available[cells]).ravel())
+    return np.array(values, np.float64), np.array(present, np.float64)
 
 
 class CodedPlanes:
@@ -318,13 +318,13 @@ def encode(indices: Indices, quality: int) -> bytes:
         coder.uniform(_ROOT, int(index) + _ROOT // 2)
 
     def code(group: Group) -> Integers:
-        ys, xs, component, k = group.place
+        ys, xs, component, k = group.positions
         values = indices[ys, xs, component, k].ravel().astype(np.int64)
-        given = context(group, model.mean[group.key], model.spread[group.key])
-        off = (values - given.nearest) * given.sign
+        contexts = context(group, model.mean[group.key], model.spread[group.key])
+        off = (values - contexts.nearest) * contexts.sign
         symbols = (np.clip(off, -ESCAPE, ESCAPE) + ESCAPE).astype(np.int32)
         for part in _parts(len(values)):
-            coder.symbols(probability[group.kind].take(given.row[part], 0), symbols[part])
+            coder.symbols(probability[group.kind].take(contexts.row[part], 0), symbols[part])
         for excess in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
             coder.unsigned(int(excess))
         return values
@@ -356,14 +356,14 @@ def decode(payload: bytes, height: int, width: int, quality: int) -> Indices:
         return values
 
     def code(group: Group) -> Integers:
-        given = context(group, model.mean[group.key], model.spread[group.key])
-        off = np.empty_like(given.nearest)
+        contexts = context(group, model.mean[group.key], model.spread[group.key])
+        off = np.empty_like(contexts.nearest)
         for part in _parts(len(off)):
-            off[part] = coder.symbols(probability[group.kind].take(given.row[part], 0))
+            off[part] = coder.symbols(probability[group.kind].take(contexts.row[part], 0))
         off -= ESCAPE
         for i in np.flatnonzero(abs(off) == ESCAPE):
             off[i] = np.sign(off[i]) * (ESCAPE + coder.unsigned())
-        values: Integers = given.nearest + given.sign * off
+        values: Integers = contexts.nearest + contexts.sign * off
         return in_range(values)
 
     first = in_range(np.array([coder.uniform(_ROOT) - _ROOT // 2 for _ in range(3)]))

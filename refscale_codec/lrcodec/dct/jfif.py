@@ -50,13 +50,17 @@ def write(indices: Indices, height: int, width: int, quality: int) -> bytes:
     all_blocks = np.arange(len(blocks))
 
     def tokens(
-        kind: int, at: NDArray[np.int64], place: NDArray[np.int64], symbol: NDArray[np.int64], bits: NDArray[np.int64]
+        kind: int,
+        at: NDArray[np.int64],
+        position: NDArray[np.int64],
+        symbol: NDArray[np.int64],
+        bits: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         """Return [order, code with the `bits` last bits of the value still to come, length] of each."""
         codes, lengths = (np.where(chroma[at], *(_codes(kind | c)[i][symbol] for c in (1, 0))) for i in (0, 1))
-        value = values[at, place]
+        value = values[at, position]
         extra = np.where(value < 0, value - 1, value) & ((1 << bits) - 1)
-        return np.stack([at * 128 + 2 * place, codes << bits | extra, lengths + bits])
+        return np.stack([at * 128 + 2 * position, codes << bits | extra, lengths + bits])
 
     none = np.zeros_like
     zero_runs = tokens(0x10, block[zeros], k[zeros], np.full_like(zeros, _SIXTEEN_ZEROS), none(zeros))
@@ -93,9 +97,9 @@ def _codes(table: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return code and its length in bits [256] of each symbol (T.81, Annex C)."""
     counts, symbols = _HUFFMAN[table]
     codes, lengths = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    code, given = 0, iter(symbols)
+    code, ordered = 0, iter(symbols)
     for length, count in enumerate(counts, 1):
-        for symbol in (next(given) for _ in range(count)):
+        for symbol in (next(ordered) for _ in range(count)):
             codes[symbol], lengths[symbol] = code, length
             code += 1
         code <<= 1

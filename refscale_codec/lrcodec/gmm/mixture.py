@@ -85,7 +85,7 @@ class Lookup(NamedTuple):
     exponential: NDArray[np.float64]  # as in `Tables`
     mass: NDArray[np.int32]  # [SCALES * _SPAN] of `normal`, _BELOW steps below the mean and on, with a sign
     wide: Integers  # [SCALES] steps on one side of a mean that hold most of the mass
-    place: NDArray[np.uint8]  # of a window in WINDOWS, by the steps on one side that it has to hold
+    window_index: NDArray[np.uint8]  # of a window in WINDOWS, by the steps on one side that it has to hold
 
     @classmethod
     def of(cls, tables: Tables) -> "Lookup":
@@ -93,10 +93,10 @@ class Lookup(NamedTuple):
         away = np.arange(_SPAN) - _BELOW
         half = tables.normal[:, np.minimum(abs(away), _REACH - 1)]
         holds = STEPS * (np.array(WINDOWS) // 2)
-        place = np.searchsorted(holds[:-1], np.arange(holds[-2] + 2)).astype(np.uint8)
+        window_index = np.searchsorted(holds[:-1], np.arange(holds[-2] + 2)).astype(np.uint8)
         wide = (tables.normal < _MOST).sum(axis=1)
         mass = np.where(away < 0, -half, half)
-        return cls(tables.exponential.astype(np.float64), mass.astype(np.int32).ravel(), wide, place)
+        return cls(tables.exponential.astype(np.float64), mass.astype(np.int32).ravel(), wide, window_index)
 
 
 class WindowPlan(NamedTuple):
@@ -104,7 +104,7 @@ class WindowPlan(NamedTuple):
 
     weight: NDArray[np.float64]  # [COMPONENTS, n] whole numbers, adding up to _WEIGHTS
     middle: Integers  # [n] whole numbers nearest to the mixtures' means
-    place: NDArray[np.uint8]  # [n] of the window in WINDOWS
+    window_index: NDArray[np.uint8]  # [n] of the window in WINDOWS
 
 
 def _weights(logit: Integers, lookup: Lookup) -> NDArray[np.float64]:
@@ -124,7 +124,7 @@ def plan(mixture: Mixture, lookup: Lookup) -> WindowPlan:
     middle = np.floor(total / (_WEIGHTS * STEPS) + 0.5).astype(np.int64)
     reach = abs(mixture.mean - STEPS * middle) + lookup.wide.take(mixture.scale)
     widest = (reach * (weight >= _HEAVY)).max(axis=0)
-    return WindowPlan(weight, middle, lookup.place.take(np.minimum(widest, len(lookup.place) - 1)))
+    return WindowPlan(weight, middle, lookup.window_index.take(np.minimum(widest, len(lookup.window_index) - 1)))
 
 
 class Part(NamedTuple):
@@ -138,20 +138,20 @@ class Part(NamedTuple):
 
 def parts(mixture: Mixture, lookup: Lookup) -> list[Part]:
     """Return latents with these mixtures as they are coded, by rising windows."""
-    weight, middle, place = plan(mixture, lookup)
-    half = _HALF_WINDOWS.take(place)
+    weight, middle, window_index = plan(mixture, lookup)
+    half = _HALF_WINDOWS.take(window_index)
     first = STEPS * (middle - half) - STEPS // 2 - mixture.mean  # edge of the window, in steps from the mean
-    first = np.minimum(np.maximum(first, -_BELOW), _REACH) + (mixture.scale * _SPAN + _BELOW)  # its place in `mass`
-    order = place.argsort(kind="stable")
+    first = np.minimum(np.maximum(first, -_BELOW), _REACH) + (mixture.scale * _SPAN + _BELOW)  # its index in `mass`
+    order = window_index.argsort(kind="stable")
     first, share, middle = first.take(order, axis=1), weight.astype(np.int32).take(order, axis=1), middle.take(order)
-    ends = np.bincount(place, minlength=len(WINDOWS)).cumsum().tolist()
-    found = []
+    ends = np.bincount(window_index, minlength=len(WINDOWS)).cumsum().tolist()
+    parts = []
     for window, start, end in zip(WINDOWS, [0, *ends], ends, strict=False):
         if start < end:
             these = slice(start, end)
             probabilities = _probabilities(first[:, these], share[:, these], window, lookup)
-            found.append(Part(window, order[these], middle[these], probabilities))
-    return found
+            parts.append(Part(window, order[these], middle[these], probabilities))
+    return parts
 
 
 def _probabilities(first: Integers, weight: NDArray[np.int32], window: int, lookup: Lookup) -> NDArray[np.float64]:
@@ -182,13 +182,13 @@ class CodedPart(NamedTuple):
 
 def coded(values: Integers, laid_out: list[Part]) -> list[CodedPart]:
     """Return the latents [n], each within `LARGEST`, as they are coded."""
-    found = []
+    parts = []
     for window, at, middle, probabilities in laid_out:
         off = values.take(at) - middle
         beyond = off - off.clip(-(window // 2), window // 2)
         symbols = np.where(beyond == 0, off + window // 2, window)
-        found.append(CodedPart(at, symbols.astype(np.int32), beyond, probabilities))
-    return found
+        parts.append(CodedPart(at, symbols.astype(np.int32), beyond, probabilities))
+    return parts
 
 
 def encode(coder: Encoder, laid_out: list[CodedPart], first: int, last: int) -> None:

@@ -145,9 +145,9 @@ class Gmm(nn.Module):
 
     def gains(self, quality: Tensor) -> Tensor:
         """Return the gains of y at qualities [b] in [0, 1], as [b, n, 1, 1]."""
-        place = _coarseness(quality) * (_KNOTS - 1)
-        below = place.floor().clamp(0, _KNOTS - 2).long()
-        share = (place - below)[:, None]
+        knot = _coarseness(quality) * (_KNOTS - 1)
+        below = knot.floor().clamp(0, _KNOTS - 2).long()
+        share = (knot - below)[:, None]
         return torch.exp(self.gain[below] * (1 - share) + self.gain[below + 1] * share)[:, :, None, None]
 
     def forward_transform(self, lr: Tensor) -> Tensor:
