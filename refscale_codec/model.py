@@ -242,6 +242,9 @@ def kept(path: Path, device: str) -> Model:
     """Return what `load` reads, on a device: the same object again as long as the file does not change.
 
     The `KEPT` that were last asked for stay in memory. Threads that ask at once get one object.
+
+    Raises:
+        WeightsError: see `load`.
     """
     try:
         status = path.stat()

@@ -40,6 +40,12 @@ def test_what_documents_link_to_is_there(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
+def test_the_architecture_names_every_module() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / "refscale_codec").rglob("*.py")} - {"__init__", "__main__"}
+    assert sorted(name for name in modules if not re.search(rf"\b{name}\b", text)) == []
+
+
 def test_what_goes_into_a_source_distribution_is_there(pyproject: dict[str, Any]) -> None:
     for name in pyproject["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
         assert (ROOT / name).exists(), name

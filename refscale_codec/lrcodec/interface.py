@@ -28,7 +28,7 @@ class CodedLowRes(NamedTuple):
 
     payload: bytes
     received: Floats
-    """What `decode` returns for the payload, on this machine."""
+    """[h, w, 3], what `decode` returns for the payload, on this machine."""
 
 
 class LowResCodec(Protocol):
@@ -56,14 +56,14 @@ class LowResCodec(Protocol):
         """Code a picture.
 
         Args:
-            lr: the picture.
-            reference: None for none, or if it is not used.
+            lr: the picture [h, w, 3] in levels on about 0..255.
+            reference: of the same size, in 0..255; None for none, or if it is not used.
             quality: higher is better and larger.
             dead_zone: in quantiser steps, 0.5 or more; smaller coefficients become 0.
         """
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
-        """Return the picture of `size` (rows, columns) that a payload holds.
+        """Return the picture of `size` (rows, columns) that a payload holds, as `code` takes it.
 
         Raises:
             ContainerError: not the payload of such a picture, or coded with another reference.

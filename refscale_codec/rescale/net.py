@@ -123,7 +123,10 @@ class RescaleNet(TrainedRescaler):
         return self.inverse(lr_hat + self.restore(lr_hat, condition[-1]), condition)
 
     def inverse(self, lr: Tensor, condition: list[Tensor], z: list[Tensor] | None = None) -> Tensor:
-        """Run the flow up: with the z of `forward` its exact inverse, up to rounding. None is zeros for z."""
+        """Run the flow up, [b, 3, h/s, w/s] -> [b, 3, h, w]: with the z of `forward` its inverse, up to rounding.
+
+        None is zeros for z.
+        """
         latents: list[Tensor | None] = [None] * len(self.stages) if z is None else list(z)
         for stage, f_c, latent in zip(reversed(self.stages), reversed(condition), reversed(latents), strict=True):
             if latent is None:

@@ -69,7 +69,7 @@ class _Carry(torch.autograd.Function):
 
 
 def activations(x: Tensor, rectifies: bool) -> Tensor:
-    """Return `x` as integers: rectified in `LOWEST`..`HIGHEST`, else in -127..127."""
+    """Return `x`, of any shape, as integers: rectified in `LOWEST`..`HIGHEST`, else in -127..127."""
     bounds = (LOWEST, HIGHEST) if rectifies else (-LIMIT, LIMIT)
     result: Tensor = _Quantise.apply(x, *bounds)  # type: ignore[no-untyped-call]
     return result
@@ -81,7 +81,7 @@ def straight_through(value: Tensor, x: Tensor) -> Tensor:
 
 
 def carried(x: Tensor) -> Tensor:
-    """Return `x` rounded to what bfloat16 holds, in its own type; the gradient passes as it is."""
+    """Return `x`, of any shape, rounded to what bfloat16 holds, in its own type; the gradient passes as it is."""
     if x.dtype == torch.bfloat16:
         return x
     result: Tensor = _Carry.apply(x)  # type: ignore[no-untyped-call]

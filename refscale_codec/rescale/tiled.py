@@ -34,7 +34,7 @@ class LowRes(NamedTuple):
 
     @property
     def picture(self) -> NDArray[np.uint8]:
-        """The low-res picture in 8 bits, to look at."""
+        """The low-res picture in 8 bits, [h, w, 3], to look at."""
         return np.clip(np.rint(self.lr), 0, 255).astype(np.uint8)
 
 

@@ -118,7 +118,12 @@ class Up(nn.Module):
         return torch.cat([lr + residual[:, :3], residual[:, 3:]], dim=1)
 
     def trunk(self, low: Tensor, features: Tensor) -> Tensor:
-        """Return the output of the last convolution from the inputs of the first one and the reference's features."""
+        """Return the output of the last convolution, [b, 12, h, w].
+
+        Args:
+            low: [b, 9, h, w], the inputs of the first one.
+            features: [b, width, h, w] of the reference.
+        """
         x = carried(self.input(low) + self.inject[0](features))
         side = self.phase.shape[-1]
         rows, columns = -(-x.shape[-2] // side), -(-x.shape[-1] // side)

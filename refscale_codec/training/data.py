@@ -33,7 +33,7 @@ Mask = NDArray[np.bool_]  # [h, w]
 
 
 def simulate_revisit(picture: Floats, rng: Generator) -> Floats:
-    """Return `picture` as an older visit might have seen it.
+    """Return a picture [h, w, 3] in [0, 1] as an older visit might have seen it.
 
     In this order: things that came or went (patches of the picture copied elsewhere), sub-pixel to few-pixel shift and
     small rotation, season and illumination (per-channel gamma, gain, offset; a smooth field of brightness), cloud or

@@ -243,7 +243,15 @@ class CodedPlanes:
 
 
 def ac_group(coded: CodedPlanes, steps: Integers, component: int, k: int, phase: int) -> Group:
-    """Return the group of a frequency of a component in one polyphase pass."""
+    """Return the group of a frequency of a component in one polyphase pass.
+
+    Args:
+        coded: what precedes it.
+        steps: the quantiser steps [3, 64].
+        component: 0..2.
+        k: frequency, 1..63, in zigzag order.
+        phase: index of `PHASES`.
+    """
     row, column = PHASES[phase]
     near, low = max(1, k - _WINDOW), max(1, min(k - _WINDOW, 6))
     parts = [coded.beside(component, 1, k, phase), coded.slopes(component, phase)]
@@ -308,7 +316,7 @@ def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) ->
 
 
 def encode(indices: Indices, quality: int) -> bytes:
-    """Return indices of a quality, each within `coefficients.LARGEST`, as bytes."""
+    """Return indices [rows, columns, 3, 64] of a quality of 1..100, each within `coefficients.LARGEST`, as bytes."""
     model, coder = shipped(), Encoder()
     probability = model.frequency / 65536
     used = (indices != 0).any(axis=(0, 1))  # [3, 64]

@@ -233,7 +233,7 @@ def _batches(wavefronts: Iterator[tuple[Integers, Integers]]) -> Iterator[list[t
 
 @torch.inference_mode()
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
-    """Return the latents as bytes; for the other arguments see `features`."""
+    """Return the latents of a picture as bytes; the other arguments are those of `features`, quality is in 1..100."""
     y, z = latents
     coder = Encoder()
     rows = np.repeat(np.arange(len(z)), z[0].size)

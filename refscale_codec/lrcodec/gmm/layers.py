@@ -67,7 +67,7 @@ class GDN(nn.Module):
         self.gamma = nn.Parameter(torch.sqrt(0.1 * torch.eye(channels) + _PEDESTAL))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the channels at each position by each other, or undo it."""
+        """Normalise the channels of [b, c, h, w] at each position by each other, or undo it."""
         beta = _at_least(self.beta, math.sqrt(_BETA_LEAST + _PEDESTAL)) ** 2 - _PEDESTAL
         gamma = _at_least(self.gamma, math.sqrt(_PEDESTAL)) ** 2 - _PEDESTAL
         norm = functional.conv2d(x**2, gamma[:, :, None, None], beta)

@@ -208,7 +208,7 @@ class Gmm(nn.Module):
 
 
 def rounded(y: Tensor) -> Tensor:
-    """Round, with the gradient that `gradient.share` lets pass."""
+    """Round latents of any shape, with the gradient that `gradient.share` lets pass."""
     near = y * gradient.share(y)
     return near + (y.round() - near).detach()
 
@@ -220,12 +220,12 @@ def quality_planes(quality: Tensor) -> Tensor:
 
 
 def companded(y: Tensor) -> Tensor:
-    """Return latents in logarithmic scale: they span four decades between the lowest and the highest quality."""
+    """Return latents of any shape in logarithmic scale: they span four decades from lowest to highest quality."""
     return torch.sign(y) * torch.log2(1 + y.abs())
 
 
 def padded(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until the sides are multiples."""
+    """Repeat the last row and column of [b, c, h, w] until the sides are multiples."""
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
