@@ -43,6 +43,12 @@ def test_what_is_valid_comes_back_without_unknown_fields() -> None:
     assert geo.fields_of(b"[") == {}
 
 
+def test_as_many_tags_and_points_as_the_format_allows_are_read() -> None:
+    most = {"tags": dict.fromkeys(map(str, range(4096)), "x"), "gcps": [[0] * 5] * 8192}
+    most["band_tags"] = [most["tags"]] * 4 + [{}]
+    assert geo.parse(geo.dumped(most)) == most
+
+
 NUMBERS = [True, None, "1", "nan", [], 10**400, [1] * 5]
 TEXTS = [1, None, [], "a\0b", "\ud800"]
 
@@ -59,6 +65,8 @@ TEXTS = [1, None, [], "a\0b", "\ud800"]
         *[("interpretations", value) for value in ([], ["nonsense"], [1], [[]], "gray", ["__class__"])],
         *[(name, [value]) for name in ("scales", "offsets") for value in NUMBERS],
         *[("gcps", value) for value in ([], [1], [[1, 2, 3, 4]], [[1, 2, 3, 4, "5"]])],
+        *[("tags", dict.fromkeys(map(str, range(4097)), "x")), ("gcps", [[0] * 5] * 8193)],
+        *[("band_tags", [dict.fromkeys(map(str, range(count)), "x")] * 5) for count in (3277, 4097)],
         *[("gcp_crs", value) for value in TEXTS],
         *[("rpcs", value) for value in ([], {}, RPCS | {"lat_off": "1"}, RPCS | {"line_num_coeff": [1] * 19})],
         *[("rpcs", RPCS | {"err_bias": "1"}), ("rpcs", {name: RPCS[name] for name in list(RPCS)[1:]})],

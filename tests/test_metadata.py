@@ -102,6 +102,7 @@ def test_any_bytes_give_metadata_or_an_error(data: bytes) -> None:
         (payload((4, 2), rest=b"[]"), "georeference and tags: not a JSON object"),
         (payload((10, 2), rest=b"k\0"), "a keyword has no text"),
         (payload((10, 3), rest=b"k\0t"), "a keyword has no text"),
+        (payload((10, 4 * 16385), rest=b"k\0t\0" * 16385), "more than 16,384 texts"),
     ],
 )
 def test_a_bad_payload_is_refused(data: bytes, said: str) -> None:

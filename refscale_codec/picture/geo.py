@@ -19,6 +19,8 @@ MAX_BYTES = 1 << 20
 _DEPTH = 3  # most objects and lists in one another
 _MOST_BANDS = 256  # with alpha
 _LONGEST_CRS = 1 << 16  # characters
+_MOST_TAGS, _MOST_BAND_TAGS = 1 << 12, 1 << 14  # of one object, and of all bands: GDAL's time rises with the square
+_MOST_POINTS = 1 << 13
 _BRACKETS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 _RPC_NUMBERS = ("height", "lat", "line", "long", "samp")
 _RPC_LISTS = ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
@@ -57,7 +59,13 @@ def _numbers(count: int) -> Callable[[object], bool]:
 
 
 def _texts(value: object) -> bool:
-    return isinstance(value, dict) and all(_text(part) for pair in value.items() for part in pair)
+    if not isinstance(value, dict) or len(value) > _MOST_TAGS:
+        return False
+    return all(_text(part) for pair in value.items() for part in pair)
+
+
+def _band_tags(value: Any) -> bool:
+    return _each(_texts)(value) and sum(map(len, value)) <= _MOST_BAND_TAGS
 
 
 def _each(check: Callable[[Any], bool], most: int = _MOST_BANDS) -> Callable[[object], bool]:
@@ -80,14 +88,17 @@ def _rpcs(value: object) -> bool:
 _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {  # field: check, and what it must be
     "crs": (lambda value: _text(value, _LONGEST_CRS), "a text"),
     "transform": (_numbers(6), "six finite numbers"),
-    "tags": (_texts, "an object of texts"),
-    "band_tags": (_each(_texts), "a list of objects of texts"),
+    "tags": (_texts, f"an object of at most {_MOST_TAGS:,} texts"),
+    "band_tags": (
+        _band_tags,
+        f"a list of objects of at most {_MOST_TAGS:,} texts, and at most {_MOST_BAND_TAGS:,} in all",
+    ),
     "descriptions": (_each(lambda value: value is None or _text(value)), "a list of texts or null"),
     "units": (_each(lambda value: value is None or _text(value)), "a list of texts or null"),
     "interpretations": (_each(lambda value: value in INTERPRETATIONS), "a list of colour interpretations"),
     "scales": (_each(_number), "a list of finite numbers"),
     "offsets": (_each(_number), "a list of finite numbers"),
-    "gcps": (_each(_numbers(5), MAX_BYTES), "a list of lists of five finite numbers"),
+    "gcps": (_each(_numbers(5), _MOST_POINTS), f"a list of at most {_MOST_POINTS:,} lists of five finite numbers"),
     "gcp_crs": (lambda value: _text(value, _LONGEST_CRS), "a text"),
     "rpcs": (_rpcs, "an object of rational polynomial coefficients"),
 }

@@ -16,6 +16,7 @@ from refscale_codec.picture import geo
 MAX_BYTES = 0xFF_FFFF
 """Most bytes of all parts together, before compression."""
 
+_MOST_TEXTS = 1 << 14  # pairs of keyword and text
 _ENTRY = 4  # bytes of an entry: type and length
 _MORE = 0x80  # in a type: another entry follows
 SIZES = {"gamma": 4, "chromaticities": 32, "intent": 1, "cicp": 4, "resolution": 9}
@@ -126,6 +127,8 @@ def _fault(name: str, part: bytes) -> str:
         return f"it has {len(part)} bytes, expected {SIZES[name]}"
     if name == "texts" and (part[-1] or part.count(0) % 2):
         return "a keyword has no text"
+    if name == "texts" and part.count(0) > 2 * _MOST_TEXTS:
+        return f"more than {_MOST_TEXTS:,} texts"
     if name == "geo":
         try:
             geo.parse(part)
