@@ -605,6 +605,26 @@ def test_four_bands_of_unknown_order_serve_only_for_four(named: Metadata, tiny_m
             encoder.encode(target, reference, tiny_model)
 
 
+def test_a_grey_reference_serves_for_bands_of_any_meaning(tiny_model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    unlabelled = Metadata(geo=b'{"interpretations":["gray","undefined","undefined"]}')
+    target, grey = Image(drawn(1, 3, U16), unlabelled), Image(older(drawn(1, 1, U16)))
+    assert container.unpack(encoder.encode(target, grey, tiny_model)).header.reference == grey.fingerprint()
+    said = "the reference is 16-bit grey and the picture 16-bit 3-band: its band is used for all"
+    assert caplog.messages == [said]
+    with pytest.raises(ImageError, match="^the reference is 16-bit 3-band and the picture 16-bit grey, and it is not"):
+        bands.require_related(Image(grey.pixels), target)
+
+
+def test_metadata_that_is_not_stored_still_says_what_bands_mean(tiny_model: Model) -> None:
+    target, reference = Image(drawn(1, 4), NAMED), Image(older(drawn(1, 3)))
+    whole, bare = (
+        container.unpack(encoder.encode(target, reference, tiny_model, encoder.EncodeOptions(store_metadata=store)))
+        for store in (True, False)
+    )
+    assert whole.metadata is not None
+    assert replace(whole, metadata=None) == bare
+
+
 def test_alpha_of_the_reference_is_ignored(tiny_model: Model) -> None:
     target, reference = KINDS["rgba"]
     half = replace(reference, alpha=np.full(reference.pixels.shape[:2], 128, np.uint8))

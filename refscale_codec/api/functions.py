@@ -10,7 +10,6 @@ from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of,
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.api.request import Rate, rate_of
-from refscale_codec.picture import metadata
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE
@@ -58,7 +57,7 @@ def encode(
         output_hash: Also decode, and store a hash of the decoded picture.
         reference_name: Whether to keep the name of the reference's file as a hint, if it is given by its path; by
             default if the picture has metadata and the name takes less than 0.1 % of the file.
-        strip: Drop colour profile, EXIF, XMP and georeference.
+        strip: Store no colour profile, EXIF, XMP or georeference.
         page: Which picture of a file that holds several, from 1.
         reference_page: Likewise, of the reference.
         tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
@@ -108,9 +107,13 @@ def encode_image(
     from refscale_codec.codec import rate_control
     from refscale_codec.codec.encoder import EncodeOptions
 
-    if strip:
-        image = replace(image, metadata=metadata.Metadata())
-    options = EncodeOptions(output_hash=output_hash, tile=tile, value_range=value_range, reference_name=reference_name)
+    options = EncodeOptions(
+        output_hash=output_hash,
+        tile=tile,
+        value_range=value_range,
+        store_metadata=not strip,
+        reference_name=reference_name,
+    )
     if rate.quality is not None:
         options = replace(options, quality=rate.quality)
     return rate_control.encode(image, reference, model, rate.target(image), options, step=step)

@@ -45,6 +45,7 @@ class EncodeOptions:
     output_hash: bool = False  # store a hash of the decoded picture; files of an exact model always have it
     tile: int = TILE  # largest side of a tile in pixels, a multiple of `tiles.STEP`; larger: more memory, less time
     value_range: Declared | None = None  # values that are coded; by default see `bands.describe`
+    store_metadata: bool = True  # or use it alone: it says what bands mean, and where the picture lies
     reference_name: bool | None = None  # keep the name of the reference; None: beside metadata, if it takes < 0.1 %
 
     def __post_init__(self) -> None:
@@ -282,7 +283,8 @@ def prepare(
     described = bands.with_reference(bands.describe(image, options.value_range), image, reference)
     fingerprint = None if reference is None else reference.fingerprint()
     name = None if reference is None else payloads.reference_name(reference)
-    plan = Plan(described, image.metadata, (image.height, image.width), fingerprint, name, model, options)
+    stored = image.metadata if options.store_metadata else Metadata()
+    plan = Plan(described, stored, (image.height, image.width), fingerprint, name, model, options)
     prior = georeference.prior(image, reference) if model.rescaler.uses_reference else None
     for group, older in band_groups(image, reference, described):
         source: ReferenceSource = Unused()

@@ -222,15 +222,28 @@ def require_related(image: Image, reference: Image | None) -> None:
     """
     if reference is None or reference.bands == image.bands or image.bands not in _SERVED.get(reference.bands, ()):
         return
+    if (reference.pixels.dtype == np.uint8) != (image.pixels.dtype == np.uint8):  # which `split_groups` refuses
+        return
+    kinds = f"the reference is {_kind(reference)} and the picture {_kind(image)}"
+    if reference.bands == 1:
+        _log.warning("%s: its band is used for all", kinds)
+        return
     for what, picture in (("reference", reference), ("picture", image)):
-        if picture.bands in (3, 4) and geo.interpretations(picture.metadata.geo, picture.bands)[:3] != _RGB:
+        if picture.bands > 1 and not _begins_with_rgb(picture):
             raise ImageError(
-                f"the reference is {reference.kind} and the picture {image.kind}, and it is not known which bands of "
-                f"the {what} are red, green and blue: tell it of the file with "
-                "`gdal_edit.py -colorinterp_1 red -colorinterp_2 green -colorinterp_3 blue`"
+                f"{kinds}, and it is not known which bands of the {what} are red, green and blue: tell it of the file "
+                "with `gdal_edit.py -colorinterp_1 red -colorinterp_2 green -colorinterp_3 blue`"
             )
-    how = "its luma" if image.bands == 1 else "its band for all" if reference.bands == 1 else "its bands in their order"
-    _log.warning("the reference is %s and the picture %s: %s is used", reference.kind, image.kind, how)
+    _log.warning("%s: %s", kinds, "its luma is used" if image.bands == 1 else "its bands are used in their order")
+
+
+def _begins_with_rgb(picture: Image) -> bool:
+    return geo.interpretations(picture.metadata.geo, picture.bands)[:3] == _RGB
+
+
+def _kind(picture: Image) -> str:
+    """Return the name of a picture's kind, by what is known of its bands."""
+    return picture.kind if picture.bands != 3 or _begins_with_rgb(picture) else picture.kind.replace("RGB", "3-band")
 
 
 def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iterator[Image]:
