@@ -33,6 +33,8 @@ SMALL = GmmConfig(channels=16, width=8, reference_channels=4)
 
 GOLDEN = ROOT / "tests" / "golden"
 
+pytest_plugins = ["commands"]  # the fixtures of the command line
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
