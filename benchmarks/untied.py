@@ -1,4 +1,4 @@
-"""Untied nets judged as benchmarks/ablations.py judges the flow, before the codec supports them.
+"""Untied nets judged as benchmarks/ablations.py judges the flow, and with maps that the encoder would not choose.
 
     python benchmarks/untied.py ../shared/data/manifest.csv runs/untied/weights.safetensors
 

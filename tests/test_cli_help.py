@@ -12,7 +12,7 @@ import typer
 from conftest import ROOT, Outcome
 
 import refscale_codec
-from refscale_codec.cli import main
+from refscale_codec.cli import interrupt, main
 from refscale_codec.errors import RefscaleError
 
 COMMANDS = ["encode", "decode", "info", "fingerprint", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
@@ -78,7 +78,8 @@ def test_exit_codes_are_those_of_the_table_and_of_the_help(refscale: Callable[..
         (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
     )
     documented = [int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.M)]
-    assert documented == [0, *sorted(error.exit_code for error in RefscaleError.__subclasses__())]
+    errors = sorted(error.exit_code for error in RefscaleError.__subclasses__())
+    assert documented == [0, *errors, interrupt.EXIT_CODE]
     told = refscale("--help").text.partition("Exit codes:")[2]
     assert [int(code) for code in re.findall(r"(\d+) [a-z.]", " ".join(told.split()))] == documented
 

@@ -216,8 +216,8 @@ class _CheckedTiles:
             _require_check(self.check, self.source.check)
 
 
-def _require_check(found: int, wanted: int) -> None:
-    if found % (1 << 32) != wanted:
+def _require_check(computed: int, wanted: int) -> None:
+    if computed % (1 << 32) != wanted:
         raise ReferenceMismatch("the warped reference differs from the one that the encoder used")
 
 

@@ -211,8 +211,8 @@ def _crossing(points: list[tuple[float, float]], aim: float, slope: float, trust
     """
     (x, value), *others = sorted(points, key=lambda point: abs(point[1] - aim))
     if others and others[0][0] != x:
-        found = (others[0][1] - value) / (others[0][0] - x)
-        slope = min(max(found, slope / trust), slope * trust)
+        secant = (others[0][1] - value) / (others[0][0] - x)
+        slope = min(max(secant, slope / trust), slope * trust)
     one_sided = len({point[1] > aim for point in points}) == 1
     return x + (aim - value) / slope * (0.7 + 0.3 * len(points) if one_sided else 1)
 
@@ -220,7 +220,7 @@ def _crossing(points: list[tuple[float, float]], aim: float, slope: float, trust
 def _out_of_reach(one: _Try, target: Target) -> str:
     """Say what the lowest or the highest quality gives."""
     if target.measure == "bytes":
-        wanted, given = f"{target.value:.0f} bytes", f"{math.exp(one.value):.0f} bytes"
+        wanted, reached = f"{target.value:.0f} bytes", f"{math.exp(one.value):.0f} bytes"
     else:
-        wanted, given = f"{target.value:.2f} dB", f"{one.value:.2f} dB"
-    return f"{wanted} cannot be reached: quality {one.quality} gives {given}"
+        wanted, reached = f"{target.value:.2f} dB", f"{one.value:.2f} dB"
+    return f"{wanted} cannot be reached: quality {one.quality} gives {reached}"

@@ -8,12 +8,12 @@ factor, as the net does. Nothing is coded for it (benchmarks/reference_choice.py
 coding with every candidate).
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refscale_codec.lrcodec.dct.coefficients import DCT
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, registration, warp
@@ -22,7 +22,8 @@ from refscale_codec.reference.source import Predicted, ReferenceSource, Unused, 
 SAMPLE = 3, 64
 """The sample is at most 3 x 3 boxes of 64 x 64 pixels."""
 
-_BLOCK = 8  # side of the transform, in pixels
+_DCT = DCT.astype(np.float32)
+_BLOCK = len(_DCT)  # side of the transform, in pixels
 _NOISE = 128.0  # squared 8-bit levels that no reference can predict
 _MOST = 1.3  # largest factor by which a block may scale a candidate
 _PRIOR = 0.2  # regularisation of a block's factor towards 1, in units of the mean energy of blocks
@@ -81,15 +82,15 @@ def candidates(
     if tried:
         best = min(tried, key=_cost)
         assert best.warped is not None
-        found = best.source.alignment or warp.still(image.height, image.width)
+        plain = best.source.alignment or warp.still(image.height, image.width)
         tried += [
-            with_alignment(found._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)
+            with_alignment(plain._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)
         ]
         chosen = min(tried, key=_cost).source.alignment
         if chosen is not None and chosen.motion.any():
-            plain = chosen._replace(motion=0 * chosen.motion)
-            if not plain.does_nothing:
-                tried.append(with_alignment(plain))
+            unmoved = chosen._replace(motion=0 * chosen.motion)
+            if not unmoved.does_nothing:
+                tried.append(with_alignment(unmoved))
     if first is not None:
         prediction = band_prediction.fit(first.pixels, image.pixels)
         predicted = Image(band_prediction.predict(gathered(first, boxes).pixels, prediction))
@@ -137,16 +138,6 @@ def _spectrum(image: Image) -> NDArray[np.float32]:
     blocks = padded.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3).transpose(0, 2, 4, 1, 3)
     spectrum = (_DCT @ blocks @ _DCT.T).reshape(-1, 3, _BLOCK * _BLOCK)[..., 1:]
     return np.ascontiguousarray(spectrum.swapaxes(1, 2))
-
-
-def _dct() -> NDArray[np.float32]:
-    k, n = np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[None]
-    matrix = math.sqrt(2 / _BLOCK) * np.cos(math.pi * (2 * n + 1) * k / (2 * _BLOCK))
-    matrix[0] /= math.sqrt(2)
-    return matrix.astype(np.float32)
-
-
-_DCT = _dct()
 
 
 def _residual_detail(target: NDArray[np.float32], candidate: NDArray[np.float32] | None) -> float:

@@ -81,11 +81,11 @@ def radiometry(image: Image, warped: Image) -> list[tuple[GainOffset, ...]]:
         warped: the reference on the target's grid.
     """
     cells = Box(0, 0, *(-(-side // _SQUARE) for side in image.pixels.shape[:2]))
-    wanted, given = (warp.averaged(picture.pixels, _SQUARE, cells) for picture in (image, warped))
-    top = np.iinfo(given.dtype).max
+    target, older = (warp.averaged(picture.pixels, _SQUARE, cells) for picture in (image, warped))
+    top = np.iinfo(older.dtype).max
     lines = [
         _lines(x[inside][::every].astype(np.float64), y[inside][::every].astype(np.float64))
-        for x, y in zip(np.moveaxis(given, -1, 0), np.moveaxis(wanted, -1, 0), strict=True)
+        for x, y in zip(np.moveaxis(older, -1, 0), np.moveaxis(target, -1, 0), strict=True)
         for inside in [(x > 0) & (x < 0.97 * top)]
         for every in [1 + np.count_nonzero(inside) // _POINTS]
     ]

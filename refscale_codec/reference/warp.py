@@ -361,8 +361,8 @@ def _code_vectors(source: MotionVectors, coder: Coder) -> MotionVectors:
         wanted = np.array([int(source[row, column, part]) - middle + 2 * LIMIT], np.int32)
         symbol = int(coder.symbols(statistics.probabilities(context)[None], wanted)[0])
         statistics.update(context, symbol)
-        found = middle + symbol - 2 * LIMIT
-        if abs(found) > LIMIT:
+        component = middle + symbol - 2 * LIMIT
+        if abs(component) > LIMIT:
             raise ContainerError("the alignment is damaged: a motion vector is out of range")
-        vectors[row, column, part] = found
+        vectors[row, column, part] = component
     return vectors
