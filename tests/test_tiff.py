@@ -289,5 +289,41 @@ def test_palettes_of_eight_bits_in_sixteen_and_of_sixteen_bit_indices() -> None:
     assert np.array_equal(image.from_bytes(tiffs.file(small), "x").pixels, (colours >> 8)[index[..., 0]])
 
 
-def test_a_big_endian_bigtiff_is_refused_by_name() -> None:
-    assert "is a BigTIFF of big-endian order" in refusal(tiffs.file(RGB, big=True, order=">"))
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize(("bits", "photometric"), [*itertools.product((1, 2, 4, 8), (0, 1, 3)), (8, 2)])
+def test_what_pillow_reads_right_needs_no_gdal(
+    bits: int,
+    photometric: int,
+    compression: int,
+    order: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = noise(21, 19, 3 if photometric == 2 else 1, top=1 << bits)
+    tags = {320: ("H", noise(3 << bits, top=1 << 16, dtype="u2").tolist())} if photometric == 3 else {}
+    picture = Picture(samples, photometric, bits, tile=16 * (order == ">"), compression=compression, tags=tags)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    found, _ = read(tiffs.file(picture, order=order), caplog)
+    assert isinstance(found, Image)
+    assert np.array_equal(found.pixels, meant(picture, bits, ())[0])
+    refused, _ = read(tiffs.file(replace(picture, planar=2), order=order), caplog)
+    assert isinstance(refused, str) and "needs GDAL, for its separate planes: pip install" in refused
+
+
+@pytest.mark.parametrize("count", [0, 3, 767])
+@pytest.mark.parametrize("place", [{}, tiffs.GEOREFERENCE], ids=["plain", "georeferenced"])
+def test_a_palette_of_another_length_is_refused(count: int, place: dict[int, tiffs.Values]) -> None:
+    tags = place | ({320: ("H", list(range(count)))} if count else {})
+    said = refusal(tiffs.file(Picture(noise(21, 19, 1), 3, tags=tags)))
+    assert said == f"x.tif is damaged: its palette has {count} values, expected 768"
+
+
+@pytest.mark.parametrize("picture", [RGB, placed(RGB), Picture(noise(9, 8, 4, dtype="u2"), 1)])
+def test_a_big_endian_bigtiff_is_read_by_gdal(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiffs.file(picture, REDUCED, big=True, order=">")
+    found = image.from_bytes(data, "x")
+    assert np.array_equal(found.pixels, picture.samples)
+    assert bool(found.metadata.geo) == bool(picture.tags)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    assert "needs GDAL, for its form, a BigTIFF of big-endian order: pip install" in refusal(data)

@@ -145,8 +145,8 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         notes.append(f"nodata value {page.nodata} is left out: no sample can have it")
     pixels = samples[..., order[: len(order) - len(alphas)]]
     alpha = samples[..., alphas[0]].copy() if alphas else None
+    notes += page.conversions
     if page.palette:
-        notes.append("palette picture, converted to its colours")
         if nodata is not None:
             alpha = np.full(samples.shape[:2], levels.opaque(samples.dtype)) if alpha is None else alpha
             alpha[pixels[..., 0] == nodata] = 0
@@ -154,7 +154,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         if alpha is not None and alpha.dtype != np.uint8:
             alpha = (alpha >> 8).astype(np.uint8)
     elif page.bits < 8 or page.white_is_zero:
-        pixels, nodata = _as_grey(pixels, nodata, page, fields, notes)
+        pixels, nodata = _as_grey(pixels, nodata, page, fields)
     if alpha is not None and page.bits < 8:
         alpha = _widened(alpha, page.bits)
     if alpha is not None and alphas and page.premultiplied(alphas[0]):
@@ -176,7 +176,7 @@ def nodata_of(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> Nu
 
 
 def _as_grey(
-    pixels: NDArray[Any], nodata: Number | None, page: Page, fields: dict[str, Any], notes: list[str]
+    pixels: NDArray[Any], nodata: Number | None, page: Page, fields: dict[str, Any]
 ) -> tuple[NDArray[Any], Number | None]:
     """Return samples of less than 8 bits over all 8 bits, and inverted if 0 is white; likewise the nodata value.
 
@@ -185,11 +185,9 @@ def _as_grey(
     values = np.append(pixels.ravel(), pixels.dtype.type(nodata or 0))
     top = (1 << page.bits) - 1
     if page.bits < 8:
-        notes.append(f"samples of {page.bits} bit{'s' * (page.bits > 1)}, scaled to 8 bits")
         values = _widened(values, page.bits)
     factor = (255 if page.bits < 8 else top) / top
     if page.white_is_zero:
-        notes.append("0 is white in it: samples are inverted")
         values = values.dtype.type(top * factor) - values
     if "scales" in fields or "offsets" in fields:
         count = pixels.shape[2]

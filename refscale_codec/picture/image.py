@@ -1,9 +1,9 @@
 """Pictures in memory, and reading and writing their files.
 
 What codes or measures pictures works on `Image`. `pillow` reads and writes PNG, JPEG, WebP and plain TIFF. Which
-decoder a TIFF has follows from what is in it: `tiff` finds its pictures and their kinds, Pillow decodes 8-bit grey and
-RGB without loss in the compression, and GDAL (`geotiff`) everything else. What is installed decides only whether a file
-is read, never to which samples. `formats` lists what each format can hold.
+decoder a TIFF has follows from what is in it: `tiff` finds its pictures and their kinds, Pillow decodes grey, palettes
+and RGB of up to 8 bits without loss in the compression, and GDAL (`geotiff`) everything else. What is installed decides
+only whether a file is read, never to which samples. `formats` lists what each format can hold.
 
 Pixels are read **as stored**. An orientation tag (EXIF in JPEG, PNG and WebP, tag 274 in TIFF) is not applied: it is
 metadata for viewers, while picture and reference share the stored pixel grid. Pillow applies the tag to TIFF; that is
@@ -224,7 +224,7 @@ def _decode(data: bytes, name: str, page: int | None, need_georeference: bool) -
     metadata, notes = exif.of_page(chosen, data)
     notes += chosen.notes
     if not tiff.gdal_reason(chosen) and not _read_by_gdal(chosen, name, need_georeference):
-        return _with_alpha(pillow.decode_tiff(data, name, MAX_PIXELS), metadata), notes
+        return _with_alpha(pillow.decode_tiff(data, chosen, name, MAX_PIXELS), metadata), notes + chosen.conversions
     raster = geotiff.decode(data, chosen, name, MAX_PIXELS, MAX_SAMPLES)
     if raster.pixels.shape[2] > MAX_BANDS:
         raise ImageError(f"{name} has {raster.pixels.shape[2]} bands; at most {MAX_BANDS} are coded")

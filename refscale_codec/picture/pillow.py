@@ -70,12 +70,15 @@ def decode(data: bytes, name: str, number: int | None, most_pixels: int) -> tupl
     return samples, metadata, notes + more
 
 
-def decode_tiff(data: bytes, name: str, most_pixels: int) -> NDArray[Any]:
+def decode_tiff(data: bytes, page: tiff.Page, name: str, most_pixels: int) -> NDArray[Any]:
     """Return the samples of a TIFF of which `tiff.gdal_reason` says nothing, as `decode` does."""
     picture = _opened(data, name, most_pixels)
     if not isinstance(picture, TiffImageFile):
         raise ImageError(formats.unreadable(data, name))
-    return _array(tiff.as_stored(picture), picture.mode)
+    stored = tiff.as_stored(picture)
+    if page.palette:
+        return np.asarray(page.colours[np.array(stored)])
+    return _array(stored, _COLOURS[picture.mode])
 
 
 def _opened(data: bytes, name: str, most_pixels: int) -> PIL.Image.Image:

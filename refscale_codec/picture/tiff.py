@@ -20,18 +20,27 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from refscale_codec.errors import ImageError, reason
 from refscale_codec.picture import formats, jpeg, levels
 
-Tags = ImageFileDirectory_v2
-"""The tags of one image by their numbers."""
+
+class Tags(ImageFileDirectory_v2):
+    """The tags of one image by their numbers."""
+
+    def __init__(self, header: bytes) -> None:
+        """Read nothing yet but where the first directory is, by the header of the file."""
+        big = header[:4] == b"MM\0+"  # which Pillow takes for the form of 32 bits
+        super().__init__(header[:8] if big else header)
+        if big:
+            self._bigtiff, self.next = True, int.from_bytes(header[8:16], "big")
+
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
 _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
-_JPEG_TABLES, _THUMBNAIL, _NODATA = 347, 513, 42113
+_COLOUR_MAP, _JPEG_TABLES, _THUMBNAIL, _NODATA = 320, 347, 513, 42113
 _PIXELS = {  # how pixels are stored; and what says nothing of them: hints for fax and printers, ranges, padding
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH),
     *(_TILE_HEIGHT, _TILES, _TILE_BYTES, _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _CHILDREN, _EXTRA, _SAMPLE_FORMAT),
-    *(_JPEG_TABLES, 292, 293, 317, 320, *range(512, 522), *range(529, 533), 50674),
+    *(_COLOUR_MAP, _JPEG_TABLES, 292, 293, 317, *range(512, 522), *range(529, 533), 50674),
     *(263, 264, 265, 280, 281, 288, 289, 297, 326, 327, 328, 340, 341, 59932),
 }
 _GDAL = (
@@ -77,6 +86,8 @@ class Page(NamedTuple):
     """Where its directory is in the file, in bytes."""
     first: bool
     """Whether that is the first directory."""
+    big_endian: bool
+    """Whether the file is a BigTIFF of big-endian order, which Pillow does not open."""
     masks: tuple["Page", ...] = ()
     """The masks that belong to it."""
     notes: tuple[str, ...] = ()
@@ -125,8 +136,16 @@ class Page(NamedTuple):
     @property
     def colours(self) -> NDArray[np.uint8]:
         """The palette, [colours, 3]."""
-        table = np.array(self.tags[320], np.uint16).reshape(3, 1 << self.bits).T
+        table = np.array(self.tags[_COLOUR_MAP], np.uint16).reshape(3, 1 << self.bits).T
         return (table >> 8 if table.max() > 255 else table).astype(np.uint8)  # some writers use 8 of the 16 bits
+
+    @property
+    def conversions(self) -> list[str]:
+        """For people: how its samples become those of grey or RGB of at least 8 bits, by what they mean."""
+        if self.palette:
+            return ["palette picture, converted to its colours"]
+        few = f"samples of {self.bits} bit{'s' * (self.bits > 1)}, scaled to 8 bits"
+        return [few] * (self.bits < 8) + ["0 is white in it: samples are inverted"] * self.white_is_zero
 
     @property
     def nodata(self) -> str:
@@ -155,11 +174,6 @@ def read_page(data: bytes, name: str, number: int | None) -> Page:
     Raises:
         ImageError: there are several pictures, or no such one; the picture is of a kind that is not coded; damaged.
     """
-    if data[:4] == b"MM\0+":
-        advice = f"`gdal_translate -co ENDIANNESS=LITTLE {shlex.quote(name)} picture.tif`"
-        raise ImageError(
-            f"{name} is a BigTIFF of big-endian order, which refscale does not read: convert it with {advice}"
-        )
     try:
         found = _pages(data)
     except Exception as error:  # hostile bytes
@@ -204,8 +218,7 @@ def samples(data: bytes) -> int:
 
 def _directories(data: bytes) -> Iterator[Page]:
     """Yield the images in the order of the chain, each followed by its children; EXIF's thumbnails are passed over."""
-    head = data[: 16 if data[2:3] == b"+" else 8]
-    offset, seen = Tags(head).next, set[int]()
+    offset, seen = Tags(_header(data)).next, set[int]()
     while offset:
         first = not seen
         tags = read_directory(data, offset)
@@ -217,15 +230,19 @@ def _directories(data: bytes) -> Iterator[Page]:
                 continue
             if not all(tag in child for tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC)):
                 raise ValueError(f"the directory at byte {at} has no width, height or photometric interpretation")
-            yield Page(child, at, first and at == offset)
+            yield Page(child, at, first and at == offset, data[:4] == _STARTS[3])
         offset = tags.next
+
+
+def _header(data: bytes) -> bytes:
+    return data[: 16 if b"+" in data[2:4] else 8]
 
 
 def read_directory(data: bytes, offset: int) -> Tags:
     """Return the tags of the directory at an offset; a ValueError if that is not in the file."""
     if not 8 <= offset < len(data):
         raise ValueError(f"a directory at byte {offset} of {len(data)}")
-    tags = Tags(data[: 16 if data[2:3] == b"+" else 8])
+    tags = Tags(_header(data))
     file = io.BytesIO(data)
     file.seek(offset)
     tags.load(file)
@@ -267,6 +284,8 @@ def _require_coded(page: Page, name: str) -> None:
         )
     if page.samples < _COLOURS[photometric]:
         raise ImageError(f"{name} is damaged: {page.samples} samples per pixel, expected {_COLOURS[photometric]}")
+    if page.palette and (found := len(_tuple(tags.get(_COLOUR_MAP, ())))) != 3 << bits:
+        raise ImageError(f"{name} is damaged: its palette has {found} values, expected {3 << bits}")
     straight = page.extra in ((), (_ALPHA,)) and page.samples == 1 + len(page.extra)
     if page.palette and not straight or page.white_is_zero and page.extra != (_PREMULTIPLIED,) and not straight:
         kind = "a palette" if page.palette else "grey in which 0 is white"
@@ -285,10 +304,10 @@ def gdal_reason(page: Page) -> str:
     extra = page.samples - _COLOURS[photometric]
     for needed, what in (
         (not page.first, "place behind another image"),
-        (page.bits != 8, f"samples of {page.bits} bits"),
+        (page.big_endian, "form, a BigTIFF of big-endian order"),
+        (page.bits not in (1, 2, 4, 8) or page.bits < 8 and page.samples > 1, f"samples of {page.bits} bits"),
         (_SIGNED in _tuple(tags.get(_SAMPLE_FORMAT, 1)), "signed samples"),
-        (photometric in (_WHITE_IS_ZERO, _YCBCR), "photometric interpretation"),
-        (page.palette, "palette"),
+        (photometric == _YCBCR or page.white_is_zero and page.samples > 1, "photometric interpretation"),
         (extra == 1 and page.extra == (_PREMULTIPLIED,), "premultiplied alpha"),
         (extra and page.extra != (_ALPHA,), f"{page.samples} bands"),
         (tags.get(_PLANAR, 1) != 1, "separate planes"),
