@@ -219,8 +219,18 @@ def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], pl
         "height": 20,
         "reference": Image(older(drawn(1))).fingerprint().hex(),
         "quality": 75,
+        "psnr": None,  # nothing was decoded
     }
     assert outcome.text.count("\n") == 1
+
+
+def test_encode_tells_the_psnr_where_the_picture_was_decoded(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("encode", "target.png", "-o", "out.rsc", "--output-hash", "--json", *TINY)
+    assert refscale("decode", "out.rsc", "-o", "back.png", *TINY).code == 0
+    error = pictures.read(place / "back.png").pixels.astype(float) - pictures.read(place / "target.png").pixels
+    told = json.loads(outcome.text)["psnr"]
+    assert told == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)), abs=1e-3)
+    assert f", {told:.2f} dB" in outcome.err
 
 
 def test_a_target_is_told_with_what_was_reached(refscale: Callable[..., Outcome], place: Path) -> None:

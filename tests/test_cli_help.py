@@ -39,7 +39,7 @@ def test_every_option_is_explained(refscale: Callable[..., Outcome], name: str) 
         assert shown in outcome.text
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "eval", "rd-curve")])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_options_take_one_line_each_in_groups(
     refscale: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -57,6 +57,11 @@ def test_options_take_one_line_each_in_groups(
     lines = [line for group in groups[2::2] for line in group.splitlines() if line.strip()]
     assert len(lines) == len(command.params) + 1  # and --help
     assert all(len(line.split("  ")) >= 3 for line in lines)
+
+
+def test_every_command_can_be_quiet() -> None:
+    for name, command in typer.main.get_command(main.app).commands.items():  # type: ignore[attr-defined]
+        assert "-q" in [option for parameter in command.params for option in parameter.opts], name
 
 
 def test_shells_can_complete_commands_and_options(place: Path) -> None:

@@ -1,6 +1,7 @@
 """`info`, `verify`, `fingerprint` and `diff`, as a user sees them, through `cli.main()`."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ import PIL.Image
 import pytest
 from commands import REF, TINY, assert_refusal, drawn, older
 from conftest import Outcome
+from hypothesis import given
+from hypothesis import strategies as st
 
 from refscale_codec import model
+from refscale_codec.cli import terminal
 from refscale_codec.codec import encoder
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture import image as pictures
+from refscale_codec.picture import metadata
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.rescale import similarity_map
@@ -130,3 +135,36 @@ def test_a_change_map_has_the_pictures_size(refscale: Callable[..., Outcome], pl
     for file in ("with.rsc", "alone.rsc"):
         assert refscale("diff", file, *REF, "-o", "out.tif", *TINY).code == 0
         assert pictures.read(place / "out.tif").pixels.shape == (20, 33, 3)
+
+
+def strict(text: str) -> object:
+    """Return what JSON holds; an error for what only Python reads."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    value = json.loads(text, parse_constant=refuse)
+    assert json.dumps(value, ensure_ascii=False).encode()  # without lone surrogates
+    return value
+
+
+def test_json_of_any_file_is_read_by_every_program(refscale: Callable[..., Outcome], place: Path) -> None:
+    far = Metadata(geo=b'{"transform":[1e308,0,1e308,0,-1e308,0]}')
+    content = replace(container.unpack((place / "with.rsc").read_bytes()), metadata=metadata.pack(far))
+    (place / "far.rsc").write_bytes(container.pack(content))
+    assert strict(refscale("info", "far.rsc", "--json").text)["bounds"] == [1e308, "-inf", "inf", 0.0]  # type: ignore[index]
+    assert "inf" in refscale("info", "far.rsc", "--all").text
+    name = os.fsdecode(b"caf\xe9.png")
+    if os.name == "posix":
+        (place / "target.png").rename(place / name)
+        told = strict(refscale("fingerprint", name, "--json").text)
+        assert told == {"caf\\xe9.png": Image(drawn(1)).fingerprint().hex()}
+        back = os.fsdecode(b"b\xe9.png")
+        assert strict(refscale("decode", "alone.rsc", "-o", back, "--json", *TINY).text)["output"] == "b\\xe9.png"  # type: ignore[index]
+
+
+@given(st.recursive(st.none() | st.floats() | st.text(st.characters(exclude_categories=())), st.lists))
+def test_json_holds_any_value(value: object) -> None:
+    read = strict(terminal.as_json(value))
+    if isinstance(value, float):
+        assert read == value or read == str(value)

@@ -389,3 +389,14 @@ def test_a_name_that_is_too_long_is_an_error_and_no_traceback(refscale: Callable
 
 def test_a_superscript_quality_is_an_error_and_no_traceback(refscale: Callable[..., Outcome], place: Path) -> None:
     assert_refusal(refscale("eval", "pairs.csv", "--qualities", "5\u00b2", *TINY), 2, "--qualities")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+def test_a_link_to_where_no_folder_is_is_told_as_one(refscale: Callable[..., Outcome], place: Path) -> None:
+    (place / "out.rsc").symlink_to("absent/out.rsc")
+    outcome = refscale("encode", "target.png", "-o", "out.rsc")
+    absent = place.resolve() / "absent"
+    assert outcome.err == (
+        f"error: cannot write out.rsc: it is a link to {absent}/out.rsc, and there is no folder {absent}\n"
+    )
+    assert outcome.code == 3

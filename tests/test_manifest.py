@@ -38,6 +38,16 @@ def test_manifest_needs_two_columns_only(tmp_path: Path) -> None:
     assert read_manifest(path, ("train",)) == read_manifest(path)  # without the column every row counts
 
 
+def test_rows_without_a_reference_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = manifest(tmp_path, "target,reference,split\na.png,b.png,x\nc.png,,x\nd.png,,y\n")
+    read_manifest(path)
+    read_manifest(path, ("x",))
+    assert caplog.messages == [
+        f"{path}: 2 of 3 rows have no reference: they are single pictures",
+        f"{path}: 1 of 2 rows have no reference: they are single pictures",
+    ]
+
+
 def test_manifest_columns_may_name_split_dataset_and_picture(tmp_path: Path) -> None:
     path = manifest(
         tmp_path,
@@ -78,6 +88,8 @@ ENCODINGS = (
     ("utf-8", codecs.BOM_UTF8),
     ("utf-16-le", codecs.BOM_UTF16_LE),
     ("utf-16-be", codecs.BOM_UTF16_BE),
+    ("utf-16-le", b""),
+    ("utf-16-be", b""),
 )
 
 

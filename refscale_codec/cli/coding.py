@@ -3,7 +3,6 @@
 Torch, numpy and Pillow are imported inside them, so that `--help` starts at once.
 """
 
-import math
 from typing import Annotated, Any
 
 import typer
@@ -111,6 +110,9 @@ def encode(
     With a target, at most 6 files are tried, for the largest that does not exceed --target-bytes or --target-bpp, or
     the one with the least PSNR that is not below --target-psnr. The search stops within 2 % or 0.1 dB. The exit code is
     7 if no quality from 1 to 100 reaches the target.
+
+    The PSNR is told if the picture was decoded, which takes time: with --output-hash or --target-psnr, and for files
+    that always hold a hash. Otherwise it is null in --json.
     """
     from refscale_codec.api.functions import encode_image
     from refscale_codec.api.request import rate_of, shipping_of
@@ -157,9 +159,8 @@ def encode(
         if not dry_run:
             terminal.write(output, data)
     content = container.unpack(data)
-    facts = _facts(content, data) | {"quality": reached.quality}
-    if reached.psnr is not None:
-        facts["psnr"] = round(reached.psnr, 3) if math.isfinite(reached.psnr) else None
+    psnr_reached = None if reached.psnr is None else round(reached.psnr, 3)
+    facts = _facts(content, data) | {"quality": reached.quality, "psnr": psnr_reached}
     if target is not None:
         facts["tries"] = reached.tries
     parts = ", ".join(f"{part} {size}" for part, size in terminal.parts(facts["bytes_by_section"]))

@@ -3,7 +3,6 @@
 Numpy and Pillow are imported only for files that need them, torch only for a map that is not the same everywhere.
 """
 
-import math
 import warnings
 from contextlib import suppress
 from typing import Any
@@ -97,12 +96,11 @@ def _samples(content: Container) -> dict[str, Any]:
     from refscale_codec.picture import band_section, levels
 
     described = band_section.summary(content.bands, content.header.height, content.header.width)
-    nodata = described.nodata
     samples: dict[str, Any] = {
         "bands": described.depth,
         "type": described.dtype.name,
         "alpha": described.alpha,
-        "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),  # JSON has no NaN
+        "nodata": described.nodata,
     }
     if described.ranges:
         samples["ranges"] = described.ranges

@@ -3,7 +3,6 @@
 Torch, numpy and Pillow are imported inside those that need them, so that `--help` and `info` start at once.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +36,7 @@ def info(
     file: FileArgument,
     everything: Annotated[bool, option("--all", help="Show everything, one fact a line.")] = False,
     json_output: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Show what a file holds, without decoding it."""
     data, name = terminal.read(file), terminal.name_of(file)
@@ -44,7 +44,7 @@ def info(
     with naming(name):
         found = facts.of_file(content, len(data))
     if json_output:
-        terminal.write("-", json.dumps(found) + "\n")
+        terminal.write("-", terminal.as_json(found) + "\n")
         return
     lines = _every(found) if everything else facts.lines_of(name, found)
     terminal.write("-", "".join(f"{printable(line)}\n" for line in lines))
@@ -56,7 +56,7 @@ def _every(found: dict[str, Any]) -> list[str]:
         if name == "bytes_by_section":
             lines += [f"  {part:<16}{size}" for part, size in terminal.parts(value)]
             continue
-        text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+        text = value if isinstance(value, str) else "none" if value is None else terminal.as_json(value)
         lines.append(f"{name:<18}{text}")
     return lines
 
@@ -65,6 +65,7 @@ def fingerprint(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Pictures; - is stdin.")],
     page: PageOption = None,
     json_output: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Print the ids by which files name their reference.
 
@@ -79,7 +80,7 @@ def fingerprint(
         if not json_output:
             terminal.write("-", f"{found[terminal.name_of(picture)]}  {printable(terminal.name_of(picture))}\n")
     if json_output:
-        terminal.write("-", json.dumps(found) + "\n")
+        terminal.write("-", terminal.as_json(found) + "\n")
 
 
 def verify(

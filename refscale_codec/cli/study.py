@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import math
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from refscale_codec.cli import process, terminal
-from refscale_codec.cli.options import DeviceOption, QuietOption, WeightsOption
+from refscale_codec.cli.options import COMPUTING, FILES, DeviceOption, QuietOption, WeightsOption, option
 from refscale_codec.errors import UsageError, printable
 from refscale_codec.study.qualities import DOWNSCALED
 
@@ -26,14 +25,27 @@ if TYPE_CHECKING:
     from refscale_codec.training.manifest import Pair
 
 
+MEASURING = "Measuring"  # another group of options
+
+SplitOption = Annotated[
+    str | None, option("--split", metavar="NAME", help="Only rows of this split of the CSV.", group=FILES)
+]
+
+
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The recipe; see weights/README.md.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Checkpoint, weights and log.")],
-    minutes: Annotated[float, typer.Option(min=0, help="Stop after so long; run again to go on.")] = float("inf"),
+    output: Annotated[
+        Path, option("--output", "-o", metavar="FOLDER", help="Checkpoint, weights and log.", group=FILES)
+    ],
+    minutes: Annotated[
+        float, option("--minutes", metavar="N", help="Stop after so long; run again to go on.", group=COMPUTING)
+    ] = float("inf"),
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
     """Train a net, or go on where the folder's checkpoint stopped."""
+    if not minutes >= 0:
+        raise UsageError(f"--minutes must be a number from 0 on, not {minutes}")
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec.training import loop as training
@@ -43,7 +55,7 @@ def train(
         where = terminal.device_named(device)
 
         def report(line: dict[str, float]) -> None:
-            terminal.write("-", json.dumps(line) + "\n")
+            terminal.write("-", terminal.as_json(line) + "\n")
             rate = f" at {line['bpp']} bpp" if "bpp" in line else ""
             step(f"step {line['step']} of {recipe.steps}: {line['psnr']} dB{rate}")
 
@@ -55,16 +67,28 @@ def evaluate_command(
     manifest: Annotated[
         Path, typer.Argument(metavar="PAIRS.csv", help="Columns target and reference; split, dataset.")
     ],
-    split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
-    scale: Annotated[int | None, typer.Option("--scale", help="2 (default) or 4; follows from --weights.")] = None,
+    output: Annotated[
+        str | None, option("--output", "-o", metavar="FILE", help="Results as JSON; - is stdout.", group=FILES)
+    ] = None,
+    split: SplitOption = None,
+    modes: Annotated[
+        str, option("--modes", metavar="NAMES", help="reference,alone,unrelated, or fewer of them.", group=MEASURING)
+    ] = "reference,alone,unrelated",
+    qualities: Annotated[
+        str, option("--qualities", metavar="N,N...", help="Qualities to code at; several by default.", group=MEASURING)
+    ] = ",".join(map(str, DOWNSCALED)),
+    scale: Annotated[
+        int | None,
+        option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=MEASURING),
+    ] = None,
     weights: WeightsOption = None,
-    modes: Annotated[str, typer.Option(help="Any of reference,alone,unrelated.")] = "reference,alone,unrelated",
-    qualities: Annotated[str, typer.Option(help="Qualities to code at.")] = ",".join(map(str, DOWNSCALED)),
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Results as JSON.")] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Measure bits and quality on pairs: BD-rate against JPEG, with the reference, without, with an unrelated one."""
+    """Measure bits and quality on pairs: BD-rate against JPEG, with the reference, without, with an unrelated one.
+
+    A pair without a reference is coded without one only.
+    """
     if weights is not None and scale is not None:
         raise UsageError("--scale would have no effect: it follows from --weights")
     with terminal.progress(quiet) as step:
@@ -76,8 +100,8 @@ def evaluate_command(
         from refscale_codec.study.comparison import compare
         from refscale_codec.training.manifest import read_manifest
 
-        if output not in (None, "-") and not Path(str(output)).parent.is_dir():
-            raise UsageError(f"cannot write {output}: there is no folder {Path(str(output)).parent}")
+        if output not in (None, "-"):
+            terminal.require_output(str(output), manifest, weights, replace=True)
         chosen = _choices(modes, MODES)
         wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
         if not all(1 <= quality <= 100 for quality in wanted):
@@ -131,33 +155,51 @@ def _choices(text: str, allowed: tuple[str, ...]) -> list[str]:
 
 def rd_curve(
     source: Annotated[
-        Path, typer.Argument(metavar="PAIRS", help="CSV with columns target,reference; a folder of targets; or one.")
+        Path, typer.Argument(metavar="PAIRS", help="A CSV (target,reference), a folder of targets, or a target.")
     ],
     reference: Annotated[
-        Path | None, typer.Argument(metavar="[REFERENCES]", help="Folder of references, same names; or one.")
+        Path | None,
+        typer.Argument(metavar="[REFERENCES]", help="A folder of references with the same names, or a reference."),
     ] = None,
     folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Results, plots and report; a run resumes in it.")
+        Path,
+        option("--output", "-o", metavar="FOLDER", help="Of the results; report by default. Runs resume.", group=FILES),
     ] = Path("report"),
-    split: Annotated[str | None, typer.Option(help="Only rows of this split of the CSV.")] = None,
+    split: SplitOption = None,
     names: Annotated[
         str | None,
-        typer.Option(
-            "--coders",
-            help="Names, separated by commas, or all; by default jpeg, avif, x265-reference and refscale-x2.",
-        ),
+        option("--coders", metavar="NAMES", help="Separated by commas, or all; see above.", group=MEASURING),
     ] = None,
+    metrics: Annotated[
+        str,
+        option("--metrics", metavar="NAMES", help="Of plots: psnr (default),ssim,ms-ssim.", group=MEASURING),
+    ] = "psnr",
+    rate: Annotated[
+        float, option("--rate", metavar="BPP", help="Of pictures in the report; 0.5 by default.", group=MEASURING)
+    ] = 0.5,
+    most: Annotated[
+        int, option("--pictures", metavar="N", help="How many pairs the report shows; 6.", group=MEASURING)
+    ] = 6,
     weights: Annotated[
-        list[Path] | None, typer.Option(help="Weights instead of those that ship; may be repeated.")
+        list[Path] | None,
+        option("--weights", metavar="FILE", help="Instead of those that ship; may be repeated.", group=COMPUTING),
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Of the plots in files: any of psnr,ssim,ms-ssim.")] = "psnr",
-    rate: Annotated[float, typer.Option(min=0, help="Bits per pixel of the pictures in the report.")] = 0.5,
-    most: Annotated[int, typer.Option("--pictures", min=0, help="How many pairs the report shows.")] = 6,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes, a thread each; 0 is one a core.")] = 0,
-    device: DeviceOption = "cpu",
+    jobs: Annotated[
+        int, option("--jobs", metavar="N", help="Processes, a thread each; all cores by default.", group=COMPUTING)
+    ] = 0,
+    device: Annotated[
+        str, option("--device", metavar="NAME", help="cpu (default), auto, cuda or mps.", group=COMPUTING)
+    ] = "cpu",
     quiet: QuietOption = False,
 ) -> None:
-    """Compare coders on your own pairs: curves, BD-rates, times, and a report to look at."""
+    """Compare coders on your own pairs: curves, BD-rates, times, and a report to look at.
+
+    By default these are jpeg, avif, x265-reference and refscale-x2. A pair without a reference is coded only by coders
+    that need none.
+    """
+    for name, number in (("--rate", rate), ("--pictures", most), ("--jobs", jobs)):
+        if not 0 <= number < float("inf"):
+            raise UsageError(f"{name} must be a number from 0 on, not {number}")
     with terminal.progress(quiet) as step:
         step("starting")
         import torch

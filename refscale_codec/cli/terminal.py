@@ -6,7 +6,9 @@ Torch, numpy and Pillow are imported inside the functions that need them, so tha
 """
 
 import json
+import math
 import os
+import re
 import sys
 import threading
 import warnings
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from refscale_codec.picture.image import Image
 
 PATIENCE = 2.0  # seconds before progress is shown
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what Python has for bytes of a file name that are not UTF-8
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".rsc")  # that `named_after` replaces
 
@@ -210,10 +214,10 @@ def _require_writable(output: Path) -> None:
     if os.path.isdir(target):
         raise ImageError(f"cannot write {output}: it is a folder")
     if not os.path.isdir(folder):
-        raise ImageError(f"cannot write {output}: there is no folder {output.parent}")
+        raise ImageError(files.no_folder(output))
     special = os.path.exists(target) and not os.path.isfile(target)  # a device or a pipe
     if not special and not os.access(folder, os.W_OK):
-        raise ImageError(f"cannot write {output}: no permission to write to the folder {output.parent}")
+        raise ImageError(f"cannot write {output}: no permission to write to the folder {folder}")
 
 
 def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
@@ -228,10 +232,29 @@ def say(quiet: bool, text: str) -> None:
             print(printable(text), file=sys.stderr, flush=True)
 
 
+def as_json(value: Any) -> str:
+    """Return JSON that every program reads.
+
+    A number that JSON cannot hold becomes a text, `inf`, `-inf` or `nan`; bytes of a file name that are not UTF-8 are
+    escaped as in messages.
+    """
+
+    def held(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {held(name): held(inner) for name, inner in part.items()}
+        if isinstance(part, list | tuple):
+            return [held(inner) for inner in part]
+        if isinstance(part, float) and not math.isfinite(part):
+            return str(part)
+        return printable(part) if isinstance(part, str) and _SURROGATE.search(part) else part
+
+    return json.dumps(held(value), allow_nan=False)
+
+
 def summarise(lines: Sequence[str], facts: dict[str, Any], *, json_output: bool, quiet: bool) -> None:
     """Tell people on stderr, and machines on stdout if they asked for JSON, what a command has done."""
     if json_output:
-        write("-", json.dumps(facts) + "\n")
+        write("-", as_json(facts) + "\n")
     for line in lines:
         say(quiet, line)
 

@@ -73,6 +73,12 @@ def destination(path: Path) -> Path:
     return target
 
 
+def no_folder(path: Path) -> str:
+    """Return the message that a file cannot be written, since its folder does not exist."""
+    link = f"it is a link to {destination(path)}, and " if path.is_symlink() else ""
+    return f"cannot write {path}: {link}there is no folder {destination(path).parent if link else path.parent}"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that at any moment it is either the old one or the complete new one.
 

@@ -285,7 +285,7 @@ def write(image: Image, path: Path, format: str | None = None) -> None:
     try:
         files.write_atomically(path, data)
     except FileNotFoundError as error:
-        raise ImageError(f"cannot write {path}: there is no folder {path.parent}") from error
+        raise ImageError(files.no_folder(path)) from error
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot write {path}: {reason(error)}") from error
 

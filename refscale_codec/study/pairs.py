@@ -1,6 +1,7 @@
 """The pairs to measure: from a manifest, from two folders or two pictures; read once before anything is measured."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +15,8 @@ from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
 from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
 from refscale_codec.training.manifest import Pair, read_manifest
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 """Of pictures in a folder."""
@@ -68,6 +71,9 @@ def _of_folders(targets: Path, references: Path) -> list[Pair]:
     common = sorted(names[targets] & names[references])
     if not common:
         raise UsageError(f"{targets} and {references} have no picture of the same name")
+    for folder in (targets, references):
+        if alone := len(names[folder]) - len(common):
+            _log.warning("%s: left out: %d pictures without one of the same name in the other folder", folder, alone)
     return [
         Pair(printable(targets.name) or "pictures", printable(Path(name).stem), targets / name, references / name)
         for name in common

@@ -5,13 +5,14 @@ manifest's folder; an empty reference means a single picture. Columns `split`, `
 others, which are ignored.
 
 Commas, semicolons or tabs separate cells, which may be in quotes. The order of the columns, upper and lower case in
-their names, blanks around cells, empty rows and the kind of line ends make no difference. The text is UTF-8 or, with a
-byte order mark, UTF-16. Bytes that are not UTF-8 are those of a file name, as in a list that a shell writes.
+their names, blanks around cells, empty rows and the kind of line ends make no difference. The text is UTF-8 or UTF-16,
+with a byte order mark or without. Bytes that are not UTF-8 are those of a file name, as in a list that a shell writes.
 """
 
 import codecs
 import csv
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -21,10 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from refscale_codec.errors import UsageError, naming, printable, reason
+from refscale_codec.picture import files
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods")
 """Of files that are manifests where a picture may be given, too; those of spreadsheets themselves are refused."""
 
+_log = logging.getLogger(__name__)
+
+_MOST_BYTES = 1 << 28  # a device need not end
 _SEPARATORS = ",;\t"
 _NEEDED = ("target", "reference")
 _END = ["\x03end"]  # a row put behind the last one: a quote that is never closed swallows it
@@ -82,17 +87,22 @@ def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pai
     ]
     if not pairs:
         raise UsageError(f"{path} has no row of the split {' or '.join(splits or ())}")
+    if single := sum(pair.reference is None for pair in pairs):
+        _log.warning("%s: %d of %d rows have no reference: they are single pictures", path, single, len(pairs))
     return pairs
 
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = files.contents(file, str(path), lambda head, name: _MOST_BYTES)
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             text = data.decode("utf-16")
+        elif b"\0" in data:
+            text = data.decode("utf-16-le" if _NEEDED[0].encode("utf-16-le") in data.lower() else "utf-16-be")
         else:
             text = data.decode("utf-8-sig", "surrogateescape")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the manifest {path}: {reason(error)}") from None
     if "\0" in text:
         raise UsageError(f"cannot read the manifest {path}: it is not text; save the table as CSV")
