@@ -14,6 +14,7 @@ and exits with 1, as does a command whose reader closes the pipe; Ctrl-C gives 1
 has the table for users.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,8 +68,13 @@ class OutOfMemory(RefscaleError):
 
 
 def reason(error: BaseException) -> str:
-    """Return a short message of a foreign exception."""
+    """Return a short message of a foreign exception; what only a programmer understands is not repeated."""
+    if isinstance(error, _UNWORDED):
+        return "it is not laid out as such a file must be"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+_UNWORDED = (LookupError, AttributeError, TypeError, AssertionError, struct.error)  # how hostile bytes end in a parser
 
 
 def printable(text: str) -> str:

@@ -179,11 +179,12 @@ def load(path: Path, device: str = "cpu") -> Model:
             device, memory_format=torch.channels_last
         )  # faster
         if strays := [f"{start}{name}" for start, arrays in parts.items() for name in arrays]:
-            raise ValueError(f"its config has no low-res codec for {', '.join(strays)}")
+            raise ValueError(f"its description of the net has no low-res codec for {', '.join(strays)}")
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a readable .safetensors file: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:200]
+        worded = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+        cause = " ".join(str(error).split())[:200] if worded else "its description of the net is of another kind"
         raise WeightsError(f"{path} does not hold the weights of a refscale model: {cause}") from None
     return Model(rescaler, low_res, own_fingerprint)
 
@@ -201,7 +202,10 @@ def _arrays(data: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         tensors = safetensors.torch.load(data)
     except KeyError as error:
         raise ValueError(f"it has an array of the type {error}") from None
-    config = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["config"])
+    said = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    if "config" not in said:
+        raise ValueError("it does not describe the net, as files by refscale do; other programs' weights do not fit")
+    config = json.loads(said["config"])
     parts: dict[str, dict[str, Tensor]] = {"": {}, _LOW_RES: {}, _EXACT: {}}
     for name, tensor in tensors.items():
         start = next(start for start in (_LOW_RES, _EXACT, "") if name.startswith(start))
@@ -222,20 +226,26 @@ def _filled(build: Callable[[dict[str, Any]], N], config: dict[str, Any], arrays
     with torch.device("meta"):
         net = build(config)
     if missing := asdict(net.config).keys() - config.keys():  # type: ignore[call-overload]
-        raise ValueError(f"its config lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"its description of the net lacks {', '.join(sorted(missing))}")
     wanted = net.state_dict()
     if strange := wanted.keys() ^ arrays.keys():
-        raise ValueError(f"arrays differ: {', '.join(sorted(strange))}")
+        raise ValueError(f"the arrays of that net and those in the file differ: {', '.join(sorted(strange))}")
     for name, array in arrays.items():
         if (array.dtype, array.shape) != (wanted[name].dtype, wanted[name].shape):
             raise ValueError(
-                f"{name} is {array.dtype} of shape {tuple(array.shape)}, expected {tuple(wanted[name].shape)}"
+                f"its array {name} has {_sizes(array)}; by its description of the net it must have "
+                f"{_sizes(wanted[name])}"
             )
     net.load_state_dict(arrays, assign=True)
     for module in net.modules():
         if isinstance(module, IntegerConv):
             module.require_exact()
     return net.eval().requires_grad_(False)
+
+
+def _sizes(array: Tensor) -> str:
+    kind = str(array.dtype).removeprefix("torch.")
+    return f"{'x'.join(map(str, array.shape)) or '1'} numbers of the type {kind}"
 
 
 def kept(path: Path, device: str) -> Model:

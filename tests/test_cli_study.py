@@ -60,9 +60,12 @@ def test_eval_measures_what_was_asked_for(refscale: Callable[..., Outcome], plac
 
 def test_eval_says_why_a_figure_is_missing(refscale: Callable[..., Outcome], place: Path, pairs_csv: Path) -> None:
     arguments = ("--split", "train", "--qualities", "50", "--modes", "alone", *TINY)
+    pairs_csv.write_text(pairs_csv.read_text().replace(",third_old.png", ","))
     outcome = refscale("eval", pairs_csv, *arguments)
     assert outcome.code == 0
+    assert "nan" not in outcome.err
     assert "field alone: no BD-rate: usable points" in outcome.err
+    assert "1 of 1 pictures have no reference: they are coded without one\n" in outcome.err
     assert_refusal(refscale("eval", pairs_csv, "--split", "test", *TINY), 2, "pairs.csv", "test")
 
 

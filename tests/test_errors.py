@@ -1,11 +1,14 @@
 """What messages hold can be printed, whatever it is."""
 
+import errno
 import os
+import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec.errors import printable
+from refscale_codec.errors import printable, reason
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.binary().map(os.fsdecode)  # surrogates, too
 
@@ -24,3 +27,14 @@ def test_bytes_of_file_names_and_control_characters_are_escaped() -> None:
     name = os.fsdecode(b"caf\xe9") if os.name == "posix" else "caf\udce9"
     assert printable(name) == "caf\\xe9"
     assert printable("é\n\x1b[31m\u202e\ud800") == "é\\n\\x1b[31m\\u202e\\ud800"
+
+
+@pytest.mark.parametrize("error", [KeyError("__metadata__"), IndexError("list index out of range"), struct.error("x")])
+def test_what_only_a_programmer_understands_is_not_told(error: Exception) -> None:
+    assert reason(error) == "it is not laid out as such a file must be"
+
+
+def test_what_a_foreign_error_says_is_told() -> None:
+    assert reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
+    assert reason(ValueError("no such colour")) == "no such colour"
+    assert reason(MemoryError()) == "MemoryError"

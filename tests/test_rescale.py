@@ -415,8 +415,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
 def test_a_safetensors_file_of_another_kind_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "other.safetensors"
     weights_file(path, metadata)
-    with pytest.raises(WeightsError, match=re.escape(str(path))):
+    with pytest.raises(WeightsError, match=re.escape(str(path))) as caught:
         model.load(path)
+    assert not re.search("__|argument|attribute|torch|NoneType|Expecting", str(caught.value))
 
 
 @pytest.mark.parametrize("change", [{"width": 9}, {"ref_width": 7}, {"blocks": 3}, {"scale": 4}, {"flow": "paper"}])
@@ -509,7 +510,7 @@ def test_an_array_is_not_cast_silently(tmp_path: Path, tiny_model: Model, array:
     tensors = dict(flow_of(tiny_model).state_dict())
     name = next(iter(tensors))
     weights_file(path, config_with(), {**tensors, name: torch.zeros(tensors[name].shape, dtype=array)})
-    with pytest.raises(WeightsError, match=f"{name} is {array} of shape"):
+    with pytest.raises(WeightsError, match=f"its array {name} has .* of the type {str(array)[6:]}; by its description"):
         model.load(path)
 
 

@@ -86,7 +86,7 @@ def with_more(fields: dict[str, Any]) -> None:
     [
         (without_schema, "older than schemas have numbers.*measure it again"),
         (of_a_later_schema, "has the schema 2.*reads 1"),
-        (with_bytes_map, "Row: unexpected or missing: bytes_by_section, bytes_map"),
+        (with_bytes_map, "unexpected or missing: bytes_by_section, bytes_map"),
         (without_coders, "not a results file.*coders"),
         (with_more, "not a results file.*more"),
     ],

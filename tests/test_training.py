@@ -548,9 +548,9 @@ def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('manifest = "p.csv"\nstepz = 10\n', "unknown field stepz in a TrainConfig"),
-        ('manifest = "p.csv"\nzeal = 1\nardour = 1\n', "unknown field ardour, zeal in a TrainConfig"),
-        ('manifest = "p.csv"\n[flow]\nlevels = 4\n', "unknown field levels in a RescaleConfig"),
+        ('manifest = "p.csv"\nstepz = 10\n', "recipe.toml: unknown field stepz"),
+        ('manifest = "p.csv"\nzeal = 1\nardour = 1\n', "unknown field ardour, zeal"),
+        ('manifest = "p.csv"\n[flow]\nlevels = 4\n', r"recipe.toml, table \[flow\]: unknown field levels"),
         ("steps = 10\n", "manifest"),
         ('manifest = "p.csv"\n[flow]\n[untied]\n', "only one of the tables flow, untied, fgrn"),
         ('manifest = "p.csv"\n[flow]\nscale = 3\n', "scale must be 2 or 4, not 3"),

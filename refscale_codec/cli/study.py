@@ -107,6 +107,7 @@ def evaluate_command(
         if not all(1 <= quality <= 100 for quality in wanted):
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))
+        _tell_single(pairs, quiet)
         path = weights or weights_files.shipped(scale or 2)
         model = terminal.load_model(path, device)
         finished = _lines(quiet, len(pairs))
@@ -140,9 +141,15 @@ def evaluate_command(
     terminal.say(
         quiet, f"mean PSNR in dB with the low-res picture rounded to 8 bits and not coded further: {per_dataset}"
     )
-    terminal.say(quiet, f"mean cost of the similarity map: {evaluate.map_bpp(rows):.4f} bits per pixel")
+    if math.isfinite(cost := evaluate.map_bpp(rows)):
+        terminal.say(quiet, f"mean cost of the similarity map: {cost:.4f} bits per pixel")
     for note in sorted({f"{c.dataset} {c.coder}: {note}" for c in comparisons for note in c.notes}):
         terminal.say(quiet, note)
+
+
+def _tell_single(pairs: "list[Pair]", quiet: bool) -> None:
+    if single := sum(pair.reference is None for pair in pairs):
+        terminal.say(quiet, f"{single} of {len(pairs)} pictures have no reference: they are coded without one")
 
 
 def _choices(text: str, allowed: tuple[str, ...]) -> list[str]:
@@ -217,7 +224,9 @@ def rd_curve(
         chosen = tuple(weights or [weights_files.shipped(*of) for of in usual])
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
         setup.coders()  # so that a wrong name is refused at once
-        pairs = study_pairs.check(study_pairs.find(source, reference, split))
+        found = study_pairs.find(source, reference, split)
+        _tell_single(found, quiet)
+        pairs = study_pairs.check(found)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -70,11 +70,11 @@ class Image:
     def __post_init__(self) -> None:
         """Check the arrays."""
         if self.pixels.dtype not in levels.TYPES:
-            raise ImageError(f"pixels must be {levels.NAMES}, got {self.pixels.dtype = !s}")
+            raise ImageError(f"pixels must be {levels.NAMES}, not {self.pixels.dtype}")
         if self.pixels.ndim != 3 or self.pixels.shape[2] > MAX_BANDS:
-            raise ImageError(f"pixels must be [h, w, 1..{MAX_BANDS}], got {self.pixels.shape = }")
+            raise ImageError(f"pixels must be [h, w, 1..{MAX_BANDS}], not {list(self.pixels.shape)}")
         if 0 in self.pixels.shape:
-            raise ImageError(f"pixels must not be empty, got {self.pixels.shape = }")
+            raise ImageError(f"pixels must not be empty, but are {list(self.pixels.shape)}")
         alpha = self.alpha
         if alpha is not None:
             kind, shape = getattr(alpha, "dtype", type(alpha).__name__), np.shape(alpha)

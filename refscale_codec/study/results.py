@@ -151,12 +151,14 @@ def read(path: Path) -> Results:
         shape = "is older than schemas have numbers" if schema is None else f"has the schema {schema}"
         raise UsageError(f"the results {path}: the file {shape}, this version reads {SCHEMA}: measure it again")
     try:
+        _require_fields(Results, fields)
         fields["coders"] = tuple(from_fields(CoderInfo, record) for record in fields["coders"])
         fields["comparisons"] = tuple(from_fields(Comparison, record) for record in fields["comparisons"])
         fields["rows"] = tuple(from_fields(Row, record) for record in fields["rows"])
         return Results(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is not a results file of schema {SCHEMA}: {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        cause = f": {error}" if isinstance(error, ValueError) else ""
+        raise UsageError(f"{path} is not a results file of schema {SCHEMA}{cause}") from None
 
 
 def to_fields(record: Row | Comparison | CoderInfo) -> dict[str, Any]:
@@ -167,15 +169,22 @@ def to_fields(record: Row | Comparison | CoderInfo) -> dict[str, Any]:
 
 def from_fields(kind: type[Record], fields: Mapping[str, Any]) -> Record:
     """Return the record that `to_fields` wrote; ValueError for missing or unknown fields."""
+    _require_fields(kind, fields)
     types = {field.name: field.type for field in dataclasses.fields(kind)}
-    if fields.keys() != types.keys():
-        odd = sorted(fields.keys() ^ types.keys())
-        raise ValueError(f"{kind.__name__}: unexpected or missing: {', '.join(odd)}")
     values: dict[str, Any] = {
         name: math.nan if value is None and types[name] is float else tuple(value) if isinstance(value, list) else value
         for name, value in fields.items()
     }
     return kind(**values)
+
+
+def _require_fields(kind: type[Any], fields: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless an object has the fields of a class; those with a default may be missing."""
+    known = dataclasses.fields(kind)
+    unset = dataclasses.MISSING
+    needed = {each.name for each in known if each.default is unset and each.default_factory is unset}
+    if odd := fields.keys() - {each.name for each in known} | needed - fields.keys():
+        raise ValueError(f"fields that are unexpected or missing: {', '.join(sorted(odd))}")
 
 
 def _finite(value: Any) -> Any:

@@ -12,7 +12,6 @@ with a byte order mark or without. Bytes that are not UTF-8 are those of a file 
 import codecs
 import csv
 import io
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -26,8 +25,6 @@ from refscale_codec.picture import files
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods")
 """Of files that are manifests where a picture may be given, too; those of spreadsheets themselves are refused."""
-
-_log = logging.getLogger(__name__)
 
 _MOST_BYTES = 1 << 28  # a device need not end
 _SEPARATORS = ",;\t"
@@ -87,8 +84,6 @@ def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pai
     ]
     if not pairs:
         raise UsageError(f"{path} has no row of the split {' or '.join(splits or ())}")
-    if single := sum(pair.reference is None for pair in pairs):
-        _log.warning("%s: %d of %d rows have no reference: they are single pictures", path, single, len(pairs))
     return pairs
 
 
@@ -99,9 +94,12 @@ def _text(path: Path) -> str:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             text = data.decode("utf-16")
         elif b"\0" in data:
-            text = data.decode("utf-16-le" if _NEEDED[0].encode("utf-16-le") in data.lower() else "utf-16-be")
+            at = data.lower().find(_NEEDED[0].encode("utf-16-le"))  # odd in the other order of bytes
+            text = data.decode("utf-16-be" if at % 2 else "utf-16-le")
         else:
             text = data.decode("utf-8-sig", "surrogateescape")
+    except UnicodeDecodeError:
+        text = "\0"
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the manifest {path}: {reason(error)}") from None
     if "\0" in text:

@@ -104,8 +104,8 @@ class TrainConfig:
                     raise ValueError(f"{name} must be a table, not {given!r}")
                 if of in nets:
                     raise ValueError(f"there can be only one of the tables {', '.join(families)}")
-                nets[of] = kind(**_known(given, kind, path))
-            values: dict[str, Any] = _known(table, cls, path)
+                nets[of] = kind(**_known(given, kind, f"{path}, table [{name}]"))
+            values: dict[str, Any] = _known(table, cls, str(path))
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**nets, **values)
         except (TypeError, ValueError) as error:
@@ -117,10 +117,9 @@ def crop_at(config: TrainConfig, share: float) -> int:
     return config.late_crop if config.late_crop and share >= 1 - config.late else config.crop
 
 
-def _known(table: dict[str, Any], kind: type, path: Path) -> dict[str, Any]:
-    unknown = table.keys() - {field.name for field in fields(kind)}
-    if unknown:
-        raise UsageError(f"{path}: unknown field {', '.join(sorted(unknown))} in a {kind.__name__}")
+def _known(table: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
+    if unknown := table.keys() - {field.name for field in fields(kind)}:
+        raise UsageError(f"{where}: unknown field {', '.join(sorted(unknown))}")
     return table
 
 

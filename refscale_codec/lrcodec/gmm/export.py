@@ -93,7 +93,7 @@ def read(config: GmmConfig, tensors: dict[str, Tensor]) -> EntropyModel:
         raise ValueError(f"arrays differ: {', '.join(sorted(tensors.keys() ^ wanted.keys()))[:80]}")
     for name, tensor in tensors.items():
         if (tuple(tensor.shape), tensor.dtype) != wanted[name]:
-            raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+            raise ValueError(f"its array {name} has another size or type than its description of the net says")
     layers = {
         name: shape.filled(*(tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift")))
         for name, shape in shapes.items()
