@@ -4,7 +4,7 @@ The upscalers `Up` are of integers, as that of `rescale/untied.py`, and as exact
 folded by 2, at half of it: there each place has the values of 2 x 2 low-res ones as channels, so that a convolution of
 twice the channels costs as much as before, sees twice as far and moves half the data.
 
-`leaky` is another rectifier. With the package's own, most channels of a trained net are 0 for all pictures.
+With `rectified`, another rectifier, most channels of a trained net are 0 for all pictures.
 
 With taps, the last convolution also predicts weights for the reference's pixels around each low-res pixel, as kernel
 prediction networks do (Mildenhall et al., CVPR 2018): where the reference is well in place or off by up to a pixel, its
@@ -37,7 +37,6 @@ from refscale_codec.rescale.untied import (
     _integers,
 )
 
-LEAK = 1 / 4  # slope below zero
 _activations = quantised.activations
 TAP_UNIT = 32  # steps of a weight of 1
 DETAIL_UNIT = 2  # steps a level of what is weighted
@@ -108,15 +107,15 @@ class Up(untied.Up):
         return total / (TAP_UNIT * DETAIL_UNIT)
 
 
-def leaky(x: Tensor, rectifies: bool) -> Tensor:
-    """Return `x` as `quantised.activations` does, but with a slope of 1/4 below zero."""
-    return _activations(functional.leaky_relu(x, LEAK) if rectifies else x, rectifies)
+def rectified(x: Tensor, rectifies: bool) -> Tensor:
+    """Return `x` as `quantised.activations` does, but with a slope of 0 below zero."""
+    return _activations(x.clamp(min=0) if rectifies else x, rectifies)
 
 
 @contextmanager
-def leaky_rectifier() -> Iterator[None]:
-    """Build nets with it, for an `Up` of this module; activations are -64..191."""
-    with patch.multiple(quantised, activations=leaky, LOWEST=-64, HIGHEST=191):
+def plain_rectifier() -> Iterator[None]:
+    """Build untied nets with it; activations are 0..255."""
+    with patch.multiple(quantised, activations=rectified, LOWEST=0, HIGHEST=255):
         yield
 
 

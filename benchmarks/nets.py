@@ -40,7 +40,7 @@ from refscale_codec.rescale.interface import Context, Rescaler
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.quantised import IntegerConv, fastest_carrier
 from refscale_codec.rescale.untied import Untied, UntiedConfig
-from refscale_codec.training import data, loop
+from refscale_codec.training import data, loop, nets
 from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at
@@ -92,13 +92,12 @@ class Variant:
     changing: Callable[[], Any] = nothing
 
 
-def upscaler(fold: int, *, leaky: bool = False, taps: int = 0, full: int = 0) -> Callable[[], Any]:
+def upscaler(fold: int, *, taps: int = 0, full: int = 0) -> Callable[[], Any]:
     """Build untied nets with another upscaler, see `net_variants.Up`."""
 
     @contextmanager
     def changing() -> Iterator[None]:
         with (
-            net_variants.leaky_rectifier() if leaky else nothing(),
             patch.object(untied, "Up", partial(net_variants.Up, fold=fold, taps=taps, full=full)),
             patch.object(Untied, "reach", property(net_variants.reach)),
         ):
@@ -110,26 +109,22 @@ def upscaler(fold: int, *, leaky: bool = False, taps: int = 0, full: int = 0) ->
 @contextmanager
 def guided() -> Iterator[None]:
     """Build untied nets with the flow guidance module between them."""
-    with patch.dict(model.RESCALERS, {"untied": net_variants.Guided}):
+    with (
+        patch.object(nets, "Untied", net_variants.Guided),
+        patch.dict(model.RESCALERS, {"untied": net_variants.Guided.stored}),
+    ):
         yield
 
 
 @contextmanager
 def soap() -> Iterator[None]:
     """Train hidden kernels with SOAP (Vyas et al., arXiv 2409.11321), as the package pytorch-optimizer has it."""
-    import pytorch_optimizer  # type: ignore[import-not-found,unused-ignore]
+    import pytorch_optimizer
 
     def of(kernels: list[nn.Parameter], lr: float) -> Any:
         return pytorch_optimizer.SOAP(kernels, lr=lr, weight_decay=0.0)
 
     with patch.object(loop, "Muon", of):
-        yield
-
-
-@contextmanager
-def both(one: Callable[[], Any], other: Callable[[], Any]) -> Iterator[None]:
-    """Make two changes."""
-    with one(), other():
         yield
 
 
@@ -140,17 +135,19 @@ def shaped(width: int, blocks: int) -> TrainConfig:
 
 QUARTER = shaped(96, 6)
 VARIANTS: dict[str, Variant] = {
-    "leaky": Variant("`untied`, slope 1/4 below zero in the rectifier", BASE, upscaler(1, leaky=True)),
     "untied": Variant("3 blocks of 32 down, 8 blocks of 64 up at half of the picture's side, as `rescale/untied.py`"),
-    "leaky-taps": Variant(
-        "`leaky`, and 3 x 3 weights of the reference's pixels predicted for each 2 x 2",
+    "relu": Variant("`untied`, slope 0 below zero in the rectifier", BASE, net_variants.plain_rectifier),
+    "untied-taps": Variant(
+        "`untied`, and 3 x 3 weights of the reference's pixels predicted for each 2 x 2",
         BASE,
-        upscaler(1, leaky=True, taps=3),
+        upscaler(1, taps=3),
     ),
-    "leaky-slow": Variant(
-        "`leaky`, learning rates 5e-4", replace(BASE, learning_rate=5e-4, muon=5e-4), upscaler(1, leaky=True)
+    "untied-slow": Variant("`untied`, learning rates 5e-4", replace(BASE, learning_rate=5e-4, muon=5e-4), upscaler(1)),
+    "untied-no-guidance": Variant("`untied`, guidance weight 0", replace(BASE, guidance=0.0)),
+    "untied-down": Variant(
+        "`untied`, 4 blocks of 64 down",
+        replace(BASE, net=UntiedConfig(down_width=64, down_blocks=4)),
     ),
-    "leaky-no-guidance": Variant("`leaky`, guidance weight 0", replace(BASE, guidance=0.0), upscaler(1, leaky=True)),
     "flow": Variant(
         "the flow of the weights that ship: 6 couplings of 48",
         replace(BASE, net=RescaleConfig(blocks=6, map_divisor=4), muon=0.0),
@@ -158,14 +155,14 @@ VARIANTS: dict[str, Variant] = {
     "fgrn": Variant("FGRN, no reference", replace(BASE, net=FgrnConfig(), muon=0.0, rounded=0.0)),
     "guided": Variant("`untied` with FGRN's flow guidance module between", BASE, guided),
     "guided-no-guidance": Variant("the same, guidance weight 0", replace(BASE, guidance=0.0), guided),
-    "leaky-half": Variant("`leaky`, 4 blocks", shaped(64, 4), upscaler(1, leaky=True)),
-    "leaky-wide": Variant("`leaky`, 3 blocks of 96", shaped(96, 3), upscaler(1, leaky=True)),
-    "leaky-deep": Variant("`leaky`, 32 blocks of 32", shaped(32, 32), upscaler(1, leaky=True)),
-    "leaky-full": Variant("`leaky`, 16 features of the reference at full size", BASE, upscaler(1, leaky=True, full=16)),
-    "leaky-quarter": Variant("6 blocks of 96 at a quarter of the picture's side", QUARTER, upscaler(2, leaky=True)),
-    "leaky-taps-5": Variant("`leaky`, 5 x 5 such weights", BASE, upscaler(1, leaky=True, taps=5)),
-    "leaky-adam": Variant("`leaky`, Adam for all", replace(BASE, muon=0.0), upscaler(1, leaky=True)),
-    "leaky-soap": Variant("`leaky`, SOAP in place of Muon", BASE, lambda: both(upscaler(1, leaky=True), soap)),
+    "untied-half": Variant("`untied`, 4 blocks", shaped(64, 4)),
+    "untied-wide": Variant("`untied`, 3 blocks of 96", shaped(96, 3)),
+    "untied-deep": Variant("`untied`, 32 blocks of 32", shaped(32, 32)),
+    "untied-full": Variant("`untied`, 16 features of the reference at full size", BASE, upscaler(1, full=16)),
+    "untied-quarter": Variant("6 blocks of 96 at a quarter of the picture's side", QUARTER, upscaler(2)),
+    "untied-taps-5": Variant("`untied`, 5 x 5 such weights", BASE, upscaler(1, taps=5)),
+    "untied-adam": Variant("`untied`, Adam for all", replace(BASE, muon=0.0)),
+    "untied-soap": Variant("`untied`, SOAP in place of Muon", BASE, soap),
 }
 """In this order they are run, for one seed after the other."""
 

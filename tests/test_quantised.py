@@ -32,10 +32,10 @@ def test_convolution_equals_its_integers_in_every_carrier(seed, channels_in, cha
     torch.manual_seed(seed)
     layer = QuantisedConv(channels_in, channels_out, gain, rectifies=rectifies)
     torch.nn.init.normal_(layer.bias)
-    x = activations(2, channels_in, 9, 11, seed=seed, low=0 if rectifies else -HIGHEST)
+    x = activations(2, channels_in, 9, 11, seed=seed, low=-HIGHEST)
     x = x if strided else x.contiguous(memory_format=torch.channels_last)
     given = quantised.activations(x, rectifies)
-    assert given.min() >= (0 if rectifies else -127)
+    assert given.min() >= (-64 if rectifies else -127)
     exact = layer.exact()
     wanted = by_integers(exact, given)
     for carrier in CARRIERS:
@@ -108,13 +108,13 @@ def test_block_is_the_same_without_onednn_and_with_more_threads(threads):
 
 
 def test_all_at_their_highest_is_exact_or_refused():
-    layer = IntegerConv(64, 32, rectifies=True)
+    layer = IntegerConv(96, 32, rectifies=True)
     layer.weight.fill_(127)
     with pytest.raises(ValueError, match="not exact"):
-        layer(activations(1, 64, 4, 4))
-    layer.weight.fill_(114)
+        layer(activations(1, 96, 4, 4))
+    layer.weight.fill_(101)
     assert layer.largest_sum() <= quantised.EXACT_SUM
-    x = torch.full((1, 64, 8, 8), float(HIGHEST))
+    x = torch.full((1, 96, 8, 8), float(HIGHEST))
     for carrier in CARRIERS:
         assert torch.equal(layer(x.to(carrier)).float(), by_integers(layer, x))
 
@@ -128,8 +128,8 @@ def test_integers_are_near_what_they_stand_for():
 
 
 def test_gradient_passes_inside_of_the_range_only():
-    x = torch.tensor([-3.0, 0.4, 7.6, 254.7, 400.0], requires_grad=True)
+    x = torch.tensor([-400.0, -14.0, 0.4, 7.6, 190.7, 400.0], requires_grad=True)
     y = quantised.activations(x, rectifies=True)
     y.sum().backward()
-    assert y.tolist() == [0, 0, 8, 255, 255]
-    assert x.grad is not None and x.grad.tolist() == [0, 0, 1, 0, 0]
+    assert y.tolist() == [-64, -4, 0, 8, 191, 191]
+    assert x.grad is not None and x.grad.tolist() == [0, 0.25, 1, 1, 0, 0]

@@ -30,8 +30,10 @@ _log = logging.getLogger(__name__)
 
 LIMIT = 127
 """Bound on the magnitude of a signed activation and of a weight, in units."""
-LOWEST, HIGHEST = 0, 255
-"""Range of an activation after a rectifier, in units: bfloat16 holds all integers up to 256."""
+LEAK = 1 / 4
+"""Slope of the rectifier below zero. With none, most channels end as 0 for all pictures (docs/decisions/nets.md)."""
+LOWEST, HIGHEST = -64, 191
+"""Range of an activation after a rectifier, in units: as many as 8 bits tell apart."""
 EXACT_SUM = 1 << 24
 """Up to here float32 holds all integers."""
 BIAS_UNIT = 128
@@ -71,6 +73,7 @@ class _Carry(torch.autograd.Function):
 def activations(x: Tensor, rectifies: bool) -> Tensor:
     """Return `x`, of any shape, as integers: rectified in `LOWEST`..`HIGHEST`, else in -127..127."""
     bounds = (LOWEST, HIGHEST) if rectifies else (-LIMIT, LIMIT)
+    x = functional.leaky_relu(x, LEAK) if rectifies else x
     result: Tensor = _Quantise.apply(x, *bounds)  # type: ignore[no-untyped-call]
     return result
 

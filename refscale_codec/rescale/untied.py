@@ -33,7 +33,6 @@ from refscale_codec.rescale.quantised import (
     LIMIT,
     QuantisedBlock,
     QuantisedConv,
-    activations,
     carried,
     fastest_carrier,
     make_exact,
@@ -112,7 +111,7 @@ class Up(nn.Module):
         low = torch.cat([*_coarse_and_fine(lr - 128), planes.float()], dim=1)
         older = [*_coarse_and_fine(ref[:, :3] - 128), _integers(2 * ref[:, 3:])]
         low, older_in = (x.to(gate.dtype, memory_format=torch.channels_last) for x in (low, torch.cat(older, dim=1)))
-        features = carried(activations(self.ref_in(older_in), rectifies=True) * gate)
+        features = carried(self.ref_in(older_in) * gate)
         residual = self.trunk(low, features).float()
         residual = straight_through((GRID * residual).round() / GRID, residual)
         return torch.cat([lr + residual[:, :3], residual[:, 3:]], dim=1)

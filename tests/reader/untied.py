@@ -18,7 +18,7 @@ def signed(x: Tensor) -> Tensor:
 
 
 def rectified(x: Tensor) -> Tensor:
-    return x.clamp(0, 255).round()
+    return torch.where(x < 0, x / 4, x).clamp(-64, 191).round()
 
 
 def ratio(a: np.ndarray | int, unit: int, b: int) -> np.ndarray | int:
@@ -40,7 +40,7 @@ class Untied:
         weight, bias, exponent = (
             self.weights.integers(f"upscaler.{name}.{part}") for part in ("weight", "bias", "exponent")
         )
-        if (255 * abs(weight).sum(axis=(1, 2, 3)) + abs(bias)).max() > 1 << 24:
+        if (191 * abs(weight).sum(axis=(1, 2, 3)) + abs(bias)).max() > 1 << 24:
             raise ValueError("sums are not exact")
         kernel, start = (torch.from_numpy(part.astype(np.float64)) for part in (weight, bias))
         t = functional.conv2d(x[None], kernel, start, padding=1)[0]
@@ -72,7 +72,7 @@ class Untied:
         planes = torch.from_numpy(np.stack([np.broadcast_to(x, m.shape) for x in each]).astype(np.float64))
         gate = torch.from_numpy(ratio(m, 16, full) / 16)
         known = torch.cat([*coarse_and_fine(t[:3] - 128), signed(2 * t[3:])])
-        g = bf(gate * rectified(self.conv("ref_in", known))).round()
+        g = rectified(bf(gate * self.conv("ref_in", known)))
         own = torch.cat([*coarse_and_fine(low_res - 128), planes])
         x = bf(self.conv("input", own) + self.conv("inject.0", g))
         phase = bf(32 * self.weights.floats("upscaler.phase")[0])
