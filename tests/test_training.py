@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import GmmConfig
+from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
 from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
 from refscale_codec.rescale.interface import Context
@@ -84,6 +86,41 @@ def run_of(config: TrainConfig) -> training.Run[Trained]:
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_more_bands_teach_further_ones_too_and_take_the_place_of_their_rgb(place: Path) -> None:
+    visits = {}
+    for kind in ("new", "old"):
+        rgb = np.array(PIL.Image.open(place / f"a_{kind}.png"))
+        visits[kind] = np.concatenate([rgb, 255 - rgb[..., :1]], axis=2)
+        image.write(Image(visits[kind]), place / f"a_{kind}.tif")
+    (place / "more.csv").write_text("dataset,name,target,reference\nwaves,a_new,a_new.tif,a_old.tif\n")
+    seen: list[Crops] = []
+
+    class Kept(Crops):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            seen.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Crops", Kept)
+        training.train(recipe(steps=1, further=("more.csv",)), place, place / "run")
+    assert sorted(target.shape[2] for target, _ in seen[0].pictures) == [3, 3, 3, 4, 4]
+    crops = seen[0]
+    crops.simulated = crops.unrelated = crops.changed = 0
+    targets, references = crops.batch(1, 0, 200)
+    grey = (np.ptp(targets, axis=3) == 0).all(axis=(1, 2))
+    assert 5 < grey.sum() < 60  # a quarter of what is drawn from the pair of four bands
+    inside = {window.tobytes() for window in windows_of(visits["new"][..., 3])}
+    assert any(target[..., 0].tobytes() in inside for target in targets[grey])
+    assert (np.ptp(references[grey], axis=3) == 0).all()
+
+
+def windows_of(band: np.ndarray) -> Iterator[np.ndarray]:
+    """All windows of 32 x 32, flipped and turned."""
+    for turned in (np.rot90(flipped, turns) for turns in range(4) for flipped in (band, band[:, ::-1])):
+        for y, x in np.ndindex(9, 9):
+            yield turned[y : y + 32, x : x + 32]
 
 
 def test_training_lowers_the_loss_and_keeps_it_finite(place: Path) -> None:

@@ -28,6 +28,7 @@ from refscale_codec.reference.warp import Alignment
 from refscale_codec.training.manifest import Pair
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
+Bands = NDArray[np.uint8]  # [h, w, 3 or more], the first three RGB
 Floats = NDArray[np.float32]  # [h, w, 3] in [0, 1]
 Mask = NDArray[np.bool_]  # [h, w]
 
@@ -65,18 +66,30 @@ def _float32(x: Any) -> Floats:
     return np.asarray(x, np.float32)
 
 
-def _visits(pair: Pair) -> list[tuple[str, Pixels, Pixels | None]]:
+def _visits(pair: Pair) -> list[tuple[str, Bands, Bands | None]]:
     """Return dataset, target and the reference warped into place, of both directions of a pair."""
     with pair.named_in_errors():
-        visits = [image.read_rgb(path) for path in (pair.target, pair.reference) if path is not None]
-    if visits[0].pixels.shape != visits[-1].pixels.shape:
-        raise ImageError(f"{pair.target} and {pair.reference} differ in size")
+        visits = [_read(path) for path in (pair.target, pair.reference) if path is not None]
+    if visits[0].shape != visits[-1].shape:
+        raise ImageError(f"{pair.target} and {pair.reference} differ in size or bands")
     if len(visits) == 1:
-        return [(pair.dataset, visits[0].pixels, None)]
-    return [
-        (pair.dataset, target.pixels, warp.apply(other, _alignment(target, other)).pixels)
-        for target, other in (visits, visits[::-1])
-    ]
+        return [(pair.dataset, visits[0], None)]
+    return [(pair.dataset, target, _warped(target, other)) for target, other in (visits, visits[::-1])]
+
+
+def _read(path: Path) -> Bands:
+    """Return a picture of 8 bits of three bands or more, the first of them RGB."""
+    picture = image.read(path)
+    further = picture.bands > 3 and picture.pixels.dtype == np.uint8 and picture.alpha is None
+    return picture.pixels if further else image.read_rgb(path).pixels
+
+
+def _warped(target: Bands, other: Bands) -> Bands:
+    """Return all bands of `other` warped into place by what its RGB bands show."""
+    alignment = _alignment(*(Image(np.ascontiguousarray(visit[..., :3])) for visit in (target, other)))
+    groups = [other[..., :3], *(np.repeat(other[..., k, None], 3, axis=2) for k in range(3, other.shape[2]))]
+    rgb, *further = [warp.apply(Image(np.ascontiguousarray(group)), alignment).pixels for group in groups]
+    return np.concatenate([rgb, *(group[..., :1] for group in further)], axis=2)
 
 
 @cache
@@ -104,10 +117,12 @@ def _alignment(target: Image, reference: Image) -> Alignment | None:
 
 
 class Crops:
-    """Draws batches of (target, reference) crops from pictures held in memory as 8-bit RGB.
+    """Draws batches of (target, reference) crops from pictures held in memory, of 8 bits.
 
     Datasets are drawn in proportion to the square root of their area, pictures inside one by area. Both directions of a
     pair are used, the older picture warped into place as the codec does it, and the same flip or quarter turn for both.
+    Of a picture of n bands, n > 3, one of the further bands is drawn in n - 3 of n cases, repeated three times as the
+    codec does it with a band that is left over, else RGB.
     """
 
     def __init__(self, pairs: list[Pair], crop: int, simulated: float, unrelated: float, changed: float) -> None:
@@ -124,7 +139,7 @@ class Crops:
             ImageError: no picture is large enough, or one cannot be read.
         """
         self.crop, self.simulated, self.unrelated, self.changed = crop, simulated, unrelated, changed
-        self.pictures: list[tuple[Pixels, Pixels | None]] = []
+        self.pictures: list[tuple[Bands, Bands | None]] = []
         areas: dict[str, list[float]] = defaultdict(list)
         places: dict[str, list[int]] = defaultdict(list)
         with ThreadPoolExecutor() as pool:
@@ -170,7 +185,12 @@ class Crops:
         return (target[:, ::-1], reference[:, ::-1], elsewhere[:, ::-1]) if flip else (target, reference, elsewhere)
 
     def _pick(self, rng: Generator) -> tuple[Pixels, Pixels | None]:
-        return self.pictures[int(rng.choice(len(self.pictures), p=self.weight))]
+        target, reference = self.pictures[int(rng.choice(len(self.pictures), p=self.weight))]
+        if (count := target.shape[2]) == 3:
+            return target, reference
+        band = int(rng.integers(count))
+        group = [0, 1, 2] if band < 3 else [band] * 3
+        return target[..., group], None if reference is None else reference[..., group]
 
     def _unrelated(self, rng: Generator) -> Pixels:
         other, _ = self._pick(rng)

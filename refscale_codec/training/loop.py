@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from refscale_codec.errors import UsageError
 from refscale_codec.rescale.quantised import faster_float
 from refscale_codec.training.data import Crops, Mask, Pixels
-from refscale_codec.training.manifest import read_manifest
+from refscale_codec.training.manifest import Pair, read_manifest
 from refscale_codec.training.muon import Muon
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate
@@ -239,7 +239,11 @@ def train(
 
     @cache
     def crops() -> dict[int, Crops]:
-        pairs = read_manifest(config_folder / config.manifest, config.splits)
+        pairs: list[Pair] = []
+        for name in (config.manifest, *config.further):
+            others = read_manifest(config_folder / name, config.splits)
+            replaced = {(pair.dataset, pair.name) for pair in others}
+            pairs = [pair for pair in pairs if (pair.dataset, pair.name) not in replaced] + others
         sides = config.crop, config.late_crop or config.crop
         largest = Crops(pairs, max(sides), config.simulated, config.unrelated, config.changed)
         return {side: largest.smaller(side) for side in sides}

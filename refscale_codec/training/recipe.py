@@ -28,6 +28,7 @@ class TrainConfig:
     """
 
     manifest: str  # CSV of pairs, relative to the config file
+    further: tuple[str, ...] = ()  # more such files; a row takes the place of that of the same dataset and name before
     splits: tuple[str, ...] = ("train", "single")
     net: NetConfig = RescaleConfig()
     gmm: GmmConfig | None = None
@@ -67,8 +68,9 @@ class TrainConfig:
             allowed = (int, float) if kind is float else kind
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
-        if not all(isinstance(name, str) for name in self.start_from):
-            raise ValueError(f"start_from must be names of files, not {self.start_from}")
+        for name in ("start_from", "further"):
+            if not all(isinstance(file, str) for file in getattr(self, name)):
+                raise ValueError(f"{name} must be names of files, not {getattr(self, name)}")
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
         unit = STRIDE * self.net.scale
