@@ -143,9 +143,9 @@ class EightBits:
     def __call__(self, x: Tensor) -> Tensor:
         """Map integers, in bfloat16 or a larger type, to the convolution rounded to bfloat16."""
         shift = self.offset - 128  # to int8, since to uint8 would be several times slower
-        given = (x + shift if shift else x).to(torch.int8).view(torch.uint8) + 128
+        inputs = (x + shift if shift else x).to(torch.int8).view(torch.uint8) + 128
         result: Tensor = torch.ops.onednn.qconv2d_pointwise(
-            *(given, 1.0, self.offset, self.weight, self.step, self.zeros, self.bias, *self._PLACES, 1),
+            *(inputs, 1.0, self.offset, self.weight, self.step, self.zeros, self.bias, *self._PLACES, 1),
             *(1.0, 0, torch.bfloat16, "none", [], ""),
         )
         return result
@@ -185,9 +185,9 @@ def in_eight_bits(device: torch.device) -> bool:
         weight[8:] = LIMIT - 30
         step, bias = torch.full((16,), 0.25), torch.full((16,), 3.0)
         wanted = functional.conv2d(x.double(), weight.double() / 4, bias.double(), padding=1).float().bfloat16()
-        given = x.bfloat16().contiguous(memory_format=torch.channels_last)
+        inputs = x.bfloat16().contiguous(memory_format=torch.channels_last)
         try:
-            computed = EightBits(weight.to(torch.int8), bias, step, rectifies)(given)
+            computed = EightBits(weight.to(torch.int8), bias, step, rectifies)(inputs)
         except (AttributeError, RuntimeError) as error:  # no such operator in this build; it does not run here
             _log.info("no convolutions of 8-bit integers: %s", " ".join(str(error).split())[:200])
             return False
@@ -226,7 +226,7 @@ class QuantisedConv(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, gain: float = 1.0, *, rectifies: bool = False) -> None:
         """Build it with torch's usual initial weights, times `gain`.
 
-        Activations are `LOWEST`..`HIGHEST` if it rectifies, else -127..127: what it is given is rounded and clipped to
+        Activations are `LOWEST`..`HIGHEST` if it rectifies, else -127..127: its inputs are rounded and clipped to
         that.
         """
         super().__init__()

@@ -57,17 +57,17 @@ class Trained(nn.Module):
         """
         loaded, own = model.load(path), self.state_dict()
         assert isinstance(loaded.rescaler, nn.Module)
-        given = {f"rescaler.{name}": x for name, x in floats(loaded.rescaler.state_dict()).items()}
+        stored = {f"rescaler.{name}": x for name, x in floats(loaded.rescaler.state_dict()).items()}
         if isinstance(loaded.low_res, GmmCodec):
-            given |= {f"low_res.{name}": x for name, x in loaded.low_res.net.state_dict().items()}
-        fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+            stored |= {f"low_res.{name}": x for name, x in loaded.low_res.net.state_dict().items()}
+        fitting = {name: value for name, value in stored.items() if name in own and own[name].shape == value.shape}
         if fitting.keys().isdisjoint(name for name, _ in self.named_parameters()):
             raise WeightsError(f"nothing in {path} fits the net of the recipe: no parameter has equal name and shape")
         self.load_state_dict(own | fitting)
         left = {
-            "of another shape": own.keys() & given.keys() - fitting.keys(),
-            "new in the recipe's net": own.keys() - given.keys(),
-            "only in the file": given.keys() - own.keys(),
+            "of another shape": own.keys() & stored.keys() - fitting.keys(),
+            "new in the recipe's net": own.keys() - stored.keys(),
+            "only in the file": stored.keys() - own.keys(),
         }
         left_out = [f"{len(names)} {why} ({_abridged(names)})" for why, names in left.items() if names]
         level = logging.WARNING if left_out else logging.INFO

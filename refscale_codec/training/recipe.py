@@ -101,13 +101,13 @@ class TrainConfig:
             for name, kind in (families | {"gmm": GmmConfig}).items():
                 if name not in table:
                     continue
-                given, of = table.pop(name), "net" if name in families else name
-                if not isinstance(given, dict):
-                    raise ValueError(f"{name} must be a table, not {given!r}")
+                entries, of = table.pop(name), "net" if name in families else name
+                if not isinstance(entries, dict):
+                    raise ValueError(f"{name} must be a table, not {entries!r}")
                 if of in nets:
                     raise ValueError(f"there can be only one of the tables {', '.join(families)}")
-                nets[of] = kind(**_known(given, kind, f"{path}, table [{name}]"))
-            values: dict[str, Any] = _known(table, cls, str(path))
+                nets[of] = kind(**_allowed(entries, kind, f"{path}, table [{name}]"))
+            values: dict[str, Any] = _allowed(table, cls, str(path))
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**nets, **values)
         except (TypeError, ValueError) as error:
@@ -119,7 +119,7 @@ def crop_at(config: TrainConfig, share: float) -> int:
     return config.late_crop if config.late_crop and share >= 1 - config.late else config.crop
 
 
-def _known(table: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
+def _allowed(table: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
     if unknown := table.keys() - {field.name for field in fields(kind)}:
         raise UsageError(f"{where}: unknown field {', '.join(sorted(unknown))}")
     return table
