@@ -14,6 +14,7 @@ and exits with 1, as does a command whose reader closes the pipe; Ctrl-C gives 1
 has the table for users.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,12 +70,18 @@ class OutOfMemory(RefscaleError):
 
 def reason(error: BaseException) -> str:
     """Return a short message of a foreign exception; what only a programmer understands is not repeated."""
-    if isinstance(error, _UNWORDED):
+    text = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, _UNWORDED) or _ABOUT_CODE.search(text):
         return "it is not laid out as such a file must be"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text or type(error).__name__
 
 
-_UNWORDED = (LookupError, AttributeError, TypeError, AssertionError, struct.error)  # how hostile bytes end in a parser
+_UNWORDED = (LookupError, AttributeError, TypeError, ArithmeticError, AssertionError, struct.error)
+"""How hostile bytes end in a parser."""
+
+_ABOUT_CODE = re.compile(r"\b(reshape|broadcast|ndarray|dtype|buffer|NoneType|arguments?|decoder object)\b")
 
 
 def printable(text: str) -> str:

@@ -29,7 +29,17 @@ def test_bytes_of_file_names_and_control_characters_are_escaped() -> None:
     assert printable("é\n\x1b[31m\u202e\ud800") == "é\\n\\x1b[31m\\u202e\\ud800"
 
 
-@pytest.mark.parametrize("error", [KeyError("__metadata__"), IndexError("list index out of range"), struct.error("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("__metadata__"),
+        KeyError(320),
+        IndexError("list index out of range"),
+        struct.error("x"),
+        ZeroDivisionError("integer division or modulo by zero"),
+        ValueError("cannot reshape array of size 7 into shape (3,256)"),
+    ],
+)
 def test_what_only_a_programmer_understands_is_not_told(error: Exception) -> None:
     assert reason(error) == "it is not laid out as such a file must be"
 
@@ -38,3 +48,4 @@ def test_what_a_foreign_error_says_is_told() -> None:
     assert reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
     assert reason(ValueError("no such colour")) == "no such colour"
     assert reason(MemoryError()) == "MemoryError"
+    assert reason(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")) == "it is not text in UTF-8"

@@ -1,8 +1,10 @@
 """EXIF and XMP added to TIFFs of Pillow and GDAL: the rest of the file stays what it was."""
 
 import io
+import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import PIL.Image
 import pytest
 import tiffs
 
+from refscale_codec.errors import ImageError
 from refscale_codec.picture import exif, image
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
@@ -152,3 +155,48 @@ def test_a_tag_that_cannot_be_read_is_told(caplog: pytest.LogCaptureFixture) -> 
 def test_nothing_is_told_of_what_programs_write(made: Callable[[], bytes], caplog: pytest.LogCaptureFixture) -> None:
     image.from_bytes(made(), "x")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("value", [0, 9, 255])
+def test_an_orientation_that_there_is_not_is_left_out_of_tiffs_and_told(
+    value: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = np.ascontiguousarray(SCENE.transpose(1, 2, 0)[:9, :11])
+    data = tiffs.file(tiffs.Picture(samples, 2, tags={274: ("H", [value])}))
+    assert image.from_bytes(data, "x").metadata == Metadata()
+    assert caplog.messages == ["x: left out: TIFF tag 274 (Orientation)"]
+    tags = PIL.Image.Exif()
+    tags[274] = value
+    caplog.clear()
+    picture = Image(samples, Metadata(exif=tags.tobytes().removeprefix(b"Exif\0\0")))
+    assert image.from_bytes(image.to_bytes(picture, "png"), "x").metadata == picture.metadata
+    written = image.to_bytes(picture, "tiff")
+    assert caplog.messages == ["TIFF cannot hold the EXIF (26 bytes), left out; PNG and WebP can"]
+    image.from_bytes(written, "x")
+    assert capfd.readouterr().err == ""  # of libtiff
+
+
+@pytest.mark.filterwarnings("error:.*EXIF")
+@pytest.mark.parametrize("block", [b"II*\0", b"nonsense", b"II*\0\x08\0\0\0\5\0", b"MM\0*\xff\xff\0\0"])
+def test_damaged_exif_is_told_in_one_line(block: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    image.to_bytes(Image(SCENE.transpose(1, 2, 0)[:9, :11], Metadata(exif=block)), "tiff")
+    assert caplog.messages == [f"TIFF cannot hold the EXIF ({len(block)} bytes), left out; PNG and WebP can"]
+
+
+INTERNAL = re.compile(r"vsimem|picture\.tif[:,]|reshape|buffer|NoneType|b'|: \d+$|object|TIFF[A-Z]")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(6))
+def test_messages_on_damaged_tiffs_are_for_people(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(seed)
+    picture = tiffs.Picture(SCENE.transpose(1, 2, 0)[:9, :11], 2, tags=tiffs.GEOREFERENCE)
+    files = [tiffs.file(picture), tiffs.file(picture, big=True, order=">"), tiffs.file(replace(picture, tags={}))]
+    for data in (bytearray(file) for file in files for _ in range(12)):
+        data[-rng.integers(1, 300)] = rng.integers(256)
+        try:
+            image.from_bytes(bytes(data), "x")
+        except ImageError as error:
+            assert not INTERNAL.search(str(error)), error
+    told = [record.message for record in caplog.records if record.name.startswith("refscale")]
+    assert not any(map(INTERNAL.search, told)), told

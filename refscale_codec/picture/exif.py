@@ -5,6 +5,7 @@ directories; here tags are selected, and added to a file that Pillow or GDAL has
 """
 
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,13 @@ from PIL.TiffImagePlugin import IFDRational
 
 from refscale_codec.errors import reason
 from refscale_codec.picture.metadata import CENTIMETRE, INCH, METRE, RATIO, Metadata, resolution_of
-from refscale_codec.picture.tiff import Page, Tags, read_directory, unknown_tags
+from refscale_codec.picture.tiff import Page, Tags, read_directory, tags_at, unknown_tags
 
 _START = b"Exif\0\0"  # with which Pillow precedes EXIF
 _XMP, _ICC, _INTEROP = 700, 34675, 40965
 _SUB_DIRECTORIES = (34665, 34853)  # EXIF and GPS
 _RESOLUTION = (282, 283, 296)  # across, down and unit
+_ORIENTATION, _ORIENTATIONS = 274, range(1, 9)
 _UNITS = {RATIO: 1, INCH: 2, CENTIMETRE: 3, METRE: 3}  # of a TIFF; there is no metre
 TAGS = (  # of the first directory of EXIF, but for those that describe the storage of a TIFF's pixels
     *(269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
@@ -34,6 +36,8 @@ def of_page(page: Page, data: bytes) -> tuple[Metadata, list[str]]:
     icc, xmp = (_bytes(page.tags.get(tag)) for tag in (_ICC, _XMP))
     try:
         found = {tag: page.tags[tag] for tag in TAGS if tag in page.tags}
+        if found.get(_ORIENTATION, 1) not in _ORIENTATIONS:
+            del found[_ORIENTATION]
         unknown = unknown_tags(data, page.offset, {*found, *[_ICC] * bool(icc), *[_XMP] * bool(xmp)})
         for tag in _SUB_DIRECTORIES:
             if tag in found:
@@ -64,8 +68,7 @@ def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
     Raises:
         Exception: nearly any, for EXIF that cannot be written.
     """
-    block = PIL.Image.Exif()
-    block.load(metadata.exif)
+    block = _loaded(metadata.exif)
     block = _selected({tag: block.get_ifd(tag) if tag in _SUB_DIRECTORIES else block[tag] for tag in block})
     resolution = resolution_of(metadata)
     if resolution is not None and _RESOLUTION[0] not in block:
@@ -102,17 +105,30 @@ def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
 
 def other_resolution(metadata: Metadata) -> bool:
     """Return whether EXIF has another resolution than the picture; a TIFF has only one."""
-    found = resolution_of(metadata)
-    if found is None or not metadata.exif:
-        return False
-    block = PIL.Image.Exif()
-    block.load(metadata.exif)
-    across, down, unit = _RESOLUTION
-    if across not in block:
+    found, said = resolution_of(metadata), _resolution(metadata.exif)
+    if found is None or said is None:
         return False
     per = 100 if found[2] == METRE else 1
-    wanted = (found[0] / per, found[1] / per, _UNITS[found[2]])
-    return wanted != (float(block[across]), float(block.get(down, block[across])), block.get(unit, 2))
+    return said != (found[0] / per, found[1] / per, _UNITS[found[2]])
+
+
+def _resolution(exif: bytes) -> tuple[float, float, int] | None:
+    """Return EXIF's resolution across and down, and its unit; None if it has none."""
+    with suppress(Exception):  # hostile bytes
+        block = _loaded(exif)
+        across, down, unit = _RESOLUTION
+        if across in block:
+            return float(block[across]), float(block.get(down, block[across])), int(block.get(unit, 2))
+    return None
+
+
+def _loaded(exif: bytes) -> PIL.Image.Exif:
+    """Return the tags of EXIF; a ValueError if its directory is not whole, of which Pillow would only warn."""
+    if exif:
+        tags_at(exif, Tags(exif[:8]).next)
+    block = PIL.Image.Exif()
+    block.load(exif)
+    return block
 
 
 class _Form(NamedTuple):
@@ -172,6 +188,6 @@ def _selected(tags: dict[int, object]) -> PIL.Image.Exif:
             block[tag] = {name: part for name, part in value.items() if name != _INTEROP}  # an offset in the file
         elif isinstance(value, str):
             block[tag] = value.encode("latin-1", "replace")  # of which Pillow would keep ASCII only
-        elif value is not None:
+        elif value is not None and not (tag == _ORIENTATION and value not in _ORIENTATIONS):  # libtiff reads no other
             block[tag] = value
     return block

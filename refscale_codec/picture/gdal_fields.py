@@ -1,5 +1,6 @@
 """The fields of `geo`, read from a data set that rasterio has open, and written to one. Each that fails is named."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ _EXIF_TAGS = {  # as GDAL calls them; they are among the EXIF
 _IMPLIED_TAG = ("AREA_OR_POINT", "Area")  # GDAL sets it for every georeferenced file
 _STATISTICS = "STATISTICS_"  # tags of a band that are computed from its samples begin so
 _LONGEST_REASON = 200  # characters
+_INTERNAL = re.compile(r"(\S*/vsimem/[^\s:]*|\b(picture|mask)\.\w+)[:,]?\s*|\b_?[A-Z]\w+:(?=[A-Za-z_])")
+_BLOCK = re.compile(r"IReadBlock failed.*", re.DOTALL)
 
 NAMES = {
     "crs": "coordinate reference system",
@@ -26,6 +29,16 @@ NAMES = {
     "rpcs": "rational polynomial coefficients",
 }
 """Fields in messages, where they are called otherwise."""
+
+
+def why(error: BaseException) -> str:
+    """Return the reason of GDAL or PROJ, without the names of its functions and of files in memory."""
+    return plain(reason(error.__cause__ or error))
+
+
+def plain(text: str) -> str:
+    """Return a message of GDAL without the names of its functions and of files in memory."""
+    return _BLOCK.sub("its data cannot be decoded", _INTERNAL.sub("", text)).strip()
 
 
 def named(name: str, why: object) -> str:
@@ -67,7 +80,7 @@ def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[st
         try:
             value = found()
         except Exception as error:  # of GDAL or PROJ, or for contents of another kind
-            left_out.append(named(name, reason(error)))
+            left_out.append(named(name, why(error)))
             continue
         wrong = "" if value == default else geo.fault(name, value)
         if wrong:

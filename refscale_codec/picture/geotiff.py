@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError, reason
+from refscale_codec.errors import ImageError
 from refscale_codec.picture import gdal_fields, geo, levels, tiff
 from refscale_codec.picture.geo import Fields
 from refscale_codec.picture.levels import Number
@@ -70,7 +70,7 @@ def decode(data: bytes, page: Page, name: str, most_pixels: int, most_samples: i
                     found = _masked(found, file.read(1) != 0)
             return found
     except rasterio.errors.RasterioError as error:  # its own text may only point to GDAL's
-        raise ImageError(f"{name} is damaged or truncated: {reason(error.__cause__ or error)}") from error
+        raise ImageError(f"{name} is damaged or truncated: {gdal_fields.why(error)}") from error
 
 
 def _opened(rasterio: Any, memory: Any, page: Page) -> Any:
@@ -82,7 +82,7 @@ def _opened(rasterio: Any, memory: Any, page: Page) -> Any:
 def _samples(file: Any, page: Page, name: str) -> NDArray[Any]:
     types = set(file.dtypes)
     if (file.width, file.height, file.count) != (*page.size, page.samples) or len(types) != 1:
-        raise ImageError(f"{name} is not read by GDAL as its tags say")
+        raise ImageError(f"{name} is damaged: GDAL finds another size or other bands in it than its tags say")
     if not types <= {dtype.name for dtype in levels.READ}:
         raise ImageError(f"{name} has samples of {', '.join(sorted(types))}; refscale codes {levels.NAMES}")
     pixels = np.empty((file.height, file.width, file.count), file.dtypes[0])
@@ -95,7 +95,7 @@ def _samples(file: Any, page: Page, name: str) -> NDArray[Any]:
     finally:
         logger.removeHandler(warnings)
     if warnings.found:
-        raise ImageError(f"{name} is damaged or truncated: {warnings.found[0]}")
+        raise ImageError(f"{name} is damaged or truncated: {gdal_fields.plain(warnings.found[0])}")
     return pixels
 
 
@@ -301,7 +301,7 @@ def writable(fields: Fields, bands: int, alpha: bool, dtype: np.dtype[Any]) -> t
             missing = set(alone) - set(geo.fields_of(raster.geo)) - {"interpretations"}
             failed = "GDAL does not keep it" if missing else ""
         except Exception as error:  # of GDAL or PROJ
-            failed = reason(error.__cause__ or error)
+            failed = gdal_fields.why(error)
         if failed:
             left_out.append(gdal_fields.named(name, failed))
             fields = {key: value for key, value in fields.items() if key not in alone}

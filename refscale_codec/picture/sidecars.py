@@ -95,12 +95,12 @@ def applied(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Imag
         try:
             image = _in_system(image, sidecar.data)
         except Exception as error:  # of PROJ, or for contents of another kind
-            left_out.append(gdal_fields.named(f"{sidecar.name} beside it", reason(error)))
+            left_out.append(gdal_fields.named(f"{sidecar.name} beside it", gdal_fields.why(error)))
     for sidecar in masks:
         try:
             masked = _masked(image, sidecar.data)
         except Exception as error:  # of GDAL, or for contents of another kind
-            left_out.append(f"{sidecar.name} beside it ({reason(error)})")
+            left_out.append(gdal_fields.named(f"{sidecar.name} beside it", gdal_fields.why(error)))
             continue
         notes.append(f"the mask {sidecar.name} beside it becomes alpha")
         if image.nodata is not None:
@@ -119,7 +119,7 @@ def _with_georeference(image: "Image", data: bytes, sidecars: list[Sidecar]) -> 
             nothing = _said(data, [sidecar]) == plain and not (world and {"transform", "gcps"} & plain.fields.keys())
             fault = "GDAL finds nothing in it that it uses" if nothing else ""
         except Exception as error:  # of GDAL; rasterio's and its own have no common base
-            fault = reason(error.__cause__ or error)
+            fault = gdal_fields.why(error)
         if fault:
             left_out.append(gdal_fields.named(f"{sidecar.name} beside it", fault))
         else:

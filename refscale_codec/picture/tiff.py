@@ -228,7 +228,7 @@ def _directories(data: bytes) -> Iterator[Page]:
             seen.add(at)
             if _THUMBNAIL in child and _STRIPS not in child:  # EXIF's, a JPEG
                 continue
-            if not all(tag in child for tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC)):
+            if not all(isinstance(child.get(tag), int) for tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC)):
                 raise ValueError(f"the directory at byte {at} has no width, height or photometric interpretation")
             yield Page(child, at, first and at == offset, data[:4] == _STARTS[3])
         offset = tags.next
@@ -251,12 +251,18 @@ def read_directory(data: bytes, offset: int) -> Tags:
 
 def unknown_tags(data: bytes, offset: int, read: Container[int]) -> list[int]:
     """Return the tags of the directory at an offset that neither are read nor say how its pixels are stored."""
+    return [tag for tag in tags_at(data, offset) if tag not in _PIXELS and tag not in _GDAL and tag not in read]
+
+
+def tags_at(data: bytes, offset: int) -> list[int]:
+    """Return the numbers of the tags in the directory at an offset; a ValueError if that is not whole."""
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    pointer, entry = (8, 20) if 43 in data[2:4] else (2, 12)
+    pointer, entry = (8, 20) if b"+" in data[2:4] else (2, 12)
     first, count = offset + pointer, int.from_bytes(data[offset : offset + pointer], order)
-    places = range(first, min(first + count * entry, len(data)), entry)
-    tags = [int.from_bytes(data[place : place + 2], order) for place in places]
-    return [tag for tag in dict.fromkeys(tags) if tag not in _PIXELS and tag not in _GDAL and tag not in read]
+    if offset < 8 or first > len(data) or first + count * entry > len(data):
+        raise ValueError(f"a directory at byte {offset} of {len(data)} ends early")
+    places = range(first, first + count * entry, entry)
+    return list(dict.fromkeys(int.from_bytes(data[place : place + 2], order) for place in places))
 
 
 def _tuple(value: object) -> tuple[int, ...]:
