@@ -36,7 +36,7 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "weights are a folder": ("encode target.png -o out.rsc --weights folder.png", 5, ("folder.png",)),
     # files that are no .rsc
     "not an rsc": ("decode target.png -o out.png -w", 4, ("target.png: not a .rsc file",)),
-    "not an rsc, info": ("info target.png", 4, ("target.png: not a .rsc file",)),
+    "not an rsc, info": ("info target.png", 4, ("target.png: not a .rsc file, but a picture",)),
     "not an rsc, verify": ("verify target.png -w", 4, ("target.png: not a .rsc file",)),
     "not an rsc, extract-lr": ("extract-lr target.png -o out.jpg", 4, ("target.png: not a .rsc file",)),
     "empty rsc": ("info empty.png", 4, ("empty.png: truncated",)),
@@ -54,6 +54,11 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is truncated": ("encode cut.png -o out.rsc -w", 3, ("cut.png",)),
     "picture is a folder": ("encode folder.png -o out.rsc -w", 3, ("folder.png",)),
     "picture is an rsc": ("encode with.rsc -o out.rsc -w", 3, ("with.rsc",)),
+    "rsc for a picture, told before the output": ("encode grey.rsc -w", 3, ("grey.rsc is a .rsc file, not a picture",)),
+    "rsc for a reference": ("encode grey.png --ref with.rsc -w", 3, ("with.rsc is a .rsc file, not a picture",)),
+    "no reference, told before the output": ("encode grey.png --ref no.png -w", 3, ("no.png does not exist",)),
+    "reference without its option": ("encode target.png ref.png -w", 2, ("ref.png is one file too many", "--ref")),
+    "fingerprint of an rsc": ("fingerprint with.rsc", 3, ("with.rsc is a .rsc file, not a picture",)),
     "CMYK picture": ("encode cmyk.jpg -o out.rsc -w", 3, ("cmyk.jpg", "CMYK")),
     "16-bit reference": ("encode target.png --ref deep.png -o out.rsc -w", 3, ("reference", "16-bit")),
     "range of no band": ("encode target.png -o out.rsc --range 4:0,9 -w", 2, ("range", "band 4", "has 3")),
@@ -67,12 +72,17 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "grey picture in eval": ("eval grey.csv -w", 3, ("grey.png", "8-bit RGB is needed")),
     # output
     "no folder for the output": ("encode target.png -o no/out.rsc -w", 3, ("no/out.rsc",)),
-    "no folder, told before any work": ("encode no.png -o no/out.rsc -w", 3, ("cannot write no/out.rsc: there is no",)),
+    "no folder, told before any work": (
+        "encode cut.png -o no/out.rsc -w",
+        3,
+        ("cannot write no/out.rsc: there is no",),
+    ),
     "no folder for the picture": ("decode with.rsc --ref ref.png -o no/out.png -w", 3, ("no/out.png",)),
     "no folder for the low-res picture": ("extract-lr with.rsc -o no/out.jpg", 3, ("no/out.jpg",)),
     "output is a folder": ("encode target.png -o folder.png -w", 3, ("folder.png",)),
     "picture would be a folder": ("decode with.rsc --ref ref.png -o folder.png -w", 3, ("folder.png",)),
     "lossy output": ("decode with.rsc --ref ref.png -o out.jpg -w", 3, ("out.jpg", ".png")),
+    "no suffix": ("decode with.rsc --ref ref.png -o out -w", 3, ("out has no suffix", ".png")),
     "unknown suffix": ("decode with.rsc --ref ref.png -o out.xyz -w", 3, ("out.xyz", ".png")),
     "unknown format": ("decode with.rsc --ref ref.png -o out.png --format bmp -w", 3, ("bmp", "png")),
     "low-res under another name": ("extract-lr with.rsc -o out.png", 2, ("out.png", ".jpg")),
@@ -199,7 +209,7 @@ def test_a_folder_that_takes_no_files_is_told_before_any_work(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind a superuser
     before = contents(place)
-    assert_refusal(refscale("encode", "no.png", "-o", "out.rsc", *TINY), 3, "out.rsc", "no permission")
+    assert_refusal(refscale("encode", "cut.png", "-o", "out.rsc", *TINY), 3, "out.rsc", "no permission")
     assert contents(place) == before
     assert refscale("encode", "target.png", "-o", os.devnull, *TINY).code == 0
 

@@ -28,7 +28,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import UsageError, naming
+from refscale_codec.errors import ReferenceMismatch, UsageError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -124,6 +124,7 @@ def encode(
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
     inputs = picture, ref, weights
     terminal.require_inputs(*inputs)
+    terminal.require_pictures(picture, ref)
     replace = force or output is not None
     output = terminal.named_after(picture, ".rsc") if output is None else output
     if not dry_run:
@@ -223,6 +224,10 @@ def decode(
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
+        if header.reference is not None and ref is None:
+            from refscale_codec.codec.decoder import named_reference
+
+            raise ReferenceMismatch(f"{name}: it needs its reference {named_reference(content)}: give it with --ref")
         if box is not None:
             box.require_inside(header.height, header.width)
         from refscale_codec.picture import band_section, formats, geotiff

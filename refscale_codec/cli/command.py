@@ -12,8 +12,10 @@ class Command(TyperCommand):
     """A command of `refscale`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; UsageError for one that is empty, such as an unset variable of a shell."""
-        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        """Parse the arguments; UsageError for an empty one (an unset variable of a shell) or a file without --ref."""
+        given, others, order = self.make_parser(ctx).parse_args(args=list(args))
+        if others and "ref" in {parameter.name for parameter in self.params} and not given.get("ref"):
+            raise UsageError(f"{others[0]} is one file too many; a reference is given with --ref")
         for parameter in order:
             value = given.get(parameter.name)
             if "" in (value if isinstance(value, list | tuple) else (value,)):

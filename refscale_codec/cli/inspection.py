@@ -213,10 +213,10 @@ def extract_lr(
 
     It needs neither reference nor weights. Of a picture of more than three bands, it has the first three.
     """
+    content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
     replace = force or output is not None
     output = terminal.named_after(file, ".jpg") if output is None else output
     terminal.require_output(output, file, replace=replace, suffixes=(".jpg", ".jpeg"), json_output=json_output)
-    content = terminal.unpacked(terminal.read(file), terminal.name_of(file))
     codec = lrcodec.CODECS.get(content.header.codec)
     if codec is None or codec.to_jpeg is None:
         raise ContainerError(

@@ -107,7 +107,6 @@ def evaluate_command(
         if not all(1 <= quality <= 100 for quality in wanted):
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))
-        _tell_single(pairs, quiet)
         path = weights or weights_files.shipped(scale or 2)
         model = terminal.load_model(path, device)
         finished = _lines(quiet, len(pairs))
@@ -137,6 +136,7 @@ def evaluate_command(
     for c in comparisons:
         table.add_row(c.dataset, c.coder, c.anchor, _percent(c), str(c.pictures), str(c.left_out))
     _print(table, to_stderr=output == "-")
+    _tell_single(pairs, quiet)
     per_dataset = ", ".join(f"{dataset} {psnr:.2f}" for dataset, psnr in rounded.items())
     terminal.say(
         quiet, f"mean PSNR in dB with the low-res picture rounded to 8 bits and not coded further: {per_dataset}"
@@ -224,13 +224,12 @@ def rd_curve(
         chosen = tuple(weights or [weights_files.shipped(*of) for of in usual])
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
         setup.coders()  # so that a wrong name is refused at once
-        found = study_pairs.find(source, reference, split)
-        _tell_single(found, quiet)
-        pairs = study_pairs.check(found)
+        pairs = study_pairs.check(study_pairs.find(source, reference, split))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
+            why = "there is a file of that name" if folder.is_file() else error.strerror
+            raise UsageError(f"cannot make the folder {folder}: {why}") from None
         process.keep_freed_memory()
         torch.set_num_threads(1)
         jobs = jobs or environment.cores()
@@ -256,6 +255,7 @@ def rd_curve(
         "brackets how many pictures count; * has notes, see summary.csv. Times are seconds for a megapixel.\n",
     )
     _print(_bd_table(results))
+    _tell_single([pair.pair for pair in pairs], quiet)
     resampled = sum(pair.resampled for pair in pairs)
     others = ", ".join(c.name for c in results.coders if c.needs_reference and not c.is_refscale)
     if resampled and others:

@@ -78,7 +78,13 @@ def read(path: str, *, or_picture: bool = False) -> bytes:
     """Return the bytes of a `.rsc` file, by path or on stdin; also of a picture if that is allowed."""
 
     def most(head: bytes, name: str) -> int:
-        if not or_picture or head.startswith(container.MAGIC):
+        from_refscale = container.MAGIC.startswith(head[: len(container.MAGIC)])
+        if not or_picture and not from_refscale:
+            from refscale_codec.picture import formats
+
+            if formats.readable(head):
+                raise ContainerError(f"{name}: not a .rsc file, but a picture; `refscale encode` makes one of it")
+        if not or_picture or from_refscale:
             return container.most_bytes(head, name)
         from refscale_codec.picture import image
 
@@ -164,6 +170,22 @@ def require_inputs(*paths: str | Path | None) -> None:
     """Raise UsageError if stdin is to be read twice."""
     if paths.count("-") > 1:
         raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
+
+
+def require_pictures(*paths: str | None) -> None:
+    """Raise an ImageError for a file that is no picture, by its first bytes; pipes are not examined."""
+    from refscale_codec.picture import formats
+
+    for path in paths:
+        if path in (None, "-") or os.path.exists(str(path)) and not os.path.isfile(str(path)):
+            continue
+        try:
+            with open(str(path), "rb") as file:
+                if formats.readable(file.read(files.HEAD)):
+                    continue
+        except OSError:
+            pass
+        read_picture(str(path))  # which says what is wrong
 
 
 def require_output(

@@ -86,6 +86,8 @@ def of_path(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") in _LOSSY_NAMES:
         raise ImageError(f"{path}: JPEG is lossy, so it is not written: use .png, .webp or .tif")
+    if not suffix:
+        raise ImageError(f"{path} has no suffix, which says the format of a picture: use .png, .webp, .tif or .tiff")
     if suffix not in _OF_SUFFIX:
         raise ImageError(f"{path}: unknown suffix {suffix!r} for a picture: use .png, .webp, .tif or .tiff")
     return _OF_SUFFIX[suffix]
@@ -144,6 +146,8 @@ def readable(head: bytes) -> bool:
 def unreadable(data: bytes, name: str) -> str:
     """Return a message on a file that is in no readable format, or looks like one that is but cannot be opened."""
     kind = next((kind for offset, magic, kind in _SIGNATURES if data.startswith(magic, offset)), None)
+    if data.startswith(b"\x89RSC"):
+        return f"{name} is a .rsc file, not a picture: decode it first"
     if kind is None:
         return f"{name} is not a picture; refscale reads PNG, JPEG, WebP and TIFF"
     if kind.upper() not in READABLE:
