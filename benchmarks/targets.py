@@ -1,10 +1,10 @@
-"""How close `encode --target-bpp` comes, in how many tries, and what the dead zone costs.
+"""How close `encode --target-bpp` comes, in how many tries, and what thrift costs.
 
     python benchmarks/targets.py ../shared/data/manifest.csv
 
 One dev pair of each dataset, the middle 128 x 128 pixels, with the x2 weights that ship. For each size: the file
 against the target in percent, the tries, and the same with integer qualities only (the largest file not above the
-target). What the dead zone costs: PSNR of the file against the line through the two integer qualities around it, over
+target). What thrift costs: PSNR of the file against the line through the two integer qualities around it, over
 ln(bytes).
 
 Writes benchmarks/results/targets.json, and the table in docs/TRAINING.md.

@@ -71,7 +71,7 @@ def test_a_target_is_what_encode_gives_at_its_settings(
     monkeypatch.undo()
     (setting,) = {each for each in settings if code_again(pair, net, each) == reached.data}
     assert setting[0] == reached.quality
-    if codec == "gmm":  # no dead zone: a whole quality, as for `encode`
+    if codec == "gmm":  # no thrift: a whole quality, as for `encode`
         assert encoder.encode(*pair, net, EncodeOptions(reached.quality)) == reached.data
 
 

@@ -13,7 +13,7 @@ from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.rate_control import Target
 from refscale_codec.errors import TargetError
 from refscale_codec.fileformat import container
-from refscale_codec.lrcodec.dct import coefficients
+from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.model import Model
 from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
@@ -22,13 +22,13 @@ from refscale_codec.study import metrics
 from refscale_codec.training import manifest
 
 
-def coder(level: float, slope: float, zone_slope: float, tried: list[tuple[int, float]]):
-    """Return what codes a made-up picture: its values are nearly straight over the abscissa, and fall with the zone."""
+def coder(level: float, slope: float, thrift_slope: float, tried: list[tuple[int, float]]):
+    """Return what codes a made-up picture: its values are nearly straight over the abscissa, and fall with thrift."""
 
-    def one(quality: int, dead_zone: float) -> rate_control._Try:
-        tried.append((quality, dead_zone))
+    def one(quality: int, thrift: float) -> rate_control._Try:
+        tried.append((quality, thrift))
         value = level + slope * rate_control._ABSCISSA[quality] + 0.1 * math.sin(quality / 7)
-        return rate_control._Try(quality, dead_zone, value - zone_slope * (dead_zone - 0.5), None)  # type: ignore[arg-type]
+        return rate_control._Try(quality, thrift, value - thrift_slope * (thrift - 1), None)  # type: ignore[arg-type]
 
     return one
 
@@ -38,49 +38,54 @@ def coder(level: float, slope: float, zone_slope: float, tried: list[tuple[int, 
     wanted=st.floats(2000, 1e6),
     level=st.floats(11, 14),
     slope=st.floats(0.8, 1.6),
-    zone_slope=st.floats(0.4, 2.5),
+    thrift_slope=st.floats(0.02, 0.2),
     start=st.integers(5, 97),
     finer=st.booleans(),
 )
 def test_a_size_is_not_exceeded(
-    wanted: float, level: float, slope: float, zone_slope: float, start: int, finer: bool
+    wanted: float, level: float, slope: float, thrift_slope: float, start: int, finer: bool
 ) -> None:
     tried: list[tuple[int, float]] = []
-    one = coder(level, slope, zone_slope, tried)
+    one = coder(level, slope, thrift_slope, tried)
     target = Target("bytes", wanted)
     try:
         best, count = rate_control._search(one, lambda but: None, target, start, finer)
     except TargetError:
-        assert one(1, 0.5).value > math.log(wanted)
+        assert one(1, 1.0).value > math.log(wanted)
         return
     assert best.value <= math.log(wanted)
     assert count == len(tried) <= rate_control.TRIES
-    assert finer or all(zone == 0.5 for _, zone in tried)
+    assert finer or all(thrift == 1.0 for _, thrift in tried)
 
 
 @settings(deadline=None)
 @given(wanted=st.floats(22, 45), level=st.floats(42, 52), slope=st.floats(2.5, 5), start=st.integers(5, 97))
 def test_a_psnr_is_reached(wanted: float, level: float, slope: float, start: int) -> None:
     tried: list[tuple[int, float]] = []
-    one = coder(level, slope, 3.0, tried)
+    one = coder(level, slope, 0.2, tried)
     try:
         best, count = rate_control._search(one, lambda but: None, Target("psnr", wanted), start, True)
     except TargetError:
-        assert one(100, 0.5).value < wanted
+        assert one(100, 1.0).value < wanted
         return
     assert best.value >= wanted
     assert count == len(tried) <= rate_control.TRIES
 
 
-def test_a_wider_dead_zone_only_zeroes_what_is_small(tiny_model: Model, pair: tuple[Image, Image]) -> None:
+def test_thrift_takes_indices_nearer_to_zero_only_and_makes_payloads_smaller(
+    tiny_model: Model, pair: tuple[Image, Image]
+) -> None:
     low = tiled.downscale(pair[0], None, tiny_model.rescaler, 80)
-    plain = coefficients.quantise(low.lr, 80)
-    wide = coefficients.quantise(low.lr, 80, 1.2)
-    changed = plain != wide
-    assert changed.any()
-    assert not wide[changed].any()
-    assert (abs(plain[changed]) == 1).all()
-    assert not changed[..., 0].any()
+    exact = coefficients.in_steps(low.lr, 80)
+    coded = [entropy.quantise_and_encode(exact, 80, worth) for worth in (0, 0.02, 0.1)]
+    payloads, (plain, *others) = zip(*coded, strict=True)
+    assert np.array_equal(plain, coefficients.quantise(low.lr, 80))
+    for other in others:
+        changed = plain != other
+        assert changed.any()
+        assert not changed[..., 0].any()
+        assert np.array_equal(other[changed], (plain - np.sign(plain))[changed])
+    assert len(payloads[0]) > len(payloads[1]) > len(payloads[2])
 
 
 @pytest.mark.parametrize("with_reference", [True, False])

@@ -16,7 +16,7 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.codec import DctCodec
-from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference
+from refscale_codec.lrcodec.interface import USUAL, CodedLowRes, Floats, LowResReference
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
@@ -29,11 +29,9 @@ from refscale_codec.rescale.interface import Context
 class LosslessWebp:
     """Keeps the low-res picture in 8 bits, whatever the quality."""
 
-    id, exact, conditional, has_dead_zone = 200, True, False, False
+    id, exact, conditional, has_thrift = 200, True, False, False
 
-    def code(
-        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
-    ) -> CodedLowRes:
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, thrift: float = USUAL) -> CodedLowRes:
         pixels, stream = np.clip(np.rint(lr), 0, 255).astype(np.uint8), io.BytesIO()
         PIL.Image.fromarray(pixels).save(stream, "WEBP", lossless=True)
         return CodedLowRes(stream.getvalue(), pixels.astype(np.float32))

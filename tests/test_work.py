@@ -165,7 +165,7 @@ def test_a_target_in_bytes_decodes_only_what_is_asked_for(
     assert warped_whole(calls) == groups
     for name in CODED[codec]:
         assert calls.of(name) == tries * groups
-    qualities = {line.split(":")[0] for line in lines}  # fewer than tries where a dead zone was tried
+    qualities = {line.split(":")[0] for line in lines}  # fewer than tries where more thrift was tried
     assert (len(lines), calls.of("downscale")) == (tries, len(qualities) * groups)
     assert (calls.of("upscale"), calls.of("decode")) == (first + hashed * groups, 0)
     assert calls.of("container.pack") == tries * groups + hashed

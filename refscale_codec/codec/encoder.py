@@ -20,7 +20,7 @@ from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
-from refscale_codec.lrcodec.interface import ROUNDING, LowResReference
+from refscale_codec.lrcodec.interface import USUAL, LowResReference
 from refscale_codec.model import Model
 from refscale_codec.picture import band_section, bands, metadata, tiles
 from refscale_codec.picture.bands import Bands
@@ -118,18 +118,18 @@ class Plan:
     options: EncodeOptions
     groups: list[BandGroup] = field(default_factory=list)
     _low: dict[tuple[int, int], LowRes] = field(default_factory=dict, repr=False)  # by quality and group
-    _first: dict[tuple[int, float], "CodedGroup"] = field(default_factory=dict, repr=False)  # by quality and dead zone
+    _first: dict[tuple[int, float], "CodedGroup"] = field(default_factory=dict, repr=False)  # by quality and thrift
 
-    def code(self, quality: int, dead_zone: float = ROUNDING, *, on_stage: OnStage = untimed) -> "Coded":
+    def code(self, quality: int, thrift: float = USUAL, *, on_stage: OnStage = untimed) -> "Coded":
         """Return the picture coded at a quality of 1..100.
 
         Args:
             quality: higher is better and larger.
-            dead_zone: see `LowResCodec.code`.
+            thrift: see `LowResCodec.code`.
             on_stage: as in `encode`.
         """
-        first = self._first_group(quality, dead_zone, on_stage)
-        others = [self._group(index, quality, dead_zone, on_stage, first) for index in range(1, len(self.groups))]
+        first = self._first_group(quality, thrift, on_stage)
+        others = [self._group(index, quality, thrift, on_stage, first) for index in range(1, len(self.groups))]
         return Coded(self, quality, [first, *others])
 
     def forget(self, but: int | None = None) -> None:
@@ -138,20 +138,20 @@ class Plan:
         for key in [key for key in self._low if key[0] != but]:
             del self._low[key]
 
-    def _first_group(self, quality: int, dead_zone: float, on_stage: OnStage = untimed) -> "CodedGroup":
-        key = quality, dead_zone
+    def _first_group(self, quality: int, thrift: float, on_stage: OnStage = untimed) -> "CodedGroup":
+        key = quality, thrift
         if key not in self._first:
-            self._first[key] = self._group(0, quality, dead_zone, on_stage, None)
+            self._first[key] = self._group(0, quality, thrift, on_stage, None)
         return self._first[key]
 
     def _group(
-        self, index: int, quality: int, dead_zone: float, on_stage: OnStage, first: "CodedGroup | None"
+        self, index: int, quality: int, thrift: float, on_stage: OnStage, first: "CodedGroup | None"
     ) -> "CodedGroup":
         group = self.groups[index]
         reference = group.reference or self._reference(group.image, group.older, group.source, first)
         low = self._low_res(index, quality, reference)
         on_stage("net")
-        coded = self.model.low_res.code(low.lr, reference.low_res, quality, dead_zone)
+        coded = self.model.low_res.code(low.lr, reference.low_res, quality, thrift)
         header = payloads.header(self.size, self.fingerprint, self.model, quality)
         on_stage("entropy")
         file = Container(header, coded.payload, **reference.sections)
@@ -291,7 +291,7 @@ def prepare(
         if model.rescaler.uses_reference:
             alignment = None if older is None else registration.estimate(group, older, prior)
             on_stage("align")
-            first = plan._first_group(options.quality, ROUNDING).decoded() if plan.groups else None
+            first = plan._first_group(options.quality, USUAL).decoded() if plan.groups else None
             source = choose(group, older, alignment, first)
             on_stage("choose")
         made = None if source.from_first else plan._reference(group, older, source, None)

@@ -3,10 +3,10 @@
 The reference is registered and its use decided once; each try repeats the net, the low-res codec and, for a PSNR, the
 inverse pass. ln(bytes) and PSNR are almost linear in the logarithm of JPEG's step size, so the secant through the two
 best tries soon leads to the quality next above the target. One step of quality exceeds the tolerance in bytes, so the
-excess is removed by a wider dead zone at that quality (`benchmarks/targets.py` measures its cost). Of all tries only
-the best one stays in memory, and one low-res picture, to be coded with another dead zone.
+excess is removed by more thrift at that quality (`benchmarks/targets.py` measures its cost). Of all tries only the best
+one stays in memory, and one low-res picture, to be coded with another thrift.
 
-With a low-res codec without a dead zone, such as the learned one, the search ends at the best integer quality.
+With a low-res codec that knows no thrift, such as the learned one, the search ends at the best integer quality.
 """
 
 import math
@@ -18,7 +18,7 @@ from refscale_codec.codec import encoder
 from refscale_codec.codec.encoder import Coded, EncodeOptions, Plan
 from refscale_codec.errors import TargetError
 from refscale_codec.lrcodec.dct.coefficients import step_percent
-from refscale_codec.lrcodec.interface import ROUNDING
+from refscale_codec.lrcodec.interface import USUAL
 from refscale_codec.model import Model
 from refscale_codec.picture import bands
 from refscale_codec.picture.image import Image
@@ -32,8 +32,9 @@ CLOSE_DB = 0.1
 
 _TYPICAL = 75, 0.4, 32.0  # quality, bits per pixel and dB of a typical picture
 _ABSCISSA = [-math.log(max(step_percent(max(q, 0.5)), 1)) for q in range(101)]  # by quality: rises
-_WIDEST = 1.5  # dead zone in which all indices of 1 become 0
-_NEAR = 0.06  # on the abscissa: what the dead zone may remove even if it is more than one step
+_MOST = 20.0  # thrift
+_SLOPE_OF_THRIFT = 0.06  # of ln(bytes), about; falling
+_NEAR = 0.06  # on the abscissa: what thrift may remove even if it is more than one step
 _SLOPES = {"bytes": 1.0, "psnr": 3.5}  # of the value over the abscissa, about
 
 
@@ -56,7 +57,7 @@ class Reached(NamedTuple):
 
 class _Try(NamedTuple):
     quality: int
-    dead_zone: float
+    thrift: float
     value: float  # ln(bytes) or dB
     coded: Coded | None  # of the best one only
 
@@ -100,17 +101,17 @@ def encode(
 def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], None] = lambda text: None) -> Reached:
     """Search a plan for a target, from the plan's quality on; see `encode`."""
 
-    def tried(quality: int, dead_zone: float) -> _Try:
-        coded = plan.code(quality, dead_zone)
+    def tried(quality: int, thrift: float) -> _Try:
+        coded = plan.code(quality, thrift)
         if target.measure == "bytes":
             size = coded.size()
             step(f"quality {quality}: {size} bytes")
-            return _Try(quality, dead_zone, math.log(size), coded)
+            return _Try(quality, thrift, math.log(size), coded)
         psnr = bands.psnr(image, coded.picture(), plan.described)
         step(f"quality {quality}: {psnr:.2f} dB")
-        return _Try(quality, dead_zone, psnr, coded)
+        return _Try(quality, thrift, psnr, coded)
 
-    best, tries = _search(tried, plan.forget, target, plan.options.quality, finer=plan.model.low_res.has_dead_zone)
+    best, tries = _search(tried, plan.forget, target, plan.options.quality, finer=plan.model.low_res.has_thrift)
     assert best.coded is not None
     data = best.coded.file()
     psnr = best.value if target.measure == "psnr" else best.coded.known_psnr(image)
@@ -142,18 +143,18 @@ def _search(
     """Return the best try and how many there were; see `encode` for what is raised.
 
     Args:
-        tried: codes at a quality and a dead zone.
-        forget: called with the only quality that may be tried once more, with a wider dead zone.
+        tried: codes at a quality and a thrift.
+        forget: called with the only quality that may be tried once more, with more thrift.
         target: what to reach.
         start: first quality.
-        finer: whether dead zones are to be tried.
+        finer: whether more thrift is to be tried.
     """
     in_bytes = target.measure == "bytes"
     wanted = math.log(max(target.value, 1)) if in_bytes else target.value
     low, high = (wanted + math.log(1 - CLOSE), wanted) if in_bytes else (wanted, wanted + CLOSE_DB)
     tries: list[_Try] = []
     best: _Try | None = None
-    setting: tuple[int, float] | None = start, ROUNDING
+    setting: tuple[int, float] | None = start, USUAL
     while setting is not None and len(tries) < TRIES:
         last = tried(*setting)
         tries.append(last._replace(coded=None))
@@ -170,7 +171,7 @@ def _search(
         if setting is not None and best is None and len(tries) == TRIES - 2:  # better a bit off than missed
             setting = _next(tries, aim - 0.2 * slope if in_bytes else aim + 0.2 * slope, slope, False)
         elif setting is not None and best is None and len(tries) == TRIES - 1:
-            setting = 1 if in_bytes else 100, ROUNDING
+            setting = 1 if in_bytes else 100, USUAL
     if best is None:
         raise TargetError(_out_of_reach(tries[-1], target))
     return best, len(tries)
@@ -178,29 +179,28 @@ def _search(
 
 def _bracket(tries: list[_Try], aim: float) -> tuple[int, int]:
     """Return the highest quality below an aim and the lowest above it, among those tried; 0 and 101 for none."""
-    whole = [one for one in tries if one.dead_zone == ROUNDING]
+    whole = [one for one in tries if one.thrift == USUAL]
     lowest = max((one.quality for one in whole if one.value < aim), default=0)
     return lowest, min((one.quality for one in whole if one.value > aim), default=101)
 
 
 def _next(tries: list[_Try], aim: float, slope: float, finer: bool) -> tuple[int, float] | None:
-    """Return the quality and the dead zone to try next; None if nothing is left."""
-    whole = [one for one in tries if one.dead_zone == ROUNDING]
+    """Return the quality and the thrift to try next; None if nothing is left."""
+    whole = [one for one in tries if one.thrift == USUAL]
     lowest, highest = _bracket(tries, aim)
     if finer and 1 < highest <= 100:
         step = _ABSCISSA[highest] - _ABSCISSA[highest - 1]
-        points = [(-one.dead_zone, one.value) for one in tries if one.quality == highest]
+        points = [(-one.thrift, one.value) for one in tries if one.quality == highest]
         if highest - 1 == lowest or points[0][1] - slope * max(step, _NEAR) < aim:
             over, under = ([p for p in points if (p[1] > aim) is side] for side in (True, False))
             if under:
                 points = [min(over, key=lambda p: p[1]), max(under, key=lambda p: p[1])]
-            wider = math.exp(2.5 * step) - 1  # by so much, relatively, does a zone about what the step does
-            zone = -_crossing(points, aim, slope * step / (ROUNDING * wider), 5)
-            if zone <= _WIDEST:
-                return highest, max(zone, ROUNDING + 1e-3)
+            thrift = -_crossing(points, aim, slope * _SLOPE_OF_THRIFT, 5)
+            if thrift <= _MOST:
+                return highest, max(thrift, USUAL + 1e-3)
     quality = _quality_at(_crossing([(_ABSCISSA[one.quality], one.value) for one in whole], aim, slope, 2))
     quality = min(max(quality, lowest + 1), highest - 1, 100)
-    return (quality, ROUNDING) if lowest < quality < highest else None
+    return (quality, USUAL) if lowest < quality < highest else None
 
 
 def _crossing(points: list[tuple[float, float]], aim: float, slope: float, trust: float) -> float:

@@ -12,8 +12,8 @@ Floats = NDArray[np.float32]
 LowResReference = NDArray[np.uint8]
 """The warped reference at the size of the low-res picture, [h, w, 3] RGB."""
 
-ROUNDING = 0.5
-"""The dead zone that is plain rounding."""
+USUAL = 1.0
+"""The thrift of a file of a quality."""
 
 
 def finite(numbers: Floats) -> Floats:
@@ -47,19 +47,18 @@ class LowResCodec(Protocol):
         """Whether a low-res reference makes payloads smaller; if not, none is given."""
 
     @property
-    def has_dead_zone(self) -> bool:
-        """Whether `dead_zone` has an effect."""
+    def has_thrift(self) -> bool:
+        """Whether `thrift` has an effect."""
 
-    def code(
-        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
-    ) -> CodedLowRes:
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, thrift: float = USUAL) -> CodedLowRes:
         """Code a picture.
 
         Args:
             lr: the picture [h, w, 3] in levels on about 0..255.
             reference: of the same size, in 0..255; None for none, or if it is not used.
             quality: higher is better and larger.
-            dead_zone: in quantiser steps, 0.5 or more; smaller coefficients become 0.
+            thrift: how much more than usual a bit is worth when an index is chosen, `USUAL` or more; what is given
+                up for it makes the payload smaller at the same quality.
         """
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:

@@ -2,7 +2,10 @@
 
 from refscale_codec.lrcodec import JPEG
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference
+from refscale_codec.lrcodec.interface import USUAL, CodedLowRes, Floats, LowResReference
+
+BIT_WORTH = 0.025
+"""Squared error, in quantiser steps, that a bit is worth; `benchmarks/quantisation.py` measured it on `dev` pairs."""
 
 
 class DctCodec:
@@ -11,15 +14,13 @@ class DctCodec:
     id = JPEG
     exact = True
     conditional = False
-    has_dead_zone = True
+    has_thrift = True
 
-    def code(
-        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
-    ) -> CodedLowRes:
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, thrift: float = USUAL) -> CodedLowRes:
         """See `LowResCodec.code`."""
-        indices = coefficients.quantise(lr, quality, dead_zone)
-        received = coefficients.dequantise(indices, lr.shape[0], lr.shape[1], quality)
-        return CodedLowRes(entropy.encode(indices, quality), received)
+        exact = coefficients.in_steps(lr, quality)
+        payload, indices = entropy.quantise_and_encode(exact, quality, BIT_WORTH * thrift)
+        return CodedLowRes(payload, coefficients.dequantise(indices, lr.shape[0], lr.shape[1], quality))
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
         """See `LowResCodec.decode`."""

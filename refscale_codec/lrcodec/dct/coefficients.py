@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.lrcodec.interface import ROUNDING, Floats
+from refscale_codec.lrcodec.interface import Floats
 
 Indices = NDArray[np.int16]  # [rows, columns, 3, 64]
 
@@ -99,17 +99,21 @@ def grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // 8), -(-width // 8)
 
 
-def quantise(lr: Floats, quality: int, dead_zone: float = ROUNDING) -> Indices:
+def quantise(lr: Floats, quality: int) -> Indices:
     """Return the indices of a picture [h, w, 3] at a quality of 1..100, as in T.81 (A.3) but unrounded before.
 
-    The last column and row are repeated to fill the blocks; indices are clipped to `LARGEST`. AC coefficients
-    smaller than the dead zone, in quantiser steps, become zero; `ROUNDING`, the minimum, is plain rounding.
+    The last column and row are repeated to fill the blocks; indices are clipped to `LARGEST`.
     """
+    return np.rint(in_steps(lr, quality)).astype(np.int16)
+
+
+def in_steps(lr: Floats, quality: int) -> Floats:
+    """Return the same unrounded: coefficients in quantiser steps, [rows, columns, 3, 64], clipped to `LARGEST`."""
     strips = range(0, len(lr), _STRIP)
-    return np.concatenate([_quantised(lr[top : top + _STRIP], quality, dead_zone) for top in strips])
+    return np.concatenate([_in_steps(lr[top : top + _STRIP], quality) for top in strips])
 
 
-def _quantised(lr: Floats, quality: int, dead_zone: float) -> Indices:
+def _in_steps(lr: Floats, quality: int) -> Floats:
     height, width = lr.shape[:2]
     rows, columns = grid(height, width)
     padded = np.pad(lr, ((0, 8 * rows - height), (0, 8 * columns - width), (0, 0)), mode="edge")
@@ -117,11 +121,8 @@ def _quantised(lr: Floats, quality: int, dead_zone: float) -> Indices:
     blocks = ycbcr.reshape(rows, 8, columns, 8, 3).transpose(0, 2, 4, 1, 3)
     dct = DCT.astype(np.float32)
     transformed = (dct @ blocks @ dct.T).reshape(rows, columns, 3, 64)[..., ZIGZAG]
-    exact = transformed / steps(quality)
-    indices: Indices = np.clip(np.rint(exact), -LARGEST, LARGEST).astype(np.int16)
-    if dead_zone > ROUNDING:
-        indices[..., 1:][abs(exact[..., 1:]) < dead_zone] = 0
-    return indices
+    exact: Floats = transformed / steps(quality).astype(np.float32)
+    return np.clip(exact, -LARGEST, LARGEST)
 
 
 def dequantise(indices: Indices, height: int, width: int, quality: int) -> Floats:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.coefficients import Indices
+from refscale_codec.lrcodec.interface import Floats
 from refscale_codec.rangecoder import Decoder, Encoder
 
 Integers = NDArray[np.int64]
@@ -45,6 +46,7 @@ _WINDOW = 6  # next lower frequencies of neighbouring blocks in a context, besid
 _AROUND = 8  # blocks around one
 _AT_ONCE = 1024  # symbols that are passed to the range coder at once
 _LARGEST_EXACT = 2.0**53
+_LEAST = 2.0**-17  # probability that a length is taken of
 
 
 class Group(NamedTuple):
@@ -317,29 +319,59 @@ def _weighed(weights: Exact, group: Group, inputs: list[Exact] | list[Short]) ->
 
 def encode(indices: Indices, quality: int) -> bytes:
     """Return indices [rows, columns, 3, 64] of a quality of 1..100, each within `coefficients.LARGEST`, as bytes."""
+    payload, _ = quantise_and_encode(indices, quality, 0.0)
+    return payload
+
+
+def quantise_and_encode(exact: Floats | Indices, quality: int, bit_worth: float) -> tuple[bytes, Indices]:
+    """Choose the indices of coefficients and return them as bytes, and as they are.
+
+    Rate-distortion optimised quantisation: of each AC coefficient, in the order of the scan, the nearest index or the
+    next one towards zero is taken, whichever has the less squared error plus worth of its bits. Bits are counted under
+    the model, in the context of the indices chosen before.
+
+    Args:
+        exact: coefficients in quantiser steps, [rows, columns, 3, 64], each within `coefficients.LARGEST`.
+        quality: 1..100.
+        bit_worth: in quantiser steps squared, 0 or more; 0 takes the nearest index always.
+    """
     model, coder = shipped(), Encoder()
     probability = model.frequency / 65536
-    used = (indices != 0).any(axis=(0, 1))  # [3, 64]
+    lengths = -np.log2(np.maximum(probability, _LEAST))
+    rounded = np.rint(exact).astype(np.int16)
+    used = (rounded != 0).any(axis=(0, 1))  # [3, 64]
     highest = [int(np.flatnonzero(of).max(initial=0)) for of in used]
-    first = indices[0, 0, :, 0].astype(np.int64)
+    first = rounded[0, 0, :, 0].astype(np.int64)
     for index in first:
         coder.uniform(_ROOT, int(index) + _ROOT // 2)
 
     def code(group: Group) -> Integers:
         ys, xs, component, k = group.positions
-        values = indices[ys, xs, component, k].ravel().astype(np.int64)
+        values = rounded[ys, xs, component, k].ravel().astype(np.int64)
         contexts = context(group, model.mean[group.key], model.spread[group.key])
-        off = (values - contexts.nearest) * contexts.sign
-        symbols = (np.clip(off, -ESCAPE, ESCAPE) + ESCAPE).astype(np.int32)
+
+        def symbols_of(values: Integers) -> tuple[Integers, NDArray[np.int32]]:
+            off = (values - contexts.nearest) * contexts.sign
+            return off, (np.clip(off, -ESCAPE, ESCAPE) + ESCAPE).astype(np.int32)
+
+        off, symbols = symbols_of(values)
+        if bit_worth and k:
+            wanted, lower = exact[ys, xs, component, k].ravel(), values - np.sign(values)
+            cost, cost_lower = (
+                (wanted - tried) ** 2 + bit_worth * lengths[group.kind][contexts.row, symbols_of(tried)[1]]
+                for tried in (values, lower)
+            )
+            values = np.where(cost_lower < cost, lower, values)
+            off, symbols = symbols_of(values)
         for part in _parts(len(values)):
             coder.symbols(probability[group.kind].take(contexts.row[part], 0), symbols[part])
         for excess in abs(off[abs(off) >= ESCAPE]) - ESCAPE:
             coder.unsigned(int(excess))
         return values
 
-    rows, columns = indices.shape[:2]
-    scan(rows, columns, coefficients.steps(quality), first, highest, code)
-    return bytes(highest) + coder.payload()
+    rows, columns = rounded.shape[:2]
+    indices = scan(rows, columns, coefficients.steps(quality), first, highest, code)
+    return bytes(highest) + coder.payload(), indices
 
 
 def _parts(n: int) -> Iterator[slice]:

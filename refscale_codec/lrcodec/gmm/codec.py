@@ -28,7 +28,7 @@ from refscale_codec.lrcodec.gmm import export, latents, mixture
 from refscale_codec.lrcodec.gmm.latents import STRIDE, Z_LARGEST, Latents
 from refscale_codec.lrcodec.gmm.mixture import Integers
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, padded
-from refscale_codec.lrcodec.interface import ROUNDING, CodedLowRes, Floats, LowResReference, finite
+from refscale_codec.lrcodec.interface import USUAL, CodedLowRes, Floats, LowResReference, finite
 from refscale_codec.picture import tiles
 
 _HALO = 64  # low-res pixels around a tile, a multiple of STRIDE: the receptive field of both transforms
@@ -41,7 +41,7 @@ class GmmCodec:
     id = GMM
     exact = False  # the latents are exact, the synthesis is not
     conditional = True
-    has_dead_zone = False
+    has_thrift = False
 
     def __init__(self, net: Gmm) -> None:
         """Take a net that has its entropy model in integers.
@@ -68,9 +68,7 @@ class GmmCodec:
         net.entropy_model = export.read(net.config, integers)
         return cls(net)
 
-    def code(
-        self, lr: Floats, reference: LowResReference | None, quality: int, dead_zone: float = ROUNDING
-    ) -> CodedLowRes:
+    def code(self, lr: Floats, reference: LowResReference | None, quality: int, thrift: float = USUAL) -> CodedLowRes:
         """See `LowResCodec.code`."""
         coded = self.analyse(self._tensor(lr), quality)
         samples = reference_samples(reference, *coded.y.shape[1:])
