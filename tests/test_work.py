@@ -21,7 +21,7 @@ from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import similarity_map, tiled
 
-CODED = {"jpeg": ("quantise", "dct.encode"), "gmm": ("analyse", "gmm.encode")}
+CODED = {"jpeg": ("in_steps", "dct.encode"), "gmm": ("analyse", "gmm.encode")}
 """What each low-res codec does for every picture that it codes."""
 
 
@@ -78,8 +78,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     found.count(tiled, "similarity", lambda image, reference, *_: (image.pixels.tobytes(), reference.pixels.tobytes()))
     found.count(tiled, "downscale")
     found.count(tiled, "upscale")
-    found.count(coefficients, "quantise", lambda lr, quality, zone=0.5: (lr.tobytes(), quality, zone))
-    found.count(entropy, "encode", lambda levels, quality: (levels.tobytes(), quality), "dct.encode")
+    found.count(coefficients, "in_steps", lambda lr, quality: None)  # once for each thrift
+    found.count(entropy, "quantise_and_encode", lambda exact, *how: (exact.tobytes(), *how), "dct.encode")
     found.count(entropy, "decode", label="decode")
     found.count(GmmCodec, "analyse")
     found.count(latents, "encode", label="gmm.encode")

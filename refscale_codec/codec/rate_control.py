@@ -155,7 +155,7 @@ def _search(
     tries: list[_Try] = []
     best: _Try | None = None
     setting: tuple[int, float] | None = start, USUAL
-    while setting is not None and len(tries) < TRIES:
+    while setting is not None and len(tries) < TRIES and setting not in [(one.quality, one.thrift) for one in tries]:
         last = tried(*setting)
         tries.append(last._replace(coded=None))
         if low <= last.value <= high:
