@@ -111,10 +111,10 @@ def test_image_knows_its_size() -> None:
     [
         (RGB.astype(np.float64), "float64"),
         (RGB.astype(np.int64), "int64"),
-        (RGB[..., 0], r"\(7, 5\)"),
-        (RGB[..., :0], r"\(7, 5, 0\)"),
-        (RGB[:0], r"\(0, 5, 3\)"),
-        (np.zeros((1, 1, 256), np.uint8), r"\(1, 1, 256\)"),
+        (RGB[..., 0], r"\[7, 5\]"),
+        (RGB[..., :0], r"\[7, 5, 0\]"),
+        (RGB[:0], r"\[0, 5, 3\]"),
+        (np.zeros((1, 1, 256), np.uint8), r"\[1, 1, 256\]"),
     ],
 )
 def test_an_array_of_another_kind_is_refused(pixels: NDArray[np.uint8], value: str) -> None:
