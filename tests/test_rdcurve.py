@@ -271,7 +271,7 @@ def test_a_line_a_pair_goes_to_a_file(refscale: Callable[..., Outcome], place: P
     assert "\x1b" not in outcome.err + outcome.text
     again = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--coders", "jpeg", "--metrics", "psnr,ssim")
     assert again.code == 0
-    assert len(again.err.splitlines()) == 4  # nothing is measured again, and all is there
+    assert len(again.err.splitlines()) == 5  # nothing is measured again, and all is there
     assert (place / "out" / "rd-ssim.png").exists()
     refused = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--metrics", "vmaf")
     assert (refused.code, refused.err) == (2, "error: unknown vmaf; there are: psnr, ssim, ms-ssim\n")
