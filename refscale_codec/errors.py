@@ -7,7 +7,8 @@
     ├── WeightsError         5   weights that are missing, damaged, or not those of the file
     ├── ReferenceMismatch    6   the reference is missing, or another one
     ├── TargetError          7   a size or PSNR that no quality reaches
-    └── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
+    ├── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
+    └── BatchError           9   pictures of a batch that could not be coded; all others are
 
 `cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug, keeps its traceback
 and exits with 1, as does a command whose reader closes the pipe; Ctrl-C gives 130 (`cli.interrupt`). `docs/FORMAT.md`
@@ -66,6 +67,12 @@ class OutOfMemory(RefscaleError):
     """An allocation failed. Only commands raise it."""
 
     exit_code = 8
+
+
+class BatchError(RefscaleError):
+    """Some pictures of a batch could not be coded. Only the command raises it, when all others are."""
+
+    exit_code = 9
 
 
 def reason(error: BaseException) -> str:

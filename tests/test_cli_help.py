@@ -15,7 +15,19 @@ import refscale_codec
 from refscale_codec.cli import interrupt, main
 from refscale_codec.errors import RefscaleError
 
-COMMANDS = ["encode", "decode", "info", "fingerprint", "verify", "diff", "extract-lr", "train", "eval", "rd-curve"]
+COMMANDS = [
+    "encode",
+    "decode",
+    "batch",
+    "info",
+    "fingerprint",
+    "verify",
+    "diff",
+    "extract-lr",
+    "train",
+    "eval",
+    "rd-curve",
+]
 
 
 def test_every_command_is_in_the_help(refscale: Callable[..., Outcome]) -> None:

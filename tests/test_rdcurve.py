@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import PIL.Image
 import pytest
 from conftest import TINY, Outcome, stored_model
 
-from refscale_codec import model
+from refscale_codec import model, workers
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, OutOfMemory, UsageError
 from refscale_codec.picture import image as pictures
@@ -211,13 +209,12 @@ def test_an_interrupt_ends_all_processes_with_one_line(place: Path, tiny_weights
 
 
 def test_a_process_that_dies_is_one_clear_message(place: Path, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def died(futures: object) -> None:
-        raise BrokenProcessPool
+    def died(work: object, tasks: list[object], *_: object) -> Generator[tuple[object, None], None, None]:
+        yield tasks[0], None
 
-    monkeypatch.setattr(rdcurve, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-    monkeypatch.setattr(rdcurve, "as_completed", died)
+    monkeypatch.setattr(workers, "run", died)
     pairs = study_pairs.check(study_pairs.find(place / "new", place / "old"))
-    with pytest.raises(OutOfMemory, match="fewer --jobs"):
+    with pytest.raises(OutOfMemory, match=r"^a, jpeg: .*fewer --jobs"):
         rdcurve.measure(pairs, setup, place / "out", jobs=2)
 
 

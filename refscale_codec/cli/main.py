@@ -1,4 +1,4 @@
-"""The command line `refscale`: one function a command, in `coding`, `inspection` and `study`.
+"""The command line `refscale`: one function a command, in `coding`, `batch`, `inspection` and `study`.
 
 Each parses, calls the library and prints. Results go to stdout or files, everything else to stderr. Torch, numpy and
 Pillow are imported inside the commands that need them, so that `--help` and `info` start at once.
@@ -11,13 +11,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from refscale_codec import __version__
-from refscale_codec.cli import coding, inspection, interrupt, process, study, terminal
+from refscale_codec.cli import batch, coding, inspection, interrupt, process, study, terminal
 from refscale_codec.cli.command import Command
 from refscale_codec.errors import ImageError, RefscaleError, reason
 
 EXIT_CODES = """
 Exit codes: 0 done, 2 usage, 3 a picture, 4 a .rsc file, 5 weights, 6 the reference, 7 a target out of reach, 8 memory,
-130 interrupted.
+9 pictures of a batch, 130 interrupted.
 """
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ def _options(
 _command = partial(app.command, cls=Command)
 _command("encode")(coding.encode)
 _command("decode")(coding.decode)
+_command("batch")(batch.batch)
 _command("info")(inspection.info)
 _command("fingerprint")(inspection.fingerprint)
 _command("verify")(inspection.verify)

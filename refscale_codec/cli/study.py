@@ -239,7 +239,7 @@ def rd_curve(
         def report(done: int, of: int) -> None:
             first.append(done)
             made = done - first[0]
-            left = f", {_duration((time.monotonic() - begun) * (of - done) / made)} left" if made else ""
+            left = f", {terminal.duration((time.monotonic() - begun) * (of - done) / made)} left" if made else ""
             step(f"{done} of {of} files coded{left}")
 
         finished = _lines(quiet, len(pairs))
@@ -306,7 +306,8 @@ def _lines(quiet: bool, count: int) -> "Callable[[Pair], None]":
     begun, numbers = time.monotonic(), itertools.count(1)
 
     def finished(pair: "Pair") -> None:
-        line = f"{next(numbers)} of {count} pairs: {pair.dataset} {pair.name}, {_duration(time.monotonic() - begun)}"
+        since = terminal.duration(time.monotonic() - begun)
+        line = f"{next(numbers)} of {count} pairs: {pair.dataset} {pair.name}, {since}"
         terminal.say(quiet or sys.stderr.isatty(), line)
 
     return finished
@@ -314,11 +315,6 @@ def _lines(quiet: bool, count: int) -> "Callable[[Pair], None]":
 
 def _percent(comparison: "Comparison") -> str:
     return f"{comparison.percent:+.1f}" if math.isfinite(comparison.percent) else "-"
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _command() -> str:

@@ -247,6 +247,12 @@ def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:
     return [(part.replace("_", " "), size) for part, size in sizes.items() if size]
 
 
+def duration(seconds: float) -> str:
+    """Return a duration for people: seconds, minutes or hours."""
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
 def say(quiet: bool, text: str) -> None:
     """Print a message to stderr, unless `quiet`; nothing happens where stderr cannot be written to."""
     if not quiet:

@@ -11,22 +11,18 @@ Conventions are those of `metrics` and `evaluate`: bits per high-res pixel, RGB 
 
 import hashlib
 import json
-import signal
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import active_children, get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import torch
 
-from refscale_codec import model
+from refscale_codec import journal, model, workers
 from refscale_codec.errors import OutOfMemory, UsageError
 from refscale_codec.picture import image as pictures
 from refscale_codec.study import evaluate
@@ -132,14 +128,11 @@ def measure(
     for pair in pairs:
         if not tasks_left[pair]:
             finished(pair)
-    with (folder / "rows.jsonl").open("ab") as log:
-        log.write(b"" if _ends_with_a_line(folder / "rows.jsonl") else b"\n")
-        for task, made in _run(tasks, setup, coders, jobs):
+    with journal.appending(folder / "rows.jsonl") as append, closing(_run(tasks, setup, coders, jobs)) as results:
+        for task, made in results:
             for key, row in made:
-                line = json.dumps({"key": key, **to_fields(row)}, allow_nan=False)
-                log.write(line.encode() + b"\n")
+                append({"key": key, **to_fields(row)})
                 done[key] = row
-            log.flush()
             report(len(done), total)
             tasks_left[task.pair] -= 1
             if not tasks_left[task.pair]:
@@ -180,17 +173,11 @@ def _key(pair: Checked, coder: Coder, quality: int) -> str:
 def _kept(path: Path) -> dict[str, Row]:
     """Return the rows of an earlier run by their keys; lines cut short, or of another schema, are left out."""
     rows = {}
-    with suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, AttributeError, KeyError):
-                row = json.loads(line)
-                key = row.pop("key")
-                rows[key] = from_fields(Row, row)
+    for row in journal.read(path):
+        with suppress(ValueError, AttributeError, KeyError):
+            key = row.pop("key")
+            rows[key] = from_fields(Row, row)
     return rows
-
-
-def _ends_with_a_line(path: Path) -> bool:
-    return path.read_bytes()[-1:] in (b"", b"\n")
 
 
 _CODERS: dict[str, Coder] = {}  # of this process
@@ -207,7 +194,7 @@ def _prepare_worker(setup: Setup) -> None:
     _prepare(setup.coders())
 
 
-def _work(task: _Task) -> tuple[_Task, list[tuple[str, Row]]]:
+def _work(task: _Task) -> list[tuple[str, Row]]:
     coder, pair = _CODERS[task.coder], task.pair.pair
     target = pictures.read_rgb(pair.target)
     reference = None
@@ -216,7 +203,7 @@ def _work(task: _Task) -> tuple[_Task, list[tuple[str, Row]]]:
         if _wants_unrelated(coder):
             reference = cut_to(reference, target)
     coded = coder.code(target, reference, [quality for quality, _ in task.settings])
-    return task, [
+    return [
         (key, evaluate.measured(pair, task.coder, quality, target, each))
         for (quality, key), each in zip(task.settings, coded, strict=True)
     ]
@@ -224,37 +211,17 @@ def _work(task: _Task) -> tuple[_Task, list[tuple[str, Row]]]:
 
 def _run(
     tasks: list[_Task], setup: Setup, coders: list[Coder], jobs: int
-) -> Iterator[tuple[_Task, list[tuple[str, Row]]]]:
+) -> Generator[tuple[_Task, list[tuple[str, Row]]], None, None]:
     if jobs == 1 or len(tasks) < 2:
         _prepare(coders)
-        yield from map(_work, tasks)
-    else:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, (setup,)) as pool:
-            with _without_interrupts():
-                futures = [pool.submit(_work, task) for task in tasks]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BrokenProcessPool:
-                raise OutOfMemory(
-                    "a process that measured ended by itself, perhaps for lack of memory; what was measured is kept: "
-                    "start again, with fewer --jobs"
-                ) from None
-            except BaseException:
-                for worker in active_children():
-                    worker.terminate()
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Have Ctrl-C wait, and never reach the processes that are started meanwhile: the first one ends the others."""
-    if sys.platform == "win32":
-        yield
+        for task in tasks:
+            yield task, _work(task)
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with closing(workers.run(_work, tasks, jobs, partial(_prepare_worker, setup))) as results:
+        for task, made in results:
+            if made is None:
+                raise OutOfMemory(
+                    f"{task.pair.pair.name}, {task.coder}: the process that measured ended by itself twice, perhaps "
+                    "for lack of memory; what was measured is kept: start again, with fewer --jobs"
+                )
+            yield task, made

@@ -1,0 +1,330 @@
+"""Many pictures in one call, by processes that load the net once; a line of `batch.jsonl` tells of each.
+
+A picture's file has its path with the suffix .rsc. A run that is repeated codes what is missing, what failed, and what
+has changed: a picture, its reference or a file beside one of them, the weights, the options or the version. Inputs are
+known by size and time of modification, and files beside them by content.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from refscale_codec import __version__, journal, workers
+from refscale_codec.api.functions import encode_image
+from refscale_codec.api.request import Rate
+from refscale_codec.errors import ImageError, UsageError, printable, reason
+from refscale_codec.fileformat import container
+from refscale_codec.picture import files, sidecars
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.tiles import TILE
+from refscale_codec.study.pairs import SUFFIXES
+from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
+from refscale_codec.training.manifest import read_manifest
+
+JOURNAL = "batch.jsonl"
+DONE = "done"
+"""The state of a picture that is coded already; the others are new, changed and failed."""
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all pictures are coded with; small, so that it can be sent to another process."""
+
+    weights: Path
+    fingerprint: str  # of the weights
+    rate: Rate = Rate()
+    output_hash: bool = False
+    reference_name: bool | None = None
+    strip: bool = False
+    tile: int = TILE
+    device: str = "cpu"
+    replace: bool = False  # whether a file that is there and no run of the batch has written may be overwritten
+
+    def decisive(self) -> list[Any]:
+        """Return what files depend on, up to how the machine rounds."""
+        return [self.fingerprint, self.rate, self.output_hash, self.reference_name, self.strip, __version__]
+
+
+class Item(NamedTuple):
+    """A picture, its reference and its file."""
+
+    name: str
+    picture: Path
+    reference: Path | None
+    file: str  # path within the folder of the output
+
+
+class Task(NamedTuple):
+    """What is to be done with an item."""
+
+    item: Item
+    folder: Path  # of the output
+    key: str  # names everything that the file depends on
+    state: str
+    written: str | None  # SHA-256 of the file that an earlier run wrote
+
+
+def find(source: Path, reference: Path | None = None, split: str | None = None) -> list[Item]:
+    """Return the pictures to code.
+
+    Args:
+        source: a manifest (see `manifest`), by its suffix, or a folder, with all folders in it.
+        reference: nothing, one reference for all pictures of a folder, or a folder of references with their paths;
+            pictures without one are coded without.
+        split: only rows of this split of a manifest.
+
+    Raises:
+        UsageError: nothing to code, arguments that do not belong together, or two pictures that would be one file.
+    """
+    if source.is_dir():
+        if split is not None:
+            raise UsageError("--split goes with a manifest")
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not found:
+            raise UsageError(f"{source} has no picture: no file ends in {', '.join(SUFFIXES)}")
+        older = {path: _partner(path, source, reference) for path in found}
+        if reference is not None and not any(older.values()):
+            raise UsageError(f"{source} and {reference} have no picture of the same name")
+        items = [_item(printable(path.stem), path, older[path], source) for path in found]
+    elif source.suffix.lower() in MANIFESTS:
+        if reference is not None:
+            raise UsageError(f"{source} names the references itself; --ref would have no effect")
+        pairs = read_manifest(source, None if split is None else (split,))
+        items = [_item(pair.name, pair.target, pair.reference, source.parent) for pair in pairs]
+    elif source.exists():
+        raise UsageError(f"{source} is neither a folder nor a manifest; `refscale encode` codes one picture")
+    else:
+        raise UsageError(f"{source} does not exist")
+    first: dict[str, Item] = {}
+    for item in items:
+        other = first.setdefault(os.path.normcase(item.file), item)
+        if other is not item and other.picture == item.picture:
+            raise UsageError(f"{source} lists {item.picture} more than once")
+        if other is not item:
+            raise UsageError(f"{other.picture} and {item.picture} would both be {item.file}: rename one")
+    return items
+
+
+def _partner(path: Path, source: Path, reference: Path | None) -> Path | None:
+    """Return the reference of a picture in a folder; None if it has none."""
+    if reference is None or not reference.is_dir():
+        return reference
+    other = reference / path.relative_to(source)
+    return other if other.is_file() else None
+
+
+def _item(name: str, picture: Path, reference: Path | None, base: Path) -> Item:
+    path = Path(os.path.relpath(picture, base))
+    inside = Path(*(part for part in path.parts if part not in ("..", path.anchor)))
+    return Item(name, picture, reference, printable(str(inside.with_suffix(".rsc"))))
+
+
+def plan(items: Iterable[Item], settings: Settings, folder: Path) -> list[Task]:
+    """Return what is to be done with each item, by what is there; nothing is decoded or written.
+
+    Args:
+        items: from `find`.
+        settings: what they are to be coded with.
+        folder: of the output; need not exist.
+    """
+    known = {line.get("file"): line for line in _journal(folder)}
+    tasks = []
+    for item in items:
+        key, line = _key(item, settings), known.get(item.file)
+        if line is None:
+            state = "new"
+        elif line.get("error") is not None:
+            state = "failed"
+        else:
+            state = DONE if line.get("key") == key and _size(folder / item.file) == line.get("bytes") else "changed"
+        tasks.append(Task(item, folder, key, state, None if line is None else line.get("sha256")))
+    return tasks
+
+
+def _journal(folder: Path) -> list[Line]:
+    try:
+        return journal.read(folder / JOURNAL)
+    except OSError as error:
+        raise ImageError(f"cannot read {folder / JOURNAL}: {reason(error)}") from None
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _key(item: Item, settings: Settings) -> str:
+    names = [None if path is None else _version(path) for path in (item.picture, item.reference)]
+    older = None if item.reference is None else item.reference.name
+    depends = [*names, older, settings.decisive()]
+    return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
+
+
+def _version(path: Path) -> list[Any]:
+    """Return what changes when a picture or a file beside it does."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return []
+    beside = [(other.suffix, hashlib.sha256(other.data).hexdigest()) for other in sidecars.beside(path)]
+    return [status.st_size, status.st_mtime_ns, beside]
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def run(
+    tasks: list[Task],
+    settings: Settings,
+    folder: Path,
+    *,
+    jobs: int,
+    prepare: Callable[[], None],
+    explain: Callable[[Exception], str],
+) -> Generator[Line, None, None]:
+    """Do what is to be done, and yield the line of each picture when it is in the journal.
+
+    At the end the journal has one line for each picture, the last one, in the order of the tasks and behind those of
+    pictures that are no longer among them.
+
+    Args:
+        tasks: from `plan`.
+        settings: the same.
+        folder: exists; gets the files and the journal.
+        jobs: how many processes.
+        prepare: called first in each; can be pickled.
+        explain: turns an exception into the line of an error; can be pickled.
+
+    Raises:
+        ImageError: the journal cannot be written.
+    """
+    wanted = [task for task in tasks if task.state != DONE]
+    start = partial(_start, settings, prepare, explain)
+    try:
+        with journal.appending(folder / JOURNAL) as append, closing(workers.run(_work, wanted, jobs, start)) as results:
+            for task, made in results:
+                if made is None:
+                    line = _failed(task, "the process that coded it ended by itself twice, perhaps for lack of memory")
+                else:
+                    line = _saved(task, *made, replace=settings.replace)
+                append(line)
+                yield line
+        last = {line.get("file"): line for line in _journal(folder)}
+        order = [last.pop(task.item.file) for task in tasks if task.item.file in last]
+        text = b"".join(map(journal.line, [*last.values(), *order]))
+        if text != (folder / JOURNAL).read_bytes():
+            files.write_atomically(folder / JOURNAL, text)
+    except OSError as error:
+        raise ImageError(f"cannot write {folder / JOURNAL}: {reason(error)}") from None
+
+
+class _Process(NamedTuple):
+    settings: Settings
+    explain: Callable[[Exception], str]
+
+
+_PROCESS: list[_Process] = []  # this one, if it is a worker
+
+
+def _start(settings: Settings, prepare: Callable[[], None], explain: Callable[[Exception], str]) -> None:
+    prepare()
+    _PROCESS[:] = [_Process(settings, explain)]
+
+
+def _work(task: Task) -> tuple[Line, bytes]:
+    settings, explain = _PROCESS[0]
+    try:
+        return code(task, settings)
+    except Exception as error:
+        return _failed(task, explain(error)), b""
+
+
+def _saved(task: Task, line: Line, data: bytes, *, replace: bool) -> Line:
+    """Write a file, here and not in the worker, which ends in the middle of it when the run is interrupted."""
+    output = task.folder / task.item.file
+    if line["error"] is not None:
+        return line
+    try:
+        if output.exists():
+            there = hashlib.sha256(output.read_bytes()).hexdigest()
+            if not (replace or there in (line["sha256"], task.written)):
+                return _failed(task, f"{output} exists, and no earlier run has written it: -f overwrites it")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(output, data)
+    except OSError as error:
+        return _failed(task, f"cannot write {output}: {reason(error)}")
+    return line
+
+
+def _failed(task: Task, why: str) -> Line:
+    return _line(task, error=printable(why))
+
+
+def _line(task: Task, **known: Any) -> Line:
+    """Return the line of a picture; null for what is not known."""
+    item = task.item
+    fields: Line = {
+        "name": item.name,
+        "file": item.file,
+        "picture": printable(str(item.picture)),
+        "reference_picture": None if item.reference is None else printable(str(item.reference)),
+        **dict.fromkeys(("bytes", "bpp", "reference", "quality", "psnr", "seconds", "error")),
+        "sha256": task.written,
+        "key": task.key,
+    }
+    return fields | known
+
+
+def code(task: Task, settings: Settings) -> tuple[Line, bytes]:
+    """Code a picture; return its line and its file, which is not written.
+
+    Raises:
+        RefscaleError: see `api.encode`.
+    """
+    from refscale_codec import model
+
+    begun, item = time.monotonic(), task.item
+    image = pictures.read(item.picture, need_georeference=not settings.strip)
+    older = None if item.reference is None else _reference(item.reference, json.dumps(_version(item.reference)))
+    reached = encode_image(
+        image,
+        older,
+        model.kept(settings.weights, settings.device),
+        settings.rate,
+        output_hash=settings.output_hash,
+        reference_name=settings.reference_name,
+        strip=settings.strip,
+        tile=settings.tile,
+    )
+    used = container.unpack(reached.data).header.reference
+    psnr = None if reached.psnr is None else round(reached.psnr, 3)
+    line = _line(
+        task,
+        bytes=len(reached.data),
+        bpp=round(8 * len(reached.data) / (image.height * image.width), 4),
+        reference=None if used is None else used.hex(),
+        quality=reached.quality,
+        psnr=psnr if psnr is None or math.isfinite(psnr) else str(psnr),
+        seconds=round(time.monotonic() - begun, 3),
+        sha256=hashlib.sha256(reached.data).hexdigest(),
+    )
+    return line, reached.data
+
+
+@lru_cache(maxsize=1)
+def _reference(path: Path, version: str) -> Image:
+    """Read a reference, once for pictures in a row that share it."""
+    return pictures.read(path, need_georeference=False)

@@ -1,0 +1,202 @@
+"""The command that codes many pictures; see `cli`."""
+
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refscale_codec import lrcodec
+from refscale_codec.cli import memory, options, process, terminal
+from refscale_codec.cli.options import (
+    CODING,
+    COMPUTING,
+    FILES,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    TileOption,
+    WeightsOption,
+    option,
+)
+from refscale_codec.errors import BatchError, RefscaleError, UsageError, reason
+
+if TYPE_CHECKING:
+    from refscale_codec.batch import Task
+
+_BETWEEN_LINES = 30.0  # seconds, where stderr is no terminal
+
+
+def batch(
+    source: Annotated[
+        Path, typer.Argument(metavar="MANIFEST|FOLDER", help="A CSV (target,reference), or a folder of pictures.")
+    ],
+    folder: Annotated[
+        Path, option("--output", "-o", metavar="FOLDER", help="Of the files and batch.jsonl. Runs resume.", group=FILES)
+    ],
+    ref: Annotated[
+        Path | None,
+        option("--ref", metavar="PATH", help="A folder of references of equal names, or one for all.", group=FILES),
+    ] = None,
+    split: Annotated[
+        str | None, option("--split", metavar="NAME", help="Only rows of this split of the CSV.", group=FILES)
+    ] = None,
+    force: Annotated[
+        bool, option("--force", "-f", help="Overwrite files that no earlier run has written.", group=FILES)
+    ] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Only list what would be done.", group=FILES)] = False,
+    quality: Annotated[
+        int | None,
+        option("--quality", metavar="1..100", help="Higher is better and larger; 75 by default.", group=CODING),
+    ] = None,
+    target_bytes: Annotated[
+        int | None, option("--target-bytes", metavar="N", help="Largest size of each file.", group=CODING)
+    ] = None,
+    target_bpp: Annotated[
+        float | None, option("--target-bpp", metavar="N", help="Largest size in bits per pixel.", group=CODING)
+    ] = None,
+    target_psnr: Annotated[
+        float | None, option("--target-psnr", metavar="DB", help="Lowest PSNR of each decoded picture.", group=CODING)
+    ] = None,
+    scale: Annotated[
+        int | None, option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=CODING)
+    ] = None,
+    codec_name: Annotated[
+        str | None, option("--codec", metavar="NAME", help=f"{lrcodec.choices()}.", group=CODING)
+    ] = None,
+    strip: Annotated[
+        bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)
+    ] = False,
+    ref_name: Annotated[
+        str | None,
+        option("--ref-name", metavar="yes|no", help="Keep the reference's name; else beside metadata.", group=CODING),
+    ] = None,
+    output_hash: Annotated[
+        bool, option("--output-hash", help="Also decode, and store a hash of what comes out.", group=CODING)
+    ] = False,
+    tile: TileOption = None,
+    jobs: Annotated[
+        int | None,
+        option("--jobs", metavar="N", help="Processes, which share the cores; one a core by default.", group=COMPUTING),
+    ] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Encode many pictures: FOLDER/a/x.png becomes OUTPUT/a/x.rsc.
+
+    Files are those of encode. A manifest is a CSV with the columns target and reference; paths are relative to it. A
+    picture without a reference is coded without one.
+
+    batch.jsonl in the output gets a line of JSON for each picture. A later run codes only what is missing, has failed,
+    or has changed: a picture, its reference, the options, the weights or the version; what the process computes with
+    does not count. A file that no earlier run has written is left alone, unless it is equal.
+
+    A picture that cannot be coded is one line, the run goes on, and the exit code is 9. If the process that codes it
+    ends by itself, it is tried once more.
+    """
+    from refscale_codec.api.request import rate_of, shipping_of
+
+    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
+    shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
+    if ref_name not in (None, "yes", "no"):
+        raise UsageError(f"--ref-name must be yes or no, not {ref_name}")
+    options.require_positive(jobs=jobs)
+    with terminal.progress(quiet or dry_run) as step:
+        step("starting")
+        from refscale_codec import batch as batches
+        from refscale_codec import model as weights_files
+        from refscale_codec.picture.tiles import TILE
+        from refscale_codec.study.environment import cores
+
+        items = batches.find(source, ref, split)
+        path = weights or weights_files.shipped(*shipping)
+        settings = batches.Settings(
+            path,
+            weights_files.load(path).fingerprint.hex(),
+            rate,
+            output_hash=output_hash,
+            reference_name=None if ref_name is None else ref_name == "yes",
+            strip=strip,
+            tile=TILE if tile is None else tile,
+            device=terminal.device_named(device),
+            replace=force,
+        )
+        tasks = batches.plan(items, settings, folder)
+        wanted = sum(task.state != batches.DONE for task in tasks)
+        if dry_run:
+            _list(tasks, json_output)
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = "there is a file of that name" if folder.is_file() else reason(error)
+            raise UsageError(f"cannot make the folder {folder}: {why}") from None
+        processes = min(jobs or cores(), max(1, wanted))
+        threads = max(1, cores() // processes)
+        begun = said = time.monotonic()
+        failed = size = 0
+        results = batches.run(
+            tasks, settings, folder, jobs=processes, prepare=partial(_prepare, threads), explain=_explained
+        )
+        with closing(results) as lines:
+            for done, line in enumerate(lines, 1):
+                if line["error"] is None:
+                    size += line["bytes"]
+                else:
+                    failed += 1
+                    terminal.say(False, f"{line['file']}: {line['error']}")
+                now = time.monotonic()
+                left = terminal.duration((now - begun) * (wanted - done) / done)
+                told = f"{done} of {wanted} pictures, {left} left" + f", {failed} failed" * bool(failed)
+                step(told)
+                if now - said > _BETWEEN_LINES:
+                    said = now
+                    terminal.say(quiet or sys.stderr.isatty(), told)
+    facts = {
+        "pictures": len(tasks),
+        "coded": wanted - failed,
+        "unchanged": len(tasks) - wanted,
+        "failed": failed,
+        "without_reference": sum(item.reference is None for item in items),
+        "bytes": size,
+        "seconds": round(time.monotonic() - begun, 3),
+    }
+    told = f"{folder}: {facts['coded']} of {len(tasks)} pictures coded, to {size} bytes"
+    told += f"; {facts['unchanged']} were already" * bool(facts["unchanged"])
+    told += f"; {facts['without_reference']} have no reference" * bool(facts["without_reference"])
+    terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
+    if failed:
+        raise BatchError(f"{failed} of {len(tasks)} pictures could not be coded; {folder / batches.JOURNAL} has why")
+
+
+def _list(tasks: "list[Task]", json_output: bool) -> None:
+    """Write what would be done, a line each."""
+    for state, item in ((task.state, task.item) for task in tasks):
+        reference = None if item.reference is None else str(item.reference)
+        facts = {"state": state, "picture": str(item.picture), "reference_picture": reference, "file": item.file}
+        older = "alone" if reference is None else f"with {reference}"
+        text = terminal.as_json(facts) if json_output else f"{state}: {item.picture} {older} to {item.file}"
+        terminal.write("-", text + "\n")
+
+
+def _prepare(threads: int) -> None:
+    """Make the settings of a process that codes."""
+    import torch
+
+    terminal.show_warnings_as_lines()
+    process.keep_freed_memory()
+    process.lift_pillow_limit()
+    process.limit_threads(min(threads, torch.get_num_threads()))
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, RefscaleError):
+        return str(error)
+    if memory.is_lacking(error):
+        return memory.message(error, "; fewer --jobs and smaller tiles (--tile) need less")
+    return f"a fault of refscale: {type(error).__name__}: {error}"

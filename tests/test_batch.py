@@ -1,0 +1,262 @@
+"""batch: many pictures in one call, each once, and none that stops the others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import Outcome
+
+from refscale_codec import batch, workers
+from refscale_codec.errors import UsageError
+
+
+def drawn(seed: int) -> PIL.Image.Image:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:32, :48]
+    waves = 128 + 70 * np.sin(x[..., None] * rng.uniform(0.1, 0.5, 3) + y[..., None] * rng.uniform(0.1, 0.5, 3))
+    return PIL.Image.fromarray(np.clip(waves + rng.normal(0, 5, waves.shape), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pictures, one of them without a reference; the command line runs there."""
+    for name, seed in (("new/a", 1), ("new/more/b", 2), ("new/c", 3), ("old/a", 1), ("old/more/b", 2)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn(seed).save(tmp_path / f"{name}.png")
+    (tmp_path / "pairs.csv").write_text("target,reference\nnew/a.png,old/a.png\nnew/more/b.png,old/more/b.png\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(
+    refscale: Callable[..., Outcome], tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Outcome, list[str]]]:
+    """Run the command in this process; also returns which files were coded."""
+    coded: list[str] = []
+
+    def here(
+        work: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, prepare: Callable[[], None]
+    ) -> Generator[tuple[Any, Any], None, None]:
+        prepare()
+        for task in tasks:
+            coded.append(task.item.file)
+            yield task, work(task)
+
+    def ran(*arguments: object) -> tuple[Outcome, list[str]]:
+        coded.clear()
+        outcome = refscale("batch", *arguments, "--weights", tiny_weights, "--device", "cpu")
+        return outcome, [*coded]
+
+    monkeypatch.setattr(workers, "run", here)
+    return ran
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "batch.jsonl").read_text().splitlines()]
+
+
+def encoded(refscale: Callable[..., Outcome], weights: Path, *arguments: object) -> bytes:
+    outcome = refscale("encode", *arguments, "--weights", weights, "--device", "cpu", "-o", "one.rsc")
+    assert outcome.code == 0, outcome.err
+    return Path("one.rsc").read_bytes()
+
+
+# --- what is to be done ----------------------------------------------------------------------------------------------
+
+
+def test_files_have_the_paths_of_their_pictures(place: Path) -> None:
+    def found(*arguments: Any) -> list[tuple[str, str | None]]:
+        return [
+            (item.file, item.reference and item.reference.relative_to(place).as_posix())
+            for item in batch.find(*arguments)
+        ]
+
+    assert found(place / "new") == [("a.rsc", None), ("c.rsc", None), ("more/b.rsc", None)]
+    assert found(place / "new", place / "old") == [
+        ("a.rsc", "old/a.png"),
+        ("c.rsc", None),
+        ("more/b.rsc", "old/more/b.png"),
+    ]
+    one = place / "old" / "a.png"
+    assert found(place / "new", one) == [(file, "old/a.png") for file in ("a.rsc", "c.rsc", "more/b.rsc")]
+    assert found(place / "pairs.csv") == [("new/a.rsc", "old/a.png"), ("new/more/b.rsc", "old/more/b.png")]
+    (place / "old" / "list.csv").write_text(f"target,reference\n../new/a.png,\n{place}/new/c.png,\n")
+    assert found(place / "old" / "list.csv") == [("new/a.rsc", None), ("new/c.rsc", None)]
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "split", "said"),
+    [
+        ("nothing", None, None, "does not exist"),
+        ("new/a.png", None, None, "`refscale encode` codes one"),
+        ("empty", None, None, "no picture"),
+        ("new", "empty", None, "no picture of the same name"),
+        ("new", None, "dev", "--split"),
+        ("pairs.csv", "old", None, "--ref would have no effect"),
+        ("twice.csv", None, None, "more than once"),
+        ("alike", None, None, r"a\.png and .*a\.webp would both be a\.rsc"),
+    ],
+)
+def test_what_cannot_be_a_batch_is_refused(
+    place: Path, source: str, reference: str | None, split: str | None, said: str
+) -> None:
+    (place / "empty").mkdir()
+    (place / "twice.csv").write_text("target,reference\nnew/a.png,\nnew/a.png,old/a.png\n")
+    (place / "alike").mkdir()
+    for suffix in ("png", "webp"):
+        drawn(1).save(place / "alike" / f"a.{suffix}")
+    with pytest.raises(UsageError, match=said):
+        batch.find(place / source, None if reference is None else place / reference, split)
+
+
+# --- coding ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_those_of_encode_and_lines_tell_of_them(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], refscale: Callable[..., Outcome], tiny_weights: Path
+) -> None:
+    outcome, coded = run("new", "--ref", "old", "-o", "out", "--quality", "60", "--output-hash", "--json")
+    assert (outcome.code, coded) == (0, ["a.rsc", "c.rsc", "more/b.rsc"]), outcome.err
+    for name in ("a", "more/b", "c"):
+        older = [] if name == "c" else ["--ref", f"old/{name}.png"]
+        options = [*older, "--quality", "60", "--output-hash"]
+        assert (place / "out" / f"{name}.rsc").read_bytes() == encoded(
+            refscale, tiny_weights, f"new/{name}.png", *options
+        )
+    summary = json.loads(outcome.text)
+    assert {key: summary[key] for key in ("pictures", "coded", "unchanged", "failed", "without_reference")} == {
+        **{"pictures": 3, "coded": 3, "unchanged": 0, "failed": 0, "without_reference": 1}
+    }
+    told = lines(place / "out")
+    assert [(line["name"], line["file"], line["error"]) for line in told] == [
+        ("a", "a.rsc", None),
+        ("c", "c.rsc", None),
+        ("b", "more/b.rsc", None),
+    ]
+    for line in told:
+        size = (place / "out" / line["file"]).stat().st_size
+        assert (line["bytes"], line["bpp"], line["quality"]) == (size, round(8 * size / (32 * 48), 4), 60)
+        assert line["psnr"] > 10 and line["seconds"] > 0
+        fingerprint = refscale("fingerprint", line["reference_picture"] or "new/c.png").text.split()[0]
+        assert line["reference"] in ((None,) if line["name"] == "c" else (None, fingerprint))
+    assert summary["bytes"] == sum(line["bytes"] for line in told)
+
+
+def test_a_second_run_codes_only_what_is_missing_or_has_changed(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]]
+) -> None:
+    line = ("new", "--ref", "old", "-o", "out", "--quality", "60")
+    assert run(*line)[1] == ["a.rsc", "c.rsc", "more/b.rsc"]
+    kept = (place / "out" / "batch.jsonl").read_bytes()
+    outcome, coded = run(*line)
+    assert (outcome.code, coded) == (0, [])
+    assert "0 of 3 pictures coded" in outcome.err
+    assert (place / "out" / "batch.jsonl").read_bytes() == kept
+
+    (place / "out" / "a.rsc").unlink()
+    assert run(*line)[1] == ["a.rsc"]
+    drawn(9).save(place / "old" / "more" / "b.png")  # another reference
+    assert run(*line)[1] == ["more/b.rsc"]
+    (place / "new" / "c.pgw").write_text("1\n0\n0\n-1\n0\n0\n")  # the picture's place
+    assert run(*line)[1] == ["c.rsc"]
+    (place / "out" / "batch.jsonl").write_bytes(
+        (place / "out" / "batch.jsonl").read_bytes()[:-9]
+    )  # as a kill leaves it
+    assert run(*line)[1] == ["more/b.rsc"]  # with the same bytes, so it may be written
+    assert run(*line[:-1], "70")[1] == ["a.rsc", "c.rsc", "more/b.rsc"]
+    assert [line["file"] for line in lines(place / "out")] == ["a.rsc", "c.rsc", "more/b.rsc"]  # one each
+    drawn(5).save(place / "new" / "d.png")
+    assert run(*line[:-1], "70")[1] == ["d.rsc"]
+
+
+def test_a_bad_picture_is_one_line_and_the_run_goes_on(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]]
+) -> None:
+    (place / "new" / "b.png").write_text("nothing to see")
+    outcome, coded = run("new", "-o", "out")
+    assert (outcome.code, coded) == (9, ["a.rsc", "b.rsc", "c.rsc", "more/b.rsc"])
+    bad, told, error = outcome.err.splitlines()
+    assert bad.startswith("b.rsc: new/b.png") and told.startswith("out: 3 of 4 pictures coded")
+    assert error == "error: 1 of 4 pictures could not be coded; out/batch.jsonl has why"
+    assert [line["error"] is None for line in lines(place / "out")] == [True, False, True, True]
+    assert not (place / "out" / "b.rsc").exists()
+    drawn(4).save(place / "new" / "b.png")
+    assert run("new", "-o", "out")[1] == ["b.rsc"]
+    (place / "new" / "b.png").unlink()
+    (place / "list.csv").write_text("target,reference\nnew/b.png,\nnew/a.png,no.png\n")
+    outcome, _ = run("list.csv", "-o", "second")
+    assert outcome.code == 9
+    assert [line["error"] for line in lines(place / "second")] == ["new/b.png does not exist", "no.png does not exist"]
+
+
+def test_a_file_of_another_origin_is_left_alone(place: Path, run: Callable[..., tuple[Outcome, list[str]]]) -> None:
+    (place / "out").mkdir()
+    (place / "out" / "a.rsc").write_bytes(b"precious")
+    for _ in range(2):  # a failure does not make it ours
+        outcome, _ = run("new", "-o", "out")
+        assert (outcome.code, (place / "out" / "a.rsc").read_bytes()) == (9, b"precious")
+        assert "a.rsc: out/a.rsc exists, and no earlier run has written it: -f overwrites it" in outcome.err
+    assert run("new", "-o", "out", "-f")[0].code == 0
+    assert (place / "out" / "a.rsc").read_bytes() != b"precious"
+
+
+def test_a_dry_run_lists_what_would_be_done_and_writes_nothing(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]]
+) -> None:
+    outcome, coded = run("pairs.csv", "-o", "out", "--dry-run")
+    assert (outcome.code, coded, (place / "out").exists()) == (0, [], False)
+    assert outcome.text.splitlines() == [
+        "new: new/a.png with old/a.png to new/a.rsc",
+        "new: new/more/b.png with old/more/b.png to new/more/b.rsc",
+    ]
+    run("pairs.csv", "-o", "out")
+    drawn(7).save(place / "new" / "a.png")
+    told = [json.loads(line) for line in run("pairs.csv", "-o", "out", "--dry-run", "--json")[0].text.splitlines()]
+    assert [(line["file"], line["state"]) for line in told] == [("new/a.rsc", "changed"), ("new/more/b.rsc", "done")]
+
+
+def test_a_process_that_dies_twice_is_the_error_of_its_picture(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "run", lambda _, tasks, *rest: ((task, None) for task in tasks))
+    outcome, _ = run("new", "-o", "out")
+    assert outcome.code == 9
+    assert {line["error"] for line in lines(place / "out")} == {
+        "the process that coded it ended by itself twice, perhaps for lack of memory"
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a process group is interrupted")
+def test_an_interrupt_ends_all_processes_and_a_later_run_goes_on(
+    place: Path, tiny_weights: Path, run: Callable[..., tuple[Outcome, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        drawn(number).save(place / "new" / f"{number:02}.png")
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from refscale_codec.__main__ import main; main()"
+    line = ["batch", "new", "-o", "out", "--jobs", "2", "--device", "cpu", "--weights", str(tiny_weights)]
+    running = subprocess.Popen([sys.executable, "-c", program, *line], stdout=-1, stderr=-1, start_new_session=True)
+    told = place / "out" / "batch.jsonl"
+    while running.poll() is None and not (told.exists() and told.read_bytes()):
+        time.sleep(0.005)
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)  # a process that is left would keep them open
+    assert (running.returncode, out, err) == (130, b"", b"interrupted\n")
+    before = [line["file"] for line in lines(place / "out")]
+    assert 0 < len(before) < 43
+    assert not list((place / "out").rglob("*.part"))
+    outcome, coded = run("new", "-o", "out")
+    assert (outcome.code, len(coded)) == (0, 43 - len(before))
+    assert not set(coded) & set(before)
+    assert len(list((place / "out").rglob("*.rsc"))) == 43

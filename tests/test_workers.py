@@ -1,0 +1,50 @@
+"""Work in other processes: what one of them leaves behind when it ends by itself."""
+
+import os
+import signal
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from refscale_codec import journal, workers
+
+PREPARED: list[str] = []
+
+
+def prepare(word: str) -> None:
+    PREPARED.append(word)
+
+
+def work(task: tuple[int, Path | None]) -> tuple[str, int]:
+    """Return a number's square; a task with a path ends the process, unless there is a file: it makes one."""
+    number, once = task
+    if once is not None and not once.exists():
+        if once.parent.is_dir():
+            once.touch()
+        os.kill(os.getpid(), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    return PREPARED[0], number * number
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_costs_its_own_task_only_and_is_tried_once_more(tmp_path: Path) -> None:
+    tasks = [(1, None), (2, tmp_path / "once"), (3, tmp_path / "no" / "always"), (4, None), (5, None)]
+    with closing(workers.run(work, tasks, 2, partial(prepare, "ready"))) as results:
+        made = {task[0]: result for task, result in results}
+    assert made == {number: None if number == 3 else ("ready", number * number) for number in range(1, 6)}
+
+
+def test_a_journal_goes_on_behind_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert journal.read(path) == []
+    with journal.appending(path) as append:
+        append({"a": 1})
+        append({"a": 2})
+        assert journal.read(path) == [{"a": 1}, {"a": 2}]
+    path.write_bytes(path.read_bytes()[:-3])
+    with journal.appending(path) as append:
+        append({"a": 3})
+    assert journal.read(path) == [{"a": 1}, {"a": 3}]
+    path.write_text('[1]\n\n{"a": 4}\n')
+    assert journal.read(path) == [{"a": 4}]
