@@ -28,11 +28,11 @@ class TrainConfig:
     """
 
     manifest: str  # CSV of pairs, relative to the config file
-    further: tuple[str, ...] = ()  # more such files; a row takes the place of that of the same dataset and name before
     splits: tuple[str, ...] = ("train", "single")
     net: NetConfig = RescaleConfig()
     gmm: GmmConfig | None = None
     gmm_first: int = 0  # steps at the beginning with JPEG, in which of the learned codec only the entropy model learns
+    further: tuple[str, ...] = ()  # more manifests; a row takes the place of that of the same dataset and name before
     start_from: tuple[str, ...] = ()  # weights, relative to the config file: equal names and shapes are taken over
     seed: int = 1
     steps: int = 6000  # length of the schedule: linear warm-up, constant, then linear decay to zero
