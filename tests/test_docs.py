@@ -51,7 +51,9 @@ def test_the_commands_print_what_the_readme_shows(checkout: Path) -> None:
         arguments = [sys.executable, "-m", "refscale_codec", *shlex.split(command)[1:]]
         done = subprocess.run(arguments, cwd=checkout, capture_output=True, text=True, check=True)
         assert masked(done.stdout + done.stderr) == masked(shown)
-        for found, told in zip(*(re.findall(r"(\d+) bytes", text) for text in (done.stdout, shown)), strict=True):
+        for found, told in zip(
+            *(re.findall(r"(\d+) bytes", text) for text in (done.stdout + done.stderr, shown)), strict=True
+        ):
             assert int(found) == pytest.approx(int(told), rel=0.01)  # the net's floats differ a little by machine
 
 
