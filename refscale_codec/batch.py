@@ -7,11 +7,13 @@ known by size and time of modification, and files beside them by content.
 
 import hashlib
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from refscale_codec.fileformat import container
 from refscale_codec.picture import files, sidecars
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE
 from refscale_codec.study.pairs import SUFFIXES
 from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
@@ -36,6 +39,8 @@ DONE = "done"
 
 Line = dict[str, Any]
 
+_MOST_BANDS = 255
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,6 +49,7 @@ class Settings:
     weights: Path
     fingerprint: str  # of the weights
     rate: Rate = Rate()
+    ranges: Callable[[int], Declared] | None = None  # the values to code, by how many bands a picture has
     output_hash: bool = False
     reference_name: bool | None = None
     strip: bool = False
@@ -53,7 +59,8 @@ class Settings:
 
     def decisive(self) -> list[Any]:
         """Return what files depend on, up to how the machine rounds."""
-        return [self.fingerprint, self.rate, self.output_hash, self.reference_name, self.strip, __version__]
+        ranges = None if self.ranges is None else str(self.ranges(_MOST_BANDS))
+        return [self.fingerprint, self.rate, ranges, self.output_hash, self.reference_name, self.strip, __version__]
 
 
 class Item(NamedTuple):
@@ -246,10 +253,28 @@ def _start(settings: Settings, prepare: Callable[[], None], explain: Callable[[E
 
 def _work(task: Task) -> tuple[Line, bytes]:
     settings, explain = _PROCESS[0]
+    with _warnings() as told:
+        try:
+            line, data = code(task, settings)
+        except Exception as error:
+            line, data = _failed(task, explain(error)), b""
+    return line | {"warnings": [printable(text) for text in told]}, data
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect what is warned of, instead of printing it without the name of the picture."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(__package__)
+    logger.addHandler(handler)
     try:
-        return code(task, settings)
-    except Exception as error:
-        return _failed(task, explain(error)), b""
+        with warnings.catch_warnings(record=True) as caught:
+            yield told
+        told += [str(warning.message) for warning in caught]
+    finally:
+        logger.removeHandler(handler)
 
 
 def _saved(task: Task, line: Line, data: bytes, *, replace: bool) -> Line:
@@ -282,6 +307,7 @@ def _line(task: Task, **known: Any) -> Line:
         "picture": printable(str(item.picture)),
         "reference_picture": None if item.reference is None else printable(str(item.reference)),
         **dict.fromkeys(("bytes", "bpp", "reference", "quality", "psnr", "seconds", "error")),
+        "warnings": [],
         "sha256": task.written,
         "key": task.key,
     }
@@ -304,6 +330,7 @@ def code(task: Task, settings: Settings) -> tuple[Line, bytes]:
         older,
         model.kept(settings.weights, settings.device),
         settings.rate,
+        value_range=None if settings.ranges is None else settings.ranges(image.bands),
         output_hash=settings.output_hash,
         reference_name=settings.reference_name,
         strip=settings.strip,

@@ -152,6 +152,26 @@ def test_files_are_those_of_encode_and_lines_tell_of_them(
     assert summary["bytes"] == sum(line["bytes"] for line in told)
 
 
+def test_values_to_code_are_those_of_encode(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], refscale: Callable[..., Outcome], tiny_weights: Path
+) -> None:
+    (place / "deep").mkdir()
+    PIL.Image.fromarray(np.asarray(drawn(1))[..., 0].astype(np.uint16) * 30).save(place / "deep" / "a.png")
+    outcome, coded = run("deep", "-o", "out", "--range", "0,5000")
+    assert (outcome.code, coded) == (0, ["a.rsc"]), outcome.err
+    data = (place / "out" / "a.rsc").read_bytes()
+    assert data == encoded(refscale, tiny_weights, "deep/a.png", "--range", "0,5000")
+    assert run("deep", "-o", "out", "--range", "0, 5000")[1] == []  # which says the same
+    outcome, coded = run("deep", "-o", "out", "--range", "0,5500")
+    assert coded == ["a.rsc"]
+    (line,) = lines(place / "out")
+    (warning,) = line["warnings"]
+    assert "lie beyond the range 0..5500: clipped" in warning
+    assert outcome.err.splitlines()[0] == f"a.rsc: {warning}"
+    outcome, coded = run("deep", "-o", "out", "--range", "0;6000")
+    assert (outcome.code, coded) == (2, [])
+
+
 def test_a_second_run_codes_only_what_is_missing_or_has_changed(
     place: Path, run: Callable[..., tuple[Outcome, list[str]]]
 ) -> None:

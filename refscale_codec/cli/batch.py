@@ -67,6 +67,10 @@ def batch(
     codec_name: Annotated[
         str | None, option("--codec", metavar="NAME", help=f"{lrcodec.choices()}.", group=CODING)
     ] = None,
+    value_range: Annotated[
+        list[str] | None,
+        option("--range", metavar="LOW,HIGH", help="Values to code, or BAND:LOW,HIGH; may be repeated.", group=CODING),
+    ] = None,
     strip: Annotated[
         bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)
     ] = False,
@@ -119,6 +123,7 @@ def batch(
             path,
             weights_files.load(path).fingerprint.hex(),
             rate,
+            partial(options.ranges_of, value_range) if value_range else None,
             output_hash=output_hash,
             reference_name=None if ref_name is None else ref_name == "yes",
             strip=strip,
@@ -145,6 +150,8 @@ def batch(
         )
         with closing(results) as lines:
             for done, line in enumerate(lines, 1):
+                for warning in line["warnings"]:
+                    terminal.say(quiet, f"{line['file']}: {warning}")
                 if line["error"] is None:
                     size += line["bytes"]
                 else:
@@ -167,8 +174,8 @@ def batch(
         "seconds": round(time.monotonic() - begun, 3),
     }
     told = f"{folder}: {facts['coded']} of {len(tasks)} pictures coded, to {size} bytes"
-    told += f"; {facts['unchanged']} were already" * bool(facts["unchanged"])
-    told += f"; {facts['without_reference']} have no reference" * bool(facts["without_reference"])
+    told += f"; {facts['unchanged']} were coded already" * bool(facts["unchanged"])
+    told += f"; {facts['without_reference']} without a reference" * bool(facts["without_reference"])
     terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
     if failed:
         raise BatchError(f"{failed} of {len(tasks)} pictures could not be coded; {folder / batches.JOURNAL} has why")
