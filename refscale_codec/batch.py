@@ -224,7 +224,10 @@ def run(
         with journal.appending(folder / JOURNAL) as append, closing(workers.run(_work, wanted, jobs, start)) as results:
             for task, made in results:
                 if made is None:
-                    line = _failed(task, "the process that coded it ended by itself twice, perhaps for lack of memory")
+                    line = _failed(
+                        task,
+                        "its process ended by itself twice, perhaps for lack of memory; fewer --jobs need less",
+                    )
                 else:
                     line = _saved(task, *made, replace=settings.replace)
                 append(line)

@@ -252,7 +252,7 @@ def test_a_process_that_dies_twice_is_the_error_of_its_picture(
     outcome, _ = run("new", "-o", "out")
     assert outcome.code == 9
     assert {line["error"] for line in lines(place / "out")} == {
-        "the process that coded it ended by itself twice, perhaps for lack of memory"
+        "its process ended by itself twice, perhaps for lack of memory; fewer --jobs need less"
     }
 
 

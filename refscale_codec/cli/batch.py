@@ -84,7 +84,12 @@ def batch(
     tile: TileOption = None,
     jobs: Annotated[
         int | None,
-        option("--jobs", metavar="N", help="Processes, which share the cores; one a core by default.", group=COMPUTING),
+        option(
+            "--jobs",
+            metavar="N",
+            help="Processes sharing the cores; one a core, on a GPU one.",
+            group=COMPUTING,
+        ),
     ] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -141,7 +146,7 @@ def batch(
         except OSError as error:
             why = "there is a file of that name" if folder.is_file() else reason(error)
             raise UsageError(f"cannot make the folder {folder}: {why}") from None
-        processes = min(jobs or cores(), max(1, wanted))
+        processes = min(jobs or (cores() if settings.device == "cpu" else 1), max(1, wanted))
         threads = max(1, cores() // processes)
         begun = said = time.monotonic()
         failed = size = 0
