@@ -244,6 +244,10 @@ def _without_a_word() -> None:
     raise MemoryError
 
 
+def _of_the_linker_by_ctypes() -> None:
+    raise OSError("libgomp.so.1: failed to map segment from shared object")  # without a number, as ctypes does
+
+
 def _behind_another() -> None:
     try:
         _of_torch()
@@ -258,6 +262,7 @@ SHORTAGES = [
     _of_numpy,
     _of_opencv,
     _of_the_linker,
+    _of_the_linker_by_ctypes,
     _of_the_system,
     _behind_another,
 ]

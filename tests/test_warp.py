@@ -37,8 +37,10 @@ def alignments(draw: st.DrawFn, largest: int = 200) -> Alignment:
     one = 1 << Transform.bits(height, width)
     limits = [1 << 30] * 2 + [64 * one] * 4 + [4 * one] * 2
     pairs = draw(st.integers(0, 4))
-    near = st.integers(-300, 300)
-    numbers = [draw(near | st.integers(-limit, limit)) for limit in limits[: 2 * pairs]]
+    near = [min(300, limit) for limit in limits]
+    numbers = [
+        draw(st.integers(-x, x) | st.integers(-y, y)) for x, y in list(zip(near, limits, strict=True))[: 2 * pairs]
+    ]
     if pairs == 2:
         numbers += [-numbers[3], numbers[2]]
     rng, reach = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.sampled_from([0, 1, 5, 64]))

@@ -75,7 +75,7 @@ def main() -> NoReturn:
     except BrokenPipeError:  # who reads stdout has gone
         code = 1
     except OSError as error:
-        if error.filename is not None:  # a bug: it should be a RefscaleError
+        if error.filename is not None or error.errno is None:  # a bug, or lack of memory: see `memory.told`
             raise
         unwritable = reason(error)  # help and completion are written by Typer
     unflushed, _ = process.flush(sys.stdout), process.flush(sys.stderr)

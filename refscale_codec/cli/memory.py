@@ -29,7 +29,7 @@ def is_lacking(error: BaseException) -> bool:
     """Return whether an error, or one that led to it, is a failed allocation."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError):
+        if isinstance(cause, OSError) and cause.errno is not None:  # the dynamic linker's have none
             found = cause.errno == errno.ENOMEM
         else:
             no_stack = "can't start new thread" in str(cause) and limit() is not None
