@@ -119,7 +119,7 @@ def guided() -> Iterator[None]:
 @contextmanager
 def soap() -> Iterator[None]:
     """Train hidden kernels with SOAP (Vyas et al., arXiv 2409.11321), as the package pytorch-optimizer has it."""
-    import pytorch_optimizer
+    import pytorch_optimizer  # type: ignore[import-not-found,unused-ignore]
 
     def of(kernels: list[nn.Parameter], lr: float) -> Any:
         return pytorch_optimizer.SOAP(kernels, lr=lr, weight_decay=0.0)
