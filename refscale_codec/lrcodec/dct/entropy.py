@@ -10,6 +10,8 @@ error; both select one of a few hundred distributions for the range coder.
 All arithmetic is exact: integers, or floats that hold integers, below 2^24 in single precision and 2^53 in double. So a
 file decodes the same on every machine.
 Weights and distributions are in `tables.npz`, fitted by `benchmarks/fit_entropy_model.py`; they are part of the format.
+
+The module is longer than others are: scan, contexts and coding are one description of one payload.
 """
 
 from collections.abc import Callable, Iterator
