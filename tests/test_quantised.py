@@ -1,4 +1,5 @@
 import logging
+import time
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_gradients_are_those_of_the_convolution_of_floats(monkeypatch, carrier):
 def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     device, usual = torch.device("cpu"), quantised.EightBits.__call__
-    look = quantised.in_eight_bits.__wrapped__
+    look = quantised.exact_in_eight_bits
     monkeypatch.setattr(quantised.EightBits, "__call__", lambda layer, x: usual(layer, x).clamp(max=2.0**14))
     assert not look(device)
 
@@ -75,6 +76,15 @@ def test_saturating_or_missing_convolutions_of_eight_bits_are_not_used(monkeypat
     assert not look(device)
     assert caplog.messages == ["no convolutions of 8-bit integers: no such operator"]
     assert not look(torch.device("meta"))
+
+
+def test_slow_convolutions_of_eight_bits_are_not_used(monkeypatch):
+    look, usual = quantised.in_eight_bits.__wrapped__, quantised.EightBits.__call__
+    monkeypatch.setattr(quantised, "exact_in_eight_bits", lambda device: True)
+    monkeypatch.setattr(quantised.EightBits, "__call__", lambda layer, x: (time.sleep(0.02), usual(layer, x))[1])
+    assert not look(torch.device("cpu"))
+    monkeypatch.setattr(quantised.EightBits, "__call__", lambda layer, x: x)
+    assert look(torch.device("cpu"))
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,9 +8,9 @@ itself.
 
 So the same integers may be carried in bfloat16, or in float32 or float64 and rounded to bfloat16 after each operation
 (`carried`): the bits are equal. Between bfloat16, convolutions are computed on 8-bit integers where torch can do that
-without saturating (`in_eight_bits`; AVX-512 VNNI and AMX: four times as fast as float32), else in bfloat16. Every
-operation is one of IEEE 754's on single elements, or such a convolution; there is no exp, tanh or division by what was
-computed.
+without saturating, and is faster so (`in_eight_bits`; AVX-512 VNNI and AMX: four times as fast as float32), else in
+bfloat16. Every operation is one of IEEE 754's on single elements, or such a convolution; there is no exp, tanh or
+division by what was computed.
 """
 
 import copy
@@ -108,17 +108,22 @@ def faster_float(device: torch.device) -> torch.dtype:
     return _faster(lambda x: layers[x.dtype](x), (1, 64, 96, 96), device)
 
 
-@torch.inference_mode()
 def _faster(work: Callable[[Tensor], Tensor], shape: tuple[int, ...], device: torch.device) -> torch.dtype:
     """Return float32 or bfloat16, whichever some work on a tensor takes less time in."""
-    taken: dict[torch.dtype, float] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        for _ in range(6):  # other work may disturb some
-            start = time.perf_counter()
-            float(work(x)[0, 0, 0, 0])
-            taken[dtype] = min(taken.get(dtype, math.inf), time.perf_counter() - start)
+    inputs = (torch.ones(shape, device=device, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    taken = {x.dtype: _seconds(work, x.contiguous(memory_format=torch.channels_last)) for x in inputs}
     return min(taken, key=lambda dtype: taken[dtype])
+
+
+@torch.inference_mode()
+def _seconds(work: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Return the time that some work on a tensor takes: the shortest of some, since other work may disturb."""
+    shortest = math.inf
+    for _ in range(6):
+        start = time.perf_counter()
+        float(work(x)[0, 0, 0, 0])
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
 
 
 class EightBits:
@@ -170,6 +175,19 @@ class _Convolve(torch.autograd.Function):
 
 @cache
 def in_eight_bits(device: torch.device) -> bool:
+    """Return whether `EightBits` is exact here and faster than float32; the pixels are the same without it.
+
+    Without AVX-512 VNNI, oneDNN may fall back to an implementation a hundred times slower.
+    """
+    if not exact_in_eight_bits(device):
+        return False
+    shapes = (1, 64, 16, 16), (64, 64, 3, 3)
+    x, weight = (torch.ones(shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
+    in_floats = partial(functional.conv2d, weight=weight, bias=torch.ones(64), padding=1)
+    return _seconds(EightBits(weight.to(torch.int8), torch.ones(64), torch.ones(64), False), x) < _seconds(in_floats, x)
+
+
+def exact_in_eight_bits(device: torch.device) -> bool:
     """Return whether `EightBits` works here and is exact: without VNNI, processors add with saturation.
 
     If not, the same pixels are computed in another way, so whatever the operators raise is a reason, and logged.
