@@ -1,5 +1,6 @@
 """Help, version, completion and what starts without torch."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import typer
 from conftest import ROOT, Outcome
 
 import refscale_codec
-from refscale_codec.cli import interrupt, main
+from refscale_codec.cli import batch, coding, interrupt, main
 from refscale_codec.errors import RefscaleError
 
 COMMANDS = [
@@ -74,6 +75,14 @@ def test_options_take_one_line_each_in_groups(
 def test_every_command_can_be_quiet() -> None:
     for name, command in typer.main.get_command(main.app).commands.items():  # type: ignore[attr-defined]
         assert "-q" in [option for parameter in command.params for option in parameter.opts], name
+
+
+def test_encode_and_batch_share_the_options_of_coding() -> None:
+    one, many = (inspect.signature(command).parameters for command in (coding.encode, batch.batch))
+    of_their_own = {"ref", "output", "folder", "force", "dry_run"}  # of one file, and of a folder of files
+    shared = one.keys() & many.keys() - of_their_own
+    assert {"quality", "target_psnr", "value_range", "ref_name", "tile", "weights"} <= shared
+    assert [name for name in shared if one[name].annotation is not many[name].annotation] == []
 
 
 def test_shells_can_complete_commands_and_options(place: Path) -> None:

@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refscale_codec import lrcodec
 from refscale_codec.cli import memory, options, process, terminal
 from refscale_codec.cli.options import (
-    CODING,
     COMPUTING,
     FILES,
+    CodecOption,
     DeviceOption,
     JsonOption,
+    OutputHashOption,
+    QualityOption,
     QuietOption,
+    RangeOption,
+    RefNameOption,
+    ScaleOption,
+    StripOption,
+    TargetBppOption,
+    TargetBytesOption,
+    TargetPsnrOption,
     TileOption,
     WeightsOption,
     option,
@@ -48,39 +56,16 @@ def batch(
         bool, option("--force", "-f", help="Overwrite files that no earlier run has written.", group=FILES)
     ] = False,
     dry_run: Annotated[bool, option("--dry-run", help="Only list what would be done.", group=FILES)] = False,
-    quality: Annotated[
-        int | None,
-        option("--quality", metavar="1..100", help="Higher is better and larger; 75 by default.", group=CODING),
-    ] = None,
-    target_bytes: Annotated[
-        int | None, option("--target-bytes", metavar="N", help="Largest size of each file.", group=CODING)
-    ] = None,
-    target_bpp: Annotated[
-        float | None, option("--target-bpp", metavar="N", help="Largest size in bits per pixel.", group=CODING)
-    ] = None,
-    target_psnr: Annotated[
-        float | None, option("--target-psnr", metavar="DB", help="Lowest PSNR of each decoded picture.", group=CODING)
-    ] = None,
-    scale: Annotated[
-        int | None, option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=CODING)
-    ] = None,
-    codec_name: Annotated[
-        str | None, option("--codec", metavar="NAME", help=f"{lrcodec.choices()}.", group=CODING)
-    ] = None,
-    value_range: Annotated[
-        list[str] | None,
-        option("--range", metavar="LOW,HIGH", help="Values to code, or BAND:LOW,HIGH; may be repeated.", group=CODING),
-    ] = None,
-    strip: Annotated[
-        bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)
-    ] = False,
-    ref_name: Annotated[
-        str | None,
-        option("--ref-name", metavar="yes|no", help="Keep the reference's name; else beside metadata.", group=CODING),
-    ] = None,
-    output_hash: Annotated[
-        bool, option("--output-hash", help="Also decode, and store a hash of what comes out.", group=CODING)
-    ] = False,
+    quality: QualityOption = None,
+    target_bytes: TargetBytesOption = None,
+    target_bpp: TargetBppOption = None,
+    target_psnr: TargetPsnrOption = None,
+    scale: ScaleOption = None,
+    codec_name: CodecOption = None,
+    value_range: RangeOption = None,
+    strip: StripOption = False,
+    ref_name: RefNameOption = None,
+    output_hash: OutputHashOption = False,
     tile: TileOption = None,
     jobs: Annotated[
         int | None,
@@ -112,8 +97,7 @@ def batch(
 
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
-    if ref_name not in (None, "yes", "no"):
-        raise UsageError(f"--ref-name must be yes or no, not {ref_name}")
+    named = options.reference_name_of(ref_name)
     options.require_positive(jobs=jobs)
     with terminal.progress(quiet or dry_run) as step:
         step("starting")
@@ -130,7 +114,7 @@ def batch(
             rate,
             partial(options.ranges_of, value_range) if value_range else None,
             output_hash=output_hash,
-            reference_name=None if ref_name is None else ref_name == "yes",
+            reference_name=named,
             strip=strip,
             tile=TILE if tile is None else tile,
             device=terminal.device_named(device),

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from refscale_codec import lrcodec
 from refscale_codec.cli import options, terminal
 from refscale_codec.cli.options import (
-    CODING,
     FILES,
+    CodecOption,
     DeviceOption,
     FileArgument,
     ForceOption,
@@ -19,16 +18,25 @@ from refscale_codec.cli.options import (
     JsonOption,
     MemoryOption,
     NamedOutputOption,
+    OutputHashOption,
     PageOption,
+    QualityOption,
     QuietOption,
+    RangeOption,
+    RefNameOption,
     RefOption,
     RefPageOption,
+    ScaleOption,
+    StripOption,
+    TargetBppOption,
+    TargetBytesOption,
+    TargetPsnrOption,
     ThreadsOption,
     TileOption,
     WeightsOption,
     option,
 )
-from refscale_codec.errors import ReferenceMismatch, UsageError, naming
+from refscale_codec.errors import ReferenceMismatch, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -43,52 +51,16 @@ def encode(
     dry_run: Annotated[
         bool, option("--dry-run", help="Write nothing, but say what would be written.", group=FILES)
     ] = False,
-    quality: Annotated[
-        int | None,
-        option("--quality", metavar="1..100", help="Higher is better and larger; 75 by default.", group=CODING),
-    ] = None,
-    target_bytes: Annotated[
-        int | None,
-        option("--target-bytes", metavar="N", help="Largest size of the file, instead of --quality.", group=CODING),
-    ] = None,
-    target_bpp: Annotated[
-        float | None,
-        option("--target-bpp", metavar="N", help="Largest size in bits per pixel of the picture.", group=CODING),
-    ] = None,
-    target_psnr: Annotated[
-        float | None, option("--target-psnr", metavar="DB", help="Lowest PSNR of the decoded picture.", group=CODING)
-    ] = None,
-    scale: Annotated[
-        int | None, option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=CODING)
-    ] = None,
-    codec_name: Annotated[
-        str | None,
-        option(
-            "--codec",
-            metavar="NAME",
-            help=f"{lrcodec.choices()}.",
-            group=CODING,
-        ),
-    ] = None,
-    value_range: Annotated[
-        list[str] | None,
-        option(
-            "--range",
-            metavar="LOW,HIGH",
-            help="Values to code, or BAND:LOW,HIGH; may be repeated.",
-            group=CODING,
-        ),
-    ] = None,
-    strip: Annotated[
-        bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)
-    ] = False,
-    ref_name: Annotated[
-        str | None,
-        option("--ref-name", metavar="yes|no", help="Keep the reference's name; else beside metadata.", group=CODING),
-    ] = None,
-    output_hash: Annotated[
-        bool, option("--output-hash", help="Also decode, and store a hash of what comes out.", group=CODING)
-    ] = False,
+    quality: QualityOption = None,
+    target_bytes: TargetBytesOption = None,
+    target_bpp: TargetBppOption = None,
+    target_psnr: TargetPsnrOption = None,
+    scale: ScaleOption = None,
+    codec_name: CodecOption = None,
+    value_range: RangeOption = None,
+    strip: StripOption = False,
+    ref_name: RefNameOption = None,
+    output_hash: OutputHashOption = False,
     tile: TileOption = None,
     max_memory: MemoryOption = None,
     threads: ThreadsOption = None,
@@ -119,8 +91,7 @@ def encode(
 
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
-    if ref_name not in (None, "yes", "no"):
-        raise UsageError(f"--ref-name must be yes or no, not {ref_name}")
+    named = options.reference_name_of(ref_name)
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
     inputs = picture, ref, weights
     terminal.require_inputs(*inputs)
@@ -151,7 +122,7 @@ def encode(
             rate,
             value_range=limits,
             output_hash=output_hash,
-            reference_name=None if ref_name is None else ref_name == "yes",
+            reference_name=named,
             strip=strip,
             tile=side,
             step=step,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from refscale_codec import lrcodec
 from refscale_codec.errors import UsageError
 from refscale_codec.picture import tiles
 
@@ -43,6 +44,37 @@ PageOption = Annotated[
 ]
 RefPageOption = Annotated[
     int | None, option("--ref-page", metavar="N", help="The same, of the reference.", group=FILES)
+]
+QualityOption = Annotated[
+    int | None,
+    option("--quality", metavar="1..100", help="Higher is better and larger; 75 by default.", group=CODING),
+]
+TargetBytesOption = Annotated[
+    int | None,
+    option("--target-bytes", metavar="N", help="Largest size of a file, instead of --quality.", group=CODING),
+]
+TargetBppOption = Annotated[
+    float | None,
+    option("--target-bpp", metavar="N", help="Largest size in bits per pixel of the picture.", group=CODING),
+]
+TargetPsnrOption = Annotated[
+    float | None, option("--target-psnr", metavar="DB", help="Lowest PSNR of the decoded picture.", group=CODING)
+]
+ScaleOption = Annotated[
+    int | None, option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=CODING)
+]
+CodecOption = Annotated[str | None, option("--codec", metavar="NAME", help=f"{lrcodec.choices()}.", group=CODING)]
+RangeOption = Annotated[
+    list[str] | None,
+    option("--range", metavar="LOW,HIGH", help="Values to code, or BAND:LOW,HIGH; may be repeated.", group=CODING),
+]
+StripOption = Annotated[bool, option("--strip", help="Drop colour profile, EXIF, XMP and georeference.", group=CODING)]
+RefNameOption = Annotated[
+    str | None,
+    option("--ref-name", metavar="yes|no", help="Keep the reference's name; else beside metadata.", group=CODING),
+]
+OutputHashOption = Annotated[
+    bool, option("--output-hash", help="Also decode, and store a hash of what comes out.", group=CODING)
 ]
 WeightsOption = Annotated[
     Path | None,
@@ -134,3 +166,10 @@ def ranges_of(texts: list[str], bands: int) -> dict[int, tuple[float, float]]:
 def named(argument: str) -> str:
     """Return the option for an argument of Python, such as --target-bytes for target_bytes."""
     return f"--{argument.replace('_', '-')}"
+
+
+def reference_name_of(choice: str | None) -> bool | None:
+    """Return whether --ref-name keeps the name of the reference; None if it is not given. UsageError for others."""
+    if choice not in (None, "yes", "no"):
+        raise UsageError(f"--ref-name must be yes or no, not {choice}")
+    return None if choice is None else choice == "yes"
