@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from refscale_codec import __version__, journal, workers
 from refscale_codec.api.functions import encode_image
 from refscale_codec.api.request import Rate
-from refscale_codec.errors import ImageError, UsageError, printable, reason
+from refscale_codec.errors import OutputError, UsageError, printable, writing
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files, sidecars
 from refscale_codec.picture import image as pictures
@@ -145,7 +145,7 @@ def plan(items: Iterable[Item], settings: Settings, folder: Path) -> list[Task]:
         settings: what they are to be coded with.
         folder: of the output; need not exist.
     """
-    known = {line.get("file"): line for line in _journal(folder)}
+    known = {line.get("file"): line for line in journal.read(folder / JOURNAL)}
     tasks = []
     for item in items:
         key, line = _key(item, settings), known.get(item.file)
@@ -157,13 +157,6 @@ def plan(items: Iterable[Item], settings: Settings, folder: Path) -> list[Task]:
             state = DONE if line.get("key") == key and _size(folder / item.file) == line.get("bytes") else "changed"
         tasks.append(Task(item, folder, key, state, None if line is None else line.get("sha256")))
     return tasks
-
-
-def _journal(folder: Path) -> list[Line]:
-    try:
-        return journal.read(folder / JOURNAL)
-    except OSError as error:
-        raise ImageError(f"cannot read {folder / JOURNAL}: {reason(error)}") from None
 
 
 def _size(path: Path) -> int | None:
@@ -216,29 +209,27 @@ def run(
         explain: turns an exception into the line of an error; can be pickled.
 
     Raises:
-        ImageError: the journal cannot be written.
+        OutputError: the journal cannot be written.
     """
     wanted = [task for task in tasks if task.state != DONE]
     start = partial(_start, settings, prepare, explain)
-    try:
-        with journal.appending(folder / JOURNAL) as append, closing(workers.run(_work, wanted, jobs, start)) as results:
-            for task, made in results:
-                if made is None:
-                    line = _failed(
-                        task,
-                        "its process ended by itself twice, perhaps for lack of memory; fewer --jobs need less",
-                    )
-                else:
-                    line = _saved(task, *made, replace=settings.replace)
-                append(line)
-                yield line
-        last = {line.get("file"): line for line in _journal(folder)}
-        order = [last.pop(task.item.file) for task in tasks if task.item.file in last]
-        text = b"".join(map(journal.line, [*last.values(), *order]))
+    with journal.appending(folder / JOURNAL) as append, closing(workers.run(_work, wanted, jobs, start)) as results:
+        for task, made in results:
+            if made is None:
+                line = _failed(
+                    task,
+                    "its process ended by itself twice, perhaps for lack of memory; fewer --jobs need less",
+                )
+            else:
+                line = _saved(task, *made, replace=settings.replace)
+            append(line)
+            yield line
+    last = {line.get("file"): line for line in journal.read(folder / JOURNAL)}
+    order = [last.pop(task.item.file) for task in tasks if task.item.file in last]
+    text = b"".join(map(journal.line, [*last.values(), *order]))
+    with writing(folder / JOURNAL):
         if text != (folder / JOURNAL).read_bytes():
             files.write_atomically(folder / JOURNAL, text)
-    except OSError as error:
-        raise ImageError(f"cannot write {folder / JOURNAL}: {reason(error)}") from None
 
 
 class _Process(NamedTuple):
@@ -286,14 +277,15 @@ def _saved(task: Task, line: Line, data: bytes, *, replace: bool) -> Line:
     if line["error"] is not None:
         return line
     try:
-        if output.exists():
-            there = hashlib.sha256(output.read_bytes()).hexdigest()
-            if not (replace or there in (line["sha256"], task.written)):
-                return _failed(task, f"{output} exists, and no earlier run has written it: -f overwrites it")
-        output.parent.mkdir(parents=True, exist_ok=True)
+        with writing(output):
+            if output.exists():
+                there = hashlib.sha256(output.read_bytes()).hexdigest()
+                if not (replace or there in (line["sha256"], task.written)):
+                    return _failed(task, f"{output} exists, and no earlier run has written it: -f overwrites it")
+        files.make_folder(output.parent)
         files.write_atomically(output, data)
-    except OSError as error:
-        return _failed(task, f"cannot write {output}: {reason(error)}")
+    except OutputError as error:
+        return _failed(task, str(error))
     return line
 
 

@@ -2,13 +2,14 @@
 
     RefscaleError                anything a user can cause; the message says what, where and what was expected
     ├── UsageError           2   options that exclude each other or would have no effect
-    ├── ImageError           3   a picture that is missing, damaged, unwritable or of an unsupported kind
+    ├── ImageError           3   a picture that is missing, damaged or of an unsupported kind
     ├── ContainerError       4   a file that is not a `.rsc` file, or a damaged or too new one
     ├── WeightsError         5   weights that are missing, damaged, or not those of the file
     ├── ReferenceMismatch    6   the reference is missing, or another one
     ├── TargetError          7   a size or PSNR that no quality reaches
     ├── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
-    └── BatchError           9   pictures of a batch that could not be coded; all others are
+    ├── BatchError           9   pictures of a batch that could not be coded; all others are
+    └── OutputError         10   a file, a folder or stdout that cannot be written
 
 `cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug, keeps its traceback
 and exits with 1, as does a command whose reader closes the pipe; Ctrl-C gives 130 (`cli.interrupt`). `docs/FORMAT.md`
@@ -34,7 +35,7 @@ class UsageError(RefscaleError):
 
 
 class ImageError(RefscaleError):
-    """A picture that cannot be read, written or coded."""
+    """A picture that cannot be read or coded."""
 
     exit_code = 3
 
@@ -73,6 +74,21 @@ class BatchError(RefscaleError):
     """Some pictures of a batch could not be coded. Only the command raises it, when all others are."""
 
     exit_code = 9
+
+
+class OutputError(RefscaleError):
+    """A file, a folder or stdout that cannot be written; nothing half-written is left."""
+
+    exit_code = 10
+
+
+@contextmanager
+def writing(output: object) -> Iterator[None]:
+    """Raise an OutputError that names an output in place of any OSError or ValueError (of a name) raised inside."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {output}: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:

@@ -6,16 +6,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from refscale_codec.errors import OutputError, reason, writing
+
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a journal, none if there is no such file; lines that were cut short are left out."""
+    """Return the lines of a journal, none if there is no such file; lines that were cut short are left out.
+
+    Raises:
+        OutputError: it cannot be read, so it cannot be gone on with.
+    """
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {reason(error)}") from None
     lines = []
-    with suppress(FileNotFoundError):
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                line = json.loads(text)
-                if isinstance(line, dict):
-                    lines.append(line)
+    for text in texts:
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                lines.append(line)
     return lines
 
 
@@ -26,15 +37,24 @@ def line(fields: dict[str, Any]) -> bytes:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that appends a line, which is in the file when it returns."""
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":  # the last line was cut short
-                file.write(b"\n")
+    """Yield a function that appends a line, which is in the file when it returns.
+
+    Raises:
+        OutputError: the journal cannot be written; by that function, too.
+    """
+    with writing(path):
+        file = path.open("a+b", buffering=0)
+    with file:
+        with writing(path):
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":  # the last line was cut short
+                    file.write(b"\n")
 
         def append(fields: dict[str, Any]) -> None:
-            file.write(line(fields))
-            file.flush()
+            with writing(path):
+                data = line(fields)
+                while data:  # a disk that is nearly full takes a part
+                    data = data[file.write(data) :]
 
         yield append

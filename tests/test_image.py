@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, OutputError, UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.picture import formats, image
 from refscale_codec.picture.image import Image
@@ -447,7 +447,7 @@ def test_what_is_written_of_any_kind_is_read_back(
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_and_told_what_can(kind: str, dtype: str, depth: int, said: str) -> None:
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(UsageError) as caught:
         image.to_bytes(Image(np.zeros((2, 2, depth), dtype)), kind)
     assert str(caught.value).startswith(said)
 
@@ -463,7 +463,7 @@ def test_formats_hold_exactly_what_is_said(dtype: str, depth: int, kind: str, al
         assert np.array_equal(np.broadcast_to(samples, back.pixels.shape), back.pixels)
         assert (back.alpha is not None) == alpha
     else:
-        with pytest.raises(ImageError, match="cannot hold"):
+        with pytest.raises(UsageError, match="cannot hold"):
             image.to_bytes(picture, kind)
 
 
@@ -629,35 +629,35 @@ def test_an_explicit_format_overrides_the_suffix(tmp_path: Path) -> None:
 
 def test_jpeg_output_is_refused_because_it_is_lossy(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.JPEG"):
-        with pytest.raises(ImageError, match="JPEG is lossy"):
+        with pytest.raises(UsageError, match="JPEG is lossy"):
             image.write(Image(RGB), tmp_path / name)
-    with pytest.raises(ImageError, match="JPEG is lossy"):
+    with pytest.raises(UsageError, match="JPEG is lossy"):
         image.write(Image(RGB), tmp_path / "a.png", format="jpeg")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_suffix_or_format_is_refused(tmp_path: Path) -> None:
     for name, value in (("a.bmp", "'.bmp'"), ("a", "a has no suffix")):
-        with pytest.raises(ImageError, match=value):
+        with pytest.raises(UsageError, match=value):
             image.write(Image(RGB), tmp_path / name)
-    with pytest.raises(ImageError, match="'gif'"):
+    with pytest.raises(UsageError, match="'gif'"):
         image.to_bytes(Image(RGB), "gif")
 
 
 def test_a_picture_too_wide_for_webp_is_refused() -> None:
     wide = Image(np.zeros((1, 16_384, 3), dtype=np.uint8))
-    with pytest.raises(ImageError, match=r"WebP .* 16383 pixels a side, .* 16384; PNG and TIFF can: name the output"):
+    with pytest.raises(UsageError, match=r"WebP .* 16383 pixels a side, .* 16384; PNG and TIFF can: name the output"):
         image.to_bytes(wide, "webp")
 
 
 def test_a_missing_folder_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"there is no folder .*absent"):
+    with pytest.raises(OutputError, match=r"there is no folder .*absent"):
         image.write(Image(RGB), tmp_path / "absent" / "a.png")
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(ImageError, match=r"cannot write .*a\.png: Is a directory"):
+    with pytest.raises(OutputError, match=r"cannot write .*a\.png: Is a directory"):
         image.write(Image(RGB), tmp_path / "a.png")
     assert (tmp_path / "a.png").is_dir()
 
@@ -671,7 +671,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     existing.write_bytes(b"the old one")
     monkeypatch.setattr(os, step, fail)
     for name in ("old.png", "new.png"):
-        with pytest.raises(ImageError, match=rf"cannot write .*{name}: No space left on device"):
+        with pytest.raises(OutputError, match=rf"cannot write .*{name}: No space left on device"):
             image.write(Image(RGB), tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
     assert existing.read_bytes() == b"the old one"

@@ -20,7 +20,7 @@ from conftest import Outcome
 
 from refscale_codec.cli import memory, process, terminal
 from refscale_codec.codec import encoder
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, OutputError
 from refscale_codec.model import Model
 from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
@@ -105,13 +105,15 @@ FULL = "No space left on device"
 @pytest.mark.parametrize(
     ("line", "code", "error"),
     [
-        ("info new.rsc >&-", 3, f"cannot write to stdout: {CLOSED}"),
-        ("--help >&-", 3, f"cannot write to stdout: {CLOSED}"),
+        ("info new.rsc >&-", 10, f"cannot write to stdout: {CLOSED}"),
+        ("encode new.png -o - --weights no.safetensors >&-", 10, f"cannot write to stdout: {CLOSED}"),
+        ("verify cut.rsc --json >/dev/full", 10, f"cannot write to stdout: {FULL}"),
+        ("--help >&-", 10, f"cannot write to stdout: {CLOSED}"),
         ("info - <&-", 4, f"cannot read stdin: {CLOSED}"),
         ("encode - -o out.rsc <&-", 3, f"cannot read stdin: {CLOSED}"),
-        ("--help >/dev/full", 3, f"cannot write to stdout: {FULL}"),
-        ("encode -h >/dev/full", 3, f"cannot write to stdout: {FULL}"),
-        ("--version >/dev/full", 3, f"cannot write to stdout: {FULL}"),
+        ("--help >/dev/full", 10, f"cannot write to stdout: {FULL}"),
+        ("encode -h >/dev/full", 10, f"cannot write to stdout: {FULL}"),
+        ("--version >/dev/full", 10, f"cannot write to stdout: {FULL}"),
     ],
 )
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -123,6 +125,69 @@ def test_a_stream_that_fails_is_one_message_and_an_exit_code(
     done = shell(f"refscale {line}")
     assert (done.returncode, done.stdout, done.stderr.decode()) == (code, b"", f"error: {error}\n")
     assert sorted(place.iterdir()) == before
+
+
+PRINTING = [  # each writes to stdout at its end; there are no such inputs, which is told where stdout is all right
+    "info cut.rsc",
+    "fingerprint no.png",
+    "verify cut.rsc --json",
+    "encode new.png -o - --weights no.safetensors",
+    "encode new.png -o out.rsc --json --weights no.safetensors",
+    "decode new.rsc -o - --weights no.safetensors",
+    "diff new.png --ref no.png -o -",
+    "extract-lr cut.rsc -o out.jpg --json",
+    "batch no -o out --json",
+    "batch no -o out --dry-run",
+    "train no.toml -o out",
+    "eval no.csv",
+    "eval no.csv -o -",
+    "rd-curve no.csv -o out",
+]
+
+
+@pytest.mark.parametrize("line", PRINTING)
+def test_a_stdout_that_fails_is_told_before_any_work(
+    refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    def closed() -> None:
+        raise OutputError("stdout is closed")
+
+    monkeypatch.setattr(terminal, "require_stdout", closed)
+    assert refscale(*line.split()) == Outcome(10, b"", "error: stdout is closed\n")
+
+
+def test_what_prints_nothing_needs_no_stdout(place: Path) -> None:
+    assert shell("refscale extract-lr new.rsc -o out.jpg >&-").returncode == 0
+    assert shell("refscale verify new.rsc --structure >&-").returncode == 0
+
+
+@pytest.mark.parametrize("words", [("batch", "new.png"), ("rd-curve", "new.png", "--coders", "jpeg")])
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_folder_of_results_that_cannot_be_written_is_told_with_its_code(
+    refscale: Callable[..., Outcome], place: Path, tiny_weights: Path, words: tuple[str, ...], journal: bool
+) -> None:
+    command, source, *others = words
+    if command == "batch":
+        source = "pairs.csv"
+        (place / source).write_text("target,reference\nnew.png,\n")
+    blocked = "out"
+    if journal:
+        blocked = f"out/{'batch' if command == 'batch' else 'rows'}.jsonl"
+        (place / blocked).mkdir(parents=True)
+    else:
+        (place / "out").write_text("")
+    outcome = refscale(command, source, "-o", "out", "--weights", tiny_weights, *others)
+    assert (outcome.code, outcome.out) == (10, b"")
+    assert outcome.err.startswith(
+        ("error: cannot make the folder out", f"error: cannot read {blocked}: Is a directory")
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_fills_up_is_told_with_its_code(refscale: Callable[..., Outcome], place: Path) -> None:
+    (place / "full.jpg").symlink_to("/dev/full")
+    outcome = refscale("extract-lr", "new.rsc", "-o", "full.jpg")
+    assert (outcome.code, outcome.err) == (10, "error: cannot write full.jpg: No space left on device\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

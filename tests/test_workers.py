@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from refscale_codec import journal, workers
+from refscale_codec.errors import OutputError
 
 PREPARED: list[str] = []
 
@@ -33,6 +34,19 @@ def test_a_process_that_dies_costs_its_own_task_only_and_is_tried_once_more(tmp_
     with closing(workers.run(work, tasks, 2, partial(prepare, "ready"))) as results:
         made = {task[0]: result for task, result in results}
     assert made == {number: None if number == 3 else ("ready", number * number) for number in range(1, 6)}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_journal_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="^cannot write /dev/full: No space left on device$"),
+        journal.appending(Path("/dev/full")) as append,
+    ):
+        append({"a": 1})
+    with pytest.raises(OutputError, match="^cannot write .*: Is a directory$"), journal.appending(tmp_path):
+        pass
+    with pytest.raises(OutputError, match="^cannot read .*: Is a directory$"):
+        journal.read(tmp_path)
 
 
 def test_a_journal_goes_on_behind_a_line_that_was_cut_short(tmp_path: Path) -> None:

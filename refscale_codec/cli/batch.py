@@ -30,7 +30,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import BatchError, RefscaleError, UsageError, reason
+from refscale_codec.errors import BatchError, RefscaleError
 
 if TYPE_CHECKING:
     from refscale_codec.batch import Task
@@ -99,10 +99,13 @@ def batch(
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
     options.require_positive(jobs=jobs)
+    if dry_run:
+        terminal.require_stdout()
     with terminal.progress(quiet or dry_run) as step:
         step("starting")
         from refscale_codec import batch as batches
         from refscale_codec import model as weights_files
+        from refscale_codec.picture import files
         from refscale_codec.picture.tiles import TILE
         from refscale_codec.study.environment import cores
 
@@ -125,11 +128,7 @@ def batch(
         if dry_run:
             _list(tasks, json_output)
             return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = "there is a file of that name" if folder.is_file() else reason(error)
-            raise UsageError(f"cannot make the folder {folder}: {why}") from None
+        files.make_folder(folder)
         processes = min(jobs or (cores() if settings.device == "cpu" else 1), max(1, wanted))
         threads = max(1, cores() // processes)
         begun = said = time.monotonic()

@@ -36,7 +36,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import ReferenceMismatch, naming
+from refscale_codec.errors import OutputError, ReferenceMismatch, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -216,7 +216,7 @@ def decode(
         kind = terminal.picture_format(output, format_name)
         formats.require_support(kind, described.dtype, described.depth, longest)
         if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):
-            geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
+            geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = terminal.read_reference(ref, ref_page)

@@ -4,7 +4,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from refscale_codec.cli import memory
+from refscale_codec.cli import memory, terminal
 from refscale_codec.errors import OutOfMemory, UsageError
 
 
@@ -26,8 +26,11 @@ class Command(TyperCommand):
         """Run the command.
 
         Raises:
+            OutputError: JSON is asked for, and stdout cannot be written to; before any work.
             OutOfMemory: an allocation failed, whoever reported it.
         """
+        if ctx.params.get("json_output"):
+            terminal.require_stdout()
         try:
             return super().invoke(ctx)
         except Exception as error:

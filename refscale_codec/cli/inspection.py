@@ -39,6 +39,7 @@ def info(
     quiet: QuietOption = False,
 ) -> None:
     """Show what a file holds, without decoding it."""
+    terminal.require_stdout()
     data, name = terminal.read(file), terminal.name_of(file)
     content = terminal.unpacked(data, name)
     with naming(name):
@@ -74,6 +75,7 @@ def fingerprint(
     """
     options.require_positive(page=page)
     terminal.require_inputs(*pictures)
+    terminal.require_stdout()
     found = {}
     for picture in pictures:
         found[terminal.name_of(picture)] = terminal.read_picture(picture, page).fingerprint().hex()

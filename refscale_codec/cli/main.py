@@ -13,11 +13,11 @@ import typer
 from refscale_codec import __version__
 from refscale_codec.cli import batch, coding, inspection, interrupt, process, study, terminal
 from refscale_codec.cli.command import Command
-from refscale_codec.errors import ImageError, RefscaleError, reason
+from refscale_codec.errors import OutputError, RefscaleError, reason
 
 EXIT_CODES = """
 Exit codes: 0 done, 2 usage, 3 a picture, 4 a .rsc file, 5 weights, 6 the reference, 7 a target out of reach, 8 memory,
-9 pictures of a batch, 130 interrupted.
+9 pictures of a batch, 10 the output, 130 interrupted.
 """
 
 app = typer.Typer(
@@ -82,5 +82,5 @@ def main() -> NoReturn:
     unwritable = unwritable or unflushed
     if unwritable is not None and code == 0:
         terminal.say(False, f"error: cannot write to stdout: {unwritable}")
-        code = ImageError.exit_code
+        code = OutputError.exit_code
     sys.exit(code)

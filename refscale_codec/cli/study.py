@@ -14,6 +14,7 @@ import typer
 from refscale_codec.cli import process, terminal
 from refscale_codec.cli.options import COMPUTING, FILES, DeviceOption, QuietOption, WeightsOption, option
 from refscale_codec.errors import UsageError, printable
+from refscale_codec.picture import files
 from refscale_codec.study.qualities import DOWNSCALED
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def train(
     """Train a net, or go on where the folder's checkpoint stopped."""
     if not minutes >= 0:
         raise UsageError(f"--minutes must be a number from 0 on, not {minutes}")
+    terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec.training import loop as training
@@ -91,6 +93,8 @@ def evaluate_command(
     """
     if weights is not None and scale is not None:
         raise UsageError("--scale would have no effect: it follows from --weights")
+    if output != "-":
+        terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
         from refscale_codec import model as weights_files
@@ -100,7 +104,7 @@ def evaluate_command(
         from refscale_codec.study.comparison import compare
         from refscale_codec.training.manifest import read_manifest
 
-        if output not in (None, "-"):
+        if output is not None:
             terminal.require_output(str(output), manifest, weights, replace=True)
         chosen = _choices(modes, MODES)
         wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
@@ -207,6 +211,7 @@ def rd_curve(
     for name, number in (("--rate", rate), ("--pictures", most), ("--jobs", jobs)):
         if not 0 <= number < float("inf"):
             raise UsageError(f"{name} must be a number from 0 on, not {number}")
+    terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
         import torch
@@ -225,11 +230,7 @@ def rd_curve(
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
         setup.coders()  # so that a wrong name is refused at once
         pairs = study_pairs.check(study_pairs.find(source, reference, split))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = "there is a file of that name" if folder.is_file() else error.strerror
-            raise UsageError(f"cannot make the folder {folder}: {why}") from None
+        files.make_folder(folder)
         process.keep_freed_memory()
         torch.set_num_threads(1)
         jobs = jobs or environment.cores()

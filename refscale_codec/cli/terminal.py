@@ -5,6 +5,7 @@ Results go to stdout or files by `write`, everything else to stderr by `say`.
 Torch, numpy and Pillow are imported inside the functions that need them, so that `--help` and `info` start at once.
 """
 
+import io
 import json
 import math
 import os
@@ -21,12 +22,14 @@ from refscale_codec.cli import process
 from refscale_codec.errors import (
     ContainerError,
     ImageError,
+    OutputError,
     RefscaleError,
     UsageError,
     WeightsError,
     naming,
     printable,
     reason,
+    writing,
 )
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
@@ -142,19 +145,31 @@ def write(path: str, data: bytes | str) -> None:
     """Write a file atomically, or to stdout."""
     if isinstance(data, str):
         data = data.encode("utf-8", "backslashreplace")
-    if path == "-":
-        try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:  # the reader has closed the pipe
-            raise
-        except OSError as error:
-            raise ImageError(f"cannot write to stdout: {error.strerror}") from None
-        return
-    try:
+    if path != "-":
         files.write_atomically(Path(path), data)
+        return
+    with _to_stdout():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def require_stdout() -> None:
+    """Raise an OutputError if stdout is known to fail, before any work for it: it is closed, or a full device.
+
+    That a disk is full shows only when something is written.
+    """
+    with suppress(io.UnsupportedOperation), _to_stdout():  # that without a descriptor is an object of Python
+        os.write(sys.stdout.fileno(), b"")
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except (BrokenPipeError, io.UnsupportedOperation):  # the reader has closed the pipe; see `require_stdout`
+        raise
     except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror}") from None
+        raise OutputError(f"cannot write to stdout: {reason(error)}") from None
 
 
 def picture_format(output: str, named: str | None) -> str:
@@ -203,13 +218,14 @@ def require_output(
     Raises:
         UsageError: an input or, without `replace`, another file would be overwritten; another suffix; binary data for a
             terminal, or beside JSON.
-        ImageError: no such folder, or no permission.
+        OutputError: no such folder, or no permission; stdout is closed.
     """
     if output == "-":
         if json_output:
             raise UsageError("--json and -o - both write to stdout")
         if sys.stdout.isatty():
             raise UsageError("binary data is not written to a terminal: name a file with -o, or redirect stdout")
+        require_stdout()
         return
     path = Path(output)
     for other in inputs:
@@ -227,19 +243,17 @@ def require_output(
 
 
 def _require_writable(output: Path) -> None:
-    """Raise ImageError for an output that cannot be written."""
-    try:
+    """Raise OutputError for an output that cannot be written."""
+    with writing(output):
         target = files.destination(output)
-    except OSError as error:
-        raise ImageError(f"cannot write {output}: {reason(error)}") from None
     folder = os.path.dirname(target)
     if os.path.isdir(target):
-        raise ImageError(f"cannot write {output}: it is a folder")
+        raise OutputError(f"cannot write {output}: it is a folder")
     if not os.path.isdir(folder):
-        raise ImageError(files.no_folder(output))
+        raise OutputError(files.no_folder(output))
     special = os.path.exists(target) and not os.path.isfile(target)  # a device or a pipe
     if not special and not os.access(folder, os.W_OK):
-        raise ImageError(f"cannot write {output}: no permission to write to the folder {folder}")
+        raise OutputError(f"cannot write {output}: no permission to write to the folder {folder}")
 
 
 def parts(sizes: dict[str, int]) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from refscale_codec.errors import RefscaleError, reason
+from refscale_codec.errors import OutputError, RefscaleError, reason, writing
 
 Most = Callable[[bytes, str], int]
 """The most bytes of a file, by its first bytes, `HEAD` or more, and its name; a RefscaleError if there is no such file.
@@ -79,6 +79,15 @@ def no_folder(path: Path) -> str:
     return f"cannot write {path}: {link}there is no folder {destination(path).parent if link else path.parent}"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those around it, unless it is there; OutputError if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        why = "there is a file of that name" if path.is_file() else reason(error)
+        raise OutputError(f"cannot make the folder {path}: {why}") from None
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that at any moment it is either the old one or the complete new one.
 
@@ -87,9 +96,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     or a named pipe is written to directly.
 
     Raises:
-        OSError: writing failed, or see `destination`. Nothing is left behind, and an existing file is unchanged.
+        OutputError: writing failed. Nothing is left behind, and an existing file is unchanged.
     """
+    with writing(path):
+        _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
     target = destination(path)
+    if not target.parent.is_dir():
+        raise OutputError(no_folder(path))
     mode = target.stat().st_mode if target.exists() else None
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

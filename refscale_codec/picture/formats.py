@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, UsageError
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
 """Formats that are read, by Pillow's names."""
@@ -72,24 +72,24 @@ of `_SETS` hold several pictures as a rule."""
 
 
 def named(name: str) -> str:
-    """Return `png`, `webp` or `tiff` for a name in any case (`tif` is `tiff`); ImageError for any other."""
+    """Return `png`, `webp` or `tiff` for a name in any case (`tif` is `tiff`); UsageError for any other."""
     kind = {"tif": "tiff"}.get(name.lower(), name.lower())
     if kind in _LOSSY_NAMES:
-        raise ImageError("JPEG is lossy, so it is not written: use png, webp or tiff")
+        raise UsageError("JPEG is lossy, so it is not written: use png, webp or tiff")
     if kind not in WRITABLE:
-        raise ImageError(f"unknown picture format {name!r}: use png, webp or tiff")
+        raise UsageError(f"unknown picture format {name!r}: use png, webp or tiff")
     return kind
 
 
 def of_path(path: Path) -> str:
-    """Return `png`, `webp` or `tiff` for the suffix of a picture to be written; ImageError for any other suffix."""
+    """Return `png`, `webp` or `tiff` for the suffix of a picture to be written; UsageError for any other suffix."""
     suffix = path.suffix.lower()
     if suffix.removeprefix(".") in _LOSSY_NAMES:
-        raise ImageError(f"{path}: JPEG is lossy, so it is not written: use .png, .webp or .tif")
+        raise UsageError(f"{path}: JPEG is lossy, so it is not written: use .png, .webp or .tif")
     if not suffix:
-        raise ImageError(f"{path} has no suffix, which says the format of a picture: use .png, .webp, .tif or .tiff")
+        raise UsageError(f"{path} has no suffix, which says the format of a picture: use .png, .webp, .tif or .tiff")
     if suffix not in _OF_SUFFIX:
-        raise ImageError(f"{path}: unknown suffix {suffix!r} for a picture: use .png, .webp, .tif or .tiff")
+        raise UsageError(f"{path}: unknown suffix {suffix!r} for a picture: use .png, .webp, .tif or .tiff")
     return _OF_SUFFIX[suffix]
 
 
@@ -119,7 +119,7 @@ def supporting(dtype: np.dtype[Any], bands: int, longest: int) -> list[str]:
 
 
 def require_support(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -> None:
-    """Raise an ImageError for a format that is not among `supporting`."""
+    """Raise a UsageError for a format that is not among `supporting`."""
     able = supporting(dtype, bands, longest)
     if kind in able:
         return
@@ -127,7 +127,7 @@ def require_support(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -
     if kind in supporting(dtype, bands, 1):
         what = f"more than {_MAX_WEBP_SIDE} pixels a side, and this picture has {longest}"
     suffixes = " or ".join({"tiff": ".tif"}.get(name, f".{name}") for name in able)
-    raise ImageError(
+    raise UsageError(
         f"{NAMES[kind]} cannot hold {what}; {listed(able)} can: "
         f"name the output {suffixes}, or give --format {' or '.join(able)}"
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, RefscaleError
 from refscale_codec.picture import gdal_fields, geo, levels, tiff
 from refscale_codec.picture.geo import Fields
 from refscale_codec.picture.levels import Number
@@ -327,10 +327,10 @@ def installed() -> bool:
     return False
 
 
-def require_gdal(name: str, what: str) -> None:
-    """Raise an ImageError that says how to install rasterio if it is missing; `what` needs it."""
+def require_gdal(name: str, what: str, error: type[RefscaleError] = ImageError) -> None:
+    """Raise an error that says how to install rasterio if it is missing; `what` needs it."""
     if not installed():
-        raise ImageError(f"{name} needs GDAL, for its {what}: {INSTALL}")
+        raise error(f"{name} needs GDAL, for its {what}: {INSTALL}")
 
 
 def _rasterio(name: str, what: str) -> Any:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError, reason
+from refscale_codec.errors import ImageError, OutputError, reason
 from refscale_codec.picture import exif, extent, files, formats, geo, geotiff, levels, pillow, sidecars, tiff
 from refscale_codec.picture.levels import Number
 from refscale_codec.picture.metadata import NAMES, Metadata, parts_of, without_other_profile
@@ -278,16 +278,12 @@ def write(image: Image, path: Path, format: str | None = None) -> None:
         format: `png`, `webp` or `tiff`; None takes it from the path's suffix.
 
     Raises:
-        ImageError: an unknown or lossy format, no such folder, or writing fails. An existing file is then unchanged.
+        UsageError: an unknown or lossy format, or one that does not hold such a picture.
+        OutputError: no such folder, or writing fails. An existing file is then unchanged.
     """
     path = Path(path)
     data = to_bytes(image, format if format is not None else formats.of_path(path))
-    try:
-        files.write_atomically(path, data)
-    except FileNotFoundError as error:
-        raise ImageError(files.no_folder(path)) from error
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot write {path}: {reason(error)}") from error
+    files.write_atomically(path, data)
 
 
 def to_bytes(image: Image, format: str) -> bytes:
@@ -303,7 +299,8 @@ def to_bytes(image: Image, format: str) -> bytes:
         format: `png`, `webp` (lossless) or `tiff`; case does not matter.
 
     Raises:
-        ImageError: an unknown or lossy format, or a picture too large for it or of bands that it does not hold.
+        UsageError: an unknown or lossy format, or a picture too large for it or of bands that it does not hold.
+        OutputError: it needs GDAL, which is not installed, or the library that writes the format fails.
     """
     kind = formats.named(format)
     formats.require_support(kind, image.pixels.dtype, image.bands, image.longest)
@@ -319,14 +316,14 @@ def to_bytes(image: Image, format: str) -> bytes:
         )
     variant = _variant(image, kind)
     if variant == "geotiff":
-        geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN)
+        geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
     written = 3 if kind == "webp" or kind == "png" and image.alpha is not None and image.pixels.itemsize == 2 else 1
     metadata = without_other_profile(image.metadata, max(written, image.bands), formats.NAMES[variant])
     metadata = _supported_metadata(replace(image, metadata=metadata), variant)
     try:
         return _encode(replace(image, metadata=metadata), variant)
     except (OSError, ValueError, MemoryError) as error:
-        raise ImageError(
+        raise OutputError(
             f"cannot store a picture of {image.width} x {image.height} as {formats.NAMES[variant]}: {reason(error)}"
         ) from error
 

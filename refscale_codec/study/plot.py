@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError
-from refscale_codec.picture.files import write_atomically
+from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.study.curves import PSNR, Curve, Metric, band, differ, mean_curves
 from refscale_codec.study.results import CoderInfo, Results
 from refscale_codec.study.styles import Style, styles
@@ -68,10 +68,10 @@ def save_curves(
 
     Raises:
         UsageError: Matplotlib is not installed.
-        OSError: a file cannot be written.
+        OutputError: a file cannot be written.
     """
     paths = []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     kinds: tuple[Literal["png", "svg"], ...] = ("png", "svg")
     for metric in metrics:
         for log in (False, True):

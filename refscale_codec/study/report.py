@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from refscale_codec.picture.files import write_atomically
+from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.study import plot
 from refscale_codec.study.curves import METRICS, PSNR, Metric, mean_curves
 from refscale_codec.study.results import ALL, BEST, JPEG, CoderInfo, Comparison, Results, Row, seconds_per_megapixel
@@ -44,7 +44,7 @@ def write(
     Raises:
         UsageError: Matplotlib is not installed.
         ValueError: a layer is no PNG, WebP or JPEG. That is a mistake of the program, not of a user.
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -71,7 +71,7 @@ def write(
         pictures=pictures,
         viewers=viewers(scenes),
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / "report.html"
     write_atomically(path, page.encode())
     return path

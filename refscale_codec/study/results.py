@@ -124,7 +124,7 @@ def seconds_per_megapixel(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 
 
 def write(results: Results, path: Path) -> None:
-    """Write a results file; OSError if it cannot be written."""
+    """Write a results file; OutputError if it cannot be written."""
     write_atomically(path, dumps(results).encode())
 
 

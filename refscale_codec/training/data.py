@@ -19,9 +19,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from refscale_codec.errors import ImageError
+from refscale_codec.errors import ImageError, OutputError
 from refscale_codec.picture import image
-from refscale_codec.picture.files import write_atomically
+from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.warp import Alignment
@@ -110,8 +110,8 @@ def _alignment(target: Image, reference: Image) -> Alignment | None:
         packed = file.read_bytes()
         return warp.unpack(packed, target.height, target.width) if packed else None
     alignment = registration.estimate(target, reference)
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OutputError):
+        make_folder(file.parent)
         write_atomically(file, b"" if alignment is None else warp.pack(alignment))
     return alignment
 

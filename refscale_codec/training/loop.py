@@ -11,6 +11,7 @@ holds the moving average of the parameters, ready for `encode --weights`.
 """
 
 import copy
+import io
 import json
 import math
 import time
@@ -24,7 +25,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, writing
+from refscale_codec.picture import files
 from refscale_codec.rescale.quantised import faster_float
 from refscale_codec.training.data import Crops, Mask, Pixels
 from refscale_codec.training.manifest import Pair, read_manifest
@@ -99,8 +101,9 @@ class Run(Generic[Net]):
             optimizer["muon"] = self.muon.state_dict()
         for name, state in (("optimizer", optimizer), ("checkpoint", nets)):
             file = f"{name}-{self.step}.pt"
-            torch.save(state, folder / f"{file}.part")
-            (folder / f"{file}.part").replace(folder / file)
+            data = io.BytesIO()
+            torch.save(state, data)
+            files.write_atomically(folder / file, data.getvalue())
         for path in [*folder.glob("checkpoint-*.pt"), *folder.glob("optimizer-*.pt")]:
             if _step_of(path) != self.step:
                 path.unlink()
@@ -163,6 +166,7 @@ def fit(
 
     Raises:
         UsageError: `folder` belongs to another recipe.
+        OutputError: the folder or a file in it cannot be written.
     """
     started = saved = time.monotonic()
     where, weights = torch.device(device), folder / "weights.safetensors"
@@ -171,7 +175,7 @@ def fit(
         json.loads(json.dumps(asdict(config)))
     ):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     run = Run(net.to(where), config)
     run.resume(folder, where)
     recent: dict[str, list[Tensor]] = {}
@@ -179,7 +183,7 @@ def fit(
     with ThreadPoolExecutor(1) as ahead:
         upcoming = ahead.submit(draw, run.step, run.share)
         upcoming.result()  # a recipe that cannot begin does not claim the folder
-        before.write_text(json.dumps(asdict(config), indent=1))
+        files.write_atomically(before, json.dumps(asdict(config), indent=1).encode())
         begun = time.process_time() - run.seconds
         while run.share < 1 and time.monotonic() - started < 60 * minutes:
             batch, upcoming = upcoming.result(), ahead.submit(draw, run.step + 1, run.share)
@@ -194,7 +198,7 @@ def fit(
                 line = {name: round(float(torch.cat(values).mean()), 4) for name, values in recent.items()}
                 line |= {"step": run.step, "skipped": run.skipped, "seconds": round(run.seconds)}
                 recent = {}
-                with (folder / "log.jsonl").open("a") as log:
+                with writing(folder / "log.jsonl"), (folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(line) + "\n")
                 report(line)
             if time.monotonic() - saved > _SAVED:
