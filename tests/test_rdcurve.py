@@ -274,6 +274,18 @@ def test_a_line_a_pair_goes_to_a_file(refscale: Callable[..., Outcome], place: P
     assert (refused.code, refused.err) == (2, "error: unknown vmaf; there are: psnr, ssim, ms-ssim\n")
 
 
+def test_where_nothing_is_compared_rates_and_psnr_are_printed(refscale: Callable[..., Outcome], place: Path) -> None:
+    outcome = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--coders", "webp", "--jobs", 1, "-q")
+    note, head, *lines = outcome.text.splitlines()
+    assert note.startswith("No BD-rates: they compare coders with jpeg or x265-reference. Means over pictures")
+    assert head.split() == "coder quality bits per pixel PSNR pictures encode decode".split()
+    rows = json.loads((place / "out" / "results.json").read_text())["rows"]
+    for line, quality in zip(lines, dict.fromkeys(row["quality"] for row in rows), strict=True):
+        of = [row for row in rows if row["quality"] == quality]
+        bpp, psnr = (sum(row[name] for row in of) / 3 for name in ("bpp", "psnr"))
+        assert line.split()[:5] == ["webp", str(quality), f"{bpp:.4f}", f"{psnr:.2f}", "3"]
+
+
 # --- what is written -------------------------------------------------------------------------------------------------
 
 

@@ -18,11 +18,11 @@ from refscale_codec.picture import files
 from refscale_codec.study.qualities import DOWNSCALED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rich.table import Table
 
-    from refscale_codec.study.results import Comparison, Results
+    from refscale_codec.study.results import Comparison, Results, Row
     from refscale_codec.training.manifest import Pair
 
 
@@ -221,7 +221,7 @@ def rd_curve(
         from refscale_codec.study import pairs as study_pairs
         from refscale_codec.study.comparison import RANGE
         from refscale_codec.study.curves import METRICS
-        from refscale_codec.study.results import BEST
+        from refscale_codec.study.results import BEST, JPEG
 
         shown = [METRICS[name] for name in _choices(metrics, tuple(METRICS))]
         wanted = None if names is None else tuple(names.split(","))
@@ -250,12 +250,18 @@ def rd_curve(
         step("drawing")
         results = output.results(rows, setup, _command(), jobs)
         written = output.write(results, output.scenes(pairs, rows, setup, rate, most), folder, shown)
-    terminal.write(
-        "-",
-        f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel, against {BEST} wherever the curves overlap; in "
-        "brackets how many pictures count; * has notes, see summary.csv. Times are seconds for a megapixel.\n",
-    )
-    _print(_bd_table(results))
+    if results.comparisons:
+        told = (
+            f"BD-rate in % over {RANGE[0]} to {RANGE[1]} bits per pixel, against {BEST} wherever the curves overlap; "
+        )
+        told += (
+            "in brackets how many pictures count; * has notes, see summary.csv. Times are seconds for a megapixel.\n"
+        )
+    else:
+        told = f"No BD-rates: they compare coders with {JPEG} or {BEST}. Means over pictures, by the coder's quality; "
+        told += "PSNR in dB; times are seconds for a megapixel, those of all qualities.\n"
+    terminal.write("-", told)
+    _print(_bd_table(results) if results.comparisons else _rate_table(results))
     _tell_single([pair.pair for pair in pairs], quiet)
     resampled = sum(pair.resampled for pair in pairs)
     others = ", ".join(c.name for c in results.coders if c.needs_reference and not c.is_refscale)
@@ -284,9 +290,31 @@ def _bd_table(results: "Results") -> "Table":
     seconds = seconds_per_megapixel(results.rows)
     table = Table("coder", "against", *datasets, "encode", "decode", box=None)
     for (coder, anchor), by_dataset in cells.items():
-        times = (f"{seconds[coder][what]:.3f}" if what in seconds[coder] else "-" for what in ("encode", "decode"))
-        table.add_row(coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets), *times)
+        table.add_row(
+            coder, anchor, *(by_dataset.get(dataset, "") for dataset in datasets), *_times(seconds.get(coder, {}))
+        )
     return table
+
+
+def _rate_table(results: "Results") -> "Table":
+    """Return the mean rate and PSNR of each coder at each of its qualities, and its times."""
+    from rich.table import Table
+
+    from refscale_codec.study.results import seconds_per_megapixel
+
+    rows: dict[tuple[str, int], list[Row]] = {}
+    for row in results.rows:
+        rows.setdefault((row.coder, row.quality), []).append(row)
+    seconds = seconds_per_megapixel(results.rows)
+    table = Table("coder", "quality", "bits per pixel", "PSNR", "pictures", "encode", "decode", box=None)
+    for (coder, quality), of in rows.items():
+        bpp, psnr = (sum(values) / len(of) for values in ((row.bpp for row in of), (row.psnr for row in of)))
+        table.add_row(coder, str(quality), f"{bpp:.4f}", f"{psnr:.2f}", str(len(of)), *_times(seconds.get(coder, {})))
+    return table
+
+
+def _times(seconds: "Mapping[str, float]") -> list[str]:
+    return [f"{seconds[what]:.3f}" if what in seconds else "-" for what in ("encode", "decode")]
 
 
 def _print(table: "Table", *, to_stderr: bool = False) -> None:
