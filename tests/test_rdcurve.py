@@ -278,7 +278,7 @@ def test_where_nothing_is_compared_rates_and_psnr_are_printed(refscale: Callable
     outcome = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--coders", "webp", "--jobs", 1, "-q")
     note, head, *lines = outcome.text.splitlines()
     assert note.startswith("No BD-rates: they compare coders with jpeg or x265-reference. Means over pictures")
-    assert head.split() == "coder quality bits per pixel PSNR pictures encode decode".split()
+    assert head.split() == ["coder", "quality", "bits", "per", "pixel", "PSNR", "pictures", "encode", "decode"]
     rows = json.loads((place / "out" / "results.json").read_text())["rows"]
     for line, quality in zip(lines, dict.fromkeys(row["quality"] for row in rows), strict=True):
         of = [row for row in rows if row["quality"] == quality]

@@ -98,7 +98,7 @@ def unpack(data: bytes) -> Container:
     }
     if problem := relation_problem(header.reference is not None, announced):
         raise ContainerError(problem)
-    found = _read_sections(view, header)
+    found = _read_sections(view, header, {section.number for section in TABLE.values() if section.name in announced})
     for section in TABLE.values():
         if section.name in announced and section.number not in found:
             raise ContainerError(f"truncated: the file ends at byte {len(view)} without its {section.name} section")
@@ -162,30 +162,49 @@ def _read_length(view: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return length, at + i + 1
     if len(view) - at < 5:
-        raise ContainerError(f"truncated or with trailing bytes: {len(view) - at} bytes of a length at byte {at}")
+        raise ContainerError(f"truncated: {len(view) - at} bytes of a length at byte {at}")
     raise ContainerError(f"malformed: length at byte {at} of more than 5 bytes")
 
 
-def _read_sections(view: memoryview, header: Header) -> dict[int, bytes]:
-    """Return the payload of each known section by its type; the bytes after the header must be sections to the end."""
+def _read_section(view: memoryview, at: int) -> memoryview:
+    """Return the payload of the section at a position; ContainerError if it is not whole or does not fit its CRC-32."""
+    where = f"{_name(view[at])} section at byte {at}"
+    length, crc_at = _read_length(view, at + 1)
+    start = crc_at + CRC.size
+    if length > (present := len(view) - start):
+        raise ContainerError(
+            f"truncated: {where} has {present} bytes of payload, expected {length}"
+            if present >= 0
+            else f"truncated: {where} ends within its CRC-32"
+        )
+    payload = view[start : start + length]
+    if zlib.crc32(payload, zlib.crc32(view[at:crc_at])) != CRC.unpack_from(view, crc_at)[0]:
+        raise ContainerError(f"damaged: {where} does not fit its CRC-32")
+    return payload
+
+
+def _read_sections(view: memoryview, header: Header, announced: set[int]) -> dict[int, bytes]:
+    """Return the payload of each known section by its type; the bytes after the header must be sections to the end.
+
+    What follows the announced sections and is not another whole one is told as bytes after the end.
+    """
     found: dict[int, bytes] = {}
     last, at = 0, HEADER_SIZE
     while at < len(view):
         number = view[at]
         where = f"{_name(number)} section at byte {at}"
-        length, start = _read_length(view, at + 1)
-        start += CRC.size
-        if length > (present := len(view) - start):
-            raise ContainerError(
-                f"truncated or with trailing bytes: {where} has {present} bytes of payload, expected {length}"
-                if present >= 0
-                else f"truncated or with trailing bytes: {where} ends within its CRC-32"
-            )
-        payload = view[start : start + length]
-        crc_at = start - CRC.size
-        if zlib.crc32(payload, zlib.crc32(view[at:crc_at])) != CRC.unpack_from(view, crc_at)[0]:
-            raise ContainerError(f"damaged: {where} does not fit its CRC-32")
-        if _section_head(number, length) != view[at:crc_at]:
+        try:
+            payload = _read_section(view, at)
+        except ContainerError:
+            if announced <= found.keys():
+                count = len(view) - at
+                raise ContainerError(
+                    f"damaged: {count} byte{'s' * (count > 1)} after the end of the last section, at byte {at}"
+                ) from None
+            raise
+        length = len(payload)
+        start = at + len(_section_head(number, length)) + CRC.size
+        if bytes(view[at : start - CRC.size]) != _section_head(number, length):
             raise ContainerError(f"malformed: {where} does not write its length in the shortest form")
         if number == 0:
             raise ContainerError(f"malformed: {where}, a type that is never used")

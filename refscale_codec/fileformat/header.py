@@ -94,7 +94,12 @@ def unpack(view: memoryview, known: int) -> tuple[Header, int, int]:
     if not MAGIC.startswith(start):
         raise ContainerError(f"not a .rsc file: it begins with {start.hex(' ')}, expected {MAGIC.hex(' ')}")
     if len(view) > len(MAGIC) and view[len(MAGIC)] > VERSION:  # before the size: a later header may be shorter
-        raise ContainerError(f"newer format version: {view[len(MAGIC)]}, this refscale reads up to {VERSION}")
+        with_ours = bytes(view[: len(MAGIC)]) + bytes([VERSION]) + bytes(view[len(MAGIC) + 1 : _LAYOUT.size])
+        if len(view) >= HEADER_SIZE and zlib.crc32(with_ours) == CRC.unpack_from(view, _LAYOUT.size)[0]:
+            raise ContainerError(f"damaged: the header fits its CRC-32 with version {VERSION}, but has {view[4]}")
+        raise ContainerError(
+            f"newer format version: {view[4]}, this refscale reads up to {VERSION}; or the file is damaged"
+        )
     if len(view) < HEADER_SIZE:
         raise ContainerError(f"truncated: {len(view)} bytes, expected at least the {HEADER_SIZE} of the header")
     if zlib.crc32(view[: _LAYOUT.size]) != CRC.unpack_from(view, _LAYOUT.size)[0]:
