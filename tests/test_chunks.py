@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -181,6 +182,31 @@ def test_a_tiff_has_the_resolution(
     data = image.to_bytes(Image(RGB, Metadata(resolution=packed_resolution(*resolution))), "tiff")
     tags = PIL.Image.open(io.BytesIO(data)).tag_v2
     assert (tags[282], tags[283], tags[296]) == pytest.approx(found)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({"dpi": (300, 150)}, (11811, 5906, METRE)),
+        ({"resolution_unit": 3, "x_resolution": 118.0, "y_resolution": 59.5}, (11800, 5950, METRE)),
+        ({"resolution_unit": 1, "x_resolution": 2.5, "y_resolution": 1.0}, (2500, 1000, RATIO)),
+        ({"resolution_unit": 1, "x_resolution": 7.0, "y_resolution": 7.0}, None),  # says nothing
+        ({}, None),
+    ],
+)
+def test_a_png_has_the_resolution_of_a_tiff_and_the_tiff_of_it_the_same(
+    said: dict[str, Any], wanted: tuple[int, int, int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = io.BytesIO()
+    PIL.Image.fromarray(RGB).save(file, "TIFF", **said)
+    png = image.to_bytes(image.from_bytes(file.getvalue(), "x.tif"), "png")
+    assert metadata.resolution_of(image.from_bytes(png, "x.png").metadata) == wanted
+    tags, back = (
+        {tag: PIL.Image.open(io.BytesIO(data)).getexif().get(tag) for tag in (282, 283, 296)}
+        for data in (file.getvalue(), image.to_bytes(image.from_bytes(png, "x.png"), "tiff"))
+    )
+    assert back == tags
     assert caplog.messages == []
 
 

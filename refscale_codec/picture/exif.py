@@ -6,6 +6,7 @@ directories; here tags are selected, and added to a file that Pillow or GDAL has
 
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import TiffTags
 from PIL.TiffImagePlugin import IFDRational
 
 from refscale_codec.errors import reason
-from refscale_codec.picture.metadata import CENTIMETRE, INCH, METRE, RATIO, Metadata, resolution_of
+from refscale_codec.picture.metadata import CENTIMETRE, INCH, METRE, RATIO, Metadata, packed_resolution, resolution_of
 from refscale_codec.picture.tiff import Page, Tags, read_directory, tags_at, unknown_tags
 
 _START = b"Exif\0\0"  # with which Pillow precedes EXIF
@@ -23,6 +24,8 @@ _SUB_DIRECTORIES = (34665, 34853)  # EXIF and GPS
 _RESOLUTION = (282, 283, 296)  # across, down and unit
 _ORIENTATION, _ORIENTATIONS = 274, range(1, 9)
 _UNITS = {RATIO: 1, INCH: 2, CENTIMETRE: 3, METRE: 3}  # of a TIFF; there is no metre
+_PER_METRE = {_UNITS[RATIO]: 1000, _UNITS[INCH]: 1 / 0.0254, _UNITS[CENTIMETRE]: 100}  # of a ratio, thousandths
+_MOST = 0xFFFF_FFFF  # pixels a metre
 TAGS = (  # of the first directory of EXIF, but for those that describe the storage of a TIFF's pixels
     *(269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 318, 319, 18246, 33432),
     *range(40091, 40096),
@@ -104,12 +107,31 @@ def with_tags(tiff: bytes, metadata: Metadata) -> bytes:
 
 
 def other_resolution(metadata: Metadata) -> bool:
-    """Return whether EXIF has another resolution than the picture; a TIFF has only one."""
+    """Return whether EXIF has another resolution than the picture, up to PNG's rounding; a TIFF has only one."""
     found, said = resolution_of(metadata), _resolution(metadata.exif)
     if found is None or said is None:
         return False
     per = 100 if found[2] == METRE else 1
-    return said != (found[0] / per, found[1] / per, _UNITS[found[2]])
+    rounded = with_resolution(Metadata(exif=metadata.exif)).resolution
+    return metadata.resolution != rounded and said != (found[0] / per, found[1] / per, _UNITS[found[2]])
+
+
+def with_resolution(metadata: Metadata) -> Metadata:
+    """Return metadata with the resolution that only EXIF says, as PNG has it: whole pixels a metre, or a ratio.
+
+    A TIFF has its resolution among its tags, which are EXIF here; programs that read a PNG look for its own chunk.
+    """
+    said = _resolution(metadata.exif)
+    if metadata.resolution or said is None:
+        return metadata
+    across, down, unit = said
+    if unit not in _PER_METRE or unit == _UNITS[RATIO] and across == down:
+        return metadata
+    sides = [round(side * _PER_METRE[unit]) for side in (across, down)]
+    if not all(0 < side <= _MOST for side in sides):
+        return metadata
+    packed = packed_resolution(*sides, RATIO if unit == _UNITS[RATIO] else METRE)
+    return replace(metadata, resolution=packed)
 
 
 def _resolution(exif: bytes) -> tuple[float, float, int] | None:

@@ -143,6 +143,8 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
     nodata = nodata_of(nodata, samples.dtype, notes)
     if file.nodata is None and page.nodata:  # rasterio gives none that the type does not hold
         notes.append(f"nodata value {page.nodata} is left out: no sample can have it")
+    if file.nodata is not None and page.nodata and not _is_number(page.nodata):
+        notes.append(f"nodata value {page.nodata[:40]!r} is no number; it is read as {file.nodata:g}, as GDAL does")
     pixels = samples[..., order[: len(order) - len(alphas)]]
     alpha = samples[..., alphas[0]].copy() if alphas else None
     notes += page.conversions
@@ -161,6 +163,13 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         notes.append("premultiplied alpha, converted to straight colours")
         pixels = _straight(pixels, alpha, nodata)
     return Raster(np.ascontiguousarray(pixels), alpha, nodata, geo.dumped(fields), notes)
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return "_" not in text  # which only Python skips
+    return False
 
 
 def nodata_of(value: float | None, dtype: np.dtype[Any], notes: list[str]) -> Number | None:

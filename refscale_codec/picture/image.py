@@ -318,7 +318,8 @@ def to_bytes(image: Image, format: str) -> bytes:
     if variant == "geotiff":
         geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
     written = 3 if kind == "webp" or kind == "png" and image.alpha is not None and image.pixels.itemsize == 2 else 1
-    metadata = without_other_profile(image.metadata, max(written, image.bands), formats.NAMES[variant])
+    said = exif.with_resolution(image.metadata) if kind == "png" else image.metadata
+    metadata = without_other_profile(said, max(written, image.bands), formats.NAMES[variant])
     metadata = _supported_metadata(replace(image, metadata=metadata), variant)
     try:
         return _encode(replace(image, metadata=metadata), variant)
