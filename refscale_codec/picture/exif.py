@@ -127,10 +127,10 @@ def with_resolution(metadata: Metadata) -> Metadata:
     across, down, unit = said
     if unit not in _PER_METRE or unit == _UNITS[RATIO] and across == down:
         return metadata
-    sides = [round(side * _PER_METRE[unit]) for side in (across, down)]
-    if not all(0 < side <= _MOST for side in sides):
+    across, down = (round(side * _PER_METRE[unit]) for side in (across, down))
+    if not 0 < min(across, down) <= max(across, down) <= _MOST:
         return metadata
-    packed = packed_resolution(*sides, RATIO if unit == _UNITS[RATIO] else METRE)
+    packed = packed_resolution(across, down, RATIO if unit == _UNITS[RATIO] else METRE)
     return replace(metadata, resolution=packed)
 
 
