@@ -133,6 +133,16 @@ def test_the_api_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert named == set(inspect.signature(refscale.encode).parameters) - {"picture", "reference"}
 
 
+@pytest.mark.slow
+def test_the_page_on_other_libraries_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("xarray", "dask", "rasterio"):
+        pytest.importorskip(name)
+    monkeypatch.chdir(desk)
+    Path("scene.rsc").write_bytes(refscale.encode("new.tif", "old.tif"))
+    page = (ROOT / "docs" / "ECOSYSTEM.md").read_text(encoding="utf-8")
+    exec("\n".join(blocks("python", page)), {"__name__": "ecosystem_page"})
+
+
 def test_every_command_is_named() -> None:
     named = re.search(r"for every command: `([^`]*)`", README)
     assert named is not None

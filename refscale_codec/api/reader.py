@@ -108,6 +108,30 @@ class Reader:
         return geo.tags(self._metadata.geo)
 
     @property
+    def descriptions(self) -> tuple[str | None, ...]:
+        """The description of each band; None for none."""
+        return self._of_bands("descriptions", None)
+
+    @property
+    def units(self) -> tuple[str | None, ...]:
+        """The unit of each band; None for none."""
+        return self._of_bands("units", None)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The scale of each band: a sample stands for scale sample + offset."""
+        return self._of_bands("scales", 1.0)
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """The offset of each band; see `scales`."""
+        return self._of_bands("offsets", 0.0)
+
+    def _of_bands(self, field: str, default: Any) -> tuple[Any, ...]:
+        found = geo.fields_of(self._metadata.geo).get(field, [])
+        return tuple([*found, *[default] * self.count][: self.count])
+
+    @property
     def reference_id(self) -> str | None:
         """The `fingerprint` of the reference; None if the file was encoded without one."""
         wanted = self._content.header.reference

@@ -1,0 +1,1 @@
+"""`.rsc` files where other libraries open theirs: xarray (an entry point) and Pillow (`register`)."""
