@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import stat
+import struct
 import threading
 from pathlib import Path
 
@@ -148,6 +149,28 @@ def test_no_more_is_read_than_a_picture_of_that_size_can_have(kind: str, cut: in
     with pytest.raises(ValueError, match="over the size limit: it has more than"):
         files.contents(io.BufferedReader(pipe), "stdin", image.most_bytes)
     assert pipe.count < extent._BESIDE + 200_000 + ANY_MORE
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 0xFFFF])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_whose_directory_is_none_is_not_read_on(count: int, order: str) -> None:
+    junk = b"\xff" * 12 * count + b"\0\0\0\0"
+    pipe = Endless({"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "LH", 8, count) + junk)
+    with pytest.raises(ValueError, match="over the size limit: it has more than"):
+        files.contents(io.BufferedReader(pipe), "stdin", image.most_bytes)
+    assert pipe.count < extent._BESIDE + ANY_MORE
+
+
+def test_no_more_is_read_than_the_sections_that_the_flags_announce() -> None:
+    header = container.Header(20_000, 20_000, 2, 1, 50, bytes(6), None)
+    start = container.pack(container.Container(header, b"low-res"))
+    assert container.most_bytes(start[:32], "x") < 65_536 + 32 * 10_000**2 + (1 << 24) + 100
+    pipe = Endless(start)
+    with pytest.raises(ValueError, match=f"more than {len(start):,} bytes"):
+        files.contents(io.BufferedReader(pipe), "stdin", container.most_bytes)
+    assert pipe.count < ANY_MORE
+    for end in range(32, len(start)):
+        assert len(start) <= container.most_bytes(start[: end + 1], "x")
 
 
 def test_a_tiff_whose_directory_is_at_its_end_is_read_up_to_it() -> None:

@@ -28,7 +28,14 @@ from refscale_codec.fileformat.header import (
     VERSION,
     Header,
 )
-from refscale_codec.fileformat.sections import FIRST_ANCILLARY, TABLE, Container, relation_problem
+from refscale_codec.fileformat.sections import (
+    FIRST_ANCILLARY,
+    MAX_UNANNOUNCED,
+    TABLE,
+    Container,
+    Section,
+    relation_problem,
+)
 
 __all__ = [
     "FINGERPRINT_SIZE",
@@ -89,16 +96,13 @@ def unpack(data: bytes) -> Container:
     """
     view = memoryview(data)
     header, required, optional = fixed_header.unpack(view, _KNOWN_FLAGS)
-    if len(view) > (most := _most_bytes(header)):
+    sections = _announced(required, optional)
+    if len(view) > (most := HEADER_SIZE + _at_most(header, sections)):
         raise ContainerError(f"over the size limit: {len(view)} bytes, expected up to {most}")
-    announced = {
-        section.name
-        for section in TABLE.values()
-        if section.flag is None or (optional if section.ancillary else required) >> section.flag & 1
-    }
+    announced = {section.name for section in sections}
     if problem := relation_problem(header.reference is not None, announced):
         raise ContainerError(problem)
-    found = _read_sections(view, header, {section.number for section in TABLE.values() if section.name in announced})
+    found = _read_sections(view, header, {section.number for section in sections})
     for section in TABLE.values():
         if section.name in announced and section.number not in found:
             raise ContainerError(f"truncated: the file ends at byte {len(view)} without its {section.name} section")
@@ -111,11 +115,12 @@ def unpack(data: bytes) -> Container:
 def most_bytes(head: bytes, name: str) -> int:
     """Return the most bytes that a file can have, by its first ones: the header, and the heads of sections so far.
 
-    ContainerError for a header that is not valid names the file. Where something is no section, the file ends.
+    Of sections whose length is not there yet, it is that of the largest one. ContainerError for a header that is not
+    valid names the file. Where something is no section, the file ends.
     """
     view = memoryview(head)
     with naming(name):
-        header, *_ = fixed_header.unpack(view, _KNOWN_FLAGS)
+        header, required, optional = fixed_header.unpack(view, _KNOWN_FLAGS)
     last, at = 0, HEADER_SIZE
     while at + _LONGEST_HEAD <= len(view):
         section = _BY_NUMBER.get(view[at])
@@ -126,11 +131,23 @@ def most_bytes(head: bytes, name: str) -> int:
         if view[at] <= last or section is not None and section.problem(length, header):
             return at
         last, at = view[at], start + CRC.size + length
-    return _most_bytes(header)
+    announced = _announced(required, optional)
+    to_come = [section for section in announced if section.number > last]
+    return min(HEADER_SIZE + _at_most(header, announced), at + _at_most(header, to_come))
 
 
-def _most_bytes(header: Header) -> int:
-    return HEADER_SIZE + sum(_LONGEST_HEAD + section.at_most(header) for section in TABLE.values())
+def _announced(required: int, optional: int) -> list[Section]:
+    """Return the known sections that the flags of a header announce, and those that are always there."""
+    return [
+        section
+        for section in TABLE.values()
+        if section.flag is None or (optional if section.ancillary else required) >> section.flag & 1
+    ]
+
+
+def _at_most(header: Header, sections: list[Section]) -> int:
+    """Return the most bytes of so many sections, and of others that no flag known here announces."""
+    return sum(_LONGEST_HEAD + section.at_most(header) for section in sections) + MAX_UNANNOUNCED
 
 
 def bytes_by_section(container: Container) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Annotated, get_type_hints
 from refscale_codec.fileformat.header import HEADER_SIZE, Header
 
 MAX_PAYLOAD = 0xFFFF_FFFF  # bytes, of any section
+MAX_UNANNOUNCED = 1 << 24  # bytes of all sections that no known flag announces, with their heads
 FIRST_ANCILLARY = 128  # a reader skips an unknown section of this type or above, and refuses one below
 
 

@@ -211,11 +211,6 @@ def _pages(data: bytes) -> list[Page]:
     return pages
 
 
-def samples(data: bytes) -> int:
-    """Return how many samples all images in a file have, overviews and masks, too; an Exception if it is not whole."""
-    return sum(page.size[0] * page.size[1] * page.samples for page in _directories(data))
-
-
 def _directories(data: bytes) -> Iterator[Page]:
     """Yield the images in the order of the chain, each followed by its children; EXIF's thumbnails are passed over."""
     offset, seen = Tags(_header(data)).next, set[int]()
