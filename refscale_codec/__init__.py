@@ -15,6 +15,7 @@ import importlib
 
 from refscale_codec.errors import ContainerError as ContainerError
 from refscale_codec.errors import ImageError as ImageError
+from refscale_codec.errors import IndexFault as IndexFault
 from refscale_codec.errors import ReferenceMismatch as ReferenceMismatch
 from refscale_codec.errors import RefscaleError as RefscaleError
 from refscale_codec.errors import TargetError as TargetError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from refscale_codec.api import fingerprint as fingerprint
     from refscale_codec.api import load_model as load_model
     from refscale_codec.api import open as open
+    from refscale_codec.archive.references import References as References
     from refscale_codec.picture.image import Image as Image
     from refscale_codec.picture.metadata import Metadata as Metadata
 
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(("Reader", "decode", "encode", "fingerprint", "load_model", "open"), "refscale_codec.api"),
+    "References": "refscale_codec.archive.references",
     "Image": "refscale_codec.picture.image",
     "Metadata": "refscale_codec.picture.metadata",
 }
@@ -46,9 +49,11 @@ __all__ = [
     "ContainerError",
     "Image",
     "ImageError",
+    "IndexFault",
     "Metadata",
     "Reader",
     "ReferenceMismatch",
+    "References",
     "RefscaleError",
     "TargetError",
     "UsageError",

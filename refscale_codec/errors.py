@@ -9,7 +9,8 @@
     ├── TargetError          7   a size or PSNR that no quality reaches
     ├── OutOfMemory          8   memory does not suffice; in Python it is Python's, torch's or OpenCV's own error
     ├── BatchError           9   pictures of a batch that could not be coded; all others are
-    └── OutputError         10   a file, a folder or stdout that cannot be written
+    ├── OutputError         10   a file, a folder or stdout that cannot be written
+    └── IndexFault          11   an index of references that is missing, damaged, foreign or busy
 
 `cli.main` catches the base class, prints one line and exits with the code. Anything else is a bug, keeps its traceback
 and exits with 1, as does a command whose reader closes the pipe; Ctrl-C gives 130 (`cli.interrupt`). `docs/FORMAT.md`
@@ -80,6 +81,12 @@ class OutputError(RefscaleError):
     """A file, a folder or stdout that cannot be written; nothing half-written is left."""
 
     exit_code = 10
+
+
+class IndexFault(RefscaleError):
+    """An index of references that is missing, damaged, of another program or version, or busy."""
+
+    exit_code = 11
 
 
 @contextmanager

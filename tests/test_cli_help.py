@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -29,22 +30,34 @@ COMMANDS = [
     "eval",
     "rd-curve",
 ]
+REFS = ["add", "list", "find", "check", "gc", "move"]
+ALL = [*COMMANDS, *(f"refs {name}" for name in REFS)]
+
+
+def declared(name: str) -> Any:
+    """Return the declaration of a command."""
+    command: Any = typer.main.get_command(main.app)
+    for part in name.split():
+        command = command.commands[part]
+    return command
 
 
 def test_every_command_is_in_the_help(refscale: Callable[..., Outcome]) -> None:
     outcome = refscale("--help")
     assert (outcome.code, outcome.err) == (0, "")
     listed = outcome.text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in listed] == COMMANDS
+    assert [line.split()[0] for line in listed] == [*COMMANDS, "refs"]
+    listed += refscale("refs", "--help").text.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed[-len(REFS) :]] == REFS
     assert all(len(line.split()) > 3 for line in listed)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_option_is_explained(refscale: Callable[..., Outcome], name: str) -> None:
-    outcome = refscale(name, "--help")
+    outcome = refscale(*name.split(), "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.text.startswith("Usage: ")
-    command = typer.main.get_command(main.app).commands[name]  # type: ignore[attr-defined]
+    command = declared(name)
     assert command.help
     for parameter in command.params:
         assert parameter.help, f"{name} {parameter.name}"
@@ -52,29 +65,26 @@ def test_every_option_is_explained(refscale: Callable[..., Outcome], name: str) 
         assert shown in outcome.text
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_options_take_one_line_each_in_groups(
     refscale: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = refscale(name, "-h").text
+    text = refscale(*name.split(), "-h").text
     assert max(map(len, text.splitlines())) < 80
-    groups = re.split(
-        r"^(\w[\w ]*):\n", text.partition("\nArguments:")[1] + text.partition("\nArguments:")[2], flags=re.M
-    )
-    assert [group for group in groups[1::2] if group in ("Arguments", "Other options")] == [
-        "Arguments",
-        "Other options",
-    ]
-    command = typer.main.get_command(main.app).commands[name]  # type: ignore[attr-defined]
+    groups = re.split(r"^(\w[\w ]*):\n", text.partition("\n\n")[2], flags=re.M)
+    arguments = any(parameter.param_type_name == "argument" for parameter in declared(name).params)
+    assert groups[1] == ("Arguments" if arguments else "Files")
+    assert groups[-2] == "Other options"
+    command = declared(name)
     lines = [line for group in groups[2::2] for line in group.splitlines() if line.strip()]
     assert len(lines) == len(command.params) + 1  # and --help
     assert all(len(line.split("  ")) >= 3 for line in lines)
 
 
 def test_every_command_can_be_quiet() -> None:
-    for name, command in typer.main.get_command(main.app).commands.items():  # type: ignore[attr-defined]
-        assert "-q" in [option for parameter in command.params for option in parameter.opts], name
+    for name in ALL:
+        assert "-q" in [option for parameter in declared(name).params for option in parameter.opts], name
 
 
 def test_encode_and_batch_share_the_options_of_coding() -> None:

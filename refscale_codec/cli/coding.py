@@ -3,6 +3,7 @@
 Torch, numpy and Pillow are imported inside them, so that `--help` starts at once.
 """
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from refscale_codec.cli.options import (
     ForceOption,
     FormatOption,
     JsonOption,
+    MaxRefsOption,
     MemoryOption,
     NamedOutputOption,
     OutputHashOption,
@@ -26,6 +28,7 @@ from refscale_codec.cli.options import (
     RefNameOption,
     RefOption,
     RefPageOption,
+    RefsOption,
     ScaleOption,
     StripOption,
     TargetBppOption,
@@ -36,7 +39,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import OutputError, ReferenceMismatch, naming
+from refscale_codec.errors import OutputError, ReferenceMismatch, UsageError, naming
 from refscale_codec.fileformat import container
 from refscale_codec.picture import metadata
 
@@ -44,6 +47,8 @@ from refscale_codec.picture import metadata
 def encode(
     picture: Annotated[str, typer.Argument(metavar="PICTURE", help="PNG, JPEG, WebP or TIFF; - is stdin.")],
     ref: RefOption = None,
+    refs: RefsOption = None,
+    max_refs: MaxRefsOption = None,
     page: PageOption = None,
     ref_page: RefPageOption = None,
     output: NamedOutputOption = None,
@@ -73,7 +78,8 @@ def encode(
 
     Pictures have 8 or 16 bits per sample and any number of bands: grey, RGB, palette (coded as RGB); in a TIFF four or
     more bands, 32 bits, and floating point. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored
-    losslessly. A reference that does not help is left out; the summary says so.
+    losslessly. A reference that does not help is left out; the summary says so. With --refs it is the best that an
+    index has (`refscale refs add`), and the file is in its care from then on.
 
     The name of the reference's file is kept as a hint if the picture has metadata and the name takes less than 0.1 % of
     the file; --ref-name yes keeps it always, no never. By default the range of values is that of each band's own
@@ -92,7 +98,10 @@ def encode(
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
-    options.require_positive(threads=threads, page=page, ref_page=ref_page)
+    options.require_positive(threads=threads, page=page, ref_page=ref_page, max_refs=max_refs)
+    index_path = options.index_named(refs, ref)
+    if max_refs is not None and index_path is None:
+        raise UsageError("--max-refs would have no effect: there is no index, see --refs")
     inputs = picture, ref, weights
     terminal.require_inputs(*inputs)
     terminal.require_pictures(picture, ref)
@@ -100,7 +109,7 @@ def encode(
     output = terminal.named_after(picture, ".rsc") if output is None else output
     if not dry_run:
         terminal.require_output(output, *inputs, replace=replace, suffixes=(".rsc",), json_output=json_output)
-    with terminal.progress(quiet) as step:
+    with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
         image = terminal.read_picture(picture, page, need_georeference=not strip)
         reference = terminal.read_reference(ref, ref_page)
@@ -115,21 +124,26 @@ def encode(
         limits = options.ranges_of(value_range, image.bands) if value_range else None
         model = terminal.load_model(weights or weights_files.shipped(*shipping), device, threads)
         step("encoding")
-        reached = encode_image(
-            image,
-            reference,
-            model,
-            rate,
-            value_range=limits,
-            output_hash=output_hash,
-            reference_name=named,
-            strip=strip,
-            tile=side,
-            step=step,
-        )
+        choices: dict[str, Any] = {
+            "value_range": limits,
+            "output_hash": output_hash,
+            "reference_name": named,
+            "strip": strip,
+            "tile": side,
+            "step": step,
+        }
+        chosen = None
+        if index is None:
+            reached = encode_image(image, reference, model, rate, **choices)
+        else:
+            from refscale_codec.archive import coding as archived
+
+            chosen = archived.encode(image, index, model, rate, max_refs or 1, **choices)
+            reached = chosen.reached
         data, target = reached.data, rate.target(image)
         if not dry_run:
-            terminal.write(output, data)
+            with nullcontext() if index is None or output == "-" else index.care(output, data):
+                terminal.write(output, data)
     content = container.unpack(data)
     psnr_reached = None if reached.psnr is None else round(reached.psnr, 3)
     facts = _facts(content, data) | {"quality": reached.quality, "psnr": psnr_reached}
@@ -145,6 +159,13 @@ def encode(
         lines.append(f"target: {got}, at quality {reached.quality} after {reached.tries} tries")
     if ref is not None and content.header.reference is None:
         lines.append("reference: does not help, so it is left out; decoding needs none")
+    if chosen is not None:
+        facts |= {
+            "reference_picture": None if chosen.reference is None else str(chosen.reference),
+            "tried": chosen.tried,
+        }
+        told = f"{chosen.reference}, the best" if chosen.reference else "none, decoding needs none; the best"
+        lines.append(f"reference: {told} of {chosen.tried} that were tried")
     terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
 
 
@@ -164,6 +185,7 @@ def _facts(content: container.Container, data: bytes) -> dict[str, Any]:
 def decode(
     file: FileArgument,
     ref: RefOption = None,
+    refs: RefsOption = None,
     ref_page: RefPageOption = None,
     output: NamedOutputOption = None,
     force: ForceOption = False,
@@ -182,20 +204,21 @@ def decode(
 ) -> None:
     """Decode a picture: x.rsc becomes x.png, or x.tif.
 
-    It is a TIFF if a PNG cannot hold all of the picture, or if --format says so. A file that has a
-    reference needs the same one. Colour profile, EXIF, XMP and georeference are restored; a message on stderr names
-    what the output format cannot hold. TIFF can hold every picture.
+    It is a TIFF if a PNG cannot hold all of the picture, or if --format says so. A file that has a reference needs the
+    same one, which an index finds (--refs). Colour profile, EXIF, XMP and georeference are restored; a message on
+    stderr names what the output format cannot hold. TIFF can hold every picture.
     """
     box = None if window is None else options.window_of(window)
     options.require_positive(threads=threads, ref_page=ref_page)
+    index_path = options.index_named(refs, ref)
     inputs = file, ref, weights
     terminal.require_inputs(*inputs)
-    with terminal.progress(quiet) as step:
+    with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        if header.reference is not None and ref is None:
+        if header.reference is not None and ref is None and index is None:
             from refscale_codec.codec.decoder import named_reference
 
             raise ReferenceMismatch(f"{name}: it needs its reference {named_reference(content)}: give it with --ref")
@@ -220,6 +243,9 @@ def decode(
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = terminal.read_reference(ref, ref_page)
+        if index is not None and header.reference is not None:
+            with naming(name):
+                reference = index.picture(header.reference)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)

@@ -52,6 +52,8 @@ class Command(TyperCommand):
             else:
                 others.append(parameter.get_help_record(ctx))
         for name, records in (groups | {"Other options": others}).items():
+            if not records:
+                continue
             with formatter.section(name):
                 formatter.write_dl(records)
 

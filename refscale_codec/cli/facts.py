@@ -3,7 +3,6 @@
 Numpy and Pillow are imported only for files that need them, torch only for a map that is not the same everywhere.
 """
 
-import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +15,6 @@ from refscale_codec.picture import geo, metadata
 CODECS = {"jpeg": "DCT coefficients", "gmm": "learned, Gaussian mixtures"}
 """The low-res codecs in words."""
 
-_EXIF_IFD, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132  # EXIF's tags of the directory of details, and of dates in it
 _DATES = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME")  # tags of a GeoTIFF
 
 
@@ -110,16 +108,8 @@ def _samples(content: Container) -> dict[str, Any]:
 
 def _date(kept: metadata.Metadata, tags: dict[str, str]) -> str | None:
     """Return when the picture was taken, or else changed, as its metadata has it."""
-    if kept.exif:
-        import PIL.Image
-
-        with suppress(Exception), warnings.catch_warnings():  # any bytes may be there
-            warnings.simplefilter("ignore")
-            exif = PIL.Image.Exif()
-            exif.load(kept.exif)
-            if found := exif.get_ifd(_EXIF_IFD).get(_TAKEN) or exif.get(_CHANGED):
-                return str(found).strip("\0 ")
-    return next((tags[name] for name in _DATES if name in tags), None)
+    found = metadata.exif_text(kept.exif, *metadata.EXIF_DATES)
+    return found or next((tags[name] for name in _DATES if name in tags), None)
 
 
 def _groups(content: Container) -> list[Container]:

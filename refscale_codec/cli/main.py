@@ -6,28 +6,43 @@ Pillow are imported inside the commands that need them, so that `--help` and `in
 
 import sys
 from functools import partial
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from refscale_codec import __version__
-from refscale_codec.cli import batch, coding, inspection, interrupt, process, study, terminal
+from refscale_codec.cli import batch, coding, inspection, interrupt, process, refs, study, terminal
 from refscale_codec.cli.command import Command
 from refscale_codec.errors import OutputError, RefscaleError, reason
 
 EXIT_CODES = """
 Exit codes: 0 done, 2 usage, 3 a picture, 4 a .rsc file, 5 weights, 6 the reference, 7 a target out of reach, 8 memory,
-9 pictures of a batch, 10 the output, 130 interrupted.
+9 pictures of a batch, 10 the output, 11 an index of references, 130 interrupted.
 """
+
+_SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+
+
+class _Commands(TyperGroup):
+    """The commands, in the order in which they are declared; those that have commands of their own are the last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return their names."""
+        return sorted(self.commands, key=lambda name: isinstance(self.commands[name], TyperGroup))
+
 
 app = typer.Typer(
     name="refscale",
+    cls=_Commands,
     help="Compress pictures of a place against an older picture of the same place.",
     epilog=EXIT_CODES,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **_SETTINGS,
 )
 
 
@@ -58,6 +73,16 @@ _command("extract-lr")(inspection.extract_lr)
 _command("train")(study.train)
 _command("eval")(study.evaluate_command)
 _command("rd-curve")(study.rd_curve)
+
+_refs = typer.Typer(name="refs", help="Keep an index of references, and of the files that need them.", **_SETTINGS)
+app.add_typer(_refs)
+_command = partial(_refs.command, cls=Command)
+_command("add")(refs.add)
+_command("list")(refs.list_pictures)
+_command("find")(refs.find)
+_command("check")(refs.check)
+_command("gc")(refs.collect)
+_command("move")(refs.move)
 
 
 def main() -> NoReturn:

@@ -1,6 +1,7 @@
 """The options and arguments that several commands share, and the parsing of their values."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,14 @@ PageOption = Annotated[
 ]
 RefPageOption = Annotated[
     int | None, option("--ref-page", metavar="N", help="The same, of the reference.", group=FILES)
+]
+RefsOption = Annotated[
+    str | None,
+    option("--refs", metavar="INDEX", help="Index of references; by default that of REFSCALE_REFS.", group=FILES),
+]
+MaxRefsOption = Annotated[
+    int | None,
+    option("--max-refs", metavar="N", help="Pictures of --refs to try; 1 by default.", group=FILES),
 ]
 QualityOption = Annotated[
     int | None,
@@ -110,6 +119,21 @@ def require_positive(**numbers: int | None) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} must be {'at least 1' if number < 1 else 'smaller'}, not {number}"
             )
+
+
+def index_named(refs: str | None, ref: object = None) -> str | None:
+    """Return the path of the index of references that is given or, without --ref, that the environment names."""
+    if refs is not None and ref:
+        raise UsageError("--ref and --refs exclude each other: give one")
+    return refs or (None if ref else os.environ.get("REFSCALE_REFS") or None)
+
+
+def index_of(refs: str | None) -> str:
+    """Return the path of the index of references that is given or that the environment names; UsageError for none."""
+    found = index_named(refs)
+    if found is None:
+        raise UsageError("there is no index: name one with --refs, or in the environment as REFSCALE_REFS")
+    return found
 
 
 def tile_side(

@@ -35,6 +35,7 @@ from refscale_codec.fileformat import container
 from refscale_codec.picture import files
 
 if TYPE_CHECKING:
+    from refscale_codec.archive.references import References
     from refscale_codec.model import Model
     from refscale_codec.picture.image import Image
 
@@ -125,6 +126,19 @@ def read_reference(path: str | None, page: int | None) -> "Image | None":
             raise UsageError("--ref-page would have no effect: there is no --ref")
         return None
     return read_picture(path, page)
+
+
+@contextmanager
+def index(path: str | None) -> Iterator["References | None"]:
+    """Yield an index of references, which is closed again; None for no path."""
+    if path is None:
+        yield None
+        return
+    from refscale_codec.archive.references import References
+
+    process.lift_pillow_limit()
+    with References(path) as opened:
+        yield opened
 
 
 def unpacked(data: bytes, name: str) -> container.Container:

@@ -6,7 +6,9 @@ georeference. `docs/FORMAT.md` has the layout of the payload.
 
 import logging
 import struct
+import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 
@@ -21,6 +23,9 @@ _ENTRY = 4  # bytes of an entry: type and length
 _MORE = 0x80  # in a type: another entry follows
 SIZES = {"gamma": 4, "chromaticities": 32, "intent": 1, "cicp": 4, "resolution": 9}
 """Bytes of the parts that have one size."""
+EXIF_DATES = (0x9003, 0x0132)
+"""EXIF's tags of when a picture was taken and when it was changed."""
+_DETAILS = 0x8769  # EXIF's tag of the directory of details
 
 _log = logging.getLogger(__name__)
 
@@ -207,3 +212,18 @@ def _lengths(payload: bytes) -> dict[int, int]:
         if not payload[at] & _MORE:
             return found
     raise ContainerError(f"malformed: METADATA of {len(payload)} bytes ends within its table")
+
+
+def exif_text(exif: bytes, *tags: int) -> str | None:
+    """Return the text of the first of some tags that EXIF has, in its directory of details or the main one."""
+    if exif:
+        import PIL.Image
+
+        with suppress(Exception), warnings.catch_warnings():  # any bytes may be there
+            warnings.simplefilter("ignore")
+            block = PIL.Image.Exif()
+            block.load(exif)
+            for tag in tags:
+                if found := block.get_ifd(_DETAILS).get(tag) or block.get(tag):
+                    return str(found).strip("\0 ")
+    return None

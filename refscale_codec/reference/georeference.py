@@ -124,6 +124,29 @@ def _about(picture: Image) -> Grid | None:
     return Grid(crs, tuple(fitted.T.ravel().tolist()), picture.height, picture.width) if rank == 3 else None
 
 
+def outline(picture: Image, crs: str, along: int = _POINTS) -> Matrix | None:
+    """Return points along the border of a picture in a coordinate reference system, or None if it has no georeference.
+
+    Args:
+        picture: of ground control points, about the border is returned.
+        crs: the system; of EPSG:4326 the points are longitude and latitude.
+        along: how many points a side has, its last one being the first of the next side.
+
+    Returns:
+        [2, 4 (along - 1)]: x and y, from the first pixel's corner along the first row.
+
+    Raises:
+        UsageError, ImageError: as in `between`.
+    """
+    grid = _grid(picture) or _about(picture)
+    if grid is None:
+        return None
+    rise = np.linspace(0, 1, along)[:-1]
+    columns = np.concatenate([rise, 0 * rise + 1, 1 - rise, 0 * rise]) * grid.width - 0.5
+    rows = np.concatenate([0 * rise, rise, 0 * rise + 1, 1 - rise]) * grid.height - 0.5
+    return _transformed(grid.matrix() @ [columns, rows, np.ones(len(rows))], grid.crs, crs)[:2]
+
+
 def between(target: Grid, reference: Grid) -> tuple[Matrix, float]:
     """Return the matrix from a target's pixels to a reference's.
 

@@ -1,0 +1,119 @@
+"""The SQLite file of an index: its tables, transactions, and SQLite's errors as one message.
+
+The journal is SQLite's default one, not a write-ahead log: that would need shared memory, which network disks do not
+have, and two more files beside the index. A transaction is as long as one picture's rows, so processes that add at the
+same time wait for each other only for moments.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from refscale_codec.errors import IndexFault
+
+VERSION = 1
+"""Of the tables; in `user_version`."""
+
+_APPLICATION = 0x52534349  # in `application_id`: "RSCI"
+_PATIENCE = 60.0  # seconds to wait for another process
+_TABLES = """
+CREATE TABLE picture (
+    path BLOB PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL, fingerprint BLOB NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, bands INTEGER NOT NULL, type TEXT NOT NULL,
+    outline TEXT, west REAL, south REAL, east REAL, north REAL,
+    date TEXT, sensor TEXT, nodata REAL NOT NULL, cloud REAL, descriptor BLOB NOT NULL
+);
+CREATE INDEX picture_fingerprint ON picture (fingerprint);
+CREATE INDEX picture_place ON picture (west, east, south, north);
+CREATE TABLE file (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER);
+CREATE TABLE need (path BLOB NOT NULL, fingerprint BLOB NOT NULL, PRIMARY KEY (path, fingerprint)) WITHOUT ROWID;
+CREATE INDEX need_fingerprint ON need (fingerprint);
+"""
+
+
+class Store:
+    """An open index. It is thread-safe, and so are processes that have the same one open."""
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        """Open a file; with `create`, make it if there is none.
+
+        Raises:
+            IndexFault: there is no such file, or it is no index of this version.
+        """
+        self.name = os.fspath(path)
+        self._lock = threading.RLock()
+        if not create and not Path(path).is_file():
+            raise IndexFault(f"there is no index {self.name}; `refscale refs add` makes one")
+        with self._errors():
+            self._file = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, create: bool) -> None:
+        if create and not self.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+            with self.writing():
+                if not self.rows("SELECT 1 FROM sqlite_master LIMIT 1"):  # no other process was faster
+                    for statement in _TABLES.split(";")[:-1]:
+                        self.do(statement)
+                    self.do(f"PRAGMA application_id = {_APPLICATION}")
+                    self.do(f"PRAGMA user_version = {VERSION}")
+        ((application,),) = self.rows("PRAGMA application_id")
+        ((version,),) = self.rows("PRAGMA user_version")
+        if application != _APPLICATION:
+            raise IndexFault(f"{self.name} is a database of another program, not an index of references")
+        if version != VERSION:
+            raise IndexFault(f"{self.name} is an index of version {version}; this refscale reads version {VERSION}")
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        with self._lock, self._errors():
+            return self._file.execute(query, values).fetchall()
+
+    def do(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Execute a statement, and return how many rows it changed."""
+        with self._lock, self._errors():
+            return self._file.execute(statement, values).rowcount
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Do what is inside as a whole or not at all, while nobody else writes."""
+        with self._lock:
+            self.do("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.do("COMMIT")
+            except BaseException:
+                with suppress(IndexFault):
+                    self.do("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into an IndexFault that names the file."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            text = str(error)
+            if "not a database" in text:
+                why = "is not an index of references"
+            elif "locked" in text or "busy" in text:
+                why = f"is busy: another process has been writing to it for {_PATIENCE:.0f} s"
+            elif "unable to open" in text:
+                why = "cannot be opened"
+            elif isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):  # disk full, read-only, closed
+                why = f"cannot be used: {text}"
+            else:
+                why = f"is damaged ({text}); make it again with `refscale refs add`"
+            raise IndexFault(f"{self.name} {why}") from None

@@ -1,0 +1,251 @@
+"""The commands of an index of references; see `cli`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refscale_codec.cli import options, terminal
+from refscale_codec.cli.options import FILES, JsonOption, PageOption, QuietOption, RefsOption, option
+from refscale_codec.errors import BatchError, ReferenceMismatch, RefscaleError, printable
+
+if TYPE_CHECKING:
+    from refscale_codec.archive.references import Entry
+
+PathsArgument = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Pictures, .rsc files, and folders of both.")
+]
+DateOption = Annotated[
+    str | None,
+    option("--date", metavar="DATE", help="When pictures that have no date were taken: 2021-05-03.", group=FILES),
+]
+
+
+def add(
+    paths: PathsArgument,
+    refs: RefsOption = None,
+    date: DateOption = None,
+    force: Annotated[
+        bool, option("--force", "-f", help="Read again what is in the index and has not changed.", group=FILES)
+    ] = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Add pictures that may be references, and take .rsc files into care.
+
+    The index is made if there is none. What is in it already, by path, size and time of modification, is not read
+    again. What was added before an interruption stays. Several processes may add at the same time.
+
+    A .rsc file in care has its references kept by gc and looked after by check.
+
+    A file that cannot be read is one line, the others are added, and the exit code is 9.
+    """
+    index_path = options.index_of(refs)
+    with terminal.progress(quiet) as step:
+        step("starting")
+        from refscale_codec.archive import references
+        from refscale_codec.archive.description import require_date
+
+        taken = None if date is None else require_date(date, "--date")
+        from refscale_codec.cli import process
+
+        process.lift_pillow_limit()
+        added = unchanged = failed = 0
+        with references.References(index_path, create=True) as index:
+            for path in references.listed(paths):
+                step(f"{added + unchanged} files, {path.name}")
+                try:
+                    if index.add(path, again=force, date=taken):
+                        added += 1
+                    else:
+                        unchanged += 1
+                except RefscaleError as error:
+                    if error.exit_code not in _OF_A_FILE:
+                        raise
+                    failed += 1
+                    terminal.say(False, str(error))
+    facts = {"added": added, "unchanged": unchanged, "failed": failed}
+    told = f"{index_path}: {added} added" + f"; {unchanged} were there already" * bool(unchanged)
+    terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
+    if failed:
+        raise BatchError(f"{failed} of {added + unchanged + failed} files could not be added")
+
+
+_OF_A_FILE = (3, 4)  # exit codes of faults of a picture or a .rsc file
+
+
+def list_pictures(
+    refs: RefsOption = None,
+    coded: Annotated[
+        bool, option("--files", help="The .rsc files in care, with the references that they need.", group=FILES)
+    ] = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """List what an index has: a line for each picture, or each .rsc file.
+
+    With --json, each line is an object.
+    """
+    from refscale_codec.archive import references
+
+    with references.References(options.index_of(refs)) as index:
+        if coded:
+            for path, needs in index.files():
+                names = [fingerprint.hex() for fingerprint in needs]
+                _line({"file": str(path), "needs": names}, f"{path}  {' '.join(names) or 'alone'}", json_output)
+            return
+        for entry in index.entries():
+            facts = _facts(entry)
+            described = f"{facts['width']}x{facts['height']}x{facts['bands']} {facts['type']}"
+            text = f"{facts['fingerprint']}  {facts['date'] or '-':<20}  {described}  {facts['picture']}"
+            _line(facts, text, json_output)
+
+
+def find(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A picture, or a .rsc file; - is stdin.")],
+    refs: RefsOption = None,
+    page: PageOption = None,
+    max_refs: Annotated[
+        int, option("--max-refs", metavar="N", help="List at most so many; 20 by default.", group=FILES)
+    ] = 20,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find references for a picture, the best first, or those that a .rsc file needs.
+
+    For a picture, each line has about the share of the bits that a reference saves. It is estimated at low resolution,
+    for the 20 that fit best by footprint, date, clouds and nodata, or look most alike where there is no georeference.
+    For a .rsc file, each line is the path of a picture that it needs.
+    """
+    options.require_positive(page=page, max_refs=max_refs)
+    from refscale_codec.archive import references
+    from refscale_codec.fileformat import container
+
+    index_path = options.index_of(refs)
+    with terminal.progress(quiet) as step, references.References(index_path) as index:
+        step("starting")
+        data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
+        if data.startswith(container.MAGIC):
+            for fingerprint in references.needed(terminal.unpacked(data, name)):
+                path = index.place(fingerprint)
+                _line({"fingerprint": fingerprint.hex(), "picture": str(path)}, str(path), json_output)
+            return
+        from refscale_codec.cli import process
+        from refscale_codec.picture import image as pictures
+        from refscale_codec.picture import sidecars
+
+        process.lift_pillow_limit()
+        beside = [] if file == "-" else sidecars.beside(Path(file))
+        picture = pictures.from_bytes(data, name, page=page, beside=beside)
+        step("comparing")
+        found = index.find(picture, max_refs)
+    for candidate in found:
+        facts = {"gain": round(candidate.gain, 4), **_facts(candidate.entry)}
+        _line(facts, f"{candidate.gain:6.1%}  {facts['date'] or '-':<20}  {facts['picture']}", json_output)
+    if not found:
+        terminal.say(quiet, f"{name}: {index_path} has no picture of the same place and kind")
+
+
+def check(
+    refs: RefsOption = None,
+    full: Annotated[
+        bool, option("--full", help="Read every reference, not only those that have changed.", group=FILES)
+    ] = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tell which .rsc files in care would not decode, and why.
+
+    A file, or a reference of it, is missing, unreadable, or another picture than it was. Those of the same size and
+    time of modification as in the index are believed, unless --full is given. If there is one, the exit code is 6.
+    """
+    from refscale_codec.archive import references
+    from refscale_codec.cli import process
+
+    process.lift_pillow_limit()
+    files = bad = 0
+    with terminal.progress(quiet) as step, references.References(options.index_of(refs)) as index:
+        for path, problem in index.check(full=full):
+            step(f"{files} files, {path.name}")
+            files += 1
+            if problem is not None:
+                bad += 1
+                facts = {"file": str(path), "reason": problem.reason, "detail": problem.detail}
+                _line(facts, f"{path}: {problem.reason}: {problem.detail}", json_output)
+    if bad:
+        raise ReferenceMismatch(f"{bad} of {files} files would not decode")
+    terminal.say(quiet, f"{files} files have all that they need")
+
+
+def collect(
+    refs: RefsOption = None,
+    before: Annotated[
+        str | None,
+        option("--before", metavar="DATE", help="Also pictures that were taken before that day.", group=FILES),
+    ] = None,
+    delete: Annotated[bool, option("--delete", help="Delete the files of those pictures, too.", group=FILES)] = False,
+    lost_files: Annotated[
+        bool, option("--lost-files", help="First forget .rsc files that are gone, and what they need.", group=FILES)
+    ] = False,
+    dry_run: Annotated[bool, option("--dry-run", help="Only list what would be done.", group=FILES)] = False,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Forget pictures that no .rsc file in care needs: those whose file is gone, and with --before old ones.
+
+    What a .rsc file in care needs stays, also if that file is gone, because its disk may come back: --lost-files says
+    that it does not. A file that is not in care is not known: `refscale refs add` takes it into care. Files of
+    pictures are left alone, unless --delete is given.
+    """
+    from refscale_codec.archive import references
+    from refscale_codec.archive.description import require_date
+
+    day = None if before is None else require_date(before, "--before")
+    with references.References(options.index_of(refs)) as index:
+        found = index.collect(day, delete=delete, lost_files=lost_files, dry_run=dry_run)
+        number = 0
+        for path, done in found:
+            number += 1
+            _line({"path": str(path), "done": done}, f"{done}: {path}", json_output)
+    terminal.say(quiet, f"{number} {'would be ' if dry_run else ''}forgotten")
+
+
+def move(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The folder where files were.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The folder where they are now.")],
+    refs: RefsOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tell an index that a folder or a disk has another place now.
+
+    Files below the folder of the index need no such call when they move together with it.
+    """
+    from refscale_codec.archive import references
+
+    with references.References(options.index_of(refs)) as index:
+        moved = index.move(old, new)
+    terminal.summarise([f"{moved} paths changed"], {"moved": moved}, json_output=json_output, quiet=quiet)
+
+
+def _facts(entry: "Entry") -> dict[str, Any]:
+    """Return what `--json` tells of a picture."""
+    described = entry.described
+    place = described.footprint
+    return {
+        "picture": str(entry.path),
+        "fingerprint": described.fingerprint.hex(),
+        "width": described.width,
+        "height": described.height,
+        "bands": described.bands,
+        "type": described.type,
+        "footprint": None if place is None else [list(corner) for corner in place.corners],
+        "date": described.date,
+        "sensor": described.sensor,
+        "nodata": described.nodata,
+        "cloud": described.cloud,
+    }
+
+
+def _line(facts: dict[str, Any], text: str, json_output: bool) -> None:
+    terminal.write("-", (terminal.as_json(facts) if json_output else printable(text)) + "\n")

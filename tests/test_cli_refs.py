@@ -1,0 +1,105 @@
+"""The commands of an index of references, and encode and decode with one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import TINY, assert_refusal, contents
+from conftest import Outcome
+
+Refscale = Callable[..., Outcome]
+INDEX = ("--refs", "i.sqlite")
+
+
+@pytest.fixture
+def indexed(place: Path, refscale: Refscale) -> Path:
+    """Return the folder with an index of two pictures."""
+    assert refscale("refs", "add", "ref.png", "other.png", *INDEX, "-q").code == 0
+    return place
+
+
+def test_a_picture_is_coded_against_the_best_and_decoded_by_the_index_alone(indexed: Path, refscale: Refscale) -> None:
+    outcome = refscale("encode", "target.png", *INDEX, "--max-refs", "2", *TINY, "-o", "x.rsc", "--json")
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.text)
+    assert facts["reference_picture"] == str(indexed / "ref.png")
+    assert "ref.png, the best of " in outcome.err
+    outcome = refscale("decode", "x.rsc", *INDEX, *TINY, "-o", "found.png")
+    assert outcome.code == 0, outcome.err
+    assert refscale("decode", "x.rsc", "--ref", "ref.png", *TINY, "-o", "named.png").code == 0
+    assert (indexed / "found.png").read_bytes() == (indexed / "named.png").read_bytes()
+    (line,) = refscale("refs", "list", "--files", "--json", *INDEX).text.splitlines()
+    assert json.loads(line) == {"file": str(indexed / "x.rsc"), "needs": [facts["reference"]]}
+    assert refscale("refs", "find", "x.rsc", *INDEX).text == f"{indexed / 'ref.png'}\n"
+
+
+def test_the_environment_names_the_index_where_nothing_else_does(
+    indexed: Path, refscale: Refscale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_refusal(refscale("refs", "list"), 2, "--refs", "REFSCALE_REFS")
+    monkeypatch.setenv("REFSCALE_REFS", "i.sqlite")
+    assert len(refscale("refs", "list").text.splitlines()) == 2
+    assert refscale("decode", "with.rsc", *TINY, "-o", "a.png").code == 0
+    assert refscale("decode", "with.rsc", "--ref", "ref.png", *TINY, "-o", "a.png").code == 0
+
+
+def test_find_lists_candidates_the_best_first(indexed: Path, refscale: Refscale) -> None:
+    lines = [json.loads(line) for line in refscale("refs", "find", "target.png", *INDEX, "--json").text.splitlines()]
+    assert lines[0]["picture"] == str(indexed / "ref.png")
+    assert [line["gain"] for line in lines] == sorted((line["gain"] for line in lines), reverse=True)
+    assert refscale("refs", "find", "target.png", *INDEX).text.splitlines()[0].endswith("ref.png")
+    assert "no picture of the same place" in refscale("refs", "find", "deep.png", *INDEX).err
+
+
+def test_adding_tells_what_is_new_and_a_bad_file_is_one_line(indexed: Path, refscale: Refscale) -> None:
+    outcome = refscale("refs", "add", "ref.png", "text.png", "with.rsc", *INDEX, "--json", "--date", "2021-05-03")
+    assert (outcome.code, json.loads(outcome.text)) == (9, {"added": 1, "unchanged": 1, "failed": 1})
+    assert [line for line in outcome.err.splitlines() if "text.png" in line]
+    assert_refusal(refscale("refs", "add", "ref.png", *INDEX, "--date", "May"), 2, "--date must be a date")
+
+
+def test_check_gc_and_move(indexed: Path, refscale: Refscale) -> None:
+    refscale("refs", "add", "with.rsc", *INDEX, "-q")
+    assert refscale("refs", "check", *INDEX).code == 0
+    assert refscale("refs", "gc", *INDEX, "--before", "2100-01-01", "--delete").text == ""
+    (indexed / "other.png").unlink()
+    assert refscale("refs", "gc", *INDEX, "--dry-run").text == f"forgotten: {indexed / 'other.png'}\n"
+    assert refscale("refs", "gc", *INDEX).text == f"forgotten: {indexed / 'other.png'}\n"
+    (indexed / "away").mkdir()
+    (indexed / "ref.png").rename(indexed / "away" / "ref.png")
+    outcome = refscale("refs", "check", *INDEX, "--json")
+    assert (outcome.code, json.loads(outcome.text)["reason"]) == (6, "missing")
+    assert_refusal(refscale("decode", "with.rsc", *INDEX, *TINY, "-o", "a.png"), 6, "with.rsc", "missing")
+    assert refscale("refs", "gc", *INDEX).text == ""
+    (indexed / "away" / "ref.png").rename(indexed / "ref.png")
+    (indexed / "pictures").mkdir()
+    (indexed / "ref.png").rename(indexed / "pictures" / "ref.png")
+    assert json.loads(refscale("refs", "move", ".", "pictures", *INDEX, "--json").text) == {"moved": 2}
+    (indexed / "with.rsc").rename(indexed / "pictures" / "with.rsc")
+    assert refscale("refs", "check", *INDEX).code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("encode target.png --ref ref.png --refs i.sqlite", 2, ["--ref and --refs exclude each other"]),
+        ("encode target.png --max-refs 2", 2, ["--max-refs would have no effect"]),
+        ("encode target.png --refs none.sqlite -o x.rsc", 11, ["no index none.sqlite", "refs add"]),
+        ("decode with.rsc --refs ref.png -o x.png", 11, ["ref.png is not an index"]),
+        ("refs list --refs ref.png", 11, ["ref.png is not an index"]),
+        ("refs add ref.png --refs other.png", 11, ["other.png is not an index"]),
+        ("refs gc --before soon --refs i.sqlite", 2, ["--before must be a date"]),
+    ],
+)
+def test_refusals(place: Path, refscale: Refscale, line: str, code: int, words: list[str]) -> None:
+    before = contents(place)
+    assert_refusal(refscale(*line.split()), code, *words)
+    assert contents(place) == before
+
+
+def test_a_file_alone_is_in_care_too_and_stdout_is_not(indexed: Path, refscale: Refscale) -> None:
+    outcome = refscale("encode", "grey.png", *INDEX, *TINY, "-o", "alone.rsc", "--json")
+    assert (outcome.code, json.loads(outcome.text)["reference_picture"]) == (0, None)
+    assert refscale("encode", "target.png", *INDEX, *TINY, "-o", "-").code == 0
+    assert len(refscale("refs", "list", "--files", *INDEX).text.splitlines()) == 1

@@ -1,0 +1,348 @@
+"""The index of references: what is added is found, gc orphans nothing, and faults of a file are told in one line."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from commands import drawn, older
+from conftest import GOLDEN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refscale_codec.archive import description, descriptor, footprint
+from refscale_codec.archive.references import References, listed
+from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch
+from refscale_codec.fileformat import container
+from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.metadata import Metadata
+
+PLAIN = container.unpack((GOLDEN / "reference.rsc").read_bytes())
+
+
+def needing(fingerprint: bytes | None) -> bytes:
+    """Return a file that names a reference; what it decodes to does not matter here."""
+    if fingerprint is None:
+        return (GOLDEN / "alone.rsc").read_bytes()
+    return container.pack(replace(PLAIN, header=replace(PLAIN.header, reference=fingerprint)))
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).save(path)
+    return path
+
+
+def fingerprint(path: Path) -> bytes:
+    return pictures.read(path).fingerprint()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[References]:
+    with References(tmp_path / "refs.sqlite", create=True) as opened:
+        yield opened
+
+
+# --- adding and finding ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_added_is_found_and_adding_again_reads_nothing(
+    index: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "a" / "x.png", older(drawn(1, 96, 96)))
+    assert index.add(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "read", lambda *_, **__: pytest.fail("read again"))
+        assert not index.add(path)
+    (found,) = index.find(Image(drawn(1, 96, 96)))
+    assert found.entry.path == path
+    assert found.gain > 0.5
+    assert index.paths(fingerprint(path)) == [path]
+    save(path, drawn(2))
+    assert index.add(path)
+    (entry,) = index.entries()
+    assert entry.described.fingerprint == fingerprint(path)
+
+
+def test_a_picture_is_no_candidate_for_itself_and_other_kinds_are_none(index: References, tmp_path: Path) -> None:
+    index.add(save(tmp_path / "same.png", drawn(1, 64, 64)))
+    index.add(save(tmp_path / "deep.png", drawn(1, 64, 64)[..., 0].astype(np.uint16) * 257))
+    assert index.find(Image(drawn(1, 64, 64)), 9) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=4, unique=True), st.booleans())
+def test_paths_of_any_bytes_are_found_again_wherever_the_index_moves(names: list[bytes], below: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        usable = [os.fsdecode(name.translate(None, b"\0/\\")).lstrip(".") for name in names]
+        paths = []
+        for at, name in enumerate(usable):
+            path = place / "a" / f"{at}{name}.png"
+            try:
+                paths.append(save(path, drawn(at)))
+            except (OSError, ValueError):  # a file system that takes UTF-8 only
+                continue
+        where = place / ("a" if below else "b")
+        where.mkdir(exist_ok=True)
+        with References(where / "i.sqlite", create=True) as index:
+            assert sorted(listed([place / "a"])) == sorted(paths)
+            assert all(index.add(path) for path in paths)
+            assert not any(index.add(path) for path in paths)
+            assert sorted(entry.path for entry in index.entries()) == sorted(paths)
+        shutil.move(place / "a", place / "c")
+        with References(place / ("c" if below else "b") / "i.sqlite") as index:
+            assert index.move(place / "a", place / "c") == (0 if below else len(paths))
+            assert all(entry.path.exists() for entry in index.entries())
+
+
+def test_georeferenced_pictures_are_found_by_place_and_sorted_by_date(index: References, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+
+    def geotiff(name: str, x: float, date: str, seed: int = 1) -> Path:
+        profile = {"driver": "GTiff", "dtype": "uint8", "crs": "EPSG:32633", "count": 3, "height": 64, "width": 64}
+        with rasterio.open(tmp_path / name, "w", **profile, transform=rasterio.Affine(10, 0, x, 0, -10, 4e6)) as file:
+            file.write(np.moveaxis(older(drawn(seed, 64, 64)), -1, 0))
+            file.update_tags(ACQUISITIONDATETIME=date, CLOUDY_PIXEL_PERCENTAGE="12.5", SPACECRAFT_NAME="S2A")
+        return tmp_path / name
+
+    far = geotiff("far.tif", 7e5, "2020-06-01T10:00:00Z", 2)
+    near = geotiff("near.tif", 5e5, "2021-06-01T12:00:00+02:00", 3)
+    for path in (far, near):
+        index.add(path)
+    target = pictures.read(geotiff("new.tif", 500_200, "2022-01-01"))
+    assert [candidate.entry.path for candidate in index.find(target, 5)] == [near]
+    (entry,) = (each for each in index.entries() if each.path == near)
+    assert entry.described[6:10] == ("2021-06-01T10:00:00Z", "S2A", 0.0, 0.125)
+    assert entry.described.footprint is not None
+    assert entry.described.footprint.west == pytest.approx(15.0, abs=0.01)
+
+
+# --- descriptions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("2021:05:03 10:11:12", "2021-05-03T10:11:12"),
+        ("2021-05-03T10:11:12.024Z", "2021-05-03T10:11:12Z"),
+        ("20210503T231112-0200", "2021-05-04T01:11:12Z"),
+        ("2021-05-03", "2021-05-03"),
+        ("0000:00:00 00:00:00", None),
+        ("2021-02-30", None),
+        ("yesterday", None),
+        ("0001-01-01T00:00:00+14:00", None),
+    ],
+)
+def test_dates_are_iso_8601_or_nothing(text: str, wanted: str | None) -> None:
+    assert description.iso_date(text) == wanted
+
+
+def test_a_date_of_exif_is_in_utc_if_its_time_zone_is_known() -> None:
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769).update({0x9003: "2021:05:03 01:00:00", 0x9011: "+02:00"})
+    exif[0x0110] = "X100"
+    described = description.of_picture(Image(drawn(1), Metadata(exif=exif.tobytes()[6:])))
+    assert (described.date, described.sensor, described.cloud) == ("2021-05-02T23:00:00Z", "X100", None)
+
+
+def test_nodata_and_transparent_pixels_are_counted_and_do_not_show() -> None:
+    pixels = drawn(1, 64, 64)
+    hole = pixels.copy()
+    hole[:16] = 0
+    described = description.of_picture(Image(hole, nodata=0))
+    assert described.nodata == pytest.approx(0.25, abs=0.01)
+    alpha = np.full((64, 64), 255, np.uint8)
+    alpha[:16] = 0
+    filled = [descriptor.preview(Image(x, alpha=alpha)) for x in (hole, pixels)]
+    np.testing.assert_allclose(*filled, atol=1e-3)
+
+
+@given(st.floats(-180, 179.9), st.floats(-80, 80), st.floats(0.01, 5), st.floats(-0.9, 0.9))
+def test_neighbours_overlap_across_the_antimeridian_too(west: float, south: float, side: float, shift: float) -> None:
+    def square(left: float) -> footprint.Footprint:
+        x = np.array([left, left + side, left + side, left])
+        return footprint.around((x + 180) % 360 - 180, np.array([south, south, south + side, south + side]))
+
+    here, there = square(west), square(west + shift * side)
+    assert -180 <= here.west < 180
+    assert footprint.overlap(here, there) == pytest.approx(1 - abs(shift), abs=1e-6)
+    assert footprint.overlap(here, square(west + 2 * side)) == 0 or side > 100
+
+
+def test_a_pole_inside_is_a_cap() -> None:
+    turn = np.linspace(-180, 180, 8, endpoint=False)
+    cap = footprint.around(turn, np.full(8, 80.0))
+    assert (cap.west, cap.south, cap.east, cap.north) == (-180, 80, 180, 90)
+
+
+# --- keeping ---------------------------------------------------------------------------------------------------------
+
+NAMES = ("a", "b", "c")
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["add", "code", "lose", "unlink", "gc", "delete"]), st.integers(0, 2), st.integers(0, 2)),
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ACTIONS)
+def test_gc_never_removes_what_a_file_in_care_needs(actions: list[tuple[str, int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        paths = [save(place / f"{name}.png", drawn(at)) for at, name in enumerate(NAMES)]
+        prints = [fingerprint(path) for path in paths]
+        needs: dict[Path, bytes] = {}
+        with References(place / "i.sqlite", create=True) as index:
+            for action, first, second in actions:
+                coded = place / f"{first}.rsc"
+                there = [path.exists() for path in paths]
+                if action == "add" and there[first]:
+                    index.add(paths[first], date="2001-01-01")
+                elif action == "code" and there[second] and index.paths(prints[second]):
+                    data = needing(prints[second])
+                    with index.care(coded, data):
+                        coded.write_bytes(data)
+                    needs[coded] = prints[second]
+                elif action == "lose":
+                    coded.unlink(missing_ok=True)
+                elif action == "unlink" and prints[first] not in needs.values():
+                    paths[first].unlink(missing_ok=True)
+                elif action in ("gc", "delete"):
+                    list(index.collect("2002-01-01", delete=action == "delete"))
+                for wanted in needs.values():
+                    assert index.picture(wanted).fingerprint() == wanted
+            for path, problem in index.check():
+                assert (problem is None) == path.exists()
+
+
+def test_a_file_that_fails_to_be_written_keeps_what_the_old_one_needs(index: References, tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{at}.png", drawn(at)) for at in range(2)]
+    coded = tmp_path / "x.rsc"
+    for path in paths:
+        index.add(path, date="2001-01-01")
+    with index.care(coded, needing(fingerprint(paths[0]))):
+        coded.write_bytes(needing(fingerprint(paths[0])))
+    with pytest.raises(OSError, match="full"), index.care(coded, needing(fingerprint(paths[1]))):
+        raise OSError("full")
+    assert list(index.collect("2002-01-01", delete=True)) == []
+    assert index.picture(fingerprint(paths[0])) is not None
+
+
+def test_a_reference_that_gc_took_meanwhile_is_told_before_the_file_is_written(index: References) -> None:
+    with pytest.raises(ReferenceMismatch, match="no longer has the reference"), index.care("x.rsc", needing(b"gone!!")):
+        pytest.fail("written")
+    assert index.files() == []
+
+
+def test_a_file_that_was_overwritten_needs_its_new_reference(index: References, tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{at}.png", drawn(at)) for at in range(2)]
+    coded = tmp_path / "x.rsc"
+    for path in paths:
+        index.add(path, date="2001-01-01")
+    coded.write_bytes(needing(fingerprint(paths[0])))
+    assert index.add(coded)
+    coded.write_bytes(needing(fingerprint(paths[1])))
+    os.utime(coded, (1, 1))
+    assert list(index.collect("2002-01-01", delete=True)) == [(paths[0], "deleted")]
+    assert paths[1].exists()
+
+
+def test_check_tells_why_a_file_would_not_decode(index: References, tmp_path: Path) -> None:
+    names = ("fine", "missing", "changed", "unreadable")
+    for at, name in enumerate(names):
+        path = save(tmp_path / f"{name}.png", drawn(at))
+        index.add(path)
+        (tmp_path / f"{name}.rsc").write_bytes(needing(fingerprint(path)))
+    (tmp_path / "unknown.rsc").write_bytes(needing(b"never!"))
+    (tmp_path / "gone.rsc").write_bytes(needing(None))
+    for path in listed([tmp_path]):
+        index.add(path)
+    assert all(problem is None for path, problem in index.check() if path.stem != "unknown")
+    (tmp_path / "missing.png").unlink()
+    save(tmp_path / "changed.png", drawn(9))
+    (tmp_path / "unreadable.png").write_bytes(b"\x89PNG\r\n\x1a\n, cut")
+    (tmp_path / "gone.rsc").unlink()
+    found = {path.stem: problem and problem.reason for path, problem in index.check()}
+    assert found == {name: name for name in names[1:]} | {"fine": None, "unknown": "unknown", "gone": "missing"}
+
+
+def test_another_copy_of_a_reference_serves(index: References, tmp_path: Path) -> None:
+    paths = [save(tmp_path / name, drawn(1)) for name in ("a.png", "b.png")]
+    for path in paths:
+        index.add(path)
+    coded = tmp_path / "x.rsc"
+    coded.write_bytes(needing(fingerprint(paths[0])))
+    index.add(coded)
+    paths[0].unlink()
+    assert index.place(fingerprint(paths[1])) == paths[1]
+    assert dict(index.check()) == {coded: None}
+
+
+def test_processes_may_add_at_the_same_time(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{at}.png", drawn(at)) for at in range(12)]
+
+    def add(part: list[Path]) -> None:
+        with References(tmp_path / "i.sqlite", create=True) as index:
+            for path in part:
+                index.add(path)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, [paths[at::3] for at in range(3)] + [paths]))
+    with References(tmp_path / "i.sqlite") as index:
+        assert sorted(entry.path for entry in index.entries()) == sorted(paths)
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_index_is_one_message_and_left_as_it_is(tmp_path: Path) -> None:
+    text, empty, foreign, newer, cut = (tmp_path / name for name in ("text", "empty", "foreign", "newer", "cut"))
+    text.write_bytes(b"no database at all, but long enough to be one" * 40)
+    empty.write_bytes(b"")
+    with sqlite3.connect(foreign) as other:
+        other.execute("CREATE TABLE t (a)")
+    other.close()
+    for path in (newer, cut):
+        References(path, create=True).close()
+    with sqlite3.connect(newer) as other:
+        other.execute("PRAGMA user_version = 99")
+    other.close()
+    cut.write_bytes(cut.read_bytes()[:5000])
+    for path, words in {
+        text: "is not an index of references",
+        foreign: "a database of another program",
+        newer: "version 99; this refscale reads version 1",
+        cut: "is damaged",
+        tmp_path / "none": "there is no index",
+        tmp_path: "there is no index",
+    }.items():
+        before = path.read_bytes() if path.is_file() else b""
+        with pytest.raises(IndexFault, match=words), References(path) as index:
+            index.entries()
+        assert (path.read_bytes() if path.is_file() else b"") == before
+    with pytest.raises(IndexFault, match="another program"):
+        References(foreign, create=True)
+    with pytest.raises(IndexFault, match="another program"):
+        References(empty)
+    References(empty, create=True).close()
+
+
+def test_pictures_and_files_that_cannot_be_read_are_refused(index: References, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("no picture")
+    (tmp_path / "x.rsc").write_bytes(needing(None)[:-3])
+    with pytest.raises(ImageError, match=r"x\.png"):
+        index.add(tmp_path / "x.png")
+    with pytest.raises(ContainerError, match=r"x\.rsc: truncated"):
+        index.add(tmp_path / "x.rsc")
+    with pytest.raises(ImageError, match="does not exist"):
+        index.add(tmp_path / "none.png")
+    assert index.entries() == index.files() == []
