@@ -28,6 +28,7 @@ def test_a_picture_is_coded_against_the_best_and_decoded_by_the_index_alone(inde
     outcome = refscale("decode", "x.rsc", *INDEX, *TINY, "-o", "found.png")
     assert outcome.code == 0, outcome.err
     assert refscale("decode", "x.rsc", "--ref", "ref.png", *TINY, "-o", "named.png").code == 0
+    assert refscale("verify", "x.rsc", *INDEX, *TINY).code == 0
     assert (indexed / "found.png").read_bytes() == (indexed / "named.png").read_bytes()
     (line,) = refscale("refs", "list", "--files", "--json", *INDEX).text.splitlines()
     assert json.loads(line) == {"file": str(indexed / "x.rsc"), "needs": [facts["reference"]]}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale_codec.archive import description, descriptor, footprint
+from refscale_codec.archive.gain import Target
 from refscale_codec.archive.references import References, listed
 from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch
 from refscale_codec.fileformat import container
 from refscale_codec.picture import image as pictures
+from refscale_codec.picture import levels
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 
@@ -182,6 +185,27 @@ def test_a_pole_inside_is_a_cap() -> None:
     turn = np.linspace(-180, 180, 8, endpoint=False)
     cap = footprint.around(turn, np.full(8, 80.0))
     assert (cap.west, cap.south, cap.east, cap.north) == (-180, 80, 180, 90)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(levels.TYPES), st.integers(1, 70), st.integers(1, 70), st.integers(1, 5), st.booleans(), st.data()
+)
+def test_pictures_of_any_kind_can_be_described_and_compared(
+    dtype: np.dtype[Any], height: int, width: int, bands: int, alpha: bool, data: st.DataObject
+) -> None:
+    low, high = levels.limits_of(dtype)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    few = np.array([low, high, 0, *rng.integers(0, 100, 3)], dtype)
+    if dtype.kind == "f":
+        few[:2] = np.nan, np.inf
+    pixels = rng.choice(few, (height, width, bands))
+    picture = Image(pixels, alpha=pixels[..., 0] if alpha and dtype.kind != "f" else None, nodata=few[-1].item())
+    described = description.of_picture(picture)
+    assert len(described.descriptor) == descriptor.SIZE
+    assert descriptor.similarities(described.descriptor, [described.descriptor])[0] <= 1.001
+    assert 0 <= described.nodata <= 1
+    assert Target(picture).gain(picture) <= 1
 
 
 # --- keeping ---------------------------------------------------------------------------------------------------------

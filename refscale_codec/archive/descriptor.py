@@ -23,6 +23,7 @@ _MEANS, _EDGES, _DIRECTIONS = 6, 4, 2  # squares along a side, and directions of
 SIZE = _MEANS**2 + _DIRECTIONS * _EDGES**2
 """Bytes of a descriptor."""
 
+_RESIZED = (np.uint8, np.uint16, np.int16)  # types that OpenCV reduces
 _UNIT = 40  # of the integers: one standard deviation
 
 
@@ -38,15 +39,14 @@ def preview(image: Image) -> Luma:
     if missing is None:
         luma = _reduced(bands, height, width)
     else:
-        there = ~missing
-        filled = np.where(there[..., None], bands, 0).astype(np.float32)
-        share = _reduced(there[..., None].astype(np.float32), height, width)
-        luma = np.asarray(_reduced(filled, height, width) / np.maximum(share, 1e-6), np.float32)
-        luma[share < 0.5] = luma[share >= 0.5].mean() if (share >= 0.5).any() else 0
+        share = _reduced(~missing[..., None] * 1.0, height, width)
+        luma = _reduced(np.where(missing[..., None], 0, bands), height, width) / np.maximum(share, 1e-6)
+        known = share >= 0.5
+        luma[~known] = luma[known].mean() if known.any() else 0
     if image.pixels.dtype != np.uint8:
-        low, high = map(float, np.percentile(luma, (2, 98)))
+        low, high = np.percentile(luma, (2, 98))
         luma = ((luma - low) * (255 / max(high - low, 1e-9))).clip(-64, 319)
-    return np.ascontiguousarray(luma)
+    return np.ascontiguousarray(luma, np.float32)
 
 
 def missing_of(image: Image) -> NDArray[np.bool_] | None:
@@ -62,11 +62,11 @@ def missing_of(image: Image) -> NDArray[np.bool_] | None:
     return np.logical_or.reduce(parts) if parts else None
 
 
-def _reduced(bands: NDArray[Any], height: int, width: int) -> Luma:
+def _reduced(bands: NDArray[Any], height: int, width: int) -> NDArray[np.float64]:
     """Return the mean of bands [h, w, n], reduced by averaging."""
-    plane = bands.astype(np.float32, copy=False).mean(axis=2) if bands.dtype.itemsize > 2 else bands
-    small = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return np.asarray(small if small.ndim == 2 else small.mean(axis=2), np.float32)
+    plane = bands if bands.dtype in _RESIZED else bands.mean(axis=2, dtype=np.float64)
+    small = cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=cv2.INTER_AREA).astype(np.float64)
+    return np.asarray(small if small.ndim == 2 else small.mean(axis=2))
 
 
 def of_preview(luma: Luma) -> bytes:

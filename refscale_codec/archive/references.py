@@ -154,19 +154,17 @@ class References:
         image = image_of(picture, "the picture", None, need_georeference=True)
         described, target = of_picture(image), Target(image)
         found = []
-        for entry in map(self._entry, search.shortlist(self._store, described)):
+        for row in search.shortlist(self._store, described):
+            path = self._real(row[0])
             try:
-                self.add(entry.path)
-                older = pictures.read(entry.path, need_georeference=False)
+                self.add(path)
+                older = pictures.read(path, need_georeference=False)
             except RefscaleError:  # it is no longer there; `check` tells
                 continue
-            if older.fingerprint() != described.fingerprint:
-                found.append(Candidate(self._at(entry.path), target.gain(older)))
+            for now in self._store.rows("SELECT * FROM picture WHERE path = ?", row[:1]):
+                if now[3] != described.fingerprint:
+                    found.append(Candidate(self._entry(now), target.gain(older)))
         return sorted(found, key=lambda candidate: -candidate.gain)[:most]
-
-    def _at(self, path: Path) -> Entry:
-        (row,) = self._store.rows("SELECT * FROM picture WHERE path = ?", (self._stored(path),))
-        return self._entry(row)
 
     def paths(self, fingerprint: bytes) -> list[Path]:
         """Return where a picture is, or was when it was added."""

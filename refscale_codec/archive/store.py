@@ -115,5 +115,5 @@ class Store:
             elif isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):  # disk full, read-only, closed
                 why = f"cannot be used: {text}"
             else:
-                why = f"is damaged ({text}); make it again with `refscale refs add`"
+                why = f"is damaged ({text}): restore it, or remove it and make it again with `refscale refs add`"
             raise IndexFault(f"{self.name} {why}") from None

@@ -243,9 +243,9 @@ def decode(
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
         reference = terminal.read_reference(ref, ref_page)
-        if index is not None and header.reference is not None:
+        if index is not None:
             with naming(name):
-                reference = index.picture(header.reference)
+                reference = index.reference(data)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)

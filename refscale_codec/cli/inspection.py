@@ -23,6 +23,7 @@ from refscale_codec.cli.options import (
     QuietOption,
     RefOption,
     RefPageOption,
+    RefsOption,
     RequiredRefOption,
     ThreadsOption,
     WeightsOption,
@@ -88,6 +89,7 @@ def fingerprint(
 def verify(
     file: FileArgument,
     ref: RefOption = None,
+    refs: RefsOption = None,
     ref_page: RefPageOption = None,
     structure: Annotated[
         bool, option("--structure", help="Prove only structure and checksums, which needs no --ref.", group=FILES)
@@ -105,6 +107,7 @@ def verify(
     what can be checked is, and the exit code is 6. With --structure, only structure and checksums are to be proved.
     """
     options.require_positive(threads=threads, ref_page=ref_page)
+    index_path = options.index_named(refs, ref)
     terminal.require_inputs(file, ref)
     data, name = terminal.read(file), terminal.name_of(file)
     content = terminal.unpacked(data, name)
@@ -115,9 +118,12 @@ def verify(
         text = f"{name}: structure and checksums are intact; not tried: weights, reference, decoding"
         terminal.summarise([text], {"proved": ["structure"]}, json_output=json_output, quiet=quiet)
         return
-    with terminal.progress(quiet) as step:
+    with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
         reference = terminal.read_reference(ref, ref_page)
+        if index is not None:
+            with naming(name):
+                reference = index.reference(data)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
