@@ -36,8 +36,8 @@ from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.interface import Floats
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Warped
 from refscale_codec.rescale import blocks, refnet, tiled
@@ -218,7 +218,7 @@ class Judge:
         self.pictures: list[tuple[Image, Image]] = []
         for pair in read_manifest(manifest, ("dev",))[::2]:
             if pair.reference is not None:
-                target, reference = (middle(image.read(path), SIDE) for path in (pair.target, pair.reference))
+                target, reference = (middle(pictures.read(path), SIDE) for path in (pair.target, pair.reference))
                 self.pictures.append((target, warp.apply(reference, registration.estimate(target, reference))))
         self.anchors = [[point(target, *jpeg(target, q)) for q in JPEG_QUALITIES] for target, _ in self.pictures]
 

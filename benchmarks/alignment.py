@@ -24,8 +24,8 @@ from common import RESULTS, bd_rate, kept, replace_table
 from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.reference.warp import Alignment
@@ -48,7 +48,7 @@ Tried = tuple[int, float]  # bytes, and mean squared error
 def curves(pair: Pair, net: Model) -> dict[str, list[Tried]]:
     """Return what each way gives at each quality."""
     assert pair.reference is not None
-    target, reference = image.read(pair.target), image.read(pair.reference)
+    target, reference = pictures.read(pair.target), pictures.read(pair.reference)
     still = warp.still(target.height, target.width)
     estimated = registration.estimate(target, reference) or still
     ways: dict[str, Alignment] = {
@@ -109,7 +109,7 @@ def main() -> None:
     pairs = [pair for pair in read_manifest(args.manifest, (args.split,)) if pair.dataset in args.datasets]
     for pair in (*pairs[::3], *pairs[1::3], *pairs[2::3]):  # stopped early, it has some of everything
         if pair.name not in result["pairs"]:
-            picture = image.read(pair.target)
+            picture = pictures.read(pair.target)
             of = {"dataset": pair.dataset, "pixels": picture.height * picture.width, "ways": curves(pair, net)}
             result["pairs"][pair.name] = of
             path.write_text(json.dumps(result) + "\n")

@@ -24,8 +24,9 @@ from refscale_codec import model
 from refscale_codec.codec import encoder, reference_choice
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, image
+from refscale_codec.picture.coded import bands
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.reference.warp import Alignment
 from refscale_codec.training.manifest import read_manifest
@@ -94,7 +95,7 @@ def main() -> None:
     rows = []
     for pair in read_manifest(args.manifest, ("dev",)):
         assert pair.reference is not None
-        found = measured(image.read(pair.target), image.read(pair.reference), net)
+        found = measured(pictures.read(pair.target), pictures.read(pair.reference), net)
         rows += [{"dataset": pair.dataset, "name": pair.name} | row for row in found]
         print(*rows[-len(QUALITIES) :], sep="\n", flush=True)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}

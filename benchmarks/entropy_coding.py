@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.picture import image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.study.coders import jpeg
 from refscale_codec.training import losses
@@ -59,8 +59,8 @@ def main() -> None:
     net = model.load(model.shipped(2))
     rows = []
     for pair in read_manifest(args.manifest, ("dev",)):
-        target = image.read(pair.target)
-        reference = None if pair.reference is None else image.read(pair.reference)
+        target = pictures.read(pair.target)
+        reference = None if pair.reference is None else pictures.read(pair.reference)
         mapped = tiled.map_reference(target, reference, net.rescaler)
         for quality in QUALITIES:
             low = tiled.downscale(target, mapped, net.rescaler, quality)

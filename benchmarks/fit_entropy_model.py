@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.picture import image
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.training.manifest import read_manifest
 
@@ -43,12 +44,10 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
     rng = np.random.default_rng(seed)
     nets = [model.load(model.shipped(scale)) for scale in (2, 4)]
     for pair in read_manifest(manifest, ("train", "single")):
-        pixels = [image.read(path).pixels for path in (pair.target, pair.reference) if path is not None]
+        pixels = [pictures.read(path).pixels for path in (pair.target, pair.reference) if path is not None]
         for _ in range(ROUNDS):
             top, left = (int(rng.integers(0, max(1, side - CROP + 1))) for side in pixels[0].shape[:2])
-            target, *reference = (
-                image.Image(np.ascontiguousarray(x[top : top + CROP, left : left + CROP])) for x in pixels
-            )
+            target, *reference = (Image(np.ascontiguousarray(x[top : top + CROP, left : left + CROP])) for x in pixels)
             quality = int(rng.integers(*QUALITIES))
             net = nets[int(rng.random() < 0.2)]
             used = reference[0] if reference and rng.random() < 0.8 else None

@@ -27,7 +27,7 @@ from refscale_codec.lrcodec.gmm import latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import Floats, LowResReference
-from refscale_codec.picture import image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
 from refscale_codec.training.manifest import read_manifest
@@ -77,7 +77,7 @@ def main() -> None:
     for pair in read_manifest(args.manifest, ("dev",)):
         if pair.reference is None:
             continue
-        target, reference = image.read(pair.target), image.read(pair.reference)
+        target, reference = pictures.read(pair.target), pictures.read(pair.reference)
         moved = warp.apply(reference, registration.estimate(target, reference))
         mapped = tiled.map_reference(target, moved, net.rescaler)
         for quality in QUALITIES:

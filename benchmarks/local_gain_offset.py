@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from refscale_codec import model
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.training.losses import SLOPE
 from refscale_codec.training.manifest import Pair, read_manifest
@@ -181,7 +181,7 @@ def main() -> None:
                     done = of["qualities"].setdefault(str(quality), {})
                     if missing := [name for name in (SPREAD, *DESIGNS) if name not in done]:
                         assert pair.reference is not None
-                        target, reference = (middle(image.read(x), SIDE) for x in (pair.target, pair.reference))
+                        target, reference = (middle(pictures.read(x), SIDE) for x in (pair.target, pair.reference))
                         done |= measured(target, reference, net, quality, missing)
                         path.write_text(json.dumps(result) + "\n")
     replace_table("docs/TRAINING.md", "benchmarks/local_gain_offset.py", table(result["pairs"]).split("\n"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import refscale_codec as refscale
 from refscale_codec import model
-from refscale_codec.picture import image
+from refscale_codec.picture.io import pictures
 from refscale_codec.study import change, metrics
 from refscale_codec.study.coders import baselines
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the README's overview from the example pair.")
     parser.add_argument("--quality", type=int, default=60)
     quality = parser.parse_args().quality
-    older, newer = (image.read(ROOT / "examples" / f"{name}.png") for name in ("reference", "target"))
+    older, newer = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("reference", "target"))
     target = newer.pixels
     data = refscale.encode(target, reference=older.pixels, quality=quality)
     ours = refscale.decode(data, reference=older.pixels)

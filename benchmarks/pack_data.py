@@ -13,7 +13,7 @@ import io
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from refscale_codec.picture import image
+from refscale_codec.picture.io import pictures
 from refscale_codec.study.coders import jpeg
 
 SPLITS = ("train", "single")
@@ -42,7 +42,7 @@ def main() -> None:
                 source, row[column] = row[column], str(PurePosixPath(row[column]).with_suffix(".jpg"))
                 if row[column] not in written:
                     written.add(row[column])
-                    pixels = image.read(args.manifest.parent / source).pixels
+                    pixels = pictures.read(args.manifest.parent / source).pixels
                     archive.writestr(row[column], jpeg.encode(pixels, QUALITY))
             writer.writerow(row)
         archive.writestr("manifest.csv", table.getvalue())

@@ -25,8 +25,8 @@ import torch
 from common import RESULTS, ROOT, replace_table, write
 
 from refscale_codec import model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.study.coders import baselines
 from refscale_codec.study.coders.protocol import Coder
 from refscale_codec.study.coders.refscale import Refscale, weights_names
@@ -38,7 +38,7 @@ ANCHOR = "x265-reference"
 
 def square(name: str, side: int) -> Image:
     """Return an example picture, repeated and cropped."""
-    pixels = image.read(ROOT / "examples" / f"{name}.png").pixels
+    pixels = pictures.read(ROOT / "examples" / f"{name}.png").pixels
     return Image(pixels.take(range(side), 0, mode="wrap").take(range(side), 1, mode="wrap"))
 
 

@@ -19,8 +19,8 @@ from common import RESULTS, middle, replace_table, write
 from refscale_codec import model
 from refscale_codec.codec import encoder
 from refscale_codec.lrcodec.dct import codec
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.study import metrics
 from refscale_codec.training.manifest import read_manifest
 
@@ -60,7 +60,7 @@ def main() -> None:
     rows = []
     for pair in pairs:
         assert pair.reference is not None
-        target, reference = (middle(image.read(path), SIDE) for path in (pair.target, pair.reference))
+        target, reference = (middle(pictures.read(path), SIDE) for path in (pair.target, pair.reference))
         plan = encoder.prepare(target, reference, net)
         plain, *others = [curve(plan, target, worth) for worth in WORTHS]
         row: dict[str, str | float] = {"dataset": pair.dataset, "name": pair.name}

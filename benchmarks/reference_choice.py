@@ -26,8 +26,8 @@ from common import kept, middle, replace_table, write
 from refscale_codec import model
 from refscale_codec.codec import encoder, reference_choice
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.study.pairs import cut_to, unrelated
@@ -92,9 +92,9 @@ def main() -> None:
         assert pair.reference is not None
         other = unrelated(pairs, place)
         assert other is not None
-        target = middle(image.read_rgb(pair.target), SIDE)
+        target = middle(pictures.read_rgb(pair.target), SIDE)
         for path in (pair.reference, other):
-            reference = middle(image.read_rgb(path), SIDE)
+            reference = middle(pictures.read_rgb(path), SIDE)
             reference = cut_to(reference, target) if path is other else reference
             for quality in QUALITIES:
                 row = {"dataset": pair.dataset, "name": pair.name, "quality": quality, "unrelated": path is other}

@@ -31,8 +31,8 @@ from common import RESULTS, Point, bd_rate, kept, point, replace_table
 
 from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.training.data import Pixels
 from refscale_codec.training.manifest import Pair, read_manifest
 
@@ -105,7 +105,7 @@ def curve(name: str, pair: Pair, other: Pair) -> list[Point]:
     torch.set_num_threads(1)
     assert pair.reference is not None and other.reference is not None
     net = model.load(model.shipped(2))
-    read = [image.read(path).pixels for path in (pair.target, pair.reference, other.reference)]
+    read = [pictures.read(path).pixels for path in (pair.target, pair.reference, other.reference)]
     target = Image(middle(read[0]))
     reference = None if name == NONE else Image(np.ascontiguousarray(CASES[name](read[1], read[2])))
     points = []

@@ -35,9 +35,9 @@ from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.fileformat import container
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.study import metrics
 

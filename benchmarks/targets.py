@@ -24,8 +24,8 @@ from refscale_codec import model
 from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.errors import TargetError
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.study import metrics
 from refscale_codec.training.manifest import Pair, read_manifest
 
@@ -71,7 +71,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for pair in firsts.values():
         assert pair.reference is not None
-        target, reference = (middle(image.read(path), SIDE) for path in (pair.target, pair.reference))
+        target, reference = (middle(pictures.read(path), SIDE) for path in (pair.target, pair.reference))
         for bpp in SIZES:
             try:
                 row = measured(target, reference, net, bpp)

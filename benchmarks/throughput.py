@@ -41,7 +41,8 @@ from refscale_codec.cli import process
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
-from refscale_codec.picture import image as pictures
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 
 STAGES = ("load", "read", "align", "choose", "net", "entropy", "write")
 QUALITY = 75
@@ -128,7 +129,7 @@ def repeat_pair(folder: Path, size: int) -> None:
     """Write target.png and reference.png: the example pair, repeated and cropped to a square of `size` pixels."""
     for name in ("target.png", "reference.png"):
         rows = pictures.read(ROOT / "examples" / name).pixels.take(range(size), 0, mode="wrap")
-        pictures.write(pictures.Image(rows.take(range(size), 1, mode="wrap")), folder / name)
+        pictures.write(Image(rows.take(range(size), 1, mode="wrap")), folder / name)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:

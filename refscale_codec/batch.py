@@ -24,10 +24,10 @@ from refscale_codec.api.functions import encode_image
 from refscale_codec.api.request import Rate
 from refscale_codec.errors import OutputError, UsageError, printable, writing
 from refscale_codec.fileformat import container
-from refscale_codec.picture import files, sidecars
-from refscale_codec.picture import image as pictures
+from refscale_codec.picture import files
+from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.ranges import Declared
+from refscale_codec.picture.io import pictures, sidecars
 from refscale_codec.picture.tiles import TILE
 from refscale_codec.study.pairs import SUFFIXES
 from refscale_codec.training.manifest import SUFFIXES as MANIFESTS

@@ -21,8 +21,8 @@ from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture import geo
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.rescale.net import RescaleNet
 

@@ -19,8 +19,10 @@ from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
-from refscale_codec.picture import band_section, bands, image, levels, planes
+from refscale_codec.picture import levels
+from refscale_codec.picture.coded import band_section, bands, planes
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction
@@ -46,7 +48,7 @@ def older(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> Image:
+def any_pictures(draw: st.DrawFn) -> Image:
     """Pictures of any bands and type, small; with nodata, other special values and alpha, or without."""
     dtype = draw(st.sampled_from(levels.TYPES))
     shape = draw(st.integers(1, 6)), draw(st.integers(1, 6)), draw(st.integers(1, 8))
@@ -78,7 +80,7 @@ def marked(picture: Image) -> NDArray[np.bool_]:
     return np.any([levels.equal(picture.pixels, value) for value in special.values()] or [False], axis=0)
 
 
-@given(pictures())
+@given(any_pictures())
 @settings(max_examples=100, deadline=None)
 def test_what_is_split_is_joined_again(picture: Image) -> None:
     described = bands.describe(picture)
@@ -112,7 +114,7 @@ def same(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
     return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
-@given(pictures(), st.data())
+@given(any_pictures(), st.data())
 @settings(max_examples=30, deadline=None)
 def test_a_window_is_the_same_part_of_the_whole(picture: Image, data: st.DataObject) -> None:
     described = bands.describe(picture)
@@ -126,7 +128,7 @@ def test_a_window_is_the_same_part_of_the_whole(picture: Image, data: st.DataObj
         assert np.array_equal(part.alpha, picture.alpha[window.slices])
 
 
-@given(pictures(), st.integers(-40_000, 40_000))
+@given(any_pictures(), st.integers(-40_000, 40_000))
 @settings(max_examples=40, deadline=None)
 def test_whatever_the_net_makes_nodata_is_exact(picture: Image, error: int) -> None:
     described = bands.describe(picture)
@@ -235,7 +237,7 @@ def test_golden_planes_are_read() -> None:
     assert np.array_equal(found.marks, nodata_mask.astype(np.uint8))
 
 
-@given(pictures())
+@given(any_pictures())
 @settings(max_examples=30, deadline=None)
 def test_what_is_packed_comes_back(picture: Image) -> None:
     described = bands.describe(picture)
@@ -714,7 +716,7 @@ def test_a_real_pair_with_infrared(data_folder: Path) -> None:
         row = next(row for row in csv.DictReader(file) if row["name"] == "albania_0035")
     net = model.load(model.shipped(2))
     infrared = [0, 2, 2, 1]  # shortwave, red, red, near
-    pair = [image.read(data_folder / row[column]).pixels[:160, :160, infrared] for column in ("target", "reference")]
+    pair = [pictures.read(data_folder / row[column]).pixels[:160, :160, infrared] for column in ("target", "reference")]
     target, reference = (Image(pixels) for pixels in pair)
     data = encoder.encode(target, reference, net)
     described, (first, further) = decoder.disassemble(container.unpack(data))
@@ -728,7 +730,7 @@ def test_a_real_pair_of_any_kind(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
     net = model.load(model.shipped(2))
-    rgb = [image.read(data_folder / row[column]).pixels[:96, :96] for column in ("target", "reference")]
+    rgb = [pictures.read(data_folder / row[column]).pixels[:96, :96] for column in ("target", "reference")]
     plain = encoder.encode(*(Image(x) for x in rgb), net)
     described = bands.describe(Image(rgb[0]))
     usual = bands.psnr(Image(rgb[0]), decoder.decode(plain, Image(rgb[1]), net), described)

@@ -9,8 +9,8 @@ import pytest
 from refscale_codec import model
 from refscale_codec.errors import ImageError
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import georeference, warp
 from refscale_codec.study import change
 from refscale_codec.training import manifest
@@ -92,6 +92,6 @@ def test_new_houses_are_found_on_a_real_pair(data_folder: Path) -> None:
     pairs = manifest.read_manifest(data_folder / "manifest.csv", ("dev",))
     pair = next(p for p in pairs if p.name == "chico_069_2020")
     assert pair.reference is not None
-    target, reference = (Image(image.read(p).pixels[:160].copy()) for p in (pair.target, pair.reference))
+    target, reference = (Image(pictures.read(p).pixels[:160].copy()) for p in (pair.target, pair.reference))
     found = change.change(target, reference, model.load(model.shipped(2)))
     assert found[80:140, 50:130].mean() > 3 * found[:, 160:].mean()  # houses built since; houses that stood before

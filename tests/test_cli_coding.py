@@ -17,9 +17,9 @@ from refscale_codec.cli import terminal
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture import tiles
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.study import metrics
 

@@ -18,8 +18,8 @@ from conftest import Outcome
 
 from refscale_codec.cli import terminal
 from refscale_codec.codec import decoder, rate_control
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.training import loop as training
 
 

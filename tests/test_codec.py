@@ -23,8 +23,8 @@ from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy, jfif
 from refscale_codec.lrcodec.dct.codec import BIT_WORTH
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, registration, warp
@@ -250,7 +250,7 @@ def test_the_output_hash_is_that_of_the_decoded_picture(pair: Pair, net: Model, 
 @pytest.mark.slow
 def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None:
     target, reference = (
-        cut(image.read(ROOT / "examples" / f"{name}.png"), 192, 192) for name in ("target", "reference")
+        cut(pictures.read(ROOT / "examples" / f"{name}.png"), 192, 192) for name in ("target", "reference")
     )
     net = model.load(model.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
@@ -266,7 +266,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
 
 @pytest.mark.slow
 def test_a_reference_is_moved_only_where_that_helps() -> None:
-    target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    target, reference = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = model.load(model.shipped(2))
     assert (
         registration.estimate(target, reference) is not None
@@ -280,7 +280,7 @@ def test_a_reference_is_moved_only_where_that_helps() -> None:
 @pytest.mark.slow
 def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
     target, reference = (
-        cut(image.read(ROOT / "examples" / f"{name}.png"), 240, 240) for name in ("target", "reference")
+        cut(pictures.read(ROOT / "examples" / f"{name}.png"), 240, 240) for name in ("target", "reference")
     )
     net = model.load(model.shipped(2))
     sizes = {}
@@ -368,7 +368,7 @@ def test_another_warped_reference_than_the_encoders_is_noticed(scene: Pair, mapp
 def scene() -> Pair:
     """A pair of 203 x 150 pixels: several tiles of 64 each way, and no whole number of cells of the map."""
     target, reference = (
-        cut(image.read(ROOT / "examples" / f"{name}.png"), 150, 203) for name in ("target", "reference")
+        cut(pictures.read(ROOT / "examples" / f"{name}.png"), 150, 203) for name in ("target", "reference")
     )
     return target, reference
 
@@ -437,7 +437,7 @@ def test_a_tile_of_another_size_is_refused(pair: Pair, tiny_model: Model, coded:
 def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
-    target, reference = (image.read(data_folder / row[column]) for column in ("target", "reference"))
+    target, reference = (pictures.read(data_folder / row[column]) for column in ("target", "reference"))
     net = model.load(model.shipped(2))
     psnr = []
     for tile in (512, 128):
@@ -607,7 +607,7 @@ def smallest_jpeg(pixels: np.ndarray, psnr: float) -> int:
 def test_a_real_revisit_is_smaller_than_a_jpeg_of_its_quality(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
-    target, reference = (cut(image.read(data_folder / row[column]), 128, 128) for column in ("target", "reference"))
+    target, reference = (cut(pictures.read(data_folder / row[column]), 128, 128) for column in ("target", "reference"))
     net = model.load(model.shipped(2))
     data = encoder.encode(target, reference, net)
     psnr = metrics.psnr(target.pixels, decoder.decode(data, reference, net).pixels)

@@ -12,7 +12,7 @@ from refscale_codec import model
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.dct.coefficients import Floats, Indices
-from refscale_codec.picture import image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.study.coders import jpeg
 
@@ -246,7 +246,7 @@ def test_what_holds_no_coefficients_is_refused(payload: bytes) -> None:
 
 
 def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
-    target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    target, reference = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = model.load(model.shipped(2))
     low = tiled.downscale(target, tiled.map_reference(target, reference, net.rescaler), net.rescaler, 85)
     for quality in (30, 85):

@@ -13,8 +13,8 @@ import pytest
 import tiffs
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import exif, image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import exif, pictures
 from refscale_codec.picture.metadata import Metadata
 
 rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
@@ -85,7 +85,7 @@ def contents(data: bytes) -> dict[str, object]:
 def test_tags_are_added_and_nothing_else_changes(data: bytes) -> None:
     tagged = exif.with_tags(data, SAID)
     assert contents(tagged) == contents(data)
-    found = image.from_bytes(tagged, "x").metadata
+    found = pictures.from_bytes(tagged, "x").metadata
     assert (found.exif, found.xmp) == (SAID.exif, XMP)
     assert exif.with_tags(data, Metadata()) == data
 
@@ -93,19 +93,19 @@ def test_tags_are_added_and_nothing_else_changes(data: bytes) -> None:
 def test_a_cloud_optimized_geotiff_remains_one(tmp_path: Path) -> None:
     rio_cogeo = pytest.importorskip("rio_cogeo", reason="rio-cogeo is not installed")
     georeference = Metadata(SAID.icc, SAID.exif, SAID.xmp, geo=b'{"crs":"EPSG:32630","transform":[10,0,7e5,0,-10,5e6]}')
-    image.write(Image(SCENE.transpose(1, 2, 0).copy(), georeference), tmp_path / "x.tif")
+    pictures.write(Image(SCENE.transpose(1, 2, 0).copy(), georeference), tmp_path / "x.tif")
     assert rio_cogeo.cog_validate(tmp_path / "x.tif", strict=True, quiet=True) == (True, [], [])
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_orientation_and_camera_of_a_tiff_come_back(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
     pixels = np.arange(60, dtype=dtype).reshape(5, 4, 3)
-    data = image.to_bytes(Image(pixels, SAID), "tiff")
+    data = pictures.to_bytes(Image(pixels, SAID), "tiff")
     with PIL.Image.open(io.BytesIO(data)) as picture:
         tags = picture.tag_v2
         assert (tags[274], tags[271], tags[270].encode("latin-1").decode()) == (6, "Maker", "Müller €")
         assert picture.getexif().get_ifd(34853)[2] == (45.0, 1.0, 2.5)
-    back = image.from_bytes(data, "x")
+    back = pictures.from_bytes(data, "x")
     assert np.array_equal(back.pixels, pixels)
     assert back.metadata == SAID
     assert caplog.messages == []
@@ -116,7 +116,7 @@ def test_damaged_exif_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> 
     data = bytearray(exif.with_tags(by_pillow(), SAID))
     at = data.index(struct.pack("<HHI", 34665, 4, 1))
     data[at + 8 : at + 12] = b"\xff\xff\xff\x7f"
-    found = image.from_bytes(bytes(data), "x")
+    found = pictures.from_bytes(bytes(data), "x")
     assert found.metadata == Metadata(xmp=XMP)
     assert caplog.messages[0].startswith("x: left out: damaged EXIF (")
 
@@ -133,12 +133,12 @@ def test_each_tag_of_a_tiff_is_kept_or_told_or_says_nothing(
     samples = SCENE.transpose(1, 2, 0)[:9, :11]
     kept = {269: ("s", b"name\0"), 306: ("s", b"2020:01:01 00:00:00\0"), 700: ("B", XMP)}
     data = tiffs.file(tiffs.Picture(samples, 2, tags=kept | SILENT | place), big=big, order=order)
-    found = image.from_bytes(data, "x")
+    found = pictures.from_bytes(data, "x")
     assert caplog.messages == []
     assert found.metadata.xmp == XMP
     assert b"name\0" in found.metadata.exif and b"2020:01:01" in found.metadata.exif
     data = tiffs.file(tiffs.Picture(samples, 2, tags=kept | SILENT | PRIVATE | place), big=big, order=order)
-    assert image.from_bytes(data, "x").metadata == found.metadata
+    assert pictures.from_bytes(data, "x").metadata == found.metadata
     assert caplog.messages == [
         "x: left out: TIFF tags 33723 (IptcNaaInfo), 34377 (PhotoshopInfo), 50706 (DNGVersion), 65000"
     ]
@@ -147,13 +147,13 @@ def test_each_tag_of_a_tiff_is_kept_or_told_or_says_nothing(
 def test_a_tag_that_cannot_be_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
     data = tiffs.file(tiffs.Picture(SCENE.transpose(1, 2, 0)[:9, :11], 2, tags={305: ("H", [1, 2, 3])}))
     of_another_type = data.replace(struct.pack("<HHI", 305, 3, 3), struct.pack("<HHI", 305, 14, 3))
-    image.from_bytes(of_another_type, "x")
+    pictures.from_bytes(of_another_type, "x")
     assert caplog.messages == ["x: left out: TIFF tag 305 (Software)"]
 
 
 @pytest.mark.parametrize("made", [by_gdal, by_pillow])
 def test_nothing_is_told_of_what_programs_write(made: Callable[[], bytes], caplog: pytest.LogCaptureFixture) -> None:
-    image.from_bytes(made(), "x")
+    pictures.from_bytes(made(), "x")
     assert caplog.messages == []
 
 
@@ -163,23 +163,23 @@ def test_an_orientation_that_there_is_not_is_left_out_of_tiffs_and_told(
 ) -> None:
     samples = np.ascontiguousarray(SCENE.transpose(1, 2, 0)[:9, :11])
     data = tiffs.file(tiffs.Picture(samples, 2, tags={274: ("H", [value])}))
-    assert image.from_bytes(data, "x").metadata == Metadata()
+    assert pictures.from_bytes(data, "x").metadata == Metadata()
     assert caplog.messages == ["x: left out: TIFF tag 274 (Orientation)"]
     tags = PIL.Image.Exif()
     tags[274] = value
     caplog.clear()
     picture = Image(samples, Metadata(exif=tags.tobytes().removeprefix(b"Exif\0\0")))
-    assert image.from_bytes(image.to_bytes(picture, "png"), "x").metadata == picture.metadata
-    written = image.to_bytes(picture, "tiff")
+    assert pictures.from_bytes(pictures.to_bytes(picture, "png"), "x").metadata == picture.metadata
+    written = pictures.to_bytes(picture, "tiff")
     assert caplog.messages == ["TIFF cannot hold the EXIF (26 bytes), left out; PNG and WebP can"]
-    image.from_bytes(written, "x")
+    pictures.from_bytes(written, "x")
     assert capfd.readouterr().err == ""  # of libtiff
 
 
 @pytest.mark.filterwarnings("error:.*EXIF")
 @pytest.mark.parametrize("block", [b"II*\0", b"nonsense", b"II*\0\x08\0\0\0\5\0", b"MM\0*\xff\xff\0\0"])
 def test_damaged_exif_is_told_in_one_line(block: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    image.to_bytes(Image(SCENE.transpose(1, 2, 0)[:9, :11], Metadata(exif=block)), "tiff")
+    pictures.to_bytes(Image(SCENE.transpose(1, 2, 0)[:9, :11], Metadata(exif=block)), "tiff")
     assert caplog.messages == [f"TIFF cannot hold the EXIF ({len(block)} bytes), left out; PNG and WebP can"]
 
 
@@ -195,7 +195,7 @@ def test_messages_on_damaged_tiffs_are_for_people(seed: int, caplog: pytest.LogC
     for data in (bytearray(file) for file in files for _ in range(12)):
         data[-rng.integers(1, 300)] = rng.integers(256)
         try:
-            image.from_bytes(bytes(data), "x")
+            pictures.from_bytes(bytes(data), "x")
         except ImageError as error:
             assert not INTERNAL.search(str(error)), error
     told = [record.message for record in caplog.records if record.name.startswith("refscale")]

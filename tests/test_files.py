@@ -14,7 +14,8 @@ import pytest
 
 from refscale_codec.errors import ContainerError, ImageError, OutputError, RefscaleError
 from refscale_codec.fileformat import container
-from refscale_codec.picture import extent, files, image
+from refscale_codec.picture import files
+from refscale_codec.picture.io import extent, pictures
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -147,7 +148,7 @@ def test_no_more_is_read_than_a_picture_of_that_size_can_have(kind: str, cut: in
     data = written(kind, **options)
     pipe = Endless(data[: len(data) - cut])  # of a TIFF, the end has the values of tags
     with pytest.raises(ValueError, match="over the size limit: it has more than"):
-        files.contents(io.BufferedReader(pipe), "stdin", image.most_bytes)
+        files.contents(io.BufferedReader(pipe), "stdin", pictures.most_bytes)
     assert pipe.count < extent._BESIDE + 200_000 + ANY_MORE
 
 
@@ -157,7 +158,7 @@ def test_a_tiff_whose_directory_is_none_is_not_read_on(count: int, order: str) -
     junk = b"\xff" * 12 * count + b"\0\0\0\0"
     pipe = Endless({"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "LH", 8, count) + junk)
     with pytest.raises(ValueError, match="over the size limit: it has more than"):
-        files.contents(io.BufferedReader(pipe), "stdin", image.most_bytes)
+        files.contents(io.BufferedReader(pipe), "stdin", pictures.most_bytes)
     assert pipe.count < extent._BESIDE + ANY_MORE
 
 
@@ -181,7 +182,7 @@ def test_a_tiff_whose_directory_is_at_its_end_is_read_up_to_it() -> None:
     assert len(data) > 9_000_000
     assert extent.most_bytes(data[: 4 << 20]) is None
     assert extent.most_bytes(data) == 16 * 2 * 3 * 1500 * 1100 + extent._BESIDE
-    assert files.contents(io.BufferedReader(Whole(data)), "stdin", image.most_bytes) == data
+    assert files.contents(io.BufferedReader(Whole(data)), "stdin", pictures.most_bytes) == data
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -200,8 +201,8 @@ def test_noise_is_not_longer_than_its_size_allows(kind: str) -> None:
     [
         (b"", container.most_bytes, ContainerError),
         (b"\x89RSC", container.most_bytes, ContainerError),  # a version that was never used
-        (b"", image.most_bytes, ImageError),
-        (b"%PDF", image.most_bytes, ImageError),
+        (b"", pictures.most_bytes, ImageError),
+        (b"%PDF", pictures.most_bytes, ImageError),
     ],
 )
 def test_another_kind_of_file_is_refused_by_its_first_bytes(start: bytes, most: files.Most, error: type) -> None:

@@ -14,8 +14,9 @@ from refscale_codec import model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.fileformat import container
-from refscale_codec.picture import geo, image
+from refscale_codec.picture import geo
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.reference import georeference, registration
 from refscale_codec.reference.georeference import Grid
@@ -188,7 +189,7 @@ def placed(pixels: NDArray[np.uint8], crs: str, *transform: float) -> Image:
 
 
 def test_a_georeferenced_reference_of_another_extent_and_grain_is_used() -> None:
-    target, reference = (image.read(ROOT / "examples" / f"{name}.png").pixels for name in ("target", "reference"))
+    target, reference = (pictures.read(ROOT / "examples" / f"{name}.png").pixels for name in ("target", "reference"))
     part = placed(np.ascontiguousarray(target[100:292, 150:342]), UTM, 1, 0, 600_150, 0, -1, 4_199_900)
     coarser = cv2.resize(reference, (340, 340), interpolation=cv2.INTER_AREA)
     older = placed(coarser, UTM, 512 / 340, 0, 600_000, 0, -512 / 340, 4_200_000)

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from refscale_codec.errors import ImageError, OutputError
-from refscale_codec.picture import bands, geo, image
+from refscale_codec.picture import geo
+from refscale_codec.picture.coded import bands
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 
 rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
@@ -83,12 +85,12 @@ def test_what_a_geotiff_says_comes_back_equal(dtype: str, nodata: int | None, ca
     if nodata is not None:
         pixels[:5] = nodata
     data = geotiff_file(pixels, say_all, nodata=nodata)
-    picture = image.from_bytes(data, "scene.tif")
+    picture = pictures.from_bytes(data, "scene.tif")
     assert np.array_equal(picture.pixels, pixels)
     assert (picture.pixels.dtype, picture.nodata, picture.alpha) == (np.dtype(dtype), nodata, None)
-    written = image.to_bytes(picture, "tiff")
+    written = pictures.to_bytes(picture, "tiff")
     assert said_by(written) == said_by(data)
-    back = image.from_bytes(written, "scene.tif")
+    back = pictures.from_bytes(written, "scene.tif")
     assert np.array_equal(back.pixels, pixels)
     assert (back.metadata, back.nodata) == (picture.metadata, nodata)
     assert caplog.messages == []
@@ -97,18 +99,18 @@ def test_what_a_geotiff_says_comes_back_equal(dtype: str, nodata: int | None, ca
 @pytest.mark.parametrize("depth", [1, 3])
 def test_grey_and_rgb_geotiffs_too(depth: int) -> None:
     data = geotiff_file(raster(dtype="u1", depth=depth))
-    picture = image.from_bytes(data, "scene.tif")
+    picture = pictures.from_bytes(data, "scene.tif")
     assert picture.metadata.geo
-    assert said_by(image.to_bytes(picture, "tiff"))["transform"] == PLACE
+    assert said_by(pictures.to_bytes(picture, "tiff"))["transform"] == PLACE
 
 
 def test_a_coordinate_system_is_a_code_where_that_says_it_all() -> None:
     custom = rasterio.CRS.from_proj4("+proj=laea +lat_0=47 +lon_0=11.5 +ellps=bessel +units=m")
     for crs, said in (("EPSG:4326", "EPSG:4326"), (custom, "PROJCS[")):
         data = geotiff_file(raster(), crs=crs)
-        picture = image.from_bytes(data, "scene.tif")
+        picture = pictures.from_bytes(data, "scene.tif")
         assert json.loads(picture.metadata.geo)["crs"].startswith(said)
-        assert said_by(image.to_bytes(picture, "tiff"))["crs"] == said_by(data)["crs"]
+        assert said_by(pictures.to_bytes(picture, "tiff"))["crs"] == said_by(data)["crs"]
 
 
 def test_alpha_of_a_geotiff_is_alpha() -> None:
@@ -116,16 +118,16 @@ def test_alpha_of_a_geotiff_is_alpha() -> None:
         file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * 3 + [ColorInterp.alpha]
 
     data = geotiff_file(raster(depth=5), say)
-    picture = image.from_bytes(data, "scene.tif")
+    picture = pictures.from_bytes(data, "scene.tif")
     assert picture.bands == 4
     assert np.array_equal(picture.alpha, raster(depth=5)[..., 4])
-    assert said_by(image.to_bytes(picture, "tiff")) == said_by(data)
+    assert said_by(pictures.to_bytes(picture, "tiff")) == said_by(data)
 
 
 @pytest.mark.parametrize("side", [40, 700])
 def test_what_is_written_is_a_cog(side: int) -> None:
     pixels = raster(height=side, width=side + 9)
-    written = image.to_bytes(image.from_bytes(geotiff_file(pixels), "scene.tif"), "tiff")
+    written = pictures.to_bytes(pictures.from_bytes(geotiff_file(pixels), "scene.tif"), "tiff")
     found = layout_of(written)
     assert (found["LAYOUT"], found["COMPRESSION"], found["tiled"]) == ("COG", "DEFLATE", True)
     assert found["overviews"] == ([2] if side > 512 else [])
@@ -157,13 +159,13 @@ def test_rio_cogeo_finds_nothing_wrong(
         pixels[:50] = nodata
     said = Metadata(geo=json.dumps({"crs": "EPSG:32630", "transform": list(PLACE)[:6]}).encode())
     path = tmp_path / "scene.tif"
-    image.write(Image(pixels, said, pixels[..., 0] if alpha else None, nodata), path)
+    pictures.write(Image(pixels, said, pixels[..., 0] if alpha else None, nodata), path)
     assert rio_cogeo.cog_validate(path, strict=True, quiet=True) == (True, [], [])
 
 
 def test_pictures_without_a_place_take_gdal_where_pillow_does_not_do() -> None:
     for picture in (Image(raster(dtype="u2", depth=3)), Image(raster(dtype="u1", depth=2)), Image(raster(depth=1))):
-        back = image.from_bytes(image.to_bytes(picture, "tiff"), "photo.tif")
+        back = pictures.from_bytes(pictures.to_bytes(picture, "tiff"), "photo.tif")
         assert np.array_equal(back.pixels, picture.pixels)
         assert back.metadata == Metadata()
 
@@ -175,14 +177,14 @@ def test_colour_profile_exif_and_xmp_go_along(caplog: pytest.LogCaptureFixture) 
     exif = PIL.Image.Exif()
     exif[271] = "maker"
     said = Metadata(icc, exif.tobytes()[6:], b"<x/>", b'{"tags":{"A":"b"}}')
-    back = image.from_bytes(image.to_bytes(Image(raster(depth=3), said), "tiff"), "scene.tif")
+    back = pictures.from_bytes(pictures.to_bytes(Image(raster(depth=3), said), "tiff"), "scene.tif")
     assert back.metadata == said
     assert caplog.messages == []
 
 
 def test_what_png_cannot_hold_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    picture = image.from_bytes(geotiff_file(raster(dtype="u1", depth=3), nodata=3), "scene.tif")
-    image.to_bytes(picture, "png")
+    picture = pictures.from_bytes(geotiff_file(raster(dtype="u1", depth=3), nodata=3), "scene.tif")
+    pictures.to_bytes(picture, "png")
     assert [message.partition(" (")[0] for message in caplog.messages] == [
         "PNG cannot hold the nodata value 3, left out; TIFF can",
         "PNG cannot hold the georeference and tags",
@@ -196,7 +198,7 @@ def test_what_is_not_kept_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture)
 
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         data = geotiff_file(raster(), say)
-    image.from_bytes(data, "scene.tif")
+    pictures.from_bytes(data, "scene.tif")
     assert caplog.messages == ["scene.tif: left out: tags in mine", "scene.tif: its mask becomes alpha"]
 
 
@@ -217,9 +219,9 @@ def say_rpcs(file: object) -> None:
 @pytest.mark.parametrize("say", [say_gcps, say_rpcs])
 def test_control_points_and_polynomials_come_back(say: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     data = geotiff_file(raster(dtype="u1", depth=3), say, crs=None, transform=None, photometric="RGB")
-    picture = image.from_bytes(data, "scene.tif")
-    back = image.to_bytes(picture, "tiff")
-    assert image.from_bytes(back, "scene.tif").metadata == picture.metadata
+    picture = pictures.from_bytes(data, "scene.tif")
+    back = pictures.to_bytes(picture, "tiff")
+    assert pictures.from_bytes(back, "scene.tif").metadata == picture.metadata
     with rasterio.MemoryFile(back) as memory, memory.open() as file:
         if say is say_gcps:
             points, crs = file.gcps
@@ -232,7 +234,7 @@ def test_control_points_and_polynomials_come_back(say: Callable[..., None], capl
 
 def test_only_what_gdal_does_not_take_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     fields = {"crs": "nonsense", "transform": list(PLACE)[:6], "descriptions": ["a"], "tags": {"A": "b"}}
-    written = image.to_bytes(Image(raster(), Metadata(geo=geo.dumped(fields))), "tiff")
+    written = pictures.to_bytes(Image(raster(), Metadata(geo=geo.dumped(fields))), "tiff")
     found = said_by(written)
     assert (found["crs"], found["transform"], found["tags"][0]["A"]) == (None, PLACE, "b")
     (message,) = caplog.messages
@@ -244,20 +246,20 @@ def test_only_what_gdal_does_not_take_is_left_out(caplog: pytest.LogCaptureFixtu
 
 def test_statistics_are_not_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
     data = geotiff_file(raster(depth=1), lambda file: file.update_tags(1, STATISTICS_MAXIMUM="7", A="b"))
-    assert geo.parse(image.from_bytes(data, "scene.tif").metadata.geo)["band_tags"] == [{"A": "b"}]
+    assert geo.parse(pictures.from_bytes(data, "scene.tif").metadata.geo)["band_tags"] == [{"A": "b"}]
     assert caplog.messages == ["scene.tif: left out: statistics, which are those of the samples before coding"]
 
 
 def test_a_nodata_value_that_no_sample_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
     data = geotiff_file(raster(), nodata=12345).replace(b"12345\0", b"123.5\0")
-    assert image.from_bytes(data, "scene.tif").nodata is None
+    assert pictures.from_bytes(data, "scene.tif").nodata is None
     assert "nodata value 123.5 is left out" in caplog.text
 
 
 @pytest.mark.parametrize(("value", "dtype"), [("-9999", "u1"), ("300", "u1"), ("nan", "u2"), ("70000", "u2")])
 def test_a_nodata_value_beyond_the_type_is_told(value: str, dtype: str, caplog: pytest.LogCaptureFixture) -> None:
     tags: dict[int, tiffs.Values] = {42113: ("s", value.encode() + b"\0")}
-    assert image.from_bytes(tiffs.file(tiffs.Picture(raster(dtype=dtype, depth=1), tags=tags)), "x").nodata is None
+    assert pictures.from_bytes(tiffs.file(tiffs.Picture(raster(dtype=dtype, depth=1), tags=tags)), "x").nodata is None
     assert caplog.messages == [f"x: nodata value {value} is left out: no sample can have it"]
 
 
@@ -274,7 +276,7 @@ def test_a_nodata_tag_is_read_as_gdal_does_and_told_if_it_is_no_number(
     PIL.Image.fromarray(np.arange(20, dtype=np.uint16).reshape(4, 5)).save(file, "TIFF", tiffinfo=tags)
     with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as dataset:
         assert dataset.nodata == value
-    assert image.from_bytes(file.getvalue(), "x").nodata == value
+    assert pictures.from_bytes(file.getvalue(), "x").nodata == value
     told = f"x: nodata value {text!r} is no number; it is read as {value}, as GDAL does"
     assert caplog.messages == [told] * (text in ("abc", "12abc", "1_000"))
 
@@ -287,7 +289,7 @@ def test_what_is_said_of_the_indices_of_a_palette_is_told(caplog: pytest.LogCapt
         file.descriptions, file.units = ("land cover",), ("class",)
 
     data = geotiff_file(raster(dtype="u1", depth=1), say, photometric="palette")
-    found = image.from_bytes(data, "x")
+    found = pictures.from_bytes(data, "x")
     assert geo.parse(found.metadata.geo).keys() == {"crs", "transform", "tags"}
     assert caplog.messages[0] == (
         "x: left out: tags of bands (of the palette's indices), descriptions (of the palette's indices), "
@@ -303,11 +305,11 @@ def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:
         ) as file:  # fmt: skip
             file.write(np.array([[[0, 2, 1]]], np.uint8))
             file.write_colormap(1, {0: (1, 2, 3, 255), 1: (4, 5, 6, 255), 2: (7, 8, 9, 255)})
-        picture = image.from_bytes(memory.read(), "classes.tif")
+        picture = pictures.from_bytes(memory.read(), "classes.tif")
     assert picture.pixels.tolist() == [[[1, 2, 3], [7, 8, 9], [4, 5, 6]]]
     assert picture.metadata.geo
     assert "palette" in caplog.text
-    assert image.from_bytes(image.to_bytes(picture, "tiff"), "x").metadata == picture.metadata
+    assert pictures.from_bytes(pictures.to_bytes(picture, "tiff"), "x").metadata == picture.metadata
 
 
 def test_a_window_knows_its_place() -> None:
@@ -319,7 +321,7 @@ def test_a_window_knows_its_place() -> None:
 
 @pytest.mark.parametrize("geo", [b"{", b"[]", b'{"crs":"nonsense"}', b'{"descriptions":["a"]}', b'{"transform":[1]}'])
 def test_a_damaged_georeference_is_left_out(geo: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    back = image.from_bytes(image.to_bytes(Image(raster(), Metadata(geo=geo)), "tiff"), "scene.tif")
+    back = pictures.from_bytes(pictures.to_bytes(Image(raster(), Metadata(geo=geo)), "tiff"), "scene.tif")
     assert np.array_equal(back.pixels, raster())
     assert "georeference" in caplog.text
 
@@ -328,17 +330,17 @@ def test_a_truncated_geotiff_is_never_half_read() -> None:
     data = geotiff_file(raster())
     for length in range(0, len(data) - 1, 41):
         with pytest.raises(ImageError):
-            image.from_bytes(data[:length], "scene.tif")
+            pictures.from_bytes(data[:length], "scene.tif")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint32", "int32", "int8"])
 def test_samples_of_any_type_are_read_and_written(dtype: str) -> None:
     pixels = (raster(dtype="u1") - np.uint8(100)).view("i1").astype(dtype)
     nodata = -9999.5 if dtype == "float32" else 7
-    picture = image.from_bytes(geotiff_file(pixels, nodata=nodata), "scene.tif")
+    picture = pictures.from_bytes(geotiff_file(pixels, nodata=nodata), "scene.tif")
     assert (picture.pixels.dtype, picture.nodata) == (np.dtype(dtype), nodata)
     assert np.array_equal(picture.pixels, pixels)
-    back = image.from_bytes(image.to_bytes(picture, "tiff"), "again.tif")
+    back = pictures.from_bytes(pictures.to_bytes(picture, "tiff"), "again.tif")
     assert (back.pixels.dtype, back.nodata) == (np.dtype(dtype), nodata)
     assert np.array_equal(back.pixels, pixels)
 
@@ -347,8 +349,8 @@ def test_samples_of_any_type_are_read_and_written(dtype: str) -> None:
 def test_any_nodata_value_of_floats_is_kept(nodata: float) -> None:
     pixels = raster(dtype="f4")
     pixels[3, 4], pixels[0, 0] = nodata, math.nan
-    picture = image.from_bytes(geotiff_file(pixels, nodata=nodata), "scene.tif")
-    back = image.from_bytes(image.to_bytes(picture, "tiff"), "again.tif")
+    picture = pictures.from_bytes(geotiff_file(pixels, nodata=nodata), "scene.tif")
+    back = pictures.from_bytes(pictures.to_bytes(picture, "tiff"), "again.tif")
     assert str(picture.nodata) == str(back.nodata) == str(nodata)
     assert np.array_equal(back.pixels, pixels, equal_nan=True)
 
@@ -356,7 +358,7 @@ def test_any_nodata_value_of_floats_is_kept(nodata: float) -> None:
 def test_64_bit_floats_become_32_bits_and_so_does_their_nodata_value(caplog: pytest.LogCaptureFixture) -> None:
     pixels = raster(dtype="f8") + 0.1
     pixels[3, 4] = lowest = -1.7976931348623157e308
-    picture = image.from_bytes(geotiff_file(pixels, nodata=lowest), "scene.tif")
+    picture = pictures.from_bytes(geotiff_file(pixels, nodata=lowest), "scene.tif")
     assert picture.nodata == np.finfo(np.float32).min
     assert np.array_equal(picture.pixels == picture.nodata, pixels == lowest)
     assert np.array_equal(picture.pixels[0], pixels[0].astype("f4"))
@@ -367,7 +369,7 @@ def test_64_bit_floats_become_32_bits_and_so_does_their_nodata_value(caplog: pyt
 @pytest.mark.parametrize(("dtype", "said"), [("complex64", "complex"), ("int64", "integers of 64 bits")])
 def test_other_samples_are_refused_by_name(dtype: str, said: str) -> None:
     with pytest.raises(ImageError, match=f"{said}; refscale codes uint8, .* float32"):
-        image.from_bytes(geotiff_file(raster().astype(dtype)), "scene.tif")
+        pictures.from_bytes(geotiff_file(raster().astype(dtype)), "scene.tif")
 
 
 @pytest.mark.parametrize(("depth", "say"), [(1, None), (3, None), (2, "alpha"), (4, "alpha")])
@@ -377,10 +379,10 @@ def test_without_rasterio_the_pixels_of_an_8_bit_geotiff_are_read_where_its_plac
     pixels = raster(dtype="u1", depth=depth)
     options = {"photometric": "RGB"} if depth > 2 else {}
     data = geotiff_file(pixels, alpha="unspecified" if say is None else "non-premultiplied", **options)
-    by_gdal = image.from_bytes(data, "scene.tif", need_georeference=False)
+    by_gdal = pictures.from_bytes(data, "scene.tif", need_georeference=False)
     assert by_gdal.metadata.geo
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    found = image.from_bytes(data, "scene.tif", need_georeference=False)
+    found = pictures.from_bytes(data, "scene.tif", need_georeference=False)
     assert np.array_equal(found.pixels, by_gdal.pixels)
     assert (found.alpha is None) == (say is None)
     assert found.alpha is None or np.array_equal(found.alpha, by_gdal.alpha)
@@ -389,7 +391,7 @@ def test_without_rasterio_the_pixels_of_an_8_bit_geotiff_are_read_where_its_plac
         ImageError,
         match=r"is a GeoTIFF, .* pip install .*; to encode it without, give --strip, or strip=True in Python",
     ):
-        image.from_bytes(data, "scene.tif")
+        pictures.from_bytes(data, "scene.tif")
 
 
 @pytest.mark.parametrize(
@@ -411,17 +413,17 @@ def test_without_rasterio_no_other_geotiff_is_read(
     data = geotiff_file(pixels, photometric="RGB", **options)
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ImageError) as caught:
-        image.from_bytes(data, "scene.tif", need_georeference=False)
+        pictures.from_bytes(data, "scene.tif", need_georeference=False)
     assert str(caught.value) == f"scene.tif needs GDAL, for its {said}: pip install 'refscale-codec[geo]'"
 
 
 def test_overviews_are_passed_over_with_and_without_rasterio(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = raster(dtype="u1", depth=3, height=700, width=701)
-    data = image.to_bytes(image.from_bytes(geotiff_file(pixels, photometric="RGB"), "scene.tif"), "tiff")
+    data = pictures.to_bytes(pictures.from_bytes(geotiff_file(pixels, photometric="RGB"), "scene.tif"), "tiff")
     assert layout_of(data)["overviews"] == [2]
-    assert np.array_equal(image.from_bytes(data, "scene.tif").pixels, pixels)
+    assert np.array_equal(pictures.from_bytes(data, "scene.tif").pixels, pixels)
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    assert np.array_equal(image.from_bytes(data, "scene.tif", need_georeference=False).pixels, pixels)
+    assert np.array_equal(pictures.from_bytes(data, "scene.tif", need_georeference=False).pixels, pixels)
 
 
 def test_without_rasterio_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,11 +431,11 @@ def test_without_rasterio_a_message_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "rasterio", None)
     for given in (data, geotiff_file_of_pillow(raster(depth=1))):
         with pytest.raises(ImageError, match=r"scene.tif .*: pip install 'refscale-codec\[geo\]'"):
-            image.from_bytes(given, "scene.tif")
+            pictures.from_bytes(given, "scene.tif")
     with pytest.raises(OutputError, match=r"pip install 'refscale-codec\[geo\]'"):
-        image.to_bytes(Image(raster()), "tiff")
+        pictures.to_bytes(Image(raster()), "tiff")
     assert np.array_equal(
-        image.from_bytes(image.to_bytes(Image(raster(dtype="u1", depth=3)), "tiff"), "x").pixels,
+        pictures.from_bytes(pictures.to_bytes(Image(raster(dtype="u1", depth=3)), "tiff"), "x").pixels,
         raster(dtype="u1", depth=3),
     )
 
@@ -477,7 +479,7 @@ def test_a_geotiff_goes_to_another_machine(refscale: Callable[..., Outcome], sce
         done = refscale(*line.replace("W", str(tiny_weights)).split())
         assert done.code == 0, done.err
         assert "left out" not in done.err
-    target, back, part, bare = (image.read(scene / f"{name}.tif") for name in ("new", "back", "part", "bare"))
+    target, back, part, bare = (pictures.read(scene / f"{name}.tif") for name in ("new", "back", "part", "bare"))
     assert said_by((scene / "back.tif").read_bytes()) == said_by((scene / "new.tif").read_bytes())
     assert np.array_equal(back.pixels == 0, target.pixels == 0)
     assert np.array_equal(part.pixels, back.pixels[3:14, 5:25])
@@ -526,7 +528,7 @@ def test_a_change_map_of_geotiffs_lies_where_they_lie(
     done = refscale("diff", "new.tif", "--ref", "old.tif", "-o", "change.tif", "--weights", tiny_weights)
     assert done.code == 0, done.err
     assert "geotiff" not in done.err
-    drawn = image.read(scene / "change.tif")
+    drawn = pictures.read(scene / "change.tif")
     assert (drawn.kind, drawn.pixels.shape) == ("8-bit RGB", (20, 33, 3))
     assert json.loads(drawn.metadata.geo).keys() == {"crs", "transform"}
     found = said_by((scene / "change.tif").read_bytes())
@@ -580,7 +582,7 @@ def test_a_real_pair_as_geotiffs(
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("oscd", "dev"))
     for name in ("target", "reference"):
-        rgb = image.read(data_folder / row[name]).pixels[40:136, 40:136].astype(np.uint16)
+        rgb = pictures.read(data_folder / row[name]).pixels[40:136, 40:136].astype(np.uint16)
         pixels = np.dstack([16 * rgb, 12 * rgb[..., 1] + 9])
         pixels[:9, :50] = 0
         (tmp_path / f"{name}.tif").write_bytes(geotiff_file(pixels, say_all, nodata=0))
@@ -588,8 +590,8 @@ def test_a_real_pair_as_geotiffs(
     for line in ("encode target.tif --ref reference.tif -o a.rsc", "decode a.rsc --ref reference.tif -o a.tif"):
         outcome = refscale(*line.split())
         assert outcome.code == 0, outcome.err
-    target, decoded = (image.read(tmp_path / name) for name in ("target.tif", "a.tif"))
+    target, decoded = (pictures.read(tmp_path / name) for name in ("target.tif", "a.tif"))
     assert said_by((tmp_path / "a.tif").read_bytes()) == said_by((tmp_path / "target.tif").read_bytes())
     assert np.array_equal(decoded.pixels == 0, target.pixels == 0)
     assert bands.psnr(target, decoded, bands.describe(target)) > 23  # a busy town, of the full range of values
-    assert (tmp_path / "a.rsc").stat().st_size < len(image.to_bytes(target, "tiff")) / 8
+    assert (tmp_path / "a.rsc").stat().st_size < len(pictures.to_bytes(target, "tiff")) / 8

@@ -26,8 +26,8 @@ from refscale_codec.lrcodec.gmm import export, latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.model import Model
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp
 from refscale_codec.reference import source as sources

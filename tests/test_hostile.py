@@ -23,7 +23,8 @@ from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.fileformat.sections import TABLE
 from refscale_codec.model import Model
-from refscale_codec.picture import band_section, bands, metadata
+from refscale_codec.picture import metadata
+from refscale_codec.picture.coded import band_section, bands
 from refscale_codec.picture.image import Image
 from refscale_codec.reference import warp
 from refscale_codec.reference.warp import Alignment, GainOffset, Transform

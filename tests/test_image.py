@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, OutputError, UsageError
 from refscale_codec.fileformat import container
-from refscale_codec.picture import formats, image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import formats, pictures
 from refscale_codec.picture.metadata import Metadata
 
 RGB = np.random.default_rng(7).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -91,7 +91,7 @@ def tiff_file(samples: NDArray[np.generic], photometric: int = 2, **tags: int) -
 
 def refusal(data: bytes, name: str = "photo.png") -> str:
     with pytest.raises(ImageError) as caught:
-        image.from_bytes(data, name)
+        pictures.from_bytes(data, name)
     message = str(caught.value)
     assert name in message
     assert "\n" not in message
@@ -158,7 +158,7 @@ def test_fingerprint_does_not_depend_on_memory_layout() -> None:
 
 
 def test_fingerprint_does_not_depend_on_the_file_format() -> None:
-    prints = {image.from_bytes(image.to_bytes(Image(RGB), kind), kind).fingerprint() for kind in LOSSLESS}
+    prints = {pictures.from_bytes(pictures.to_bytes(Image(RGB), kind), kind).fingerprint() for kind in LOSSLESS}
     assert prints == {Image(RGB).fingerprint()}
 
 
@@ -182,33 +182,33 @@ def test_fingerprint_depends_on_every_pixel_value_and_on_shape(height: int, widt
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".tiff", ".PNG"])
 def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"photo{suffix}"
-    image.write(Image(RGB), path)
-    assert np.array_equal(image.read(path).pixels, RGB)
+    pictures.write(Image(RGB), path)
+    assert np.array_equal(pictures.read(path).pixels, RGB)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_the_smallest_pictures_survive(kind: str, shape: tuple[int, int]) -> None:
     pixels = np.arange(shape[0] * shape[1] * 3, dtype=np.uint8).reshape(*shape, 3)
-    assert np.array_equal(image.from_bytes(image.to_bytes(Image(pixels), kind), kind).pixels, pixels)
+    assert np.array_equal(pictures.from_bytes(pictures.to_bytes(Image(pixels), kind), kind).pixels, pixels)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_is_read(progressive: bool) -> None:
     grey_ramp = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(16, axis=0)
     data = file_of(PIL.Image.fromarray(grey_ramp), "JPEG", quality=100, subsampling=0, progressive=progressive)
-    pixels = image.from_bytes(data, "ramp.jpg").pixels
+    pixels = pictures.from_bytes(data, "ramp.jpg").pixels
     assert np.abs(pixels.astype(int) - grey_ramp).max() <= 2
 
 
 def test_read_pixels_are_writable_and_contiguous() -> None:
-    pixels = image.from_bytes(rgb_file("PNG"), "photo.png").pixels
+    pixels = pictures.from_bytes(rgb_file("PNG"), "photo.png").pixels
     assert pixels.flags.writeable
     assert pixels.flags.c_contiguous
 
 
 def test_the_kind_is_told_from_the_bytes_not_the_name() -> None:
-    assert np.array_equal(image.from_bytes(rgb_file("TIFF"), "photo.png").pixels, RGB)
+    assert np.array_equal(pictures.from_bytes(rgb_file("TIFF"), "photo.png").pixels, RGB)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -217,14 +217,14 @@ def test_orientation_is_not_applied(format: str, orientation: int) -> None:
     exif = PIL.Image.Exif()
     exif[274] = orientation
     options = {"lossless": True} if format == "WEBP" else {}
-    turned = image.from_bytes(rgb_file(format, exif=exif.tobytes(), **options), "photo").pixels
-    plain = image.from_bytes(rgb_file(format, **options), "photo").pixels
+    turned = pictures.from_bytes(rgb_file(format, exif=exif.tobytes(), **options), "photo").pixels
+    plain = pictures.from_bytes(rgb_file(format, **options), "photo").pixels
     assert np.array_equal(turned, plain)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_tiff_is_read_as_stored(orientation: int) -> None:
-    assert np.array_equal(image.from_bytes(tiff_file(RGB, orientation=orientation), "photo.tif").pixels, RGB)
+    assert np.array_equal(pictures.from_bytes(tiff_file(RGB, orientation=orientation), "photo.tif").pixels, RGB)
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------
@@ -264,18 +264,18 @@ def tags(data: bytes) -> dict[int, object]:
 @pytest.mark.parametrize("kind", ["png", "webp"])
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_metadata_comes_back_byte_for_byte(format: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    read = image.from_bytes(saying(format), "photo")
+    read = pictures.from_bytes(saying(format), "photo")
     assert read.metadata == SAID
-    written = image.to_bytes(read, kind)
-    assert image.from_bytes(written, "photo").metadata == SAID
+    written = pictures.to_bytes(read, kind)
+    assert pictures.from_bytes(written, "photo").metadata == SAID
     assert tags(written) == tags(saying(format))
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_a_tiff_gets_exif_as_tags(format: str) -> None:
-    written = image.to_bytes(image.from_bytes(saying(format), "photo"), "tiff")
-    said = image.from_bytes(written, "photo").metadata
+    written = pictures.to_bytes(pictures.from_bytes(saying(format), "photo"), "tiff")
+    said = pictures.from_bytes(written, "photo").metadata
     assert (said.icc, said.xmp) == (SAID.icc, SAID.xmp)
     assert tags(written) == tags(saying(format))
 
@@ -285,14 +285,18 @@ def test_a_tiff_gets_exif_as_tags(format: str) -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_no_metadata_keeps_a_picture_from_being_written(icc: bytes, exif: bytes, xmp: bytes, kind: str) -> None:
-    back = image.from_bytes(image.to_bytes(Image(RGB, Metadata(icc, exif, xmp)), kind), "photo")
+    back = pictures.from_bytes(pictures.to_bytes(Image(RGB, Metadata(icc, exif, xmp)), kind), "photo")
     assert np.array_equal(back.pixels, RGB)
 
 
 def test_what_a_format_cannot_hold_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     said = Metadata(icc=bytes(2_000_000), exif=b"no EXIF", xmp=b"x")  # Pillow refuses a PNG with such a profile
-    assert image.from_bytes(image.to_bytes(Image(RGB, said), "png"), "photo").metadata == Metadata(b"", said.exif, b"x")
-    assert image.from_bytes(image.to_bytes(Image(RGB, said), "tiff"), "photo").metadata == Metadata(said.icc, b"", b"x")
+    assert pictures.from_bytes(pictures.to_bytes(Image(RGB, said), "png"), "photo").metadata == Metadata(
+        b"", said.exif, b"x"
+    )
+    assert pictures.from_bytes(pictures.to_bytes(Image(RGB, said), "tiff"), "photo").metadata == Metadata(
+        said.icc, b"", b"x"
+    )
     assert caplog.messages == [
         "PNG cannot hold the colour profile (2,000,000 bytes), left out; WebP and TIFF can",
         "TIFF cannot hold the EXIF (7 bytes), left out; PNG and WebP can",
@@ -321,7 +325,7 @@ def test_a_colour_profile_of_another_colour_space_is_not_attached(
     depth: int, space: bytes, kind: str, kept: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     picture = Image(np.ascontiguousarray(RGB[..., :depth]), Metadata(profile(space)))
-    found = PIL.Image.open(io.BytesIO(image.to_bytes(picture, kind))).info.get("icc_profile")
+    found = PIL.Image.open(io.BytesIO(pictures.to_bytes(picture, kind))).info.get("icc_profile")
     assert (found == profile(space)) == kept
     assert any("left out: a colour profile of " in message for message in caplog.messages) == (not kept)
 
@@ -329,25 +333,25 @@ def test_a_colour_profile_of_another_colour_space_is_not_attached(
 def test_a_colour_profile_of_another_colour_space_is_told_when_it_is_read(caplog: pytest.LogCaptureFixture) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(RGB).save(buffer, "PNG", icc_profile=profile(b"CMYK"))
-    assert image.from_bytes(buffer.getvalue(), "photo.png").metadata == Metadata()
+    assert pictures.from_bytes(buffer.getvalue(), "photo.png").metadata == Metadata()
     assert caplog.messages == ["photo.png: left out: a colour profile of CMYK, on a picture of RGB"]
 
 
 def test_tags_that_tell_how_a_tiff_is_stored_are_not_taken_over() -> None:
     exif = PIL.Image.Exif()
     exif[256], exif[262], exif[271] = 9, 0, "maker"  # width and photometric interpretation
-    written = image.to_bytes(Image(RGB, Metadata(exif=exif.tobytes()[6:])), "tiff")
-    assert np.array_equal(image.from_bytes(written, "photo").pixels, RGB)
-    assert image.from_bytes(tiff_file(RGB), "photo.tif").metadata == Metadata()
+    written = pictures.to_bytes(Image(RGB, Metadata(exif=exif.tobytes()[6:])), "tiff")
+    assert np.array_equal(pictures.from_bytes(written, "photo").pixels, RGB)
+    assert pictures.from_bytes(tiff_file(RGB), "photo.tif").metadata == Metadata()
 
 
 def test_a_real_picture_keeps_its_metadata(data_folder: Path, tmp_path: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if row["split"] == "dev")
-    picture = image.read(data_folder / row["target"])
+    picture = pictures.read(data_folder / row["target"])
     for suffix in (".png", ".webp"):
-        image.write(replace(picture, metadata=SAID), tmp_path / f"photo{suffix}")
-        back = image.read(tmp_path / f"photo{suffix}")
+        pictures.write(replace(picture, metadata=SAID), tmp_path / f"photo{suffix}")
+        back = pictures.read(tmp_path / f"photo{suffix}")
         assert back.metadata == SAID
         assert back.fingerprint() == picture.fingerprint()
 
@@ -356,7 +360,7 @@ def test_a_real_picture_keeps_its_metadata(data_folder: Path, tmp_path: Path) ->
 
 
 def assert_is(data: bytes, pixels: NDArray[np.generic], alpha: NDArray[np.generic] | None = None) -> None:
-    found = image.from_bytes(data, "photo")
+    found = pictures.from_bytes(data, "photo")
     assert found.pixels.dtype == pixels.dtype
     assert np.array_equal(found.pixels, pixels if pixels.ndim == 3 else pixels[..., None])
     assert (found.alpha is None) == (alpha is None)
@@ -424,12 +428,12 @@ def test_what_is_written_of_any_kind_is_read_back(
     rng = np.random.default_rng(3)
     pixels = rng.integers(0, np.iinfo(dtype).max, (7, 5, depth), dtype, endpoint=True)
     alpha = rng.integers(0, np.iinfo(dtype).max, (7, 5), dtype, endpoint=True) if with_alpha else None
-    data = image.to_bytes(Image(pixels, SAID, alpha), kind)
+    data = pictures.to_bytes(Image(pixels, SAID, alpha), kind)
     becomes_rgb = depth == 1 and (kind == "webp" or dtype == "u2" and with_alpha)
     assert_is(data, pixels.repeat(3, axis=2) if becomes_rgb else pixels, alpha)
     assert any("as RGB" in message for message in caplog.messages) == becomes_rgb
     if kind != "tiff":
-        assert image.from_bytes(data, "photo").metadata == SAID
+        assert pictures.from_bytes(data, "photo").metadata == SAID
 
 
 @pytest.mark.parametrize(
@@ -448,7 +452,7 @@ def test_what_is_written_of_any_kind_is_read_back(
 )
 def test_what_a_format_cannot_hold_is_refused_and_told_what_can(kind: str, dtype: str, depth: int, said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        image.to_bytes(Image(np.zeros((2, 2, depth), dtype)), kind)
+        pictures.to_bytes(Image(np.zeros((2, 2, depth), dtype)), kind)
     assert str(caught.value).startswith(said)
 
 
@@ -459,29 +463,29 @@ def test_formats_hold_exactly_what_is_said(dtype: str, depth: int, kind: str, al
     samples = np.arange(6 * depth, dtype=dtype).reshape(2, 3, depth)
     picture = Image(samples, alpha=samples[..., 0] if alpha else None)
     if kind in formats.supporting(samples.dtype, depth, 3):
-        back = image.from_bytes(image.to_bytes(picture, kind), kind)
+        back = pictures.from_bytes(pictures.to_bytes(picture, kind), kind)
         assert np.array_equal(np.broadcast_to(samples, back.pixels.shape), back.pixels)
         assert (back.alpha is not None) == alpha
     else:
         with pytest.raises(UsageError, match="cannot hold"):
-            image.to_bytes(picture, kind)
+            pictures.to_bytes(picture, kind)
 
 
 def test_a_nodata_value_that_is_lost_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    assert_is(image.to_bytes(Image(RGB, nodata=7), "png"), RGB)
+    assert_is(pictures.to_bytes(Image(RGB, nodata=7), "png"), RGB)
     assert caplog.messages == ["PNG cannot hold the nodata value 7, left out; TIFF can"]
 
 
 def test_who_takes_rgb_only_says_so(tmp_path: Path) -> None:
     for name, picture in (("grey", Image(RGB[..., :1])), ("alpha", Image(RGB, alpha=ALPHA))):
-        image.write(picture, tmp_path / f"{name}.png")
+        pictures.write(picture, tmp_path / f"{name}.png")
         with pytest.raises(ImageError, match=r"but 8-bit RGB is needed here: `magick "):
-            image.read_rgb(tmp_path / f"{name}.png")
-    image.write(Image(RGB.astype(np.uint16) * 9), tmp_path / "deep.png")
+            pictures.read_rgb(tmp_path / f"{name}.png")
+    pictures.write(Image(RGB.astype(np.uint16) * 9), tmp_path / "deep.png")
     with pytest.raises(ImageError, match=r"is 16-bit RGB, but 8-bit RGB is needed here$"):  # no advice to lose bits
-        image.read_rgb(tmp_path / "deep.png")
-    image.write(Image(RGB), tmp_path / "rgb.png")
-    assert np.array_equal(image.read_rgb(tmp_path / "rgb.png").pixels, RGB)
+        pictures.read_rgb(tmp_path / "deep.png")
+    pictures.write(Image(RGB), tmp_path / "rgb.png")
+    assert np.array_equal(pictures.read_rgb(tmp_path / "rgb.png").pixels, RGB)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -520,12 +524,12 @@ def test_the_advice_quotes_the_name() -> None:
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_a_truncated_file_is_never_half_read(format: str) -> None:
     data = rgb_file(format)
-    whole = image.from_bytes(data, "whole").pixels
+    whole = pictures.from_bytes(data, "whole").pixels
     spare = 4 if format == "PNG" else 0  # the check sum of PNG's empty last chunk
     for length in range(len(data) - spare):
         refusal(data[:length])
     for length in range(len(data) - spare, len(data)):
-        assert np.array_equal(image.from_bytes(data[:length], "nearly whole").pixels, whole)
+        assert np.array_equal(pictures.from_bytes(data[:length], "nearly whole").pixels, whole)
 
 
 def test_reading_and_writing_change_nothing_global(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +546,7 @@ def test_reading_and_writing_change_nothing_global(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(PIL.Image, "open", spied)
     described = Image(RGB, metadata=SAID)
     for kind in LOSSLESS:
-        image.from_bytes(image.to_bytes(described, kind), "photo")
+        pictures.from_bytes(pictures.to_bytes(described, kind), "photo")
     assert len(during) >= 6
     assert all(found == before for found in [*during, state()])
 
@@ -551,7 +555,7 @@ def test_a_program_may_have_pillow_read_truncated_files(monkeypatch: pytest.Monk
     data = rgb_file("JPEG")[:-20]
     refusal(data)
     monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    assert image.from_bytes(data, "photo").height == 7
+    assert pictures.from_bytes(data, "photo").height == 7
 
 
 def test_every_changed_byte_of_png_pixels_is_noticed() -> None:
@@ -568,7 +572,7 @@ def test_every_changed_byte_of_png_pixels_is_noticed() -> None:
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_a_picture_or_an_image_error(noise: bytes, start: bytes) -> None:
     try:
-        image.from_bytes(start + noise, "noise")
+        pictures.from_bytes(start + noise, "noise")
     except ImageError as error:
         assert str(error).startswith("noise ")
 
@@ -577,11 +581,11 @@ def test_no_picture_at_all_is_said_so(tmp_path: Path) -> None:
     assert "is empty" in refusal(b"")
     assert "is not a picture" in refusal(b"just some text\n")
     with pytest.raises(ImageError, match="does not exist"):
-        image.read(tmp_path / "absent.png")
+        pictures.read(tmp_path / "absent.png")
     with pytest.raises(ImageError, match="is a folder"):
-        image.read(tmp_path)
+        pictures.read(tmp_path)
     with pytest.raises(ImageError, match="null"):
-        image.read(Path("a\0b.png"))
+        pictures.read(Path("a\0b.png"))
 
 
 def test_an_unreadable_file_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -590,7 +594,7 @@ def test_an_unreadable_file_is_said_so(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ImageError, match=r"cannot read .*photo\.png: Permission denied"):
-        image.read(tmp_path / "photo.png")
+        pictures.read(tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_001, 20_000), (60_000, 60_000)])
@@ -600,7 +604,7 @@ def test_an_absurd_size_is_refused_before_anything_is_decoded(width: int, height
 
 
 def test_files_and_containers_have_the_same_limit() -> None:
-    assert image.MAX_PIXELS == container.MAX_PIXELS
+    assert pictures.MAX_PIXELS == container.MAX_PIXELS
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
@@ -608,7 +612,7 @@ def test_a_program_may_have_pillow_read_larger_pictures(monkeypatch: pytest.Monk
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)  # RGB has 35, more than twice as many: Pillow raises
     assert "PIL.Image.MAX_IMAGE_PIXELS" in refusal(rgb_file(format))
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", None)
-    assert image.from_bytes(rgb_file(format), "photo").height == 7
+    assert pictures.from_bytes(rgb_file(format), "photo").height == 7
 
 
 def test_a_warning_of_pillow_remains_one() -> None:
@@ -616,49 +620,49 @@ def test_a_warning_of_pillow_remains_one() -> None:
     entry = data.index(struct.pack("<HHI", 259, 3, 1))  # compression: one value; claim two
     data[entry + 4 : entry + 12] = struct.pack("<IHH", 2, 1, 1)
     with pytest.warns(UserWarning, match="tag 259 had too many entries"):
-        assert np.array_equal(image.from_bytes(bytes(data), "odd.tif").pixels, RGB)
+        assert np.array_equal(pictures.from_bytes(bytes(data), "odd.tif").pixels, RGB)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_explicit_format_overrides_the_suffix(tmp_path: Path) -> None:
-    image.write(Image(RGB), tmp_path / "picture.dat", format="PNG")
+    pictures.write(Image(RGB), tmp_path / "picture.dat", format="PNG")
     assert (tmp_path / "picture.dat").read_bytes().startswith(b"\x89PNG")
 
 
 def test_jpeg_output_is_refused_because_it_is_lossy(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.JPEG"):
         with pytest.raises(UsageError, match="JPEG is lossy"):
-            image.write(Image(RGB), tmp_path / name)
+            pictures.write(Image(RGB), tmp_path / name)
     with pytest.raises(UsageError, match="JPEG is lossy"):
-        image.write(Image(RGB), tmp_path / "a.png", format="jpeg")
+        pictures.write(Image(RGB), tmp_path / "a.png", format="jpeg")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_suffix_or_format_is_refused(tmp_path: Path) -> None:
     for name, value in (("a.bmp", "'.bmp'"), ("a", "a has no suffix")):
         with pytest.raises(UsageError, match=value):
-            image.write(Image(RGB), tmp_path / name)
+            pictures.write(Image(RGB), tmp_path / name)
     with pytest.raises(UsageError, match="'gif'"):
-        image.to_bytes(Image(RGB), "gif")
+        pictures.to_bytes(Image(RGB), "gif")
 
 
 def test_a_picture_too_wide_for_webp_is_refused() -> None:
     wide = Image(np.zeros((1, 16_384, 3), dtype=np.uint8))
     with pytest.raises(UsageError, match=r"WebP .* 16383 pixels a side, .* 16384; PNG and TIFF can: name the output"):
-        image.to_bytes(wide, "webp")
+        pictures.to_bytes(wide, "webp")
 
 
 def test_a_missing_folder_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"there is no folder .*absent"):
-        image.write(Image(RGB), tmp_path / "absent" / "a.png")
+        pictures.write(Image(RGB), tmp_path / "absent" / "a.png")
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     with pytest.raises(OutputError, match=r"cannot write .*a\.png: Is a directory"):
-        image.write(Image(RGB), tmp_path / "a.png")
+        pictures.write(Image(RGB), tmp_path / "a.png")
     assert (tmp_path / "a.png").is_dir()
 
 
@@ -672,6 +676,6 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, step, fail)
     for name in ("old.png", "new.png"):
         with pytest.raises(OutputError, match=rf"cannot write .*{name}: No space left on device"):
-            image.write(Image(RGB), tmp_path / name)
+            pictures.write(Image(RGB), tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
     assert existing.read_bytes() == b"the old one"

@@ -15,8 +15,8 @@ from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.encoder import EncodeOptions, Plan
 from refscale_codec.codec.rate_control import Target
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import warp
 from refscale_codec.reference.source import ReferenceSource, Unused, Warped
@@ -26,7 +26,7 @@ from refscale_codec.study import metrics
 @pytest.fixture(scope="session")
 def drawn_pair() -> tuple[Image, Image]:
     """A cut of 128 x 128 pixels of the example pair, with old and new buildings."""
-    whole = [image.read(ROOT / "examples" / f"{name}.png").pixels for name in ("target", "reference")]
+    whole = [pictures.read(ROOT / "examples" / f"{name}.png").pixels for name in ("target", "reference")]
     target, reference = (Image(np.ascontiguousarray(pixels[200:328, 120:248])) for pixels in whole)
     return target, reference
 

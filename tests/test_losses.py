@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from refscale_codec import model
 from refscale_codec.lrcodec.dct import coefficients, entropy
-from refscale_codec.picture import image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.study.coders import jpeg
 from refscale_codec.training import losses
@@ -165,7 +165,7 @@ def test_bits_rank_pictures_as_packing_does(quality: int) -> None:
 
 @pytest.mark.parametrize("quality", [20, 50, 80, 92])
 def test_bits_are_about_those_of_a_packed_low_res_picture(quality: int) -> None:
-    target, reference = (image.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
+    target, reference = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
     net = model.load(model.shipped(2)).rescaler
     lr = tiled.downscale(target, tiled.map_reference(target, reference, net), net, quality).lr
     real = 8 * len(entropy.encode(coefficients.quantise(lr, quality), quality))

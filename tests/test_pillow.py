@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import image, jpeg
+from refscale_codec.picture.io import jpeg, pictures
 
 DRAWN = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 PICTURE = PIL.Image.fromarray(DRAWN)
@@ -24,7 +24,7 @@ def file_of(picture: PIL.Image.Image, format: str = "JPEG", **options: object) -
 
 def refusal(data: bytes, page: int | None = None) -> str:
     with pytest.raises(ImageError) as caught:
-        image.from_bytes(data, "x", page=page)
+        pictures.from_bytes(data, "x", page=page)
     return str(caught.value)
 
 
@@ -41,11 +41,11 @@ KINDS = [
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_a_jpeg_whose_data_end_early_is_noticed(options: dict[str, object], mode: str) -> None:
     data = file_of(PICTURE.convert(mode), **options)
-    whole = image.from_bytes(data, "x").pixels
+    whole = pictures.from_bytes(data, "x").pixels
     begin = data.index(b"\xff\xda") + 20
     for end in [*range(begin, len(data) - 2, (len(data) - begin) // 12), len(data) - 4]:
         try:
-            assert np.array_equal(image.from_bytes(data[:end] + b"\xff\xd9", "x").pixels, whole), end
+            assert np.array_equal(pictures.from_bytes(data[:end] + b"\xff\xd9", "x").pixels, whole), end
         except ImageError as error:
             assert "truncated" in str(error)
 
@@ -94,7 +94,7 @@ def test_a_transparent_colour_of_any_depth_becomes_alpha(depth: int, channels: i
         return
     rng = np.random.default_rng(1)
     samples = rng.integers(0, 1 << depth, (9, 13, channels)).astype(np.uint16 if depth == 16 else np.uint8)
-    found = image.from_bytes(png_file(samples, depth, channels - 1, trns=samples[2, 3].tolist()), "x")
+    found = pictures.from_bytes(png_file(samples, depth, channels - 1, trns=samples[2, 3].tolist()), "x")
     full = 255 if depth <= 8 else 65535
     assert np.array_equal(found.pixels, samples.astype(int) * full // ((1 << depth) - 1))
     assert np.array_equal(found.alpha, np.where((samples == samples[2, 3]).all(axis=2), 0, full))
@@ -103,24 +103,24 @@ def test_a_transparent_colour_of_any_depth_becomes_alpha(depth: int, channels: i
 @pytest.mark.parametrize("depth", [2, 8, 16])
 def test_a_png_with_fewer_rows_than_it_says_is_refused(depth: int) -> None:
     samples = np.zeros((30, 20, 1), np.uint16)
-    assert image.from_bytes(png_file(samples, depth, 0), "x").height == 30
+    assert pictures.from_bytes(png_file(samples, depth, 0), "x").height == 30
     for height in (31, 400_000):
         assert "end before the last of its pixels" in refusal(png_file(samples, depth, 0, height=height))
 
 
 def test_the_primary_picture_of_a_jpeg_is_coded_and_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
     data = file_of(PICTURE, "MPO", save_all=True, append_images=[PICTURE.resize((16, 16)), PICTURE.rotate(180)])
-    assert np.array_equal(image.from_bytes(data, "x").pixels, np.array(PIL.Image.open(io.BytesIO(file_of(PICTURE)))))
+    assert np.array_equal(pictures.from_bytes(data, "x").pixels, np.array(PIL.Image.open(io.BytesIO(file_of(PICTURE)))))
     said = "x: left out: 2 more pictures in it (previews, views or a gain map)"
     assert caplog.messages == [said]
     segment = b'<x hdrgm:Version="1.0"/>'
     gain_map = data[:2] + b"\xff\xe1" + (2 + len(segment)).to_bytes(2, "big") + segment + data[2:]
-    assert image.from_bytes(gain_map, "x").width == 64  # Pillow takes it for a JPEG of one picture
+    assert pictures.from_bytes(gain_map, "x").width == 64  # Pillow takes it for a JPEG of one picture
     assert said in caplog.messages[1:]
-    assert image.from_bytes(data, "x", page=2).width == 16
+    assert pictures.from_bytes(data, "x", page=2).width == 16
     assert refusal(data, 4) == "x has no page 4: it holds 3 pictures"
     caplog.clear()
-    image.from_bytes(data + bytes(9) + b"ftyp a video", "x")  # of a motion photo
+    pictures.from_bytes(data + bytes(9) + b"ftyp a video", "x")  # of a motion photo
     assert caplog.messages == [said, "x: left out: 21 bytes behind its end"]
 
 
@@ -129,7 +129,7 @@ def test_a_frame_is_chosen_by_its_page(format: str, options: dict[str, object]) 
     turned = PICTURE.rotate(180)
     data = file_of(PICTURE, format, save_all=True, append_images=[turned], **options)
     assert "holds 2 pictures; refscale codes one: choose it with --page 1 to --page 2" in refusal(data)
-    assert np.array_equal(image.from_bytes(data, "x", page=2).pixels, np.array(turned))
+    assert np.array_equal(pictures.from_bytes(data, "x", page=2).pixels, np.array(turned))
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_a_frame_is_chosen_by_its_page(format: str, options: dict[str, object]) 
 )
 def test_advice_loses_neither_bits_nor_place(start: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=said):
-        image.from_bytes(start + bytes(40), "x")
+        pictures.from_bytes(start + bytes(40), "x")

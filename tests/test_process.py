@@ -22,8 +22,8 @@ from refscale_codec.cli import memory, process, terminal
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, OutputError
 from refscale_codec.model import Model
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 
 RESIDENT = """
 import sys

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError
-from refscale_codec.picture import band_section, bands, levels, ranges
+from refscale_codec.picture import levels
+from refscale_codec.picture.coded import band_section, bands, ranges
 from refscale_codec.picture.image import Image
 
 U8, U16, I16, I32, F32 = (np.dtype(name) for name in ("u1", "u2", "i2", "i4", "f4"))

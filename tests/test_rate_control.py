@@ -15,8 +15,8 @@ from refscale_codec.errors import TargetError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.study import metrics
 from refscale_codec.training import manifest
@@ -126,7 +126,7 @@ def test_what_every_quality_gives_is_the_end_of_the_scale(
 def test_a_real_picture_comes_within_two_percent(data_folder: Path) -> None:
     pair = next(p for p in manifest.read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference is not None)
     assert pair.reference is not None
-    cut = [Image(np.ascontiguousarray(image.read(p).pixels[:96, :96])) for p in (pair.target, pair.reference)]
+    cut = [Image(np.ascontiguousarray(pictures.read(p).pixels[:96, :96])) for p in (pair.target, pair.reference)]
     net = model.load(model.shipped(2))
     reached = rate_control.encode(*cut, net, Target("bytes", 1500))
     assert 0.98 * 1500 <= len(reached.data) <= 1500

@@ -19,7 +19,7 @@ from conftest import TINY, Outcome, stored_model
 from refscale_codec import model, workers
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, OutOfMemory, UsageError
-from refscale_codec.picture import image as pictures
+from refscale_codec.picture.io import pictures
 from refscale_codec.study import evaluate, output, rdcurve
 from refscale_codec.study import pairs as study_pairs
 from refscale_codec.study import results as results_files

@@ -38,7 +38,8 @@ from refscale_codec.fileformat import container as file_format
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.gmm import latents
 from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
-from refscale_codec.picture import band_section, bands, levels
+from refscale_codec.picture import levels
+from refscale_codec.picture.coded import band_section, bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp

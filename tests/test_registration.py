@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.warp import Alignment, Transform
 from refscale_codec.training import manifest
@@ -19,7 +19,7 @@ INNER = np.s_[128:-128, 128:-128]
 
 @pytest.fixture(scope="module")
 def target() -> Image:
-    return image.read(ROOT / "examples" / "target.png")
+    return pictures.read(ROOT / "examples" / "target.png")
 
 
 def shifted(picture: Image, down: int, right: int) -> Image:
@@ -227,7 +227,7 @@ def test_a_real_pair_is_aligned(data_folder: Path) -> None:
     pairs = [pair for pair in manifest.read_manifest(data_folder / "manifest.csv", ("dev",)) if pair.dataset == "oscd"]
     for pair in pairs:
         assert pair.reference is not None
-        target, reference = image.read(pair.target), image.read(pair.reference)
+        target, reference = pictures.read(pair.target), pictures.read(pair.reference)
         moved = warp.apply(reference, registration.estimate(target, reference))
         errors = [np.square(x.pixels.astype(float) - target.pixels).mean() for x in (reference, moved)]
         assert errors[1] < 0.97 * errors[0]

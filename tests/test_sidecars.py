@@ -7,7 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from refscale_codec.picture import geo, image
+from refscale_codec.picture import geo
+from refscale_codec.picture.io import pictures
 
 rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -44,10 +45,10 @@ def test_a_world_file_is_the_georeference(
 ) -> None:
     path = drawn(tmp_path, name)
     (tmp_path / beside).write_text(WORLD)
-    found = image.read(path)
+    found = pictures.read(path)
     assert geo.parse(found.metadata.geo) == {"transform": pytest.approx(TRANSFORM)}
     assert tuple(geo.transform(found.metadata.geo)) == said_by_gdal(path)[1]
-    image.write(found, tmp_path / "back.tif")
+    pictures.write(found, tmp_path / "back.tif")
     assert said_by_gdal(tmp_path / "back.tif") == said_by_gdal(path)
     assert caplog.messages == []
 
@@ -58,7 +59,7 @@ def test_what_gdal_writes_beside_a_picture_is_read(tmp_path: Path, name: str, ca
     more = '<Metadata><MDI key="PRODUCT">ortho</MDI></Metadata><PAMRasterBand band="1"><NoDataValue>7</NoDataValue>'
     more += "<Description>first</Description></PAMRasterBand></PAMDataset>"
     (tmp_path / f"{name}.aux.xml").write_text(PLACED.replace("</PAMDataset>", more))
-    found = image.read(path)
+    found = pictures.read(path)
     fields = geo.parse(found.metadata.geo)
     assert (fields["crs"], fields["transform"]) == ("EPSG:32633", [10, 0, 5e5, 0, -10, 4.1e6])
     assert (fields["tags"], fields["descriptions"]) == ({"PRODUCT": "ortho"}, ["first", None, None])
@@ -70,7 +71,7 @@ def test_a_palette_picture_gets_its_place_alone(tmp_path: Path, caplog: pytest.L
     path = drawn(tmp_path, "a.png", "P")
     band = '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue><UnitType>m</UnitType></PAMRasterBand></PAMDataset>'
     (tmp_path / "a.png.aux.xml").write_text(PLACED.replace("</PAMDataset>", band))
-    found = image.read(path)
+    found = pictures.read(path)
     assert (geo.parse(found.metadata.geo).keys(), found.nodata) == ({"crs", "transform"}, None)
     assert f"{path}: left out: units (of other bands), nodata value 7" in caplog.messages
 
@@ -93,7 +94,7 @@ def test_what_gdal_does_not_use_is_told(
 ) -> None:
     path = drawn(tmp_path, "a.tif")
     (tmp_path / beside).write_text(text)
-    assert np.array_equal(image.read(path).pixels, RGB)
+    assert np.array_equal(pictures.read(path).pixels, RGB)
     assert any("left out: " in message and told in message for message in caplog.messages), caplog.messages
     assert "vsimem" not in "".join(record.message for record in caplog.records if record.name.startswith("refscale"))
 
@@ -114,14 +115,14 @@ def test_a_prj_is_the_reference_system(
     path = drawn(tmp_path, name)
     (tmp_path / beside).write_text(ESRI)
     (tmp_path / "a.wld").write_text(WORLD)
-    found = geo.parse(image.read(path).metadata.geo)
+    found = geo.parse(pictures.read(path).metadata.geo)
     assert rasterio.CRS.from_user_input(found["crs"]).to_epsg() == 32633
     assert found["transform"] == pytest.approx(TRANSFORM)
     (tmp_path / f"{name}.aux.xml").write_text(PLACED)  # in the same system
-    assert geo.crs(image.read(path).metadata.geo) == "EPSG:32633"
+    assert geo.crs(pictures.read(path).metadata.geo) == "EPSG:32633"
     assert caplog.messages == []
     (tmp_path / f"{name}.aux.xml").write_text(PLACED.replace("32633", "32634"))
-    assert geo.crs(image.read(path).metadata.geo) == "EPSG:32634"
+    assert geo.crs(pictures.read(path).metadata.geo) == "EPSG:32634"
     assert f"left out: {beside} beside it (the picture has another coordinate reference system)" in caplog.text
 
 
@@ -140,7 +141,7 @@ def test_other_files_beside_it_are_told(
 ) -> None:
     path = drawn(tmp_path, "a.png")
     (tmp_path / beside).write_text(text)
-    assert image.read(path).metadata == image.from_bytes(path.read_bytes(), "x").metadata
+    assert pictures.read(path).metadata == pictures.from_bytes(path.read_bytes(), "x").metadata
     (message,) = caplog.messages
     assert message.startswith(f"{path}: left out: {told}")
 
@@ -149,7 +150,7 @@ def test_statistics_are_told_and_the_rest_is_kept(tmp_path: Path, caplog: pytest
     path = drawn(tmp_path, "a.tif")
     band = '<PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MAXIMUM">255</MDI></Metadata></PAMRasterBand>'
     (tmp_path / "a.tif.aux.xml").write_text(PLACED.replace("</PAMDataset>", f"{band}</PAMDataset>"))
-    assert geo.parse(image.read(path).metadata.geo).keys() == {"crs", "transform"}
+    assert geo.parse(pictures.read(path).metadata.geo).keys() == {"crs", "transform"}
     assert caplog.messages == [f"{path}: left out: statistics, which are those of the samples before coding"]
 
 
@@ -157,11 +158,11 @@ def test_statistics_are_told_and_the_rest_is_kept(tmp_path: Path, caplog: pytest
 def test_a_mask_becomes_alpha(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     path, mask = drawn(tmp_path, name), (RGB[..., 0] > 99).astype(np.uint8) * 255
     PIL.Image.fromarray(mask).save(tmp_path / f"{name}.msk", "TIFF")
-    found = image.read(path)
+    found = pictures.read(path)
     assert np.array_equal(found.alpha, mask)
     assert caplog.messages == [f"{path}: the mask {name}.msk beside it becomes alpha"]
     PIL.Image.fromarray(mask[:4]).save(tmp_path / f"{name}.msk", "TIFF")
-    assert image.read(path).alpha is None
+    assert pictures.read(path).alpha is None
     assert caplog.messages[1] == f"{path}: left out: {name}.msk beside it (it has 9 x 4 pixels)"
 
 
@@ -173,20 +174,20 @@ def test_a_picture_with_a_place_of_its_own_has_precedence_over_a_world_file(
     with rasterio.open(path, "w", **options, transform=rasterio.Affine(10, 0, 7e5, 0, -10, 4.9e6)) as file:
         file.write(RGB.transpose(2, 0, 1))
     (tmp_path / "a.tfw").write_text(WORLD)
-    assert geo.transform(image.read(path).metadata.geo) == (10, 0, 7e5, 0, -10, 4.9e6) == said_by_gdal(path)[1]
+    assert geo.transform(pictures.read(path).metadata.geo) == (10, 0, 7e5, 0, -10, 4.9e6) == said_by_gdal(path)[1]
     assert caplog.messages == []
     (tmp_path / "a.tif.aux.xml").write_text(PLACED)  # which GDAL prefers
-    assert geo.transform(image.read(path).metadata.geo) == (10, 0, 5e5, 0, -10, 4.1e6) == said_by_gdal(path)[1]
+    assert geo.transform(pictures.read(path).metadata.geo) == (10, 0, 5e5, 0, -10, 4.1e6) == said_by_gdal(path)[1]
 
 
 def test_bytes_folders_and_training_have_no_files_beside_them(tmp_path: Path) -> None:
     path = drawn(tmp_path, "a.png")
     (tmp_path / "a.wld").mkdir()
-    assert not image.read(path).metadata.geo
+    assert not pictures.read(path).metadata.geo
     (tmp_path / "a.pgw").write_text(WORLD)
-    assert image.read(path).metadata.geo
-    assert not image.from_bytes(path.read_bytes(), str(path)).metadata.geo
-    assert not image.read_rgb(path).metadata.geo
+    assert pictures.read(path).metadata.geo
+    assert not pictures.from_bytes(path.read_bytes(), str(path)).metadata.geo
+    assert not pictures.read_rgb(path).metadata.geo
 
 
 def test_without_rasterio_they_are_named(
@@ -195,7 +196,7 @@ def test_without_rasterio_they_are_named(
     path = drawn(tmp_path, "a.png")
     (tmp_path / "a.pgw").write_text(WORLD)
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    assert not image.read(path).metadata.geo
+    assert not pictures.read(path).metadata.geo
     assert caplog.messages == [f"{path}: left out: a.pgw beside it (GDAL is needed: pip install 'refscale-codec[geo]')"]
 
 
@@ -212,9 +213,9 @@ def test_a_mask_leaves_the_bands_their_scales_and_takes_the_place_of_nodata(tmp_
         file.scales, file.offsets, file.units = (1e-4,) * 3, (-0.1,) * 3, ("1",) * 3
         file.descriptions = ("B4", "B3", "B2")
     assert path.with_name("t.tif.msk").exists() != internal
-    read = image.read(path)
+    read = pictures.read(path)
     assert read.nodata is None and read.alpha is not None and ((read.alpha > 0) == valid).all()
-    image.write(read, back)
+    pictures.write(read, back)
     with rasterio.open(back) as file:
         assert (file.scales[:3], file.offsets[:3], file.units[:3]) == ((1e-4,) * 3, (-0.1,) * 3, ("1",) * 3)
         assert file.descriptions == ("B4", "B3", "B2", None)

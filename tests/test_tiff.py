@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tiffs import GEOREFERENCE, Picture
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 
 pytest.importorskip("rasterio", reason="the extra geo is not installed")
 
@@ -37,14 +37,14 @@ def read(data: bytes, caplog: pytest.LogCaptureFixture, page: int | None = None)
     """Return a picture or the message of its refusal, and the notes."""
     caplog.clear()
     try:
-        return image.from_bytes(data, "x.tif", page=page), caplog.messages[:]
+        return pictures.from_bytes(data, "x.tif", page=page), caplog.messages[:]
     except ImageError as error:
         return str(error), caplog.messages[:]
 
 
 def refusal(data: bytes, page: int | None = None) -> str:
     with pytest.raises(ImageError) as caught:
-        image.from_bytes(data, "x.tif", page=page)
+        pictures.from_bytes(data, "x.tif", page=page)
     return str(caught.value)
 
 
@@ -83,12 +83,12 @@ def test_images_are_judged_by_their_role(
 def test_several_pictures_are_pages() -> None:
     data = tiffs.file(RGB, REDUCED, OTHER, MASK)
     assert refusal(data).startswith("x.tif holds 2 pictures; refscale codes one: choose it with --page 1 to --page 2,")
-    assert np.array_equal(image.from_bytes(data, "x", page=1).pixels, RGB.samples)
-    second = image.from_bytes(data, "x", page=2)
+    assert np.array_equal(pictures.from_bytes(data, "x", page=1).pixels, RGB.samples)
+    second = pictures.from_bytes(data, "x", page=2)
     assert np.array_equal(second.pixels, OTHER.samples)
     assert second.alpha is not None
     assert refusal(data, 3) == "x.tif has no page 3: it holds 2 pictures"
-    assert np.array_equal(image.from_bytes(tiffs.file(REDUCED), "x").pixels, REDUCED.samples)
+    assert np.array_equal(pictures.from_bytes(tiffs.file(REDUCED), "x").pixels, REDUCED.samples)
 
 
 def test_a_mask_of_another_size_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -102,7 +102,7 @@ def test_a_thumbnail_as_exif_has_it_is_passed_over() -> None:
     second = data.index(struct.pack("<HHII", 513, 4, 1, 8))
     strips = data.rindex(struct.pack("<HHI", 273, 4, 4), 0, second)
     data[strips : strips + 2] = (272).to_bytes(2, "little")
-    assert np.array_equal(image.from_bytes(bytes(data), "x.tif").pixels, RGB.samples)
+    assert np.array_equal(pictures.from_bytes(bytes(data), "x.tif").pixels, RGB.samples)
 
 
 def test_directories_in_a_circle_are_refused() -> None:
@@ -125,10 +125,10 @@ def test_blocks_that_are_not_stored_are_zero(
     data = tiffs.file(placed(picture) if georeferenced else picture)
     expected = RGB.samples.copy()
     expected[(slice(16), slice(16, 30)) if tile else slice(3, 6)] = 0
-    assert np.array_equal(image.from_bytes(data, "x.tif").pixels, expected)
+    assert np.array_equal(pictures.from_bytes(data, "x.tif").pixels, expected)
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ImageError, match="needs GDAL, for its blocks that are not stored: pip install"):
-        image.from_bytes(data, "x.tif", need_georeference=False)
+        pictures.from_bytes(data, "x.tif", need_georeference=False)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_jpeg_in_a_tiff_that_ends_early_is_refused_and_has_one_decoder() -> None
         ) as file:
             file.write(smooth)
         data = bytearray(memory.read())
-    found = image.from_bytes(bytes(data), "x.tif")
+    found = pictures.from_bytes(bytes(data), "x.tif")
     with rasterio.MemoryFile(bytes(data)) as memory, memory.open() as file:
         assert np.array_equal(found.pixels, file.read().transpose(1, 2, 0))
     end = data.rindex(b"\xff\xd9")
@@ -176,7 +176,7 @@ def test_fax_that_ends_early_is_refused(compress: str) -> None:
         ) as file:
             file.write(drawn)
         data = bytearray(memory.read())
-    assert np.array_equal(image.from_bytes(bytes(data), "x.tif").pixels[..., 0], 255 * drawn[0])
+    assert np.array_equal(pictures.from_bytes(bytes(data), "x.tif").pixels[..., 0], 255 * drawn[0])
     lengths = data.index(b"\x17\x01\x04\0\x01\0\0\0") + 8  # StripByteCounts, one u32
     data[lengths : lengths + 4] = (int.from_bytes(data[lengths : lengths + 4], "little") // 2).to_bytes(4, "little")
     assert refusal(bytes(data)).startswith("x.tif is damaged or truncated: ")
@@ -270,11 +270,11 @@ def test_what_is_refused_is_refused_with_and_without_a_georeference(
 def test_nodata_follows_the_samples() -> None:
     samples = noise(20, 20, 1, top=16)
     grey = Picture(samples, 0, 4, tags={42113: ("s", b"3\0")})
-    found = image.from_bytes(tiffs.file(grey), "x")
+    found = pictures.from_bytes(tiffs.file(grey), "x")
     assert found.nodata == 255 - 3 * 17
     assert np.array_equal(found.pixels == found.nodata, samples == 3)
     palette = Picture(samples, 3, 4, tags={42113: ("s", b"3\0"), 320: ("H", [256 * 9] * 48)})
-    found = image.from_bytes(tiffs.file(palette), "x")
+    found = pictures.from_bytes(tiffs.file(palette), "x")
     assert found.nodata is None
     assert np.array_equal(found.alpha == 0, samples[..., 0] == 3)
 
@@ -284,9 +284,9 @@ def test_palettes_of_eight_bits_in_sixteen_and_of_sixteen_bit_indices() -> None:
     table = noise(3 << 16, dtype="u2", top=1 << 16, seed=3)
     colours = table.reshape(3, -1).T
     picture = Picture(index, 3, tags={320: ("H", table.tolist())})
-    assert np.array_equal(image.from_bytes(tiffs.file(picture), "x").pixels, (colours >> 8)[index[..., 0]])
+    assert np.array_equal(pictures.from_bytes(tiffs.file(picture), "x").pixels, (colours >> 8)[index[..., 0]])
     small = replace(picture, tags={320: ("H", (table >> 8).tolist())})
-    assert np.array_equal(image.from_bytes(tiffs.file(small), "x").pixels, (colours >> 8)[index[..., 0]])
+    assert np.array_equal(pictures.from_bytes(tiffs.file(small), "x").pixels, (colours >> 8)[index[..., 0]])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -322,7 +322,7 @@ def test_a_palette_of_another_length_is_refused(count: int, place: dict[int, tif
 @pytest.mark.parametrize("picture", [RGB, placed(RGB), Picture(noise(9, 8, 4, dtype="u2"), 1)])
 def test_a_big_endian_bigtiff_is_read_by_gdal(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiffs.file(picture, REDUCED, big=True, order=">")
-    found = image.from_bytes(data, "x")
+    found = pictures.from_bytes(data, "x")
     assert np.array_equal(found.pixels, picture.samples)
     assert bool(found.metadata.geo) == bool(picture.tags)
     monkeypatch.setitem(sys.modules, "rasterio", None)

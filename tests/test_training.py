@@ -24,8 +24,8 @@ from refscale_codec.errors import ImageError, UsageError, WeightsError
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import GmmConfig
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
@@ -93,7 +93,7 @@ def test_pictures_of_more_bands_teach_further_ones_too_and_take_the_place_of_the
     for kind in ("new", "old"):
         rgb = np.array(PIL.Image.open(place / f"a_{kind}.png"))
         visits[kind] = np.concatenate([rgb, 255 - rgb[..., :1]], axis=2)
-        image.write(Image(visits[kind]), place / f"a_{kind}.tif")
+        pictures.write(Image(visits[kind]), place / f"a_{kind}.tif")
     (place / "more.csv").write_text("dataset,name,target,reference\nwaves,a_new,a_new.tif,a_old.tif\n")
     seen: list[Crops] = []
 

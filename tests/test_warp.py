@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.tiles import Box
 from refscale_codec.rangecoder import Encoder
 from refscale_codec.reference import warp
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def target() -> Image:
-    return image.read(ROOT / "examples" / "target.png")
+    return pictures.read(ROOT / "examples" / "target.png")
 
 
 def constant(down: int, right: int, height: int = 512, width: int = 512) -> Alignment:

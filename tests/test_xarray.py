@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import refscale_codec as refscale
 from refscale_codec.picture import geo
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 
 xr = pytest.importorskip("xarray", reason="the extra xarray is not installed")

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from refscale_codec.errors import ContainerError, UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.picture import arrays, files
-from refscale_codec.picture import image as pictures
+from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.levels import Number
-from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import Box
 
 FilePath = str | os.PathLike[str]

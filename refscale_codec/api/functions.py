@@ -10,8 +10,8 @@ from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of,
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.api.request import Rate, rate_of
+from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, re
 from refscale_codec.api.models import model_of, shipped_as
 from refscale_codec.errors import UsageError, naming
 from refscale_codec.fileformat import container
-from refscale_codec.picture import arrays, band_section, geo, metadata
+from refscale_codec.picture import arrays, geo, metadata
+from refscale_codec.picture.coded import band_section
 from refscale_codec.picture.tiles import TILE
 
 if TYPE_CHECKING:

@@ -224,8 +224,8 @@ def decode(
             raise ReferenceMismatch(f"{name}: it needs its reference {named_reference(content)}: give it with --ref")
         if box is not None:
             box.require_inside(header.height, header.width)
-        from refscale_codec.picture import band_section, formats, geotiff
-        from refscale_codec.picture import image as pictures
+        from refscale_codec.picture.coded import band_section
+        from refscale_codec.picture.io import formats, geotiff, pictures
 
         with naming(name):
             described = band_section.summary(content.bands, header.height, header.width)
@@ -263,7 +263,7 @@ def decode(
 
 def _fitting(described: Any, longest: int, geo: bytes) -> str:
     """Return `png` if it can hold all of a picture, else `tiff`; see `formats.supporting`."""
-    from refscale_codec.picture import formats
+    from refscale_codec.picture.io import formats
 
     fits = "png" in formats.supporting(described.dtype, described.depth, longest)
     turns_rgb = described.alpha and described.depth == 1 and described.dtype.itemsize == 2

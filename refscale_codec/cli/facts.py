@@ -91,7 +91,8 @@ def bounds(transform: list[float] | None, width: int, height: int) -> list[float
 def _samples(content: Container) -> dict[str, Any]:
     if content.bands is None:
         return {"bands": 3, "type": "uint8", "alpha": False, "nodata": None}
-    from refscale_codec.picture import band_section, levels
+    from refscale_codec.picture import levels
+    from refscale_codec.picture.coded import band_section
 
     described = band_section.summary(content.bands, content.header.height, content.header.width)
     samples: dict[str, Any] = {

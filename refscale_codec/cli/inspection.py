@@ -178,8 +178,7 @@ def diff(
         data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
         content = terminal.unpacked(data, name) if data.startswith(container.MAGIC) else None
         header = None if content is None else content.header
-        from refscale_codec.picture import image as pictures
-        from refscale_codec.picture import sidecars
+        from refscale_codec.picture.io import pictures, sidecars
 
         kind = terminal.picture_format(output, format_name)
         process.lift_pillow_limit()

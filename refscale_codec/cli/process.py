@@ -61,7 +61,7 @@ def limit_threads(count: int) -> None:
 
 
 def lift_pillow_limit() -> None:
-    """Let Pillow read pictures of any size: `picture.image` has a higher limit of its own."""
+    """Let Pillow read pictures of any size: `picture.image.MAX_PIXELS` is a higher limit of its own."""
     import PIL.Image
 
     PIL.Image.MAX_IMAGE_PIXELS = None

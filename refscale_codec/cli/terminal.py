@@ -84,15 +84,15 @@ def read(path: str, *, or_picture: bool = False) -> bytes:
     def most(head: bytes, name: str) -> int:
         from_refscale = container.MAGIC.startswith(head[: len(container.MAGIC)])
         if not or_picture and not from_refscale:
-            from refscale_codec.picture import formats
+            from refscale_codec.picture.io import formats
 
             if formats.readable(head):
                 raise ContainerError(f"{name}: not a .rsc file, but a picture; `refscale encode` makes one of it")
         if not or_picture or from_refscale:
             return container.most_bytes(head, name)
-        from refscale_codec.picture import image
+        from refscale_codec.picture.io import pictures
 
-        return image.most_bytes(head, name)
+        return pictures.most_bytes(head, name)
 
     wrong = ImageError if or_picture else ContainerError
     return _stdin(wrong, most) if path == "-" else files.read(Path(path), wrong, most)
@@ -109,14 +109,14 @@ def _stdin(wrong: type[RefscaleError], most: files.Most) -> bytes:
 
 
 def read_picture(path: str, page: int | None = None, *, need_georeference: bool = False) -> "Image":
-    """Return the picture in a file or on stdin; see `image.from_bytes`."""
-    from refscale_codec.picture import image
+    """Return the picture in a file or on stdin; see `pictures.from_bytes`."""
+    from refscale_codec.picture.io import pictures
 
     process.lift_pillow_limit()
     if path == "-":
-        data = _stdin(ImageError, image.most_bytes)
-        return image.from_bytes(data, "stdin", page=page, need_georeference=need_georeference)
-    return image.read(Path(path), page=page, need_georeference=need_georeference)
+        data = _stdin(ImageError, pictures.most_bytes)
+        return pictures.from_bytes(data, "stdin", page=page, need_georeference=need_georeference)
+    return pictures.read(Path(path), page=page, need_georeference=need_georeference)
 
 
 def read_reference(path: str | None, page: int | None) -> "Image | None":
@@ -188,7 +188,7 @@ def _to_stdout() -> Iterator[None]:
 
 def picture_format(output: str, named: str | None) -> str:
     """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout."""
-    from refscale_codec.picture import formats
+    from refscale_codec.picture.io import formats
 
     if named is not None:
         return formats.named(named)
@@ -203,7 +203,7 @@ def require_inputs(*paths: str | Path | None) -> None:
 
 def require_pictures(*paths: str | None) -> None:
     """Raise an ImageError for a file that is no picture, by its first bytes; pipes are not examined."""
-    from refscale_codec.picture import formats
+    from refscale_codec.picture.io import formats
 
     for path in paths:
         if path in (None, "-") or os.path.exists(str(path)) and not os.path.isfile(str(path)):

@@ -21,8 +21,9 @@ from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsErro
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.model import Model
-from refscale_codec.picture import band_section, bands, geo, metadata, tiles
-from refscale_codec.picture.bands import Bands
+from refscale_codec.picture import geo, metadata, tiles
+from refscale_codec.picture.coded import band_section, bands
+from refscale_codec.picture.coded.bands import Bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE, Box, Tile
 from refscale_codec.reference import source as sources

@@ -22,11 +22,12 @@ from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
 from refscale_codec.lrcodec.interface import USUAL, LowResReference
 from refscale_codec.model import Model
-from refscale_codec.picture import band_section, bands, metadata, tiles
-from refscale_codec.picture.bands import Bands
+from refscale_codec.picture import metadata, tiles
+from refscale_codec.picture.coded import band_section, bands
+from refscale_codec.picture.coded.bands import Bands
+from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
-from refscale_codec.picture.ranges import Declared
 from refscale_codec.picture.tiles import TILE, Box
 from refscale_codec.reference import georeference, registration, warp
 from refscale_codec.reference.source import PicturePart, ReferenceSource, Unused

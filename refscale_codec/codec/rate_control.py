@@ -20,7 +20,7 @@ from refscale_codec.errors import TargetError
 from refscale_codec.lrcodec.dct.coefficients import step_percent
 from refscale_codec.lrcodec.interface import USUAL
 from refscale_codec.model import Model
-from refscale_codec.picture import bands
+from refscale_codec.picture.coded import bands
 from refscale_codec.picture.image import Image
 
 TRIES = 6

@@ -1,6 +1,6 @@
 """Metadata of a picture file, and the METADATA payload of a `.rsc` file. Standard library only.
 
-Each part is bytes here; `chunks`, `tiff` and `geotiff` read parts from files and write them, `geo` has the fields of a
+Each part is bytes here; modules of `io` read parts from files and write them, `geo` has the fields of a
 georeference. `docs/FORMAT.md` has the layout of the payload.
 """
 

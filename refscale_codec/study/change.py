@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
 from refscale_codec.model import Model
-from refscale_codec.picture import bands, geo
+from refscale_codec.picture import geo
+from refscale_codec.picture.coded import bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.reference import georeference, registration, warp

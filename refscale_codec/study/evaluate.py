@@ -17,8 +17,8 @@ import torch
 
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.model import Model
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.tiles import TILE
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled

@@ -8,9 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from refscale_codec import model
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.study import environment, heatmaps, plot, report
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders.protocol import Coder, resized

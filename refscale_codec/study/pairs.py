@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from refscale_codec.errors import UsageError, printable
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
 from refscale_codec.training.manifest import Pair, read_manifest
 

@@ -24,7 +24,7 @@ import torch
 
 from refscale_codec import journal, model, workers
 from refscale_codec.errors import OutOfMemory, UsageError
-from refscale_codec.picture import image as pictures
+from refscale_codec.picture.io import pictures
 from refscale_codec.study import evaluate
 from refscale_codec.study.coders import baselines
 from refscale_codec.study.coders.protocol import Coder

@@ -20,9 +20,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, OutputError
-from refscale_codec.picture import image
 from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.warp import Alignment
 from refscale_codec.training.manifest import Pair
@@ -79,9 +79,9 @@ def _visits(pair: Pair) -> list[tuple[str, Bands, Bands | None]]:
 
 def _read(path: Path) -> Bands:
     """Return a picture of 8 bits of three bands or more, the first of them RGB."""
-    picture = image.read(path)
+    picture = pictures.read(path)
     further = picture.bands > 3 and picture.pixels.dtype == np.uint8 and picture.alpha is None
-    return picture.pixels if further else image.read_rgb(path).pixels
+    return picture.pixels if further else pictures.read_rgb(path).pixels
 
 
 def _warped(target: Bands, other: Bands) -> Bands:

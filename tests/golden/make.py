@@ -19,8 +19,8 @@ from refscale_codec import model
 from refscale_codec.codec import decoder, encoder, reference_choice
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.fileformat import container
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import INCH, Metadata, packed_resolution, packed_texts
 from refscale_codec.reference.source import ReferenceSource, Unused, Warped
 from refscale_codec.reference.warp import STEPS, Alignment, GainOffset, Transform, still
@@ -37,7 +37,7 @@ SIZE = 88, 104
 
 def cut(name: str) -> NDArray[np.uint8]:
     """Return a cut of an example picture, [88, 104, 3]."""
-    pixels = image.read(EXAMPLES / f"{name}.png").pixels
+    pixels = pictures.read(EXAMPLES / f"{name}.png").pixels
     return np.ascontiguousarray(pixels[200 : 200 + SIZE[0], 120 : 120 + SIZE[1]])
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.picture import chunks
+from refscale_codec.picture.io import chunks
 
 START = 33
 """Bytes of the signature and the header chunk."""

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from refscale_codec.errors import reason
-from refscale_codec.picture import files, gdal_fields, geo, geotiff
+from refscale_codec.picture import files, geo
 from refscale_codec.picture.geo import Fields
+from refscale_codec.picture.io import gdal_fields, geotiff
 
 if TYPE_CHECKING:
     from refscale_codec.picture.image import Image

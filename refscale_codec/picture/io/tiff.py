@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from refscale_codec.errors import ImageError, reason
-from refscale_codec.picture import formats, jpeg, levels
+from refscale_codec.picture import levels
+from refscale_codec.picture.io import formats, jpeg
 
 
 class Tags(ImageFileDirectory_v2):

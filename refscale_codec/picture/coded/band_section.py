@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
-from refscale_codec.picture import levels, planes
-from refscale_codec.picture.bands import Bands, Kept
+from refscale_codec.picture import levels
+from refscale_codec.picture.coded import planes
+from refscale_codec.picture.coded.bands import Bands, Kept
+from refscale_codec.picture.coded.ranges import LEAST_PER_KEPT
 from refscale_codec.picture.image import MAX_SAMPLES
 from refscale_codec.picture.levels import TYPES, Number
-from refscale_codec.picture.ranges import LEAST_PER_KEPT
 
 _ALPHA, _NODATA, _MARKS, _KEPT, _RANGES, _FILLS, _REFERENCE = 1, 2, 4, 8, 16, 32, 64  # flags
 _REFERENCE_TYPE = np.dtype("<f8")

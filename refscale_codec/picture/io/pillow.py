@@ -21,7 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import chunks, exif, formats, jpeg, png, tiff
+from refscale_codec.picture.io import chunks, exif, formats, jpeg, png, tiff
 from refscale_codec.picture.metadata import Metadata
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {

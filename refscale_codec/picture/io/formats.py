@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.picture.image import kind_of
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
 """Formats that are read, by Pillow's names."""
@@ -91,13 +92,6 @@ def of_path(path: Path) -> str:
     if suffix not in _OF_SUFFIX:
         raise UsageError(f"{path}: unknown suffix {suffix!r} for a picture: use .png, .webp, .tif or .tiff")
     return _OF_SUFFIX[suffix]
-
-
-def kind_of(dtype: np.dtype[Any], bands: int) -> str:
-    """Return the name of a kind of pictures in messages: `8-bit RGB`, `16-bit 4-band`, `32-bit floating-point grey`."""
-    colour = {1: "grey", 3: "RGB"}.get(bands, f"{bands}-band")
-    kind = {"i": "signed ", "f": "floating-point "}.get(dtype.kind, "")
-    return f"{8 * dtype.itemsize}-bit {kind}{colour}"
 
 
 def needs_gdal(dtype: np.dtype[Any], bands: int, nodata: float | None, geo: bytes) -> bool:

@@ -1,7 +1,7 @@
 """TIFF files by GDAL: any number of bands of 8, 16 or 32 bits, and the georeference and tags of a GeoTIFF.
 
 GDAL comes with rasterio, an extra, which is imported when it is needed. Functions here take and return arrays and
-bytes; `image` has pictures, `geo` the fields of the metadata.
+bytes; `pictures` has pictures, `geo` the fields of the metadata.
 """
 
 import base64
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError, RefscaleError
-from refscale_codec.picture import gdal_fields, geo, levels, tiff
+from refscale_codec.picture import geo, levels
 from refscale_codec.picture.geo import Fields
+from refscale_codec.picture.io import gdal_fields, tiff
+from refscale_codec.picture.io.tiff import Page
 from refscale_codec.picture.levels import Number
-from refscale_codec.picture.tiff import Page
 
 INSTALL = "pip install 'refscale-codec[geo]'"
 

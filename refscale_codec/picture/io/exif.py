@@ -15,8 +15,8 @@ from PIL import TiffTags
 from PIL.TiffImagePlugin import IFDRational
 
 from refscale_codec.errors import reason
+from refscale_codec.picture.io.tiff import Page, Tags, read_directory, tags_at, unknown_tags
 from refscale_codec.picture.metadata import CENTIMETRE, INCH, METRE, RATIO, Metadata, packed_resolution, resolution_of
-from refscale_codec.picture.tiff import Page, Tags, read_directory, tags_at, unknown_tags
 
 _START = b"Exif\0\0"  # with which Pillow precedes EXIF
 _XMP, _ICC, _INTEROP = 700, 34675, 40965
@@ -132,6 +132,12 @@ def with_resolution(metadata: Metadata) -> Metadata:
         return metadata
     packed = packed_resolution(across, down, RATIO if unit == _UNITS[RATIO] else METRE)
     return replace(metadata, resolution=packed)
+
+
+def without_same_resolution(metadata: Metadata) -> Metadata:
+    """Return metadata without a resolution that `with_resolution` gives again."""
+    bare = replace(metadata, resolution=b"")
+    return bare if with_resolution(bare).resolution == metadata.resolution else metadata
 
 
 def _resolution(exif: bytes) -> tuple[float, float, int] | None:

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import ImageError
-from refscale_codec.picture import geo, levels, ranges
-from refscale_codec.picture.formats import kind_of
-from refscale_codec.picture.image import Image
+from refscale_codec.picture import geo, levels
+from refscale_codec.picture.coded import ranges
+from refscale_codec.picture.image import Image, kind_of
 from refscale_codec.picture.levels import Mask, Number
 from refscale_codec.picture.tiles import Box
 

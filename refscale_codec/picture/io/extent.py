@@ -7,7 +7,7 @@ import struct
 import warnings
 from contextlib import suppress
 
-from refscale_codec.picture import chunks, jpeg, tiff
+from refscale_codec.picture.io import chunks, jpeg, tiff
 
 _PER_SAMPLE = 16  # bytes: no format takes more for a sample, coded however badly
 _MOST_DIRECTORIES, _MOST_TAGS = 1 << 12, 1 << 16  # of a TIFF; with more, it is not read on
