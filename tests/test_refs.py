@@ -23,9 +23,9 @@ from refscale_codec.archive.gain import Target
 from refscale_codec.archive.references import References, listed
 from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch
 from refscale_codec.fileformat import container
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture import levels
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 
 PLAIN = container.unpack((GOLDEN / "reference.rsc").read_bytes())

@@ -20,8 +20,8 @@ from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch,
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
 from refscale_codec.picture import files
-from refscale_codec.picture import image as pictures
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
 """Of what is looked at in folders."""

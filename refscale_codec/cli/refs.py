@@ -131,8 +131,7 @@ def find(
                 _line({"fingerprint": fingerprint.hex(), "picture": str(path)}, str(path), json_output)
             return
         from refscale_codec.cli import process
-        from refscale_codec.picture import image as pictures
-        from refscale_codec.picture import sidecars
+        from refscale_codec.picture.io import pictures, sidecars
 
         process.lift_pillow_limit()
         beside = [] if file == "-" else sidecars.beside(Path(file))
