@@ -47,8 +47,8 @@ from refscale_codec.archive.search import CANDIDATES
 from refscale_codec.archive.store import Store
 from refscale_codec.codec import encoder
 from refscale_codec.model import Model
-from refscale_codec.picture import image
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
 from refscale_codec.training.manifest import Pair, read_manifest
 
 RESULTS = FOLDER / "refs.json"
@@ -105,15 +105,15 @@ def seconds(work: Callable[[], Any]) -> tuple[Any, float]:
 def chosen(pair: Pair, others: list[Path], net: Model) -> dict[str, Any]:
     """Return the order in which an index finds 20 candidates, their sizes when coded, and seconds."""
     assert pair.reference is not None
-    target, older = (middle(image.read_rgb(path), SIDE) for path in (pair.target, pair.reference))
+    target, older = (middle(pictures.read_rgb(path), SIDE) for path in (pair.target, pair.reference))
     options = encoder.EncodeOptions()
     with tempfile.TemporaryDirectory() as folder, References(Path(folder) / "index", create=True) as index:
         candidates = {name: make(older) for name, make in CONDITIONS.items()}
         for path in others[: CANDIDATES - len(candidates)]:
-            candidates[path.stem] = middle(image.read_rgb(path), SIDE)
+            candidates[path.stem] = middle(pictures.read_rgb(path), SIDE)
         for name, candidate in candidates.items():
             path = Path(folder) / f"{name}.png"
-            image.write(candidate, path)
+            pictures.write(candidate, path)
             index.add(path)
         index.find(target)  # to warm up
         found, find_seconds = seconds(lambda: index.find(target, CANDIDATES))
@@ -206,10 +206,10 @@ def described(pairs: list[Pair]) -> list[dict[str, Any]]:
     def of(picture: Image) -> bytes:
         return descriptor.of_preview(descriptor.preview(picture))
 
-    older = [of(image.read_rgb(pair.reference)) for pair in pairs if pair.reference is not None]
+    older = [of(pictures.read_rgb(pair.reference)) for pair in pairs if pair.reference is not None]
     rows = []
     for at, pair in enumerate(pairs):
-        target = image.read_rgb(pair.target)
+        target = pictures.read_rgb(pair.target)
         row: dict[str, Any] = {"dataset": pair.dataset, "name": pair.name}
         for key, picture in (("whole", target), ("cut", cut(target))):
             alike = descriptor.similarities(of(picture), older)
