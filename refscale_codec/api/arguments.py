@@ -49,7 +49,7 @@ def reference_of(given: Picture | None, page: int | None) -> Image | None:
 
 
 def bytes_of(data: bytes | FilePath) -> bytes:
-    """Return the bytes of a `.rsc` file."""
+    """Return the bytes of a `.rsc` file; ContainerError if it cannot be read, UsageError for another argument."""
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
     if isinstance(data, str | os.PathLike):
@@ -58,7 +58,7 @@ def bytes_of(data: bytes | FilePath) -> bytes:
 
 
 def box_of(window: Any) -> Box:
-    """Return the box of x, y, width and height, given as numbers or as rasterio's Window."""
+    """Return the box of x, y, width and height in pixels, given as numbers or as rasterio's Window, else UsageError."""
     flatten = getattr(window, "flatten", None)
     try:
         left, top, width, height = map(operator.index, flatten() if callable(flatten) else window)

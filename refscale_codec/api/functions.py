@@ -129,7 +129,23 @@ def decode(
     device: str | None = None,
     tile: int = TILE,
 ) -> NDArray[Any]:
-    """Decode the picture in a `.rsc` file, or a window of it; short for `open` and `Reader.read`."""
+    """Decode the picture in a `.rsc` file, or a window of it; short for `open` and `Reader.read`.
+
+    Args:
+        data: As `reference`, `reference_page`, `model`, `device` and `tile`, see `open`.
+        reference: See `open`.
+        reference_page: See `open`.
+        window: x, y, width and height in pixels, within the picture; None for all of it.
+        model: See `open`.
+        device: See `open`.
+        tile: See `open`.
+
+    Returns:
+        [h, w, bands] of the picture's type, alpha as the last band, or [h, w] for a single band.
+
+    Raises:
+        RefscaleError: Those of `open` and of `Reader.read`.
+    """
     with open(data, reference, reference_page=reference_page, model=model, device=device, tile=tile) as reader:
         return reader.read(window=window)
 
