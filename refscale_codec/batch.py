@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from refscale_codec import __version__, journal, workers
 from refscale_codec.api.functions import encode_image
 from refscale_codec.api.request import Rate
+from refscale_codec.archive.stac import Scene
 from refscale_codec.errors import OutputError, UsageError, printable, writing
 from refscale_codec.fileformat import container
 from refscale_codec.picture import files
@@ -113,6 +114,17 @@ def find(source: Path, reference: Path | None = None, split: str | None = None) 
         raise UsageError(f"{source} is neither a folder nor a manifest; `refscale encode` codes one picture")
     else:
         raise UsageError(f"{source} does not exist")
+    return _distinct(items, source)
+
+
+def of_scenes(scenes: Iterable[Scene], references: Iterable[Scene | None], source: Path) -> list[Item]:
+    """Return the pictures of STAC items, with their references; errors as in `find`."""
+    pairs = zip(scenes, references, strict=True)
+    items = [Item(printable(at.item.id), at.picture, old and old.picture, at.file) for at, old in pairs]
+    return _distinct(items, source)
+
+
+def _distinct(items: list[Item], source: Path) -> list[Item]:
     first: dict[str, Item] = {}
     for item in items:
         other = first.setdefault(os.path.normcase(item.file), item)

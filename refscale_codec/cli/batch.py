@@ -30,24 +30,37 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import BatchError, RefscaleError
+from refscale_codec.errors import BatchError, RefscaleError, UsageError, writing
 
 if TYPE_CHECKING:
-    from refscale_codec.batch import Task
+    from refscale_codec.archive.stac import Scene
+    from refscale_codec.batch import Item, Task
 
 _BETWEEN_LINES = 30.0  # seconds, where stderr is no terminal
 
 
 def batch(
     source: Annotated[
-        Path, typer.Argument(metavar="MANIFEST|FOLDER", help="A CSV (target,reference), or a folder of pictures.")
+        Path,
+        typer.Argument(
+            metavar="MANIFEST|FOLDER|ITEMS.json",
+            help="A CSV (target,reference), a folder of pictures, or STAC items.",
+        ),
     ],
     folder: Annotated[
         Path, option("--output", "-o", metavar="FOLDER", help="Of the files and batch.jsonl. Runs resume.", group=FILES)
     ],
     ref: Annotated[
         Path | None,
-        option("--ref", metavar="PATH", help="A folder of references of equal names, or one for all.", group=FILES),
+        option(
+            "--ref",
+            metavar="PATH",
+            help="References: a folder of equal names, one for all, or STAC items.",
+            group=FILES,
+        ),
+    ] = None,
+    asset: Annotated[
+        str | None, option("--asset", metavar="KEY", help="The asset of STAC items that is the picture.", group=FILES)
     ] = None,
     split: Annotated[
         str | None, option("--split", metavar="NAME", help="Only rows of this split of the CSV.", group=FILES)
@@ -86,6 +99,9 @@ def batch(
     Files are those of encode. A manifest is a CSV with the columns target and reference; paths are relative to it. A
     picture without a reference is coded without one.
 
+    STAC items are an ItemCollection, a catalogue or an item. Each is coded against the best earlier item that overlaps
+    it, among themselves or those of --ref; items.json in the output has the items of the files.
+
     batch.jsonl in the output gets a line of JSON for each picture. A later run codes only what is missing, has failed,
     or has changed: a picture, its reference, the options, the weights or the version; what the process computes with
     does not count. A file that no earlier run has written is left alone, unless it is equal.
@@ -109,7 +125,7 @@ def batch(
         from refscale_codec.picture.tiles import TILE
         from refscale_codec.study.environment import cores
 
-        items = batches.find(source, ref, split)
+        items, scenes, older = _found(source, ref, split, asset, folder, force)
         path = weights or weights_files.shipped(*shipping)
         settings = batches.Settings(
             path,
@@ -152,6 +168,8 @@ def batch(
                 if now - said > _BETWEEN_LINES:
                     said = now
                     terminal.say(quiet or sys.stderr.isatty(), told)
+        if scenes:
+            _write_items(scenes, older, folder)
     facts = {
         "pictures": len(tasks),
         "coded": wanted - failed,
@@ -167,6 +185,47 @@ def batch(
     terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
     if failed:
         raise BatchError(f"{failed} of {len(tasks)} pictures could not be coded; {folder / batches.JOURNAL} has why")
+
+
+def _found(
+    source: Path, ref: Path | None, split: str | None, asset: str | None, folder: Path, force: bool
+) -> "tuple[list[Item], list[Scene], list[Scene | None]]":
+    """Return what is to be coded, and if these are STAC items, they and their references."""
+    from refscale_codec import batch as batches
+    from refscale_codec.archive import stac
+
+    if source.suffix.lower() != ".json" or source.is_dir():
+        if asset is not None:
+            raise UsageError("--asset goes with STAC items")
+        return batches.find(source, ref, split), [], []
+    if split is not None:
+        raise UsageError("--split goes with a manifest")
+    output = folder / stac.ITEMS
+    if output.exists() and (not (folder / batches.JOURNAL).exists() or output.samefile(source)) and not force:
+        raise UsageError(f"{output} exists, and no earlier run has written it: -f overwrites it")
+    scenes = stac.read(source, asset)
+    older = stac.best_earlier(scenes, scenes if ref is None else stac.read(ref, asset))
+    return batches.of_scenes(scenes, older, source), scenes, older
+
+
+def _write_items(scenes: "list[Scene]", older: "list[Scene | None]", folder: Path) -> None:
+    """Write the items of the files that are coded."""
+    from refscale_codec import batch as batches
+    from refscale_codec import journal
+    from refscale_codec.archive import stac
+    from refscale_codec.picture import files
+
+    told = {line.get("file"): line for line in journal.read(folder / batches.JOURNAL) if line.get("error") is None}
+    items = [
+        stac.coded_item(
+            scene, old, stac.Coded(**{key: told[scene.file].get(key) for key in stac.Coded._fields}), folder
+        )
+        for scene, old in zip(scenes, older, strict=True)
+        if scene.file in told
+    ]
+    path = folder / stac.ITEMS
+    with writing(path):
+        files.write_atomically(path, stac.collection(items))
 
 
 def _list(tasks: "list[Task]", json_output: bool) -> None:
