@@ -1,6 +1,7 @@
 """What the documents say is tried: the README's commands and snippet run as they stand there."""
 
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -135,13 +136,29 @@ def test_the_api_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.slow
-def test_the_page_on_other_libraries_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("xarray", "dask", "rasterio"):
+def test_the_page_on_other_libraries_runs(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("xarray", "dask", "rasterio", "pystac"):
         pytest.importorskip(name)
     monkeypatch.chdir(desk)
+    items = [
+        {
+            "type": "Feature",
+            "stac_version": "1.1.0",
+            "id": name,
+            "bbox": [11, 46, 12, 47],
+            "geometry": None,
+            "links": [],
+        }
+        | {"properties": {"datetime": f"202{year}-05-03T00:00:00Z"}, "assets": {"data": {"href": f"{name}.tif"}}}
+        for year, name in enumerate(("old", "new"))
+    ]
+    Path("items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     Path("scene.rsc").write_bytes(refscale.encode("new.tif", "old.tif"))
     page = (ROOT / "docs" / "ECOSYSTEM.md").read_text(encoding="utf-8")
     exec("\n".join(blocks("python", page)), {"__name__": "ecosystem_page"})
+    assert capsys.readouterr().out == "old old.tif None\nnew new.tif old.tif\n"
 
 
 def test_every_command_is_named() -> None:

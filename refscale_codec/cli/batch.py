@@ -43,8 +43,8 @@ def batch(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="MANIFEST|FOLDER|ITEMS.json",
-            help="A CSV (target,reference), a folder of pictures, or STAC items.",
+            metavar="MANIFEST|FOLDER|ITEMS",
+            help="A CSV (target,reference), folder or STAC JSON.",
         ),
     ],
     folder: Annotated[
@@ -55,7 +55,7 @@ def batch(
         option(
             "--ref",
             metavar="PATH",
-            help="References: a folder of equal names, one for all, or STAC items.",
+            help="A folder of equal names, one for all, or STAC items.",
             group=FILES,
         ),
     ] = None,
@@ -217,9 +217,7 @@ def _write_items(scenes: "list[Scene]", older: "list[Scene | None]", folder: Pat
 
     told = {line.get("file"): line for line in journal.read(folder / batches.JOURNAL) if line.get("error") is None}
     items = [
-        stac.coded_item(
-            scene, old, stac.Coded(**{key: told[scene.file].get(key) for key in stac.Coded._fields}), folder
-        )
+        stac.coded_item(scene, old, told[scene.file], folder)
         for scene, old in zip(scenes, older, strict=True)
         if scene.file in told
     ]
