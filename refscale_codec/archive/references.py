@@ -27,6 +27,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
 """Of what is looked at in folders."""
 
 
+_LEAST = 0.01  # gain of a candidate; unrelated pictures have less (benchmarks/refs.py)
+
+
 class Entry(NamedTuple):
     """A picture in the index."""
 
@@ -149,7 +152,7 @@ class References:
         """Return the pictures that would save most as a reference of another, the best first.
 
         They are looked for by footprint, and by descriptor where one of them has no footprint; of the 20 that
-        fit best the gain is estimated. A picture is not a candidate for itself.
+        fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself.
         """
         image = image_of(picture, "the picture", None, need_georeference=True)
         described, target = of_picture(image), Target(image)
@@ -162,8 +165,8 @@ class References:
             except RefscaleError:  # it is no longer there; `check` tells
                 continue
             for now in self._store.rows("SELECT * FROM picture WHERE path = ?", row[:1]):
-                if now[3] != described.fingerprint:
-                    found.append(Candidate(self._entry(now), target.gain(older)))
+                if now[3] != described.fingerprint and (gain := target.gain(older)) >= _LEAST:
+                    found.append(Candidate(self._entry(now), gain))
         return sorted(found, key=lambda candidate: -candidate.gain)[:most]
 
     def paths(self, fingerprint: bytes) -> list[Path]:

@@ -15,7 +15,6 @@ from refscale_codec.archive.store import Store
 CANDIDATES = 20
 """Most pictures that are compared with the one a reference is wanted for."""
 
-_ALIKE = 0.25  # least similarity of descriptors
 _OVERLAP = 0.05  # least share of a picture that a candidate must show
 
 Row = tuple[Any, ...]
@@ -61,7 +60,7 @@ def shortlist(store: Store, described: Description) -> list[Row]:
         others = store.rows(f"SELECT rowid, descriptor FROM picture WHERE {fits}{unplaced}", kind)
         alike = descriptor.similarities(described.descriptor, [row[1] for row in others])
         best = np.argsort(-alike, kind="stable")[: 2 * CANDIDATES]
-        for at in best[alike[best] >= _ALIKE]:
+        for at in best:
             rows += store.rows("SELECT * FROM picture WHERE rowid = ?", others[at][:1])
     once = {row[3]: row for row in reversed(rows)}
     return list(reversed(once.values()))[:CANDIDATES]
