@@ -27,7 +27,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
 """Of what is looked at in folders."""
 
 
-_LEAST = 0.01  # gain of a candidate; unrelated pictures have less (benchmarks/refs.py)
+_LEAST = 0.01  # gain of a candidate that is worth reading again for a try
 
 
 class Entry(NamedTuple):
