@@ -357,9 +357,9 @@ def test_a_truncated_or_longer_file_is_refused_by_every_reader(
     data = (place / "mapped.rsc").read_bytes()
     lr_at = positions(data)["LR's type"]
     cuts = (0, 3, 31, 32, 33, 35, 38, lr_at, lr_at + 1, lr_at + 2, lr_at + 5, len(data) - 100, len(data) - 1)
-    for cut in (*(data[:size] for size in cuts), data + b"\0"):
+    for cut, told in (*((data[:size], "truncated") for size in cuts), (data + b"\0", "after the end")):
         (place / "bad.rsc").write_bytes(cut)
-        assert_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc", "truncated")
+        assert_refusal(refscale(*(word.format("bad.rsc") for word in reader)), 4, "bad.rsc", told)
 
 
 def test_a_low_res_codec_that_is_not_known_is_refused_but_told(refscale: Callable[..., Outcome], place: Path) -> None:

@@ -19,6 +19,7 @@ from refscale_codec.plugins import pillow_plugin
 def registered(monkeypatch: pytest.MonkeyPatch, tiny_model: Model) -> Iterator[None]:
     """Register the plugin for a test; files of the tests' weights decode."""
     decode = refscale.decode
+    PIL.Image.init()  # what Pillow registers later would be lost with the copies
     monkeypatch.delenv("REFSCALE_REFS", raising=False)
     monkeypatch.setattr(refscale, "decode", lambda data, *reference: decode(data, *reference, model=tiny_model))
     for registry in (PIL.Image.OPEN, PIL.Image.EXTENSION):
