@@ -25,7 +25,12 @@ Picture = NDArray[Any] | str | os.PathLike[str] | Image
 
 
 def image_of(given: Picture, what: str, page: int | None, *, need_georeference: bool) -> Image:
-    """Return a picture as `Image`; `page` is which one of a file, from 1, and None for anything but a file."""
+    """Return a picture as `Image`; `page` is which one of a file, from 1, and None for anything but a file.
+
+    Raises:
+        UsageError: it is no picture, or a page of something else than a file.
+        ImageError: see `pictures.read`.
+    """
     if page is not None and not isinstance(given, str | os.PathLike):
         raise UsageError(f"a page of {what} would have no effect: {what} is not a file")
     if isinstance(given, Image):
@@ -40,7 +45,7 @@ def image_of(given: Picture, what: str, page: int | None, *, need_georeference: 
 
 
 def reference_of(given: Picture | None, page: int | None) -> Image | None:
-    """Return a reference as `Image`, or None if there is none."""
+    """Return a reference as `Image`, or None if there is none; raises what `image_of` does."""
     if given is None:
         if page is not None:
             raise UsageError("reference_page would have no effect: there is no reference")

@@ -39,7 +39,12 @@ def load_model(
 def model_of(
     given: "Model | FilePath | None", scale: int | None = None, codec: str | None = None, device: str | None = None
 ) -> "Model":
-    """Return the model that arguments ask for; see `load_model`."""
+    """Return the model that arguments ask for; see `load_model`.
+
+    Raises:
+        UsageError: they exclude each other, or there is no such model.
+        WeightsError: its file cannot be read.
+    """
     if given is None:
         return load_model(scale=scale, codec=codec, device=device)
     shipping_of(scale, codec, "model")

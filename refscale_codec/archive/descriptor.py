@@ -89,7 +89,7 @@ def _integers(values: NDArray[Any]) -> bytes:
 
 
 def similarities(descriptor: bytes, others: list[bytes]) -> NDArray[np.float32]:
-    """Return how similar others are, -1..1 each: the mean of the correlations of the two parts."""
+    """Return how similar n others are, [n] in -1..1: the mean of the correlations of the two parts."""
     rows = np.frombuffer(b"".join((descriptor, *others)), np.int8).reshape(-1, SIZE).astype(np.float32)
     total = np.zeros(len(others), np.float32)
     for part in (rows[:, : _MEANS**2], rows[:, _MEANS**2 :]):

@@ -44,7 +44,7 @@ def of_picture(image: Image) -> Footprint | None:
 
 
 def around(longitudes: NDArray[Any], latitudes: NDArray[Any]) -> Footprint:
-    """Return the footprint that a closed line of points encloses; their number is a multiple of 4."""
+    """Return the footprint that a closed line of points [n], in degrees, encloses; n is a multiple of 4."""
     steps = np.diff(longitudes, append=longitudes[:1])
     steps -= _TURN * np.rint(steps / _TURN)  # the shorter way round
     south, north = float(latitudes.min()), float(latitudes.max())

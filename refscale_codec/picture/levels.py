@@ -51,7 +51,7 @@ def limits_of(dtype: np.dtype[Any]) -> tuple[Number, Number]:
 
 
 def narrowed(samples: NDArray[Any], nodata: Number | None) -> tuple[NDArray[Any], Number | None, list[str]]:
-    """Return samples of a type in `READ`, their nodata value, and notes for people; floats become float32.
+    """Return samples of any shape in a type of `READ`, their nodata value, and notes for people; floats become float32.
 
     A nodata value beyond float32 becomes its lowest or highest value, other samples there become infinite.
     """
@@ -83,7 +83,7 @@ def can_be(dtype: np.dtype[Any], value: Any) -> bool:
 
 
 def equal(samples: NDArray[Any], value: Number) -> Mask:
-    """Return where samples have a value, which may be NaN; a value of float samples is rounded to their type."""
+    """Return where samples of any shape have a value, which may be NaN; for floats it is rounded to their type."""
     if samples.dtype.kind == "f":
         value = np.float32(value)  # type: ignore[assignment]
         if np.isnan(value):
@@ -111,7 +111,7 @@ def step(low: Number, high: Number) -> float:
 
 
 def of_samples(plane: NDArray[Any], low: Number, high: Number) -> NDArray[np.uint16]:
-    """Return the nearest levels of samples; those beyond the range are clipped to it, and NaN has any level.
+    """Return the nearest levels of samples of any shape; beyond the range they are clipped to it, NaN has any level.
 
     The samples may be of another type than the range.
     """
@@ -146,7 +146,7 @@ def values(dtype: np.dtype[Any], low: Number, high: Number) -> NDArray[Any]:
 
 
 def without(table: NDArray[Any], value: Number) -> NDArray[Any]:
-    """Return a rising table of values in which one, if it is there, is replaced by the next one above, or below."""
+    """Return a rising table [n] of values in which one, if it is there, is replaced by the next one above, or below."""
     same = equal(table, value)
     others = np.flatnonzero(~same)
     if len(others) in (0, len(table)):

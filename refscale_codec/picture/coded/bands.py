@@ -90,7 +90,7 @@ class Bands(NamedTuple):
         return levels.special(self.dtype, self.nodata, self.fills)
 
     def table(self, band: int) -> NDArray[Any]:
-        """Return the value of each level of a band; none is nodata."""
+        """Return the value of each level of a band, [256] or [65536] in the type of the picture; none is nodata."""
         table = levels.values(self.dtype, *self.ranges[band]) if self.ranges else np.arange(256, dtype=np.uint8)
         return table if self.nodata is None else levels.without(table, self.nodata)
 

@@ -32,7 +32,7 @@ def pack(plane: NDArray[Any]) -> Iterator[bytes]:
 
 
 def unpack(data: memoryview, height: int, width: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], memoryview]:
-    """Return a plane of samples of a type, and the bytes after it.
+    """Return a plane of samples [height, width] of a type of 1, 2 or 4 bytes, and the bytes after it.
 
     Raises:
         ContainerError: that is not what the bytes begin with.

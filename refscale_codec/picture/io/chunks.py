@@ -42,7 +42,11 @@ def of_png(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
 
 
 def read_png(data: bytes) -> tuple[bytes, Metadata, list[str]]:
-    """Return a PNG without its metadata except EXIF, that metadata, and the names of what is left out."""
+    """Return a PNG without its metadata except EXIF, that metadata, and the names of what is left out.
+
+    Raises:
+        ValueError: its chunks are damaged.
+    """
     found: dict[str, bytes] = {}
     texts: list[tuple[str, str]] = []
     unknown: dict[str, None] = {}  # ordered

@@ -71,7 +71,11 @@ def decode(data: bytes, name: str, number: int | None, most_pixels: int) -> tupl
 
 
 def decode_tiff(data: bytes, page: tiff.Page, name: str, most_pixels: int) -> NDArray[Any]:
-    """Return the samples of a TIFF of which `tiff.gdal_reason` says nothing, as `decode` does."""
+    """Return the samples [h, w, channels] of a TIFF of which `tiff.gdal_reason` says nothing, as `decode` does.
+
+    Raises:
+        ImageError: it is damaged, or has more than `most_pixels`.
+    """
     picture = _opened(data, name, most_pixels)
     if not isinstance(picture, TiffImageFile):
         raise ImageError(formats.unreadable(data, name))

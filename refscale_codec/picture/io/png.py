@@ -48,7 +48,7 @@ def ends_early(data: bytes) -> bool:
 
 
 def deep_samples(data: bytes) -> NDArray[Any]:
-    """Return the samples of a PNG of 16 bits, [h, w, channels], without a transparent colour."""
+    """Return the samples of a PNG of 16 bits, [h, w, channels], without a transparent colour; ValueError for none."""
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         raise ValueError("OpenCV cannot decode it")
@@ -75,7 +75,15 @@ def alpha_of(samples: NDArray[Any], colour: int | tuple[int, ...], data: bytes) 
 
 
 def deep_file(samples: NDArray[Any], donor: bytes) -> bytes:
-    """Return a PNG of 16 bits with the chunks that another PNG has between its header and its pixels."""
+    """Return a PNG of 16 bits with the chunks that another PNG has between its header and its pixels.
+
+    Args:
+        samples: [h, w, 1..4] in uint16.
+        donor: the other PNG.
+
+    Raises:
+        ValueError: OpenCV cannot encode it.
+    """
     if samples.shape[2] == 2:
         samples = samples[..., [0, 0, 0, 1]]
     done, coded = cv2.imencode(".png", samples[..., _TO_BGR[samples.shape[2]]])
