@@ -177,7 +177,7 @@ class _Convolve(torch.autograd.Function):
 def in_eight_bits(device: torch.device) -> bool:
     """Return whether `EightBits` is exact here and faster than float32; the pixels are the same without it.
 
-    Without AVX-512 VNNI, oneDNN may fall back to an implementation a hundred times slower.
+    Without AVX-512 VNNI, oneDNN may fall back to an implementation without vector instructions.
     """
     if not exact_in_eight_bits(device):
         return False
