@@ -1,6 +1,7 @@
 """`train`, `eval` and `rd-curve`, as a user sees them, through `cli.main()`."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import PIL.Image
 import pytest
 from commands import REF, TINY, assert_refusal, contents, drawn, older
 from conftest import Outcome
+
+from refscale_codec.cli import study
 
 
 @pytest.fixture
@@ -92,3 +95,19 @@ def test_rd_curve_measures_a_pair_and_goes_on_where_it_stopped(refscale: Callabl
         assert name == "rows.jsonl" or name in outcome.err
     assert refscale(*line, "--jobs", "1").code == 0
     assert contents(place / "report")["rows.jsonl"] == files["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("pairs.csv -o report/", "pairs.csv -o report/"),
+        ("/a/b/pairs.csv -o ../c/report//", "pairs.csv -o report//"),
+        ("--output=/a/b/report/ new/ /", "--output=report/ new/ /"),
+        ("a/b.png --weights=a/c.safetensors -q", "b.png --weights=c.safetensors -q"),
+    ],
+)
+def test_a_command_is_recorded_with_the_last_name_of_each_path(
+    monkeypatch: pytest.MonkeyPatch, given: str, told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["refscale", "rd-curve", *given.split()])
+    assert study._command() == f"refscale rd-curve {told}"

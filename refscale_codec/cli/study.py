@@ -347,5 +347,5 @@ def _percent(comparison: "Comparison") -> str:
 
 
 def _command() -> str:
-    """Return the command line as it was given, but without folders."""
-    return printable(" ".join(["refscale", *(re.sub(r"[^=]*/", "", word) for word in sys.argv[1:])]))
+    """Return the command line as it was given, but of each path only the last name."""
+    return printable(" ".join(["refscale", *(re.sub(r"[^=]*/(?=[^/])", "", word) for word in sys.argv[1:])]))
