@@ -1,8 +1,8 @@
 """One .safetensors file <-> one `Model`: a rescaler, and the low-res codec that it was trained with.
 
-The config lies in the file's metadata as JSON: the fields of the rescaler's config beside its `kind`, and those of a
-low-res codec that is trained under that codec's name. Its entropy model is in the file in integers, beside the
-parameters they were made from.
+The config lies in the file's metadata as JSON: the fields of the rescaler's config beside its `kind`, and those of the
+low-res codec under that codec's name; without one it is JPEG. The entropy model of a trained one is in the file in
+integers, beside the parameters they were made from.
 """
 
 import hashlib
@@ -168,10 +168,13 @@ def load(path: Path, device: str = "cpu") -> Model:
         config, parts = _arrays(data)
         low_res: LowResCodec = lrcodec.CODECS[lrcodec.JPEG].codec()()
         for entry in lrcodec.CODECS.values():
-            if entry.trained and entry.name in config:
-                codec = entry.codec()
-                net = _filled(codec.stored, config.pop(entry.name), parts.pop(_LOW_RES)).to(device)
-                low_res = codec.restored(net, parts.pop(_EXACT))
+            if entry.suffix and entry.name in config:
+                codec, of_codec = entry.codec(), config.pop(entry.name)
+                if entry.trained:
+                    net = _filled(codec.stored, of_codec, parts.pop(_LOW_RES)).to(device)
+                    low_res = codec.restored(net, parts.pop(_EXACT))
+                else:
+                    low_res = codec(**of_codec)
         kind = config.pop("kind", "flow")
         if kind not in RESCALERS:
             raise ValueError(f"its net is of the kind {kind!r}, which this version does not know")

@@ -25,8 +25,8 @@ def test_an_entry_is_what_its_codec_says_and_what_ships(number: int) -> None:
                 model.shipped(scale, entry.name)
 
 
-def test_the_default_is_the_one_codec_that_is_not_trained() -> None:
-    assert [entry.name for entry in lrcodec.CODECS.values() if not entry.trained] == ["jpeg"]
+def test_there_is_one_default() -> None:
+    assert [entry.name for entry in lrcodec.CODECS.values() if not entry.suffix] == ["jpeg"]
     assert lrcodec.choices() == "jpeg (default) or gmm (only at scale 2)"
     with pytest.raises(UsageError, match="unknown codec 'webp': use jpeg or gmm"):
         lrcodec.named("webp")

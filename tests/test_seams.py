@@ -1,19 +1,24 @@
 """A low-res codec, a rescaler and a source of references of one's own, through public seams alone."""
 
 import io
+import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import refscale_codec
+from refscale_codec import lrcodec, model
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.codec.encoder import EncodeOptions
-from refscale_codec.errors import ContainerError, ReferenceMismatch
+from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.codec import DctCodec
 from refscale_codec.lrcodec.interface import USUAL, CodedLowRes, Floats, LowResReference
@@ -108,6 +113,26 @@ def test_a_picture_goes_through_the_file_and_back_in_tiles_and_windows(toy: Mode
     for box in (Box(0, 0, 1, 1), Box(30, 60, 77, 131), Box(90, 140, 99, 150)):
         part = decoder.decode(coded.file(), reference, toy, tile=32, window=box)
         assert np.array_equal(part.pixels, whole.pixels[box.slices])
+
+
+def test_a_codec_without_parameters_is_chosen_by_its_name(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lrcodec.CODECS, 200, lrcodec.Entry("lossless", (2,), lambda: LosslessWebp, trained=False))
+    monkeypatch.setattr(model, "SHIPPED", tmp_path)
+    assert lrcodec.choices().endswith(" or lossless (only at scale 2)")
+    assert lrcodec.choices().count("default") == 1
+    target, _ = place(40, 40)
+    (tmp_path / "refscale-x2.safetensors").write_bytes(tiny_weights.read_bytes())
+    with pytest.raises(WeightsError, match=r"codec lossless .*refscale-x2-lossless\.safetensors"):
+        refscale_codec.encode(target.pixels, codec="lossless")
+    with safetensors.safe_open(tiny_weights, "pt") as file:
+        config = json.loads(file.metadata()["config"]) | {"lossless": {}}
+    named = safetensors.torch.save(safetensors.torch.load_file(tiny_weights), {"config": json.dumps(config)})
+    (tmp_path / "refscale-x2-lossless.safetensors").write_bytes(named)
+    data = refscale_codec.encode(target.pixels, codec="lossless")
+    assert container.unpack(data).header.codec == 200
+    assert refscale_codec.decode(data).shape == target.pixels.shape
 
 
 def test_the_reference_counts_where_it_is_similar() -> None:

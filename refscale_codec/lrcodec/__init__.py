@@ -2,7 +2,8 @@
 
 A codec implements `interface.LowResCodec`. `dct` entropy-codes the coefficients of JPEG's transform, `gmm` is learned.
 A new one needs a module that implements the interface, and a `Model` that holds it; to be chosen by name, a line in
-`CODECS` and weights that ship under its name. Torch and numpy are imported by the functions in that table, not by it.
+`CODECS` and weights that ship under its name and name it in their config, whether the codec has parameters or not.
+Torch and numpy are imported by the functions in that table, not by it.
 """
 
 from collections.abc import Callable
@@ -44,14 +45,14 @@ class Entry:
     codec: Callable[[], Any]
     """Returns its class. That of a trained one has `stored` and `restored`, see `model.load`."""
     trained: bool
-    """Whether its parameters are in the weights file; the one that is not is the default."""
+    """Whether its parameters are in the weights file."""
     to_jpeg: Callable[[bytes, tuple[int, int], int], bytes] | None = None
     """Makes a JPEG of payload, size (rows, columns) and quality, or raises ContainerError; None if there is no way."""
 
     @property
     def suffix(self) -> str:
-        """What the names of weights and coders have at their ends."""
-        return f"-{self.name}" if self.trained else ""
+        """What the names of weights and coders have at their ends; nothing for the default, JPEG."""
+        return "" if self.name == CODECS[JPEG].name else f"-{self.name}"
 
 
 CODECS = {
@@ -82,7 +83,7 @@ def choices() -> str:
     every = set[int]().union(*(entry.scales for entry in CODECS.values()))
     return " or ".join(
         entry.name
-        + ("" if entry.trained else " (default)")
+        + ("" if entry.suffix else " (default)")
         + ("" if set(entry.scales) == every else f" (only at scale {' and '.join(map(str, entry.scales))})")
         for entry in CODECS.values()
     )
