@@ -24,6 +24,7 @@ from refscale_codec.study import output, pairs, plot, rdcurve
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import baselines
 from refscale_codec.study.coders.refscale import weights_names
+from refscale_codec.study.comparison import compare
 from refscale_codec.study.results import ALL, JPEG, Comparison, Results
 from refscale_codec.study.styles import few
 
@@ -99,16 +100,30 @@ LISTED = (  # in the README
 
 
 def summary(results: Results) -> list[str]:
-    """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG."""
-    percent = {(c.dataset, c.coder): c.percent for c in results.comparisons if c.anchor == JPEG and c.stands_for_all}
+    """Return the README's table: a row a dataset, a column a coder, BD-rate against JPEG.
+
+    "all pairs" is over the same pictures in every column: those that all coders were run on, some of which need a
+    reference.
+    """
+    listed = [coder for coder in LISTED if any((c.coder, c.anchor) == (coder, JPEG) for c in results.comparisons)]
+    curves: dict[str, set[tuple[str, str]]] = {coder: set() for coder in (JPEG, *listed)}
+    for row in results.rows:
+        if row.coder in curves:
+            curves[row.coder].add((row.dataset, row.name))
+    pairs = set.intersection(*curves.values())
+    of_pairs = [row for row in results.rows if (row.dataset, row.name) in pairs]
+    own = [c for c in results.comparisons if c.anchor == JPEG and c.dataset != ALL]
+    shared = [c for coder in listed for c in compare(of_pairs, coder, JPEG) if c.dataset == ALL]
+    percent = {(c.dataset, c.coder): c.percent for c in (*own, *shared) if c.stands_for_all}
     pictures: dict[str, int] = {}
-    for c in results.comparisons:
-        pictures[c.dataset] = max(pictures.get(c.dataset, 0), c.pictures + c.left_out)
-    listed = [coder for coder in LISTED if any(coder == of for _, of in percent)]
+    for c in (*own, *shared):
+        pictures[c.dataset] = max(pictures.get(c.dataset, 0), c.of)
     lines = [f"| pictures | {' | '.join(listed)} |", "|---" * (len(listed) + 1) + "|"]
-    for dataset, count in pictures.items():
+    first = {ALL, *(dataset for dataset, _ in pairs)}
+    for dataset, count in sorted(pictures.items(), key=lambda of: of[0] not in first):
         values = (percent.get((dataset, coder), math.nan) for coder in listed)
-        lines.append(f"| {dataset} ({count}) | {' | '.join('–' if math.isnan(v) else f'{v:+.1f} %' for v in values)} |")
+        name = "all pairs" if dataset == ALL else dataset
+        lines.append(f"| {name} ({count}) | {' | '.join('–' if math.isnan(v) else f'{v:+.1f} %' for v in values)} |")
     return lines
 
 

@@ -1,7 +1,9 @@
 """The programs in `benchmarks/` can be started, and go on only from results that were measured with the same."""
 
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 from refscale_codec.picture.image import Image
+from refscale_codec.study import results
+from refscale_codec.study.comparison import compare
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("common", "net_variants"))
@@ -58,3 +62,21 @@ def test_the_middle_of_a_picture(common: Any, height: int, width: int) -> None:
     found = common.middle(Image(pixels), 4).pixels
     top, left = max(0, (height - 4) // 2), max(0, (width - 4) // 2)
     assert np.array_equal(found, pixels[top : top + 4, left : left + 4])
+
+
+def test_the_mean_of_all_pairs_is_over_the_same_pictures_in_every_column(common: Any) -> None:
+    summary = runpy.run_path(str(FOLDER / "rd.py"))["summary"]
+    measured = results.read(common.RESULTS / "rd-test.json")
+    coders = ("jpeg", "refscale-x2", "refscale-x2-alone", "webp")
+
+    def table(*datasets: str) -> list[str]:
+        rows = [row for row in measured.rows if row.dataset in datasets and row.coder in coders]
+        comparisons = [each for coder in coders[1:] for each in compare(rows, coder, "jpeg")]
+        lines: list[str] = summary(replace(measured, rows=tuple(rows), comparisons=tuple(comparisons)))
+        return lines
+
+    *pairs, last = table("oscd", "sztaki")
+    assert last.startswith("| all pairs (10) | -") and "–" not in last
+    *same, kodak = table("oscd", "kodak", "sztaki")
+    assert same == [*pairs, last]
+    assert kodak.startswith("| kodak (12) | – | -")
