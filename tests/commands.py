@@ -62,6 +62,7 @@ def furnished(
         PIL.Image.fromarray(pixels).save(folder / name)
     PIL.Image.fromarray(drawn(1)).convert("CMYK").save(folder / "cmyk.jpg")
     (folder / "grey.csv").write_text("split,dataset,name,target,reference,width,height\ntest,d,n,grey.png,,33,20\n")
+    (folder / "recipe.toml").write_text('manifest = "pairs.csv"\n')
     (folder / "text.png").write_text("not a picture\n")
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes((folder / "target.png").read_bytes()[:-40])

@@ -148,6 +148,8 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "no reference, rd-curve": ("rd-curve target.png -o run --coders refscale-tiny -w", 2, ("need a reference",)),
     "folder is a file": ("rd-curve target.png ref.png -o text.png --coders jpeg -w", 10, ("text.png", "folder")),
     "missing recipe": ("train no.toml -o run", 2, ("no.toml",)),
+    "missing manifest, train": ("train recipe.toml -o run", 2, ("pairs.csv", "recipe.toml names it", "--manifest")),
+    "missing manifest that is named, train": ("train recipe.toml -o run --manifest no.csv", 2, ("no.csv",)),
 }
 
 
@@ -194,6 +196,8 @@ def test_an_empty_argument_is_said_so(
         ("encode target.png --ref no.png", "ImageError"),
         ("decode with.rsc --ref no.png", "ImageError"),
         ("decode alone.rsc --window 9,9,25,5", "UsageError"),
+        ("train no.toml -o run", "UsageError"),
+        ("train recipe.toml -o run", "UsageError"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_before_torch_is_loaded(place: Path, line: str, error: str) -> None:

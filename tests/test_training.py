@@ -249,6 +249,18 @@ def test_another_seed_gives_other_weights(place: Path) -> None:
     assert training.train(recipe(steps=1, seed=2), place, place / "two").read_bytes() != one
 
 
+def test_a_run_goes_on_where_its_manifest_has_another_place(place: Path) -> None:
+    training.train(recipe(steps=1), place, place / "run")
+    (place / "moved").mkdir()
+    for path in [*place.glob("*.png"), place / "pairs.csv"]:
+        path.rename(place / "moved" / path.name)
+    (place / "recipe.toml").write_text('manifest = "pairs.csv"\nfurther = ["others.csv"]\n')
+    named = TrainConfig.read(place / "recipe.toml", [place / "moved" / "pairs.csv"])
+    assert named == TrainConfig(str(place / "moved" / "pairs.csv"))
+    training.train(recipe(steps=2, manifest=named.manifest), place, place / "run")
+    assert state_of(place / "run")["counters"][0] == 2
+
+
 def test_another_recipe_in_the_folder_is_refused(place: Path) -> None:
     path = training.train(recipe(steps=1), place, place / "run")
     before = path.read_bytes()

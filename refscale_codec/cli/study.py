@@ -34,26 +34,37 @@ SplitOption = Annotated[
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The recipe; see weights/README.md.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The recipe; see docs/TRAINING.md.")],
     output: Annotated[
         Path, option("--output", "-o", metavar="FOLDER", help="Checkpoint, weights and log.", group=FILES)
     ],
+    manifests: Annotated[
+        list[Path] | None,
+        option("--manifest", metavar="FILE", help="In place of the recipe's; may be repeated.", group=FILES),
+    ] = None,
     minutes: Annotated[
         float, option("--minutes", metavar="N", help="Stop after so long; run again to go on.", group=COMPUTING)
     ] = float("inf"),
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Train a net, or go on where the folder's checkpoint stopped."""
+    """Train a net, or go on where the folder's checkpoint stopped.
+
+    A manifest is a CSV with the columns target and reference, and if need be split and dataset; paths are relative to
+    it. docs/TRAINING.md has more, and the fields of a recipe.
+    """
     if not minutes >= 0:
         raise UsageError(f"--minutes must be a number from 0 on, not {minutes}")
     terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
+        from refscale_codec.training import recipe_file
+
+        recipe_file.require_manifests(config, manifests or ())
         from refscale_codec.training import loop as training
         from refscale_codec.training.recipe import TrainConfig
 
-        recipe = TrainConfig.read(config)
+        recipe = TrainConfig.read(config, manifests or ())
         where = terminal.device_named(device)
 
         def report(line: dict[str, float]) -> None:

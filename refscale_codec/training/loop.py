@@ -39,7 +39,8 @@ Batch = TypeVar("Batch")
 
 _LOGGED = 50  # steps of a line of the log
 _SAVED = 120  # seconds between checkpoints
-_LENGTHS = {"steps", "processor_minutes"}  # of the schedule; may change when a run is continued
+# may change when a run is continued: the length of the schedule, and where the manifests are on this machine
+_CHANGEABLE = {"steps", "processor_minutes", "manifest", "further"}
 
 
 class Run(Generic[Net]):
@@ -151,7 +152,7 @@ def fit(
     Args:
         net: with the parameters to begin with.
         config: the recipe, for schedule, optimiser and seed; it must equal the one that `folder` was begun with, but
-            for the length of the schedule.
+            for the length of the schedule and where its manifests are.
         draw: returns the batch of a step, counted from 0, before which a share of the schedule is over; called by a
             thread beside the step before.
         loss_of: returns the loss of `net` on a batch, and figures [b] for the log.
@@ -171,9 +172,7 @@ def fit(
     started = saved = time.monotonic()
     where, weights = torch.device(device), folder / "weights.safetensors"
     before = folder / "config.json"
-    if before.exists() and _without_length(json.loads(before.read_text())) != _without_length(
-        json.loads(json.dumps(asdict(config)))
-    ):
+    if before.exists() and _fixed(json.loads(before.read_text())) != _fixed(json.loads(json.dumps(asdict(config)))):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
     files.make_folder(folder)
     run = Run(net.to(where), config)
@@ -262,5 +261,5 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.rpartition("-")[2])
 
 
-def _without_length(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in recipe.items() if name not in _LENGTHS}
+def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name not in _CHANGEABLE}

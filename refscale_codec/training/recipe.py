@@ -1,22 +1,18 @@
 """The fields of a training recipe, read from TOML."""
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from refscale_codec.errors import UsageError, reason
+from refscale_codec.errors import UsageError
 from refscale_codec.lrcodec.gmm.latents import STRIDE
 from refscale_codec.lrcodec.gmm.net import GmmConfig
 from refscale_codec.model import RESCALERS
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.trained import NetConfig
+from refscale_codec.training import recipe_file
 from refscale_codec.training.losses import SLOPE
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -85,16 +81,13 @@ class TrainConfig:
             raise ValueError("batch, warmup and steps must be at least 1")
 
     @classmethod
-    def read(cls, path: Path) -> "TrainConfig":
-        """Read a TOML file.
+    def read(cls, path: Path, manifests: Sequence[Path] = ()) -> "TrainConfig":
+        """Read a TOML file, see `recipe_file.read`.
 
         Raises:
             UsageError: the file is missing or no TOML, or names a field that does not exist.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
+        table = recipe_file.read(path, manifests)
         try:
             nets: dict[str, Any] = {}
             families: dict[str, type] = {kind: net.Config for kind, net in RESCALERS.items()}
