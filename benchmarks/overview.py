@@ -2,11 +2,12 @@
 
     python benchmarks/overview.py                 # writes docs/overview.png
 
-Beneath each stand bytes and RGB PSNR as this program has just measured them. JPEG and AVIF (4:4:4) have that of their
-qualities whose file is nearest to refscale's in bytes.
+Beneath each stand bytes and RGB PSNR as this program has just measured them. JPEG and AVIF (4:4:4) have, of all
+their qualities, the one whose file is nearest to refscale's in bytes.
 """
 
 import argparse
+from bisect import bisect_right
 
 import matplotlib
 
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 import refscale_codec as refscale
 from refscale_codec import model
+from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.study import change, metrics
 from refscale_codec.study.coders import baselines
+from refscale_codec.study.coders.protocol import CodedPicture, Coder
 
 Pixels = NDArray[np.uint8]
 CROP = np.s_[128:384, 200:456]  # what is shown: houses, road, field and orchard
@@ -29,6 +32,17 @@ CROP = np.s_[128:384, 200:456]  # what is shown: houses, road, field and orchard
 def told(size: int, target: Pixels, decoded: Pixels) -> str:
     """Return what stands beneath a decoded picture."""
     return f"{size:,} bytes, {metrics.psnr(target, decoded):.1f} dB"
+
+
+def nearest(coder: Coder, target: Image, size: int) -> CodedPicture:
+    """Return a picture coded by a still-picture coder at that of its qualities, 1..100, that is nearest to a size."""
+
+    def code(quality: int) -> CodedPicture:
+        (coded,) = coder.code(target, None, [quality])
+        return coded
+
+    above = bisect_right(range(1, 100), size, key=lambda quality: code(quality).bytes_total) + 1
+    return min(map(code, (max(1, above - 1), above)), key=lambda coded: abs(coded.bytes_total - size))
 
 
 def main() -> None:
@@ -43,7 +57,7 @@ def main() -> None:
     rivals = []
     for coder in baselines.available()[0]:
         if coder.name in ("jpeg", "avif"):
-            coded = min(coder.code(newer, None, coder.qualities), key=lambda coded: abs(coded.bytes_total - len(data)))
+            coded = nearest(coder, newer, len(data))
             rivals.append((coder.name.upper(), told(coded.bytes_total, target, coded.decoded), coded.decoded))
     heat = change.heat_map(change.change(newer, older, model.load(model.shipped(2))), newer).pixels
 

@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from refscale_codec.picture.image import Image
 from refscale_codec.study import results
+from refscale_codec.study.coders.protocol import CodedPicture
 from refscale_codec.study.comparison import compare
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -80,3 +82,15 @@ def test_the_mean_of_all_pairs_is_over_the_same_pictures_in_every_column(common:
     *same, kodak = table("oscd", "kodak", "sztaki")
     assert same == [*pairs, last]
     assert kodak.startswith("| kodak (12) | – | -")
+
+
+@pytest.mark.parametrize("size", [0, 100, 105, 110, 5000, 5150, 10**6])
+def test_the_overview_shows_of_all_qualities_the_nearest_in_bytes(common: Any, size: int) -> None:
+    import overview
+
+    class Stepped:
+        def code(self, target: Image, reference: None, qualities: list[int]) -> Iterator[CodedPicture]:
+            yield from (CodedPicture(target.pixels, {"picture": 100 * quality}, {}) for quality in qualities)
+
+    found = overview.nearest(Stepped(), Image(np.zeros((1, 1, 3), np.uint8)), size).bytes_total
+    assert abs(found - size) == min(abs(100 * quality - size) for quality in range(1, 101))
