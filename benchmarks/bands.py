@@ -13,6 +13,7 @@ import argparse
 import math
 import platform
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ from refscale_codec.training.manifest import read_manifest
 QUALITIES = (35, 75)
 
 
-def unpredicted(group: Image, older: Image | None, alignment: Alignment | None, first: Image | None) -> ReferenceSource:
+def unpredicted(
+    group: Image, older: Sequence[Image], alignments: Sequence[Alignment | None], first: Image | None
+) -> ReferenceSource:
     """Choose as where no group can be predicted."""
-    return reference_choice.choose(group, older, alignment)
+    return reference_choice.choose(group, older, alignments)
 
 
 def measured(picture: Image, older: Image, net: Model) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def cost(target: Image, reference: Image, source: ReferenceSource, net: Model, q
 def measured(target: Image, reference: Image, net: Model, quality: int) -> dict[str, Any]:
     """Return how far what the encoder takes lies above the best candidate, and how far no reference does."""
     alignment = registration.estimate(target, reference)
-    candidates = reference_choice.candidates(target, reference, alignment)
+    candidates = reference_choice.candidates(target, [reference], [alignment])
     costs = [cost(target, reference, candidate.source, net, quality) for candidate in candidates]
     chosen = min(range(len(candidates)), key=lambda at: candidates[at].cost)
     return {"candidates": len(candidates), "encoder": costs[chosen] - min(costs), "none": costs[0] - min(costs)}

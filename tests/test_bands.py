@@ -390,7 +390,7 @@ def test_a_reference_with_an_offset_or_scale_of_its_own_is_not_clipped(offset: i
     found = bands.with_reference(described, picture, reference)
     assert band_section.unpack(band_section.pack(found), 40, 30).reference_ranges == found.reference_ranges
     (group,) = bands.split_groups(picture, found)
-    (older,) = bands.split_reference(reference, found)
+    (older,) = bands.split_groups(reference, found, reference=True)
     assert found._replace(reference_ranges=()) == described
     assert found.reference_ranges or scale == 1 and abs(offset) < 100  # hardly anything is clipped
     for band, one in enumerate(found.reference_ranges):
@@ -721,7 +721,7 @@ def test_a_real_pair_with_infrared(data_folder: Path) -> None:
     data = encoder.encode(target, reference, net)
     described, (first, further) = decoder.disassemble(container.unpack(data))
     assert further.prediction is not None
-    group, older = list(encoder.band_groups(target, reference, described))[1]
+    group, (older,) = list(encoder.band_groups(target, [reference], described))[1]
     assert len(container.pack(further)) < 0.9 * len(encoder.encode(group, older, net))
     assert bands.psnr(target, decoder.decode(data, reference, net), described) > 30
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,22 +156,21 @@ class Blend:
     """The mean of the older picture and of its mirror image."""
 
     check: int | None = None
-    used = exact = from_older = True
-    from_first, alignment = False, None
+    used = exact = True
+    from_first, alignment, places = False, None, (0,)
 
-    def sections(self) -> dict[str, bytes]:
+    def sections(self, names: Sequence[bytes], base: int = 0) -> dict[str, bytes]:
         return {}
 
-    def made(self, group: Image, older: Image | None, first: np.ndarray | None) -> tuple["Blend", Image]:
+    def made(self, group: Image, older: Sequence[Image], first: np.ndarray | None) -> tuple["Blend", Image]:
         blended = Image(self.pixels(older, None, Box(0, 0, group.height, group.width)))
         return Blend(warp.checksum(blended)), blended
 
-    def require_fit(self, older: Image | None, height: int, width: int) -> None:
+    def require_fit(self, older: Sequence[Image], height: int, width: int) -> None:
         pass
 
-    def pixels(self, older: Image | None, first: PicturePart | None, box: Box) -> np.ndarray:
-        assert older is not None
-        pixels = older.pixels.astype(np.uint16)
+    def pixels(self, older: Sequence[Image], first: PicturePart | None, box: Box) -> np.ndarray:
+        pixels = older[0].pixels.astype(np.uint16)
         return ((pixels + pixels[:, ::-1]) // 2).astype(np.uint8)[box.slices]
 
 
@@ -185,7 +185,7 @@ def test_a_source_of_ones_own_is_one_class(
     assert all(isinstance(source, Blend) and source.check for source in found)
     for wrong in (0, 1):
         given = iter([Blend((found[0].check or 0) + wrong), found[1]])
-        monkeypatch.setattr(sources, "of_file", lambda _, given=given: next(given))
+        monkeypatch.setattr(sources, "of_file", lambda *_, given=given: next(given))
         opened = decoder.Decoder(coded.file(), reference, model)
         if wrong:
             with pytest.raises(ReferenceMismatch):

@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,22 @@ def image_of(given: Picture, what: str, page: int | None, *, need_georeference: 
     raise UsageError(f"{what} must be a numpy array, a path or an Image, not {type(given).__name__}")
 
 
-def reference_of(given: Picture | None, page: int | None) -> Image | None:
-    """Return a reference as `Image`, or None if there is none; raises what `image_of` does."""
-    if given is None:
-        if page is not None:
-            raise UsageError("reference_page would have no effect: there is no reference")
-        return None
-    return image_of(given, "the reference", page, need_georeference=False)
+def references_of(given: Picture | Sequence[Picture] | None, page: int | Sequence[int] | None) -> list[Image]:
+    """Return the references, one or several or none, as `Image`s; `page` is that of each."""
+    several = isinstance(given, list | tuple)
+    pictures: Sequence[Any] = given if several else [] if given is None else [given]  # type: ignore[assignment]
+    if page is None:
+        pages: Sequence[int | None] = [None] * len(pictures)
+    elif not pictures:
+        raise UsageError("reference_page would have no effect: there is no reference")
+    else:
+        pages = page if isinstance(page, list | tuple) else [page]  # type: ignore[list-item]
+        if len(pages) != len(pictures):
+            raise UsageError(f"reference_page has {len(pages)} numbers for {len(pictures)} references")
+    return [
+        image_of(picture, "the reference", number, need_georeference=False)
+        for picture, number in zip(pictures, pages, strict=True)
+    ]
 
 
 def bytes_of(data: bytes | FilePath) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of, reference_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of, references_of, whole
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.api.request import Rate, rate_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def encode(
     picture: Picture,
-    reference: Picture | None = None,
+    reference: Picture | Sequence[Picture] | None = None,
     *,
     quality: int | None = None,
     target_bytes: int | None = None,
@@ -36,14 +36,15 @@ def encode(
     reference_name: bool | None = None,
     strip: bool = False,
     page: int | None = None,
-    reference_page: int | None = None,
+    reference_page: int | Sequence[int] | None = None,
     tile: int = TILE,
 ) -> bytes:
     """Encode a picture and return the bytes of a `.rsc` file.
 
     Args:
         picture: Of any size and up to 255 bands.
-        reference: An older picture of the same place with the same bands, of any size; None encodes without one.
+        reference: An older picture of the same place with the same bands, of any size, or a list of up to 8, of which
+            those that help are used; None encodes without one.
         quality: 1..100, higher is better and larger; 75 unless a target is given instead.
         target_bytes: Largest size of the file, in bytes.
         target_bpp: Largest size of the file, in bits per pixel of the picture.
@@ -59,7 +60,7 @@ def encode(
             default if the picture has metadata and the name takes less than 0.1 % of the file.
         strip: Store no colour profile, EXIF, XMP or georeference.
         page: Which picture of a file that holds several, from 1.
-        reference_page: Likewise, of the reference.
+        reference_page: Likewise, of the reference, or of each in a list.
         tile: Largest side of a tile in pixels, a multiple of 16; larger ones take more memory and less time.
 
     Raises:
@@ -72,7 +73,7 @@ def encode(
     limits = None if value_range is None else ranges_of(value_range)
     side = whole(tile, "tile")
     image = image_of(picture, "the picture", page, need_georeference=not strip)
-    older = reference_of(reference, reference_page)
+    older = references_of(reference, reference_page)
     loaded = model_of(model, scale, codec, device)
     return encode_image(
         image,
@@ -89,7 +90,7 @@ def encode(
 
 def encode_image(
     image: Image,
-    reference: Image | None,
+    reference: Image | Sequence[Image] | None,
     model: "Model",
     rate: Rate,
     *,
@@ -121,9 +122,9 @@ def encode_image(
 
 def decode(
     data: bytes | FilePath,
-    reference: Picture | None = None,
+    reference: Picture | Sequence[Picture] | None = None,
     *,
-    reference_page: int | None = None,
+    reference_page: int | Sequence[int] | None = None,
     window: tuple[int, int, int, int] | None = None,
     model: "Model | FilePath | None" = None,
     device: str | None = None,
@@ -152,9 +153,9 @@ def decode(
 
 def open(
     data: bytes | FilePath,
-    reference: Picture | None = None,
+    reference: Picture | Sequence[Picture] | None = None,
     *,
-    reference_page: int | None = None,
+    reference_page: int | Sequence[int] | None = None,
     model: "Model | FilePath | None" = None,
     device: str | None = None,
     tile: int = TILE,
@@ -163,8 +164,9 @@ def open(
 
     Args:
         data: The path of the file, or its bytes.
-        reference: The picture that the file was encoded against, with equal pixels; needed only to read pixels.
-        reference_page: Which picture of a reference's file that holds several, from 1.
+        reference: The picture that the file was encoded against, with equal pixels; needed only to read pixels. A list
+            of several may be in any order, and have more than the file needs.
+        reference_page: Which picture of a reference's file that holds several, from 1; for a list, of each.
         model: The weights that the file was encoded with, loaded or the path of a file; by default they are looked up
             among those that ship.
         device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from types import TracebackType
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, reference_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, box_of, bytes_of, references_of, whole
 from refscale_codec.api.models import model_of, shipped_as
 from refscale_codec.errors import UsageError, naming
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.picture import arrays, geo, metadata
 from refscale_codec.picture.coded import band_section
 from refscale_codec.picture.tiles import TILE
@@ -33,9 +34,9 @@ class Reader:
     def __init__(
         self,
         data: bytes | FilePath,
-        reference: Picture | None = None,
+        reference: Picture | Sequence[Picture] | None = None,
         *,
-        reference_page: int | None = None,
+        reference_page: int | Sequence[int] | None = None,
         model: "Model | FilePath | None" = None,
         device: str | None = None,
         tile: int = TILE,
@@ -46,7 +47,7 @@ class Reader:
         with self._named():
             self._content = container.unpack(self._data)
             self._metadata = metadata.unpack(self._content.metadata)
-        self._reference = reference_of(reference, reference_page)
+        self._references = references_of(reference, reference_page)
         self._model, self._device, self._tile = model, device, whole(tile, "tile")
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None
@@ -134,15 +135,20 @@ class Reader:
 
     @property
     def reference_id(self) -> str | None:
-        """The `fingerprint` of the reference; None if the file was encoded without one."""
+        """The `fingerprint` of the reference, the first of several; None if the file was encoded without one."""
         wanted = self._content.header.reference
         return None if wanted is None else wanted.hex()
 
     @property
     def reference_name(self) -> str | None:
         """The name of the file that the reference was read from, a hint; None if it was not kept."""
-        name = self._content.reference_name
-        return None if name is None else name.decode("utf-8", "replace")
+        return next(iter(references.file_names(self._content)), None)
+
+    @cached_property
+    def references(self) -> dict[str, str | None]:
+        """The ids of all references that decoding needs, each with the name of its file or None."""
+        with self._named():
+            return {one.hex(): name for one, name in references.with_file_names(self._content).items()}
 
     @property
     def quality(self) -> int:
@@ -181,13 +187,14 @@ class Reader:
                     given = shipped_as(self._content.header.weights) if self._model is None else self._model
                 model = model_of(given, device=self._device)
                 with self._named():
-                    self._decoder = Decoder(self._data, self._reference, model)
+                    self._decoder = Decoder(self._data, self._references, model)
             return self._decoder
 
     def close(self) -> None:
         """Release the bytes of the file and the reference; the properties remain available."""
         with self._lock:
-            self._data = self._reference = self._decoder = None
+            self._data = self._decoder = None
+            self._references = []
 
     def __enter__(self) -> "Reader":
         """Return the object itself."""

@@ -17,7 +17,7 @@ from refscale_codec.archive.description import Description, of_picture
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.store import Store
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, RefscaleError, naming, reason
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Container
 from refscale_codec.picture import files
 from refscale_codec.picture.image import Image
@@ -103,7 +103,7 @@ class References:
         if not again and self._store.rows(both, (stored, *status) * 2):
             return False
         if _is_coded(path):
-            needs = needed(_container(path))
+            needs = references.needed(_container(path))
             with self._store.writing():
                 self._store.do("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", (stored, *status))
                 self._store.do("DELETE FROM need WHERE path = ?", (stored,))
@@ -127,7 +127,7 @@ class References:
         stored = self._stored(path)
         with self._store.writing():
             self._store.do("INSERT OR IGNORE INTO file VALUES (?, NULL, NULL)", (stored,))
-            for fingerprint in needed(container.unpack(data)):
+            for fingerprint in references.needed(container.unpack(data)):
                 if not self._store.rows("SELECT 1 FROM picture WHERE fingerprint = ?", (fingerprint,)):
                     raise ReferenceMismatch(f"{self._store.name} no longer has the reference {fingerprint.hex()}")
                 self._store.do("INSERT OR IGNORE INTO need VALUES (?, ?)", (stored, fingerprint))
@@ -174,15 +174,15 @@ class References:
         rows = self._store.rows("SELECT path FROM picture WHERE fingerprint = ? ORDER BY path", (fingerprint,))
         return [self._real(path) for (path,) in rows]
 
-    def reference(self, data: bytes | FilePath) -> Image | None:
-        """Return the reference that a `.rsc` file needs, given as bytes or by its path; None if it needs none.
+    def references(self, data: bytes | FilePath) -> list[Image]:
+        """Return the references that a `.rsc` file needs, given as bytes or by its path.
 
         Raises:
             ContainerError: not a `.rsc` file.
             ReferenceMismatch: see `picture`.
         """
         content = container.unpack(data) if isinstance(data, bytes) else _container(data)
-        return next(map(self.picture, needed(content)), None)
+        return [self.picture(fingerprint) for fingerprint in references.needed(content)]
 
     def place(self, fingerprint: bytes) -> Path:
         """Return where the picture of a fingerprint is; arguments and errors are those of `picture`."""
@@ -222,7 +222,7 @@ class References:
         for path, needs in self.files():
             try:
                 self.add(path, again=full)
-                needs = needed(_container(path)) if full else self._needs(path)
+                needs = references.needed(_container(path)) if full else self._needs(path)
             except (ContainerError, ImageError) as error:
                 yield path, Problem(path, "missing" if not path.exists() else "unreadable", str(error))
                 continue
@@ -333,11 +333,6 @@ class _Lost(ReferenceMismatch):
     def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def needed(content: Container) -> list[bytes]:
-    """Return the fingerprints of the references that a file needs."""
-    return [] if content.header.reference is None else [content.header.reference]
 
 
 def listed(paths: Iterable[FilePath]) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from refscale_codec.cli.options import (
     RangeOption,
     RefNameOption,
     RefOption,
-    RefPageOption,
+    RefPagesOption,
     RefsOption,
     ScaleOption,
     StripOption,
@@ -40,7 +40,7 @@ from refscale_codec.cli.options import (
     option,
 )
 from refscale_codec.errors import OutputError, ReferenceMismatch, UsageError, naming
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.picture import metadata
 
 
@@ -50,7 +50,7 @@ def encode(
     refs: RefsOption = None,
     max_refs: MaxRefsOption = None,
     page: PageOption = None,
-    ref_page: RefPageOption = None,
+    ref_page: RefPagesOption = None,
     output: NamedOutputOption = None,
     force: ForceOption = False,
     dry_run: Annotated[
@@ -78,8 +78,9 @@ def encode(
 
     Pictures have 8 or 16 bits per sample and any number of bands: grey, RGB, palette (coded as RGB); in a TIFF four or
     more bands, 32 bits, and floating point. Alpha, nodata, colour profile, EXIF, XMP and georeference are stored
-    losslessly. A reference that does not help is left out; the summary says so. With --refs it is the best that an
-    index has (`refscale refs add`), and the file is in its care from then on.
+    losslessly. Of several references, --ref given up to 8 times, the file uses those that help, also blended; decoding
+    needs these alone. Where none helps, the summary says so. With --refs they are the best that an index has (`refscale
+    refs add`), and the file is in its care from then on.
 
     The name of the reference's file is kept as a hint if the picture has metadata and the name takes less than 0.1 % of
     the file; --ref-name yes keeps it always, no never. By default the range of values is that of each band's own
@@ -98,13 +99,14 @@ def encode(
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
-    options.require_positive(threads=threads, page=page, ref_page=ref_page, max_refs=max_refs)
-    index_path = options.index_named(refs, ref)
+    options.require_positive(threads=threads, page=page, max_refs=max_refs)
+    index_path, pages = options.index_named(refs, ref), options.positive_each(ref_page or [], "--ref-page")
     if max_refs is not None and index_path is None:
         raise UsageError("--max-refs would have no effect: there is no index, see --refs")
-    inputs = picture, ref, weights
+    references.require_count(max_refs or len(ref or []))
+    inputs = picture, *(ref or []), weights
     terminal.require_inputs(*inputs)
-    terminal.require_pictures(picture, ref)
+    terminal.require_pictures(picture, *(ref or []))
     replace = force or output is not None
     output = terminal.named_after(picture, ".rsc") if output is None else output
     if not dry_run:
@@ -112,7 +114,7 @@ def encode(
     with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
         image = terminal.read_picture(picture, page, need_georeference=not strip)
-        reference = terminal.read_reference(ref, ref_page)
+        older = terminal.read_references(ref or [], pages)
         from refscale_codec import model as weights_files
 
         if image.alpha is not None:
@@ -132,14 +134,13 @@ def encode(
             "tile": side,
             "step": step,
         }
-        chosen = None
-        if index is None:
-            reached = encode_image(image, reference, model, rate, **choices)
-        else:
-            from refscale_codec.archive import coding as archived
-
-            chosen = archived.encode(image, index, model, rate, max_refs or 1, **choices)
-            reached = chosen.reached
+        found = []
+        if index is not None:
+            step("looking for references")
+            found = index.find(image, max_refs or 1)
+            older = [index.picture(one.entry.described.fingerprint) for one in found]
+            step("encoding")
+        reached = encode_image(image, older, model, rate, **choices)
         data, target = reached.data, rate.target(image)
         if not dry_run:
             with nullcontext() if index is None or output == "-" else index.care(output, data):
@@ -157,15 +158,17 @@ def encode(
         off = 100 * len(data) / target.value - 100
         got = f"{off:+.2f} % of {target.value} bytes" if target.measure == "bytes" else f"{reached.psnr:.2f} dB"
         lines.append(f"target: {got}, at quality {reached.quality} after {reached.tries} tries")
-    if ref is not None and content.header.reference is None:
-        lines.append("reference: does not help, so it is left out; decoding needs none")
-    if chosen is not None:
-        facts |= {
-            "reference_picture": None if chosen.reference is None else str(chosen.reference),
-            "tried": chosen.tried,
-        }
-        told = f"{chosen.reference}, the best" if chosen.reference else "none, decoding needs none; the best"
-        lines.append(f"reference: {told} of {chosen.tried} that were tried")
+    used, given = facts["references"], len(older)
+    if index is not None:
+        names = {one.entry.described.fingerprint.hex(): str(one.entry.path) for one in found}
+        facts |= {"reference_pictures": [names[one] for one in used], "tried": given}
+        told = ", ".join(facts["reference_pictures"]) or "none helps; decoding needs none"
+        lines.append(f"reference{'s' * (len(used) > 1)}: {told} (of {given} that the index has for it)")
+    elif given and not used:
+        each = "does not help, so it is" if given == 1 else "do not help, so they are"
+        lines.append(f"reference{'s' * (given > 1)}: {each} left out; decoding needs none")
+    elif given > 1:
+        lines.append(f"references: {len(used)} of {given} are used; decoding needs no other")
     terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
 
 
@@ -179,6 +182,7 @@ def _facts(content: container.Container, data: bytes) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "reference": None if header.reference is None else header.reference.hex(),
+        "references": [one.hex() for one in references.needed(content)],
     }
 
 
@@ -186,7 +190,7 @@ def decode(
     file: FileArgument,
     ref: RefOption = None,
     refs: RefsOption = None,
-    ref_page: RefPageOption = None,
+    ref_page: RefPagesOption = None,
     output: NamedOutputOption = None,
     force: ForceOption = False,
     format_name: FormatOption = None,
@@ -204,24 +208,29 @@ def decode(
 ) -> None:
     """Decode a picture: x.rsc becomes x.png, or x.tif.
 
-    It is a TIFF if a PNG cannot hold all of the picture, or if --format says so. A file that has a reference needs the
-    same one, which an index finds (--refs). Colour profile, EXIF, XMP and georeference are restored; a message on
-    stderr names what the output format cannot hold. TIFF can hold every picture.
+    It is a TIFF if a PNG cannot hold all of the picture, or if --format says so. A file that has references needs the
+    same ones, in any order, or an index that finds them (--refs); others may be given, too. Colour profile, EXIF, XMP
+    and georeference are restored; a message on stderr names what the output format cannot hold. TIFF can hold every
+    picture.
     """
     box = None if window is None else options.window_of(window)
-    options.require_positive(threads=threads, ref_page=ref_page)
-    index_path = options.index_named(refs, ref)
-    inputs = file, ref, weights
+    options.require_positive(threads=threads)
+    index_path, pages = options.index_named(refs, ref), options.positive_each(ref_page or [], "--ref-page")
+    inputs = file, *(ref or []), weights
     terminal.require_inputs(*inputs)
     with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)
         header = content.header
-        if header.reference is not None and ref is None and index is None:
-            from refscale_codec.codec.decoder import named_reference
+        if header.reference is not None and not ref and index is None:
+            from refscale_codec.codec.decoder import named_references
 
-            raise ReferenceMismatch(f"{name}: it needs its reference {named_reference(content)}: give it with --ref")
+            with naming(name):
+                needed = references.needed(content)
+            what, each = ("reference", "it") if len(needed) == 1 else ("references", "each")
+            wanted = named_references(content, needed)
+            raise ReferenceMismatch(f"{name}: it needs its {what} {wanted}: give {each} with --ref")
         if box is not None:
             box.require_inside(header.height, header.width)
         from refscale_codec.picture.coded import band_section
@@ -242,22 +251,23 @@ def decode(
             geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
-        reference = terminal.read_reference(ref, ref_page)
+        older = terminal.read_references(ref or [], pages)
         if index is not None:
             with naming(name):
-                reference = index.reference(data)
+                older = index.references(data)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
         step("decoding")
         with naming(name):
-            picture = decoder.decode(data, reference, model, tile=side, window=box)
+            picture = decoder.decode(data, older, model, tile=side, window=box)
         terminal.write(output, pictures.to_bytes(picture, kind))
     where = "stdout" if output == "-" else output
     facts = {"output": output, "format": kind, "width": picture.width, "height": picture.height}
     lines = [f"{where}: {picture.width}x{picture.height}"]
-    if ref is not None and header.reference is None:
-        lines.append(f"{name}: needs no reference; {terminal.name_of(ref)} was not used")
+    if ref and header.reference is None:
+        were = "was" if len(ref) == 1 else "were"
+        lines.append(f"{name}: needs no reference; {', '.join(map(terminal.name_of, ref))} {were} not used")
     terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
 
 

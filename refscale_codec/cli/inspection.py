@@ -23,6 +23,7 @@ from refscale_codec.cli.options import (
     QuietOption,
     RefOption,
     RefPageOption,
+    RefPagesOption,
     RefsOption,
     RequiredRefOption,
     ThreadsOption,
@@ -30,7 +31,7 @@ from refscale_codec.cli.options import (
     option,
 )
 from refscale_codec.errors import ContainerError, ReferenceMismatch, UsageError, naming, printable
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 
 
 def info(
@@ -90,7 +91,7 @@ def verify(
     file: FileArgument,
     ref: RefOption = None,
     refs: RefsOption = None,
-    ref_page: RefPageOption = None,
+    ref_page: RefPagesOption = None,
     structure: Annotated[
         bool, option("--structure", help="Prove only structure and checksums, which needs no --ref.", group=FILES)
     ] = False,
@@ -106,9 +107,9 @@ def verify(
     its hash if it has one; the summary says what that proves. A file that has a reference needs it for that; without,
     what can be checked is, and the exit code is 6. With --structure, only structure and checksums are to be proved.
     """
-    options.require_positive(threads=threads, ref_page=ref_page)
-    index_path = options.index_named(refs, ref)
-    terminal.require_inputs(file, ref)
+    options.require_positive(threads=threads)
+    index_path, pages = options.index_named(refs, ref), options.positive_each(ref_page or [], "--ref-page")
+    terminal.require_inputs(file, *(ref or []))
     data, name = terminal.read(file), terminal.name_of(file)
     content = terminal.unpacked(data, name)
     header = content.header
@@ -120,22 +121,23 @@ def verify(
         return
     with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
-        reference = terminal.read_reference(ref, ref_page)
+        older = terminal.read_references(ref or [], pages)
         if index is not None:
             with naming(name):
-                reference = index.reference(data)
+                older = index.references(data)
         from refscale_codec.codec import decoder
 
         model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
         with naming(name):
-            if header.reference is not None and reference is None:
+            if header.reference is not None and not older:
                 decoder.check_without_reference(content, model)
+                wanted = decoder.named_references(content, references.needed(content))
                 raise ReferenceMismatch(
                     "what does not depend on the reference is intact; not proved: that it decodes; "
-                    f"give --ref with the picture {decoder.named_reference(content)}, or --structure"
+                    f"give --ref with the picture {wanted}, or --structure"
                 )
             step("decoding")
-            picture = decoder.decode(data, reference, model)
+            picture = decoder.decode(data, older, model)
     proved = ["structure", "weights", *(["reference"] if header.reference is not None else []), "decoding"]
     if content.output_hash is None:
         text = "proved: it decodes; not proved: to the encoder's picture, of which it has no hash"

@@ -22,8 +22,13 @@ def option(*names: str, help: str, group: str | None = None, metavar: str | None
 
 
 RefOption = Annotated[
-    str | None,
-    option("--ref", metavar="PICTURE", help="Reference, an older picture of the place; - is stdin.", group=FILES),
+    list[str] | None,
+    option(
+        "--ref",
+        metavar="PICTURE",
+        help="Reference, an older picture of the place; may be repeated; - is stdin.",
+        group=FILES,
+    ),
 ]
 RequiredRefOption = Annotated[
     str, option("--ref", metavar="PICTURE", help="An older picture; - is stdin.", group=FILES)
@@ -46,13 +51,16 @@ PageOption = Annotated[
 RefPageOption = Annotated[
     int | None, option("--ref-page", metavar="N", help="The same, of the reference.", group=FILES)
 ]
+RefPagesOption = Annotated[
+    list[int] | None, option("--ref-page", metavar="N", help="The same, of each reference.", group=FILES)
+]
 RefsOption = Annotated[
     str | None,
     option("--refs", metavar="INDEX", help="Index of references; by default that of REFSCALE_REFS.", group=FILES),
 ]
 MaxRefsOption = Annotated[
     int | None,
-    option("--max-refs", metavar="N", help="Pictures of --refs to try; 1 by default.", group=FILES),
+    option("--max-refs", metavar="N", help="Pictures of --refs to use; 1 by default.", group=FILES),
 ]
 QualityOption = Annotated[
     int | None,
@@ -134,6 +142,13 @@ def index_of(refs: str | None) -> str:
     if found is None:
         raise UsageError("there is no index: name one with --refs, or in the environment as REFSCALE_REFS")
     return found
+
+
+def positive_each(numbers: list[int], name: str) -> list[int]:
+    """Return the numbers of an option that may be repeated; errors are those of `require_positive`."""
+    for number in numbers:
+        require_positive(**{name.removeprefix("--").replace("-", "_"): number})
+    return numbers
 
 
 def tile_side(

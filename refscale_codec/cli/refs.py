@@ -118,11 +118,11 @@ def find(
     For a .rsc file, each line is the path of a picture that it needs.
     """
     options.require_positive(page=page, max_refs=max_refs)
-    from refscale_codec.archive import references
-    from refscale_codec.fileformat import container
+    from refscale_codec.archive.references import References
+    from refscale_codec.fileformat import container, references
 
     index_path = options.index_of(refs)
-    with terminal.progress(quiet) as step, references.References(index_path) as index:
+    with terminal.progress(quiet) as step, References(index_path) as index:
         step("starting")
         data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
         if data.startswith(container.MAGIC):

@@ -119,13 +119,20 @@ def read_picture(path: str, page: int | None = None, *, need_georeference: bool 
     return pictures.read(Path(path), page=page, need_georeference=need_georeference)
 
 
-def read_reference(path: str | None, page: int | None) -> "Image | None":
-    """Return the reference if there is one; its georeference is read where that is possible."""
-    if path is None:
-        if page is not None:
-            raise UsageError("--ref-page would have no effect: there is no --ref")
-        return None
-    return read_picture(path, page)
+def read_references(paths: Sequence[str], pages: Sequence[int]) -> "list[Image]":
+    """Return the references; their georeference is read where that is possible.
+
+    Args:
+        paths: of each.
+        pages: of each; none for files that hold one picture.
+    """
+    if pages and not paths:
+        raise UsageError("--ref-page would have no effect: there is no --ref")
+    if pages and len(pages) != len(paths):
+        raise UsageError(
+            f"--ref-page is given {len(pages)} times for {len(paths)} references: give it for each or none"
+        )
+    return [read_picture(path, page) for path, page in zip(paths, pages or len(paths) * (None,), strict=True)]
 
 
 @contextmanager

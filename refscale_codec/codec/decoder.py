@@ -6,10 +6,9 @@ bytes ── container ──> similarity map, lr_hat ──┐
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from refscale_codec.codec import payloads
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsError
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.model import Model
 from refscale_codec.picture import geo, metadata, tiles
@@ -35,7 +34,7 @@ from refscale_codec.rescale.tiled import LowRes
 
 def decode(
     data: bytes,
-    reference: Image | None,
+    reference: Image | Sequence[Image] | None,
     model: Model,
     *,
     tile: int = TILE,
@@ -46,7 +45,8 @@ def decode(
 
     Args:
         data: the file's bytes.
-        reference: the one that the file was encoded with, with equal pixels; ignored if the file needs none.
+        reference: the one that the file was encoded with, with equal pixels, or several, in any order; those that the
+            file does not need are ignored.
         model: the one that the file was encoded with, see `model.load`.
         tile: largest side of a tile in pixels, a multiple of `tiles.STEP`; it determines memory and time, and
             the last bits of floating-point results.
@@ -60,34 +60,33 @@ def decode(
 
 
 class Decoder:
-    """A file with its reference and model; work that windows have in common is done once.
+    """A file with its references and model; work that windows have in common is done once.
 
     It is thread-safe.
     """
 
-    def __init__(self, data: bytes, reference: Image | None, model: Model) -> None:
+    def __init__(self, data: bytes, reference: Image | Sequence[Image] | None, model: Model) -> None:
         """Parse the file.
 
         Args:
             data: the file's bytes.
-            reference: the one that the file was encoded with, with equal pixels; ignored if the file needs none.
+            reference: as for `decode`.
             model: the one that the file was encoded with, see `model.load`.
 
         Raises:
             ContainerError: not a valid file.
             WeightsError: another model than the file names.
-            ReferenceMismatch: the reference is missing, or not the one that the file names.
+            ReferenceMismatch: a reference that the file names is missing, or another one was given.
         """
         self.file = container.unpack(data)
-        if self.file.header.reference is None:
-            reference = None
-        require_same(self.file, reference, model)
+        require_same_model(self.file.header, model)
         self.model = model
         self.metadata = metadata.unpack(self.file.metadata)
         self.described, self.files = disassemble(self.file)
-        self.sources = [sources.of_file(file) for file in self.files]
+        named = references.of_groups(self.files)
+        self._references = found_references(self.file, named, reference)
+        self.sources = [sources.of_file(file, named) for file in self.files]
         self._size = self.file.header.height, self.file.header.width
-        self._reference = reference
         self._groups: dict[int, _Group] = {}
         self._lock = threading.Lock()
 
@@ -168,14 +167,15 @@ class Decoder:
             return self._groups[index]
 
     @cached_property
-    def _older(self) -> list[Image | None]:
-        """The band groups of the reference."""
-        return list(islice(bands.split_reference(self._reference, self.described), len(self.files)))
+    def _older(self) -> list[list[Image]]:
+        """Of each band group, the same bands of the references."""
+        split = [bands.split_groups(one, self.described, reference=True) for one in self._references]
+        return [[next(groups) for groups in split] for _ in self.files]
 
     def _decoded(self, index: int) -> "_Group":
         source, file, model = self.sources[index], self.files[index], self.model
         if not source.used:
-            return _Group(payloads.low_res_of(file, model, None), None, None)
+            return _Group(payloads.low_res_of(file, model, None), [], None)
         older = self._older[index]
         source.require_fit(older, *self._size)
         if not (source.exact and model.low_res.conditional):
@@ -185,7 +185,7 @@ class Decoder:
         if source.check is not None:
             _require_check(warp.checksum(warped), source.check)
         low = payloads.low_res_of(file, model, tiled.low_res_reference(warped, model.scale))
-        return _Group(low, None, PicturePart(warped.pixels, whole))
+        return _Group(low, [], PicturePart(warped.pixels, whole))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class _Group:
     """A band group as it was received."""
 
     low: LowRes
-    older: Image | None  # the same bands of the older picture, if they are still needed
+    older: list[Image]  # the same bands of the references, if they are still needed
     warped: PicturePart | None  # the whole reference, if the low-res codec has needed it
 
 
@@ -258,27 +258,34 @@ def check_without_reference(file: Container, model: Model) -> None:
             payloads.low_res_of(group, model, None)
 
 
-def require_same(file: Container, reference: Image | None, model: Model) -> None:
-    """Check that weights and reference are those that a file names; for errors see `Decoder`."""
-    require_same_model(file.header, model)
-    wanted = file.header.reference
-    if wanted is None:
-        return
-    if reference is None:
-        raise ReferenceMismatch(f"the file needs its reference {named_reference(file)}; none was given")
-    if wanted != reference.fingerprint():
-        name = "" if reference.name is None else f" ({reference.name})"
-        raise ReferenceMismatch(
-            f"the file was made with the reference {named_reference(file)}, "
-            f"this picture is {reference.fingerprint().hex()}{name}"
-        )
+def found_references(file: Container, named: list[bytes], given: Image | Sequence[Image] | None) -> list[Image]:
+    """Return the references that a file names, in that order, among those that are given.
+
+    Raises:
+        ReferenceMismatch: one is missing.
+    """
+    pictures = [given] if isinstance(given, Image) else list(given or ())
+    by_fingerprint = {one.fingerprint(): one for one in pictures} if named else {}
+    missing = [wanted for wanted in named if wanted not in by_fingerprint]
+    if not missing:
+        return [by_fingerprint[wanted] for wanted in named]
+    wanted = named_references(file, missing)
+    if not pictures:
+        what = "its reference" if len(missing) == 1 else "its references"
+        raise ReferenceMismatch(f"the file needs {what} {wanted}; none was given")
+    given_ones = ", ".join(
+        name.hex() + ("" if one.name is None else f" ({one.name})") for name, one in by_fingerprint.items()
+    )
+    if len(named) == len(pictures) == 1:
+        raise ReferenceMismatch(f"the file was made with the reference {wanted}, this picture is {given_ones}")
+    what = "the reference" if len(missing) == 1 else "the references"
+    raise ReferenceMismatch(f"the file also needs {what} {wanted}; given: {given_ones}")
 
 
-def named_reference(file: Container) -> str:
-    """Return the fingerprint of the reference that a file names, with the name of its file if that is known."""
-    wanted = "" if file.header.reference is None else file.header.reference.hex()
-    name = file.reference_name
-    return wanted if name is None else f"{wanted} ({name.decode('utf-8', 'replace')})"
+def named_references(file: Container, fingerprints: Collection[bytes]) -> str:
+    """Return some references of a file for a message: fingerprints, with the names of their files if they are known."""
+    names = references.with_file_names(file)
+    return ", ".join(one.hex() + ("" if names[one] is None else f" ({names[one]})") for one in fingerprints)
 
 
 def require_same_model(header: Header, model: Model) -> None:

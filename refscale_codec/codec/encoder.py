@@ -10,7 +10,7 @@ the similarity map, each once. `Plan.code` computes and codes the low-res pictur
 `Coded.picture` gives the decoded picture without entropy decoding. The decoder is in `decoder`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from refscale_codec.codec import payloads, reference_choice
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import UsageError
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Container
 from refscale_codec.lrcodec.interface import USUAL, LowResReference
 from refscale_codec.model import Model
@@ -34,8 +34,11 @@ from refscale_codec.reference.source import PicturePart, ReferenceSource, Unused
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.tiled import LowRes, MappedReference
 
-Choose = Callable[[Image, Image | None, warp.Alignment | None, Image | None], ReferenceSource]
+Choose = Callable[[Image, Sequence[Image], Sequence[warp.Alignment | None], Image | None], ReferenceSource]
 """See `reference_choice.choose`."""
+
+References = Image | Sequence[Image] | None
+"""None, one or several pictures."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class EncodeOptions:
 
 def encode(
     image: Image,
-    reference: Image | None,
+    reference: References,
     model: Model,
     options: EncodeOptions | None = None,
     *,
@@ -68,15 +71,16 @@ def encode(
 
     Args:
         image: the picture, of any size from 1x1 and any bands. Alpha, nodata and metadata are stored losslessly.
-        reference: an older picture of the same place and type, of any size; None encodes without one. It has the same
-            bands, or grey for any, RGB for grey, or one of RGB and four bands that begin with it for the other.
+        reference: an older picture of the same place and type, of any size, or up to `references.MOST` of them; None
+            encodes without one. It has the same bands, or grey for any, RGB for grey, or one of RGB and four bands that
+            begin with it for the other.
         model: from `model.load`; the computation runs on its device.
         options: see `EncodeOptions`.
         on_stage: timing hook, called when each of the stages "align", "choose", "net" and "entropy" is done.
 
     Raises:
         ImageError: the reference has other bands, or more metadata than `metadata.MAX_BYTES`.
-        UsageError: a range of values of another band, or outside that of the picture's type.
+        UsageError: a range of values of another band, or outside that of the picture's type; too many references.
     """
     options = options or EncodeOptions()
     plan = prepare(image, reference, model, options, on_stage=on_stage)
@@ -101,7 +105,7 @@ class BandGroup:
     """Three bands of the picture, and how they use their reference."""
 
     image: Image
-    older: Image | None  # the same bands of the reference, as far as they are still needed
+    older: list[Image]  # the same bands of the references, as far as they are still needed
     source: ReferenceSource  # as chosen
     reference: GroupReference | None  # None where it depends on the quality
 
@@ -113,8 +117,7 @@ class Plan:
     described: Bands
     metadata: Metadata
     size: tuple[int, int]  # height and width in pixels
-    fingerprint: bytes | None  # of the reference
-    reference_name: bytes | None  # UTF-8
+    references: list[tuple[bytes, bytes]]  # fingerprint and name, in UTF-8 and none if there is none, of each
     model: Model
     options: EncodeOptions
     groups: list[BandGroup] = field(default_factory=list)
@@ -153,10 +156,28 @@ class Plan:
         low = self._low_res(index, quality, reference)
         on_stage("net")
         coded = self.model.low_res.code(low.lr, reference.low_res, quality, thrift)
-        header = payloads.header(self.size, self.fingerprint, self.model, quality)
+        header = payloads.header(self.size, self._named, self.model, quality)
         on_stage("entropy")
         file = Container(header, coded.payload, **reference.sections)
         return CodedGroup(self, file, low._replace(lr=coded.received), reference, first)
+
+    @property
+    def _fingerprints(self) -> list[bytes]:
+        return [fingerprint for fingerprint, _ in self.references]
+
+    def _base(self, *more: ReferenceSource) -> int:
+        """Return the place of the reference that the header names: the first that a group uses."""
+        used = (place for source in (*self.sources, *more) for place in source.places)
+        return next(used, 0)
+
+    @property
+    def sources(self) -> list[ReferenceSource]:
+        """How the band groups so far use the references, as far as that is known."""
+        return [(group.reference or group).source for group in self.groups]
+
+    @property
+    def _named(self) -> bytes | None:
+        return self._fingerprints[self._base()] if self.references else None
 
     def _low_res(self, index: int, quality: int, reference: GroupReference) -> LowRes:
         group, key = self.groups[index], (quality, index)
@@ -168,20 +189,21 @@ class Plan:
         return low
 
     def _reference(
-        self, image: Image, older: Image | None, source: ReferenceSource, first: "CodedGroup | None"
+        self, image: Image, older: list[Image], source: ReferenceSource, first: "CodedGroup | None"
     ) -> GroupReference:
         """Make the whole reference and its map; one of no use counts as `Unused`."""
         decoded = first.decoded().pixels if first is not None and source.from_first else None
         made, picture = source.made(image, older, decoded)
         mapped = tiled.map_reference(image, picture, self.model.rescaler, self.options.tile)
-        named, levels, low_res = self.fingerprint is not None, None, None
+        levels, low_res = None, None
         if mapped is None:
             made = Unused()
         else:
             levels = mapped.levels
             if made.exact and self.model.low_res.conditional:
                 low_res = tiled.low_res_reference(mapped.picture, self.model.scale)
-        return GroupReference(made, mapped, low_res, payloads.reference_sections(made, levels, self.model, named))
+        sections = payloads.reference_sections(made, levels, self.model, self._fingerprints, self._base(made))
+        return GroupReference(made, mapped, low_res, sections)
 
 
 @dataclass(frozen=True)
@@ -204,7 +226,7 @@ class CodedGroup:
             if self.reference.source.from_first and self.first is not None and tile != plan.options.tile:
                 whole = Box(0, 0, *plan.size)
                 first = PicturePart(self.first.decoded(tile).pixels, whole)
-                warped = Image(self.reference.source.pixels(None, first, whole))
+                warped = Image(self.reference.source.pixels([], first, whole))
             pixels = reconstruct(
                 self.low,
                 None if warped is None else tiled.reference_in_place(warped),
@@ -244,9 +266,8 @@ class Coded:
 
     @cached_property
     def _assembled(self) -> Container:
-        files = [group.file for group in self.groups]
-        if not any(group.reference.source.from_older for group in self.groups):
-            files = [payloads.without_reference(file) for file in files]
+        used = any(group.reference.source.places for group in self.groups)
+        files = [payloads.with_reference(group.file, self.plan._named if used else None) for group in self.groups]
         return assemble(files, self.plan)
 
     @cached_property
@@ -267,7 +288,7 @@ class Coded:
 
 def prepare(
     image: Image,
-    reference: Image | None,
+    reference: References,
     model: Model,
     options: EncodeOptions | None = None,
     *,
@@ -280,31 +301,54 @@ def prepare(
     `choose` decides how a band group uses its reference.
     """
     options = options or EncodeOptions()
-    bands.require_related(image, reference)
-    described = bands.with_reference(bands.describe(image, options.value_range), image, reference)
-    fingerprint = None if reference is None else reference.fingerprint()
-    name = None if reference is None else payloads.reference_name(reference)
+    given = {one.fingerprint(): one for one in listed(reference)}
+    older = list(given.values())
+    references.require_count(len(older))
+    for one in older:
+        bands.require_related(image, one)
+    described = _described(image, older, options)
+    named = [(fingerprint, payloads.reference_name(one)) for fingerprint, one in given.items()]
     stored = image.metadata if options.store_metadata else Metadata()
-    plan = Plan(described, stored, (image.height, image.width), fingerprint, name, model, options)
-    prior = georeference.prior(image, reference) if model.rescaler.uses_reference else None
-    for group, older in band_groups(image, reference, described):
+    plan = Plan(described, stored, (image.height, image.width), named, model, options)
+    priors = [georeference.prior(image, one) if model.rescaler.uses_reference else None for one in older]
+    for group, others in band_groups(image, older, described):
         source: ReferenceSource = Unused()
         if model.rescaler.uses_reference:
-            alignment = None if older is None else registration.estimate(group, older, prior)
+            alignments = [registration.estimate(group, *each) for each in zip(others, priors, strict=True)]
             on_stage("align")
             first = plan._first_group(options.quality, USUAL).decoded() if plan.groups else None
-            source = choose(group, older, alignment, first)
+            source = choose(group, others, alignments, first)
             on_stage("choose")
-        made = None if source.from_first else plan._reference(group, older, source, None)
+        made = None if source.from_first else plan._reference(group, others, source, None)
         on_stage("net")
-        plan.groups.append(BandGroup(group, older if source.from_first else None, source, made))
-    needed = any((group.reference or group).source.from_older for group in plan.groups)
+        plan.groups.append(BandGroup(group, others if source.from_first else [], source, made))
+    needed = any(source.places for source in plan.sources)
     return plan if needed else replace(plan, described=described._replace(reference_ranges=()))
 
 
-def band_groups(image: Image, reference: Image | None, described: Bands) -> Iterator[tuple[Image, Image | None]]:
-    """Yield each band group of a picture with that of its reference; ImageError if the reference has other bands."""
-    return zip(bands.split_groups(image, described), bands.split_reference(reference, described), strict=False)
+def listed(reference: References) -> list[Image]:
+    """Return the references that are given."""
+    if reference is None or isinstance(reference, Image):
+        return [] if reference is None else [reference]
+    return list(reference)
+
+
+def _described(image: Image, older: list[Image], options: EncodeOptions) -> Bands:
+    """Return how the bands are stored, with one range of each for all references."""
+    described = bands.describe(image, options.value_range)
+    found = [bands.with_reference(described, image, one).reference_ranges for one in older]
+    if not any(found):
+        return described
+    each = zip(*(ranges or described.ranges for ranges in found), strict=True)
+    widest = tuple((min(low for low, _ in band), max(high for _, high in band)) for band in each)
+    return described._replace(reference_ranges=widest)
+
+
+def band_groups(image: Image, older: list[Image], described: Bands) -> Iterator[tuple[Image, list[Image]]]:
+    """Yield each band group of a picture with those of its references; ImageError if one has other bands."""
+    split = [bands.split_groups(one, described, reference=True) for one in older]
+    for group in bands.split_groups(image, described):
+        yield group, [next(groups) for groups in split]
 
 
 def assemble(files: list[Container], plan: Plan) -> Container:
@@ -314,9 +358,11 @@ def assemble(files: list[Container], plan: Plan) -> Container:
         whole = replace(file, extra_bands=extra_bands)
         extra_bands = container.pack(whole) if file is not files[0] else None
     whole = replace(whole, bands=band_section.pack(plan.described), metadata=metadata.pack(plan.metadata))
-    if whole.header.reference is None or plan.reference_name is None or plan.options.reference_name is False:
+    known = dict(plan.references)
+    name = b"\0".join(known[one] for one in references.of_groups(files)).rstrip(b"\0")
+    if not name or plan.options.reference_name is False:
         return whole
-    named = replace(whole, reference_name=plan.reference_name)
+    named = replace(whole, reference_name=name)
     if plan.options.reference_name or whole.metadata is not None and _adds_little(whole, named):
         return named
     return whole

@@ -4,6 +4,7 @@ An empty map means that the reference is not used; a file without a reference ha
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,7 +43,7 @@ def header(size: tuple[int, int], reference: bytes | None, model: Model, quality
 
 
 def reference_sections(
-    source: ReferenceSource, levels: NDArray[np.uint8] | None, model: Model, named: bool
+    source: ReferenceSource, levels: NDArray[np.uint8] | None, model: Model, names: Sequence[bytes], base: int = 0
 ) -> dict[str, bytes]:
     """Return the payloads that say how a band group uses its reference, by the fields of `Container`.
 
@@ -50,12 +51,13 @@ def reference_sections(
         source: of the reference.
         levels: the similarity map; None if and only if the source is not used.
         model: with which the group is coded.
-        named: whether the header names a reference.
+        names: fingerprints of the references by their places; none if the header names no reference.
+        base: the place of the one that the header names.
     """
     if levels is None:
-        return {"similarity_map": b""} if named else {}
+        return {"similarity_map": b""} if names else {}
     payload = similarity_map.encode(levels, model.rescaler.map_levels)
-    return source.sections() | ({} if payload is None else {"similarity_map": payload})
+    return source.sections(names, base) | ({} if payload is None else {"similarity_map": payload})
 
 
 def low_res_of(file: Container, model: Model, reference: LowResReference | None) -> LowRes:
@@ -77,17 +79,17 @@ def low_res_of(file: Container, model: Model, reference: LowResReference | None)
     return LowRes(model.low_res.decode(file.lr, size, reference, file.header.quality), levels)
 
 
-def reference_name(reference: Image) -> bytes | None:
-    """Return the payload with the name of a reference's file, at most 255 bytes; None if it has no name."""
+def reference_name(reference: Image) -> bytes:
+    """Return the name of a reference's file, at most 255 bytes; none if it has no name."""
     name = b"" if reference.name is None else os.fsencode(reference.name).decode("utf-8", "replace").encode()
-    return name[:255].decode("utf-8", "ignore").encode() or None
+    return name.replace(b"\0", b"")[:255].decode("utf-8", "ignore").encode()
 
 
-def without_reference(file: Container) -> Container:
-    """Return the file of a band group that does not need its reference, as it is written without one."""
-    if not sources.is_used(file):
+def with_reference(file: Container, reference: bytes | None) -> Container:
+    """Return the file of a band group with another reference in the header; None if no group needs one."""
+    if reference is None and not sources.is_used(file):
         file = replace(file, similarity_map=None)
-    return replace(file, header=replace(file.header, reference=None))
+    return replace(file, header=replace(file.header, reference=reference))
 
 
 def require_codec(file: Container, model: Model) -> None:

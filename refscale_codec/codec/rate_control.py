@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from refscale_codec.codec import encoder
-from refscale_codec.codec.encoder import Coded, EncodeOptions, Plan
+from refscale_codec.codec.encoder import Coded, EncodeOptions, Plan, References
 from refscale_codec.errors import TargetError
 from refscale_codec.lrcodec.dct.coefficients import step_percent
 from refscale_codec.lrcodec.interface import USUAL
@@ -64,7 +64,7 @@ class _Try(NamedTuple):
 
 def encode(
     image: Image,
-    reference: Image | None,
+    reference: References,
     model: Model,
     target: Target | None,
     options: EncodeOptions | None = None,

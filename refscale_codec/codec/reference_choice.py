@@ -2,34 +2,31 @@
 
 The candidates are: no reference; the reference as it is; warped; warped with radiometric gain and offset; without block
 motion vectors; and, for further bands, a prediction from the first ones. They are compared on a sample of the picture,
-a regular grid of boxes, and only those boxes are warped. The cost is the residual detail: the mean over the
-coefficients of a block transform of ln(residual energy + noise), where each block may scale the candidate by its own
-factor, as the net does. Nothing is coded for it (benchmarks/reference_choice.py measures the loss against
-coding with every candidate).
+a regular grid of boxes, and only those boxes are warped. The cost is the residual detail (`detail`) with the bytes that
+the candidate takes. Nothing is coded for it (benchmarks/reference_choice.py measures the loss against coding with every
+candidate).
+
+Of several references, each has these candidates. The best of one is the lowest layer of a blend (`blending`); those of
+the others are laid over it, the most useful first, as long as that lowers the cost.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from refscale_codec.lrcodec.dct.coefficients import DCT
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
-from refscale_codec.reference import band_prediction, registration, warp
-from refscale_codec.reference.source import Predicted, ReferenceSource, Unused, Warped
+from refscale_codec.reference import band_prediction, blending, detail, registration, warp
+from refscale_codec.reference.source import Blend, Predicted, ReferenceSource, Unused, Warped
 
 SAMPLE = 3, 64
 """The sample is at most 3 x 3 boxes of 64 x 64 pixels."""
 
-_DCT = DCT.astype(np.float32)
-_BLOCK = len(_DCT)  # side of the transform, in pixels
-_NOISE = 128.0  # squared 8-bit levels that no reference can predict
-_MOST = 1.3  # largest factor by which a block may scale a candidate
-_PRIOR = 0.2  # regularisation of a block's factor towards 1, in units of the mean energy of blocks
 _CHANCE = 0.003  # of ln(residual energy): what an unrelated reference may explain by chance
-_TYPICAL = 0.4  # bits per pixel of a typical file, against which a byte of alignment is weighed
 _SECTION = 6  # bytes around a short payload in the file
+_LAYER = 1  # bytes that a layer takes more than its alignment as a section: a fingerprint in place of what is around it
 
 
 class Candidate(NamedTuple):
@@ -37,70 +34,151 @@ class Candidate(NamedTuple):
 
     source: ReferenceSource
     warped: Image | None
-    """The reference in the boxes of the sample; None for no reference."""
+    """The reference in the boxes of the sample; None for no reference, and for a blend."""
     cost: float = 0.0
     """ln(residual energy), including its own bytes."""
 
+    @property
+    def reference(self) -> Image:
+        """The reference in the boxes of the sample, where there is one."""
+        assert self.warped is not None
+        return self.warped
+
 
 def choose(
-    image: Image, reference: Image | None, alignment: warp.Alignment | None, first: Image | None = None
+    image: Image, older: Sequence[Image], alignments: Sequence[warp.Alignment | None], first: Image | None = None
 ) -> ReferenceSource:
     """Return the candidate of the least cost.
 
     Args:
         image: a group of three bands.
-        reference: the same bands of the reference, of any size; None for none. One of another size is usable only
-            if it is warped.
-        alignment: from `registration.estimate`.
+        older: the same bands of the references, of any size. One of another size is usable only if it is warped.
+        alignments: of each, from `registration.estimate`.
         first: the decoded first group, from which a further one may be predicted; None for none.
     """
-    return min(candidates(image, reference, alignment, first), key=_cost).source
+    return min(candidates(image, older, alignments, first), key=_cost).source
 
 
 def candidates(
-    image: Image, reference: Image | None, alignment: warp.Alignment | None, first: Image | None = None
+    image: Image, older: Sequence[Image], alignments: Sequence[warp.Alignment | None], first: Image | None = None
 ) -> list[Candidate]:
     """Return all candidates with their costs, no reference first; arguments as in `choose`."""
-    boxes = sample_boxes(image.height, image.width)
-    target = gathered(image, boxes)
-    spectrum = _spectrum(target)
-    share = 1 / (_TYPICAL * image.height * image.width / 8)
+    sample = _Sample(image)
+    single = [_of_one(sample, *each) for each in zip(range(len(older)), older, alignments, strict=True)]
+    best = [min(tried, key=_cost) for tried in single if tried]
+    tried = [*(candidate for each in single for candidate in each), *_blends(sample, best)]
+    if first is not None:
+        prediction = band_prediction.fit(first.pixels, image.pixels)
+        predicted = Image(band_prediction.predict(sample.of(first).pixels, prediction))
+        tried.append(sample.candidate(Predicted(prediction), predicted))
+    return [sample.candidate(Unused(), None), *tried]
 
-    def candidate(source: ReferenceSource, warped: Image | None) -> Candidate:
-        residual = _residual_detail(spectrum, None if warped is None else _spectrum(warped))
-        return Candidate(source, warped, residual + share * _bytes(source) + _CHANCE * (warped is not None))
+
+class _Sample:
+    """The sample of a picture, and what candidates cost on it."""
+
+    def __init__(self, image: Image) -> None:
+        self.size = image.height, image.width
+        self.boxes = sample_boxes(*self.size)
+        self.target = self.of(image)
+        self.spectrum = detail.spectrum(self.target.pixels)
+        self.share = 8 / (detail.TYPICAL * image.height * image.width)  # of a byte in a typical file
+
+    def of(self, image: Image) -> Image:
+        return gathered(image, self.boxes)
+
+    def candidate(self, source: ReferenceSource, warped: Image | None) -> Candidate:
+        residual = detail.residual(self.spectrum, None if warped is None else detail.spectrum(warped.pixels))
+        cost = float(residual.mean()) + self.share * _bytes(source) + _CHANCE * (warped is not None)
+        return Candidate(source, warped, cost)
+
+
+def _of_one(sample: _Sample, place: int, older: Image, alignment: warp.Alignment | None) -> list[Candidate]:
+    """Return the candidates of one reference."""
 
     def with_alignment(alignment: warp.Alignment) -> Candidate:
-        assert reference is not None
-        return candidate(Warped(alignment), _warped(reference, alignment, boxes))
+        return sample.candidate(Warped(alignment, place=place), _warped(older, alignment, sample.boxes))
 
     tried = []
-    if reference is not None and (reference.height, reference.width) == (image.height, image.width):
-        tried.append(candidate(Warped(None), gathered(reference, boxes)))
-    if reference is not None and alignment is not None:
+    if (older.height, older.width) == sample.size:
+        tried.append(sample.candidate(Warped(None, place=place), sample.of(older)))
+    if alignment is not None:
         tried.append(with_alignment(alignment))
     if tried:
         best = min(tried, key=_cost)
-        assert best.warped is not None
-        plain = best.source.alignment or warp.still(image.height, image.width)
+        plain = best.source.alignment or warp.still(*sample.size)
         tried += [
-            with_alignment(plain._replace(radiometry=lines)) for lines in registration.radiometry(target, best.warped)
+            with_alignment(plain._replace(radiometry=lines))
+            for lines in registration.radiometry(sample.target, best.reference)
         ]
         chosen = min(tried, key=_cost).source.alignment
         if chosen is not None and chosen.motion.any():
             unmoved = chosen._replace(motion=0 * chosen.motion)
             if not unmoved.does_nothing:
                 tried.append(with_alignment(unmoved))
-    if first is not None:
-        prediction = band_prediction.fit(first.pixels, image.pixels)
-        predicted = Image(band_prediction.predict(gathered(first, boxes).pixels, prediction))
-        tried.append(candidate(Predicted(prediction), predicted))
-    return [candidate(Unused(), None), *tried]
+    return tried
+
+
+def _blends(sample: _Sample, single: list[Candidate]) -> list[Candidate]:
+    """Return blends of the best candidates of single references, each with one layer more than that before it.
+
+    Each layer is the one that lowers the cost most; they end where none does. The sample's squares stand for the blocks
+    of the picture in what their weights cost.
+    """
+    if len(single) < 2:
+        return []
+    lowest, *others = sorted(single, key=_cost)
+    spectra = [detail.spectrum(candidate.reference.pixels) for candidate in (lowest, *others)]
+    below, fixed = spectra[0], sample.share * _bytes(lowest.source) + _CHANCE
+    payload = lowest.source.sections([b""] * len(single), lowest.source.places[0]).get("alignment")
+    layers, found = [_layer(lowest, sample.size)], [lowest]
+    left = dict(zip(range(1, len(spectra)), others, strict=True))
+    while left:
+        laid = {at: _laid(sample, below, spectra[at]) for at in left}
+        prices = {at: sample.share * (_LAYER + _bytes(one.source)) + _CHANCE for at, one in left.items()}
+        at = min(left, key=lambda at: laid[at].cost + prices[at])
+        fixed += prices[at]
+        if laid[at].cost + fixed >= found[-1].cost:
+            break
+        layers.append(_layer(left.pop(at), sample.size))
+        below = laid[at].spectrum
+        found.append(Candidate(Blend(tuple(layers), coded=payload), None, laid[at].cost + fixed))
+    return found[1:]
+
+
+class _Laid(NamedTuple):
+    """A layer laid over what is below it, with the best weights."""
+
+    cost: float
+    """Without the layer's own bytes, but with those of its weights."""
+    spectrum: detail.Spectrum
+
+
+def _laid(sample: _Sample, below: detail.Spectrum, layer: detail.Spectrum) -> _Laid:
+    costs = blending.trials(sample.spectrum, below, layer)
+    squares = detail.by_squares(costs, SAMPLE[1])
+    price = sample.share * math.prod(warp.grid(*sample.size)) * blending.BITS / 8
+    same = int(costs.mean(axis=(1, 2)).argmin())
+    by_square, alike = float(squares.min(axis=0).mean()) + price, float(costs[same].mean())
+    weights: Any = same
+    if by_square < alike:
+        side = SAMPLE[1] // detail.BLOCK
+        every = squares.argmin(axis=0).repeat(side, axis=0).repeat(side, axis=1)
+        weights = every[: below.shape[0], : below.shape[1], None, None].astype(np.float32)
+    return _Laid(min(by_square, alike), below + weights * ((layer - below) / np.float32(blending.FULL)))
+
+
+def _layer(candidate: Candidate, size: tuple[int, int]) -> blending.Layer:
+    """Return a candidate as a layer, whose weights are not known yet."""
+    (place,) = candidate.source.places
+    alignment = candidate.source.alignment or warp.still(*size)
+    return blending.Layer(place, alignment, blending.uniform(blending.FULL, *size))
 
 
 def _bytes(source: ReferenceSource) -> int:
     """Return the bytes of a source in the file, without the map."""
-    return sum(_SECTION + len(payload) for payload in source.sections().values())
+    base = (*source.places, 0)[0]
+    return sum(_SECTION + len(payload) for payload in source.sections([b""] * (base + 1), base).values())
 
 
 def _cost(candidate: Candidate) -> float:
@@ -128,24 +206,3 @@ def _warped(reference: Image, alignment: warp.Alignment, boxes: list[list[Box]])
     """Return the same boxes of the warped reference, without warping anything else."""
     rows = (np.concatenate([warp.apply(reference, alignment, box).pixels for box in row], axis=1) for row in boxes)
     return Image(np.concatenate(list(rows)))
-
-
-def _spectrum(image: Image) -> NDArray[np.float32]:
-    """Return the AC coefficients [blocks, coefficients, 3] of an orthonormal DCT, in 8-bit levels."""
-    pixels = image.pixels.astype(np.float32) * np.float32(255 / np.iinfo(image.pixels.dtype).max)
-    height, width = (-(-side // _BLOCK) * _BLOCK for side in pixels.shape[:2])
-    padded = np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)), "edge")
-    blocks = padded.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3).transpose(0, 2, 4, 1, 3)
-    spectrum = (_DCT @ blocks @ _DCT.T).reshape(-1, 3, _BLOCK * _BLOCK)[..., 1:]
-    return np.ascontiguousarray(spectrum.swapaxes(1, 2))
-
-
-def _residual_detail(target: NDArray[np.float32], candidate: NDArray[np.float32] | None) -> float:
-    """Return the mean of ln(residual energy + noise) over all coefficients."""
-    residual: NDArray[Any] = target
-    if candidate is not None:
-        energy = np.square(candidate).sum(axis=(1, 2)) + 1e-3  # of a block
-        prior = _PRIOR * energy.mean()
-        factor = (((target * candidate).sum(axis=(1, 2)) + prior) / (energy + prior)).clip(0, _MOST)
-        residual = target - factor[:, None, None] * candidate
-    return float(np.log(np.square(residual) + _NOISE).mean())

@@ -71,9 +71,15 @@ def _alignment(header: Header) -> int:
     return 65536 + 8 * -(-header.height // 64) * -(-header.width // 64)  # of each block, two symbols of 24 bits at most
 
 
+def _references(header: Header) -> int:
+    return 8 * _alignment(header)  # of at most 8 layers
+
+
 def _extra_bands(header: Header) -> int:
     """85 files are 255 bands; this one is the first. Each has 32 bytes of header, and 10 around each section."""
-    inside = (section for section in TABLE.values() if section.name in ("MAP", "LR", "ALIGNMENT", "PREDICTION"))
+    inside = (
+        section for section in TABLE.values() if section.name in ("MAP", "LR", "ALIGNMENT", "PREDICTION", "REFERENCES")
+    )
     return 84 * (HEADER_SIZE + 10 + sum(10 + section.largest(header) for section in inside))
 
 
@@ -99,10 +105,12 @@ class Container:
     """A complete `.rsc` file with the bands beyond the first three; None if there are none."""
     prediction: Annotated[bytes | None, Section(7, "PREDICTION", 6, 10, _at_most(30), "prediction")] = None
     """How the bands follow from the first three of the picture; not with an alignment. None if they do not."""
+    references: Annotated[bytes | None, Section(8, "REFERENCES", 7, 7, _references, "references")] = None
+    """Further references, and how they are blended; only with a reference. None if that of the header is alone."""
     metadata: Annotated[bytes | None, Section(128, "METADATA", 1, 5, _at_most(508 + (1 << 24) - 1), "metadata")] = None
     """The metadata of the picture file; None for none."""
-    reference_name: Annotated[bytes | None, Section(130, "REFERENCE_NAME", 2, 1, _at_most(255), "metadata")] = None
-    """The name of the reference's file in UTF-8, a hint for people; only with a reference."""
+    reference_name: Annotated[bytes | None, Section(130, "REFERENCE_NAME", 2, 1, _at_most(2047), "metadata")] = None
+    """The names of the references' files in UTF-8, between them a zero, hints for people; only with a reference."""
 
     def __repr__(self) -> str:
         """Header and sizes: payloads are long."""
@@ -131,6 +139,8 @@ def relation_problem(has_reference: bool, names: Collection[str]) -> str | None:
     predicted = "PREDICTION" in names
     if "ALIGNMENT" in names and (predicted or not has_reference):
         return f"malformed: ALIGNMENT {'together with PREDICTION' if predicted else 'without a reference'}"
+    if "REFERENCES" in names and (predicted or not has_reference):
+        return f"malformed: REFERENCES {'together with PREDICTION' if predicted else 'without a reference'}"
     if "REFERENCE_NAME" in names and not has_reference:
         return "malformed: REFERENCE_NAME without a reference"
     if "MAP" in names and not has_reference and not predicted:

@@ -106,4 +106,4 @@ def _decoded(data: bytes) -> NDArray[Any]:
             "environment as REFSCALE_REFS"
         )
     with refscale.References(path) as index:
-        return refscale.decode(data, index.reference(data))
+        return refscale.decode(data, index.references(data))

@@ -181,7 +181,7 @@ def apply(reference: Image, alignment: Alignment | None, box: Box | None = None)
 def _warped(pixels: NDArray[np.uint8], alignment: Alignment, part: Box) -> Integers:
     """Return a part of the warped reference [h, w, bands]."""
     ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
-    field = _field(alignment.motion, ys, xs)
+    field = interpolated(alignment.motion, ys, xs)
     y, x = alignment.transform.applied(
         4 * ys[:, None] + field[..., 0], 4 * xs + field[..., 1], Transform.bits(*alignment[:2])
     )
@@ -229,8 +229,14 @@ def averaged(pixels: NDArray[np.uint8], factor: int, part: Box) -> NDArray[np.ui
     return np.asarray((2 * sums + factor**2) // (2 * factor**2), pixels.dtype)
 
 
-def _field(vectors: MotionVectors, ys: Integers, xs: Integers) -> Integers:
-    """Return motion vectors [y, x, 2] of pixels, interpolated bilinearly between centres of blocks, rounded half up."""
+def interpolated(vectors: MotionVectors, ys: Integers, xs: Integers) -> Integers:
+    """Return vectors [y, x, n] of pixels, interpolated bilinearly between centres of blocks, rounded half up.
+
+    Args:
+        vectors: of the blocks, [rows, columns, n].
+        ys: rows of pixels.
+        xs: columns of pixels.
+    """
 
     def along(axis: Integers, blocks: int) -> tuple[Integers, ...]:
         first, part = np.divmod(2 * axis + 1 - BLOCK, 2 * BLOCK)
@@ -303,7 +309,7 @@ def pack(alignment: Alignment) -> bytes:
     if alignment.motion.min() < -LIMIT or alignment.motion.max() > LIMIT:
         raise ValueError(f"motion vectors must be within -{LIMIT}..{LIMIT}")
     coder = Encoder()
-    _code(alignment, 0 if alignment.radiometry is None else len(alignment.radiometry), coder)
+    code(alignment, 0 if alignment.radiometry is None else len(alignment.radiometry), coder)
     return _CHECK.pack(alignment.check) + coder.payload()
 
 
@@ -318,14 +324,14 @@ def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment
     Raises:
         ContainerError: the payload holds none.
     """
-    alignment = _code(still(height, width), bands, Decoder(payload[_CHECK.size :], "the alignment"))
+    alignment = code(still(height, width), bands, Decoder(payload[_CHECK.size :], "the alignment"))
     alignment = alignment._replace(check=_CHECK.unpack_from(payload)[0])
     if not alignment.transform.in_range(height, width) or pack(alignment) != payload:
         raise ContainerError("the alignment is damaged: nothing is coded like that")
     return alignment
 
 
-def _code(source: Alignment, bands: int, coder: Coder) -> Alignment:
+def code(source: Alignment, bands: int, coder: Coder) -> Alignment:
     """Encode or decode an alignment, with the same steps for both.
 
     Args:
@@ -354,7 +360,7 @@ def _code(source: Alignment, bands: int, coder: Coder) -> Alignment:
 
 
 def _code_vectors(source: MotionVectors, coder: Coder) -> MotionVectors:
-    """Encode or decode motion vectors, block by block, see `_code`."""
+    """Encode or decode motion vectors, block by block, see `code`."""
     vectors, statistics = np.zeros_like(source), Statistics()
     for row, column, part in np.ndindex(vectors.shape):
         middle, context = statistics.expected(vectors, row, column, part)

@@ -16,7 +16,6 @@ An 8-bit RGB picture is its own only band group.
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,11 +295,6 @@ def _in_bands(pixels: NDArray[Any], depth: int) -> NDArray[Any]:
     with np.errstate(invalid="ignore"):  # infinities of either sign
         luma: NDArray[Any] = 77 * red + 150 * green + 29 * blue  # of BT.601
     return np.asarray((luma / 256 if real else (luma + 128) // 256).astype(pixels.dtype)[..., None])
-
-
-def split_reference(reference: Image | None, bands: Bands) -> Iterator[Image | None]:
-    """Yield the band groups of a reference; None, endlessly, if there is none. Errors are those of `split_groups`."""
-    return repeat(None) if reference is None else split_groups(reference, bands, reference=True)
 
 
 def join_groups(parts: Iterable[NDArray[Any]], bands: Bands, window: Box) -> Image:

@@ -1,0 +1,79 @@
+"""Which references a file needs, by its header and REFERENCES sections; standard library only, like the package."""
+
+from collections.abc import Iterable, Iterator
+
+from refscale_codec.errors import ContainerError, UsageError
+from refscale_codec.fileformat import container
+from refscale_codec.fileformat.container import FINGERPRINT_SIZE, Container
+
+MOST = 8
+"""References of a file, and fingerprints in a section."""
+
+FIRST = 128
+"""Flag in the first byte: the first fingerprint is that of the lowest layer, in place of the header's."""
+
+
+def needed(file: Container) -> list[bytes]:
+    """Return the fingerprints of all references that a file needs, each once, that of the header first.
+
+    Raises:
+        ContainerError: a section is malformed.
+    """
+    return of_groups(_groups(file))
+
+
+def of_groups(files: Iterable[Container]) -> list[bytes]:
+    """Return the same of the files of all band groups."""
+    found: dict[bytes, None] = {}
+    for file in files:
+        if file.header.reference is not None:
+            found[file.header.reference] = None
+            if file.references is not None and file.similarity_map != b"":
+                lowest, others, _ = parse(file.references)
+                found |= dict.fromkeys(([] if lowest is None else [lowest]) + others)
+    return list(found)
+
+
+def require_count(count: int) -> None:
+    """Raise UsageError for more references than a file can have."""
+    if count > MOST:
+        raise UsageError(f"{count} references are more than a file can have, {MOST}")
+
+
+def parse(payload: bytes) -> tuple[bytes | None, list[bytes], bytes]:
+    """Return the parts of a REFERENCES section.
+
+    Returns:
+        The fingerprint of the lowest layer, None for that in the header; those of the layers above; the words.
+
+    Raises:
+        ContainerError: it is malformed.
+    """
+    first = payload[0] >= FIRST
+    count = payload[0] % FIRST + first
+    end = 1 + FINGERPRINT_SIZE * count
+    if not 1 <= count <= MOST or len(payload) < end:
+        raise ContainerError(f"malformed: REFERENCES section of {len(payload)} bytes for {count} references")
+    names = [payload[at : at + FINGERPRINT_SIZE] for at in range(1, end, FINGERPRINT_SIZE)]
+    return (names[0], names[1:], payload[end:]) if first else (None, names, payload[end:])
+
+
+def file_names(file: Container) -> list[str | None]:
+    """Return the names of the references' files that are known, in the order of `needed`; None for one that is not."""
+    if file.reference_name is None:
+        return []
+    return [name or None for name in file.reference_name.decode("utf-8", "replace").split("\0")]
+
+
+def with_file_names(file: Container) -> dict[bytes, str | None]:
+    """Return the name of each reference's file by its fingerprint; None for one that is not known."""
+    fingerprints = needed(file)
+    known = file_names(file)
+    return dict(zip(fingerprints, known + [None] * len(fingerprints), strict=False))
+
+
+def _groups(file: Container) -> Iterator[Container]:
+    yield file
+    while file.extra_bands is not None:
+        file = container.unpack(file.extra_bands)
+        yield file
