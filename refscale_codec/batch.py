@@ -24,7 +24,7 @@ from refscale_codec.api.functions import encode_image
 from refscale_codec.api.request import Rate
 from refscale_codec.archive.stac import Scene
 from refscale_codec.errors import OutputError, UsageError, printable, writing
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.picture import files
 from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
@@ -313,7 +313,7 @@ def _line(task: Task, **known: Any) -> Line:
         "file": item.file,
         "picture": printable(str(item.picture)),
         "reference_picture": None if item.reference is None else printable(str(item.reference)),
-        **dict.fromkeys(("bytes", "bpp", "reference", "quality", "psnr", "seconds", "error")),
+        **dict.fromkeys(("bytes", "bpp", "references", "quality", "psnr", "seconds", "error")),
         "warnings": [],
         "sha256": task.written,
         "key": task.key,
@@ -343,13 +343,12 @@ def code(task: Task, settings: Settings) -> tuple[Line, bytes]:
         strip=settings.strip,
         tile=settings.tile,
     )
-    used = container.unpack(reached.data).header.reference
     psnr = None if reached.psnr is None else round(reached.psnr, 3)
     line = _line(
         task,
         bytes=len(reached.data),
         bpp=round(8 * len(reached.data) / (image.height * image.width), 4),
-        reference=None if used is None else used.hex(),
+        references=references.file_names(container.unpack(reached.data)),
         quality=reached.quality,
         psnr=psnr if psnr is None or math.isfinite(psnr) else str(psnr),
         seconds=round(time.monotonic() - begun, 3),

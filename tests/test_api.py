@@ -91,7 +91,7 @@ def test_arrays_paths_and_images_give_one_file_which_is_the_encoders(
 def test_without_a_reference(new: Array, tiny: RescaleNet) -> None:
     data = refscale.encode(new, model=tiny)
     assert refscale.decode(data, model=tiny).shape == new.shape
-    assert refscale.open(data).reference_id is None
+    assert refscale.open(data).references == {}
 
 
 def test_options_are_those_of_the_encoder(new: Array, old: Array, tiny: RescaleNet) -> None:
@@ -120,7 +120,8 @@ def test_alpha_is_the_last_band_and_metadata_can_be_stripped(new: Array, tiny: R
 def test_a_fingerprint_is_what_files_name_their_reference_by(old: Array, data: bytes, tmp_path: Path) -> None:
     PIL.Image.fromarray(old).save(tmp_path / "old.webp", lossless=True)
     named = refscale.fingerprint(old)
-    assert named == refscale.fingerprint(tmp_path / "old.webp") == refscale.open(data).reference_id
+    assert named == refscale.fingerprint(tmp_path / "old.webp")
+    assert refscale.open(data).references == {named: None}
     assert refscale.fingerprint(old[..., 0]) == refscale.fingerprint(old[..., :1]) != named
 
 
@@ -159,7 +160,7 @@ def test_what_a_geotiff_says_is_there_before_anything_is_decoded(new: Array, tin
         assert scene.crs == dataset.crs.to_string()
         assert rasterio.Affine(*scene.transform or ()) == dataset.transform
         assert scene.tags.items() <= dataset.tags().items() and scene.tags == {"season": "wet"}
-        assert (scene.reference_id, scene.quality) == (None, 75)
+        assert (scene.references, scene.quality) == ({}, 75)
         assert repr(scene) == f"<refscale reader {scene_path}: 29 x 37 x 4 uint16>"
 
 
@@ -375,7 +376,7 @@ import refscale_codec as refscale
 assert {"encode", "decode", "open", "fingerprint", "load_model", "Image", "Reader"} <= set(dir(refscale))
 assert not {"numpy", "torch", "PIL", "cv2"} & set(sys.modules), "import"
 scene = refscale.open("scene.rsc", reference="old.png")
-assert scene.shape == (29, 37, 3) and scene.reference_id == refscale.fingerprint("old.png")
+assert scene.shape == (29, 37, 3) and refscale.fingerprint("old.png") in scene.references
 try:
     refscale.encode("nowhere.png")
 except refscale.RefscaleError as error:

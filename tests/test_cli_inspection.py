@@ -49,7 +49,7 @@ def test_fingerprints_are_those_that_files_name(refscale: Callable[..., Outcome]
     wanted, other = (Image(pixels).fingerprint().hex() for pixels in (older(drawn(1)), drawn(2)))
     outcome = refscale("fingerprint", "ref.png", "other.png", "same.webp")
     assert outcome == Outcome(0, f"{wanted}  ref.png\n{other}  other.png\n{wanted}  same.webp\n".encode(), "")
-    assert json.loads(refscale("info", "with.rsc", "--json").text)["reference"] == wanted
+    assert json.loads(refscale("info", "with.rsc", "--json").text)["references"] == {wanted: None}
     outcome = refscale("fingerprint", "-", "--json", stdin=(place / "ref.png").read_bytes())
     assert json.loads(outcome.text) == {"stdin": wanted}
     assert_refusal(refscale("fingerprint", "text.png"), 3, "text.png")
@@ -76,7 +76,7 @@ def test_info_says_how_much_of_the_picture_uses_the_reference(
 def test_the_name_of_the_reference_is_a_hint(refscale: Callable[..., Outcome], place: Path, saying: Metadata) -> None:
     def name_in(*line: object) -> str | None:
         assert refscale("encode", *line, *REF, "-o", "out.rsc", *TINY).code == 0
-        name = json.loads(refscale("info", "out.rsc", "--json").text)["reference_name"]
+        (name,) = json.loads(refscale("info", "out.rsc", "--json").text)["references"].values()
         assert name is None or isinstance(name, str)
         return name
 

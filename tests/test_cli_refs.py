@@ -23,15 +23,15 @@ def test_a_picture_is_coded_against_the_best_and_decoded_by_the_index_alone(inde
     outcome = refscale("encode", "target.png", *INDEX, "--max-refs", "2", *TINY, "-o", "x.rsc", "--json")
     assert outcome.code == 0, outcome.err
     facts = json.loads(outcome.text)
-    assert facts["reference_picture"] == str(indexed / "ref.png")
-    assert "ref.png, the best of " in outcome.err
+    assert facts["reference_pictures"] == [str(indexed / "ref.png")]
+    assert "ref.png (of " in outcome.err
     outcome = refscale("decode", "x.rsc", *INDEX, *TINY, "-o", "found.png")
     assert outcome.code == 0, outcome.err
     assert refscale("decode", "x.rsc", "--ref", "ref.png", *TINY, "-o", "named.png").code == 0
     assert refscale("verify", "x.rsc", *INDEX, *TINY).code == 0
     assert (indexed / "found.png").read_bytes() == (indexed / "named.png").read_bytes()
     (line,) = refscale("refs", "list", "--files", "--json", *INDEX).text.splitlines()
-    assert json.loads(line) == {"file": str(indexed / "x.rsc"), "needs": [facts["reference"]]}
+    assert json.loads(line) == {"file": str(indexed / "x.rsc"), "needs": list(facts["references"])}
     assert refscale("refs", "find", "x.rsc", *INDEX).text == f"{indexed / 'ref.png'}\n"
 
 
@@ -101,6 +101,6 @@ def test_refusals(place: Path, refscale: Refscale, line: str, code: int, words: 
 
 def test_a_file_alone_is_in_care_too_and_stdout_is_not(indexed: Path, refscale: Refscale) -> None:
     outcome = refscale("encode", "grey.png", *INDEX, *TINY, "-o", "alone.rsc", "--json")
-    assert (outcome.code, json.loads(outcome.text)["reference_picture"]) == (0, None)
+    assert (outcome.code, json.loads(outcome.text)["reference_pictures"]) == (0, [])
     assert refscale("encode", "target.png", *INDEX, *TINY, "-o", "-").code == 0
     assert len(refscale("refs", "list", "--files", *INDEX).text.splitlines()) == 1

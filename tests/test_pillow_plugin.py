@@ -67,7 +67,7 @@ def pair_of_files(tmp_path: Path, pair: tuple[Image, Image], tiny_model: Model) 
     (tmp_path / "new.rsc").write_bytes(data)
     with refscale.References(tmp_path / "refs.sqlite", create=True) as index:
         index.add(tmp_path / "old.png")
-    assert refscale.open(data).reference_id is not None
+    assert refscale.open(data).references
     return tmp_path / "new.rsc", refscale.decode(data, old)
 
 

@@ -9,7 +9,7 @@ from refscale_codec.codec import reference_choice
 from refscale_codec.codec.reference_choice import choose
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
-from refscale_codec.reference import band_prediction, warp
+from refscale_codec.reference import band_prediction, detail, warp
 from refscale_codec.reference.source import Predicted, Unused, Warped
 
 
@@ -36,9 +36,9 @@ def test_the_sample_is_the_whole_or_evenly_spaced_boxes(height: int, width: int)
 
 def test_the_same_picture_is_used_and_noise_is_not() -> None:
     target = textured(100, 130)
-    assert choose(target, target, None) == Warped(None)
-    assert choose(target, textured(100, 130, 1), None) == Unused()
-    assert choose(target, None, None) == Unused()
+    assert choose(target, [target], [None]) == Warped(None)
+    assert choose(target, [textured(100, 130, 1)], [None]) == Unused()
+    assert choose(target, [], []) == Unused()
 
 
 def test_what_moved_and_what_changed_light_is_found() -> None:
@@ -46,24 +46,24 @@ def test_what_moved_and_what_changed_light_is_found() -> None:
     moved = Image(np.roll(target.pixels, (3, -5), axis=(0, 1)))
     still = warp.still(120, 200)
     shift = still._replace(transform=warp.Transform(3 * warp.STEPS, -5 * warp.STEPS))
-    chosen = choose(target, moved, shift)
+    chosen = choose(target, [moved], [shift])
     assert isinstance(chosen, Warped)
     assert chosen.alignment is not None
     assert chosen.alignment.transform == shift.transform
-    dark = choose(target, Image((target.pixels // 2).astype(np.uint8)), None)
+    dark = choose(target, [Image((target.pixels // 2).astype(np.uint8))], [None])
     assert isinstance(dark, Warped)
     assert dark.alignment is not None
 
 
 def test_a_further_group_is_predicted_where_that_tells_more() -> None:
     target, other = textured(96, 96), textured(96, 96, 1)
-    assert isinstance(choose(target, other, None, target), Predicted)
-    assert choose(target, target, None, other) == Warped(None)
+    assert isinstance(choose(target, [other], [None], target), Predicted)
+    assert choose(target, [target], [None], other) == Warped(None)
 
 
 def test_what_a_source_takes_in_the_file_counts() -> None:
     target, alignment = textured(64, 64), warp.still(64, 64)
-    nothing, in_place, moved, *_ = reference_choice.candidates(target, target, alignment)
+    nothing, in_place, moved, *_ = reference_choice.candidates(target, [target], [alignment])
     assert (nothing.source, in_place.source, moved.source) == (Unused(), Warped(None), Warped(alignment))
     assert in_place.cost < moved.cost < nothing.cost
     size = 6 + len(warp.pack(alignment))  # against 0.4 bits per pixel
@@ -72,12 +72,12 @@ def test_what_a_source_takes_in_the_file_counts() -> None:
 
 def test_what_a_prediction_takes_in_the_file_counts() -> None:
     target, first = textured(64, 64), textured(64, 64, 1)
-    *_, predicted = reference_choice.candidates(target, None, None, first)
+    *_, predicted = reference_choice.candidates(target, [], [], first)
     assert isinstance(predicted.source, Predicted)
     size = 6 + len(band_prediction.pack(predicted.source.prediction))
     boxes = reference_choice.sample_boxes(64, 64)
-    spectra = (reference_choice._spectrum(picture) for picture in (target, predicted.warped) if picture is not None)
-    residual = reference_choice._residual_detail(*spectra) + reference_choice._CHANCE
+    spectra = (detail.spectrum(one.pixels) for one in (target, predicted.reference))
+    residual = detail.residual(*spectra).mean() + reference_choice._CHANCE
     assert len(boxes) == 1
     assert predicted.cost - residual == pytest.approx(size / (0.4 * 64 * 64 / 8))
 

@@ -133,22 +133,11 @@ class Reader:
         found = geo.fields_of(self._metadata.geo).get(field, [])
         return tuple([*found, *[default] * self.count][: self.count])
 
-    @property
-    def reference_id(self) -> str | None:
-        """The `fingerprint` of the reference, the first of several; None if the file was encoded without one."""
-        wanted = self._content.header.reference
-        return None if wanted is None else wanted.hex()
-
-    @property
-    def reference_name(self) -> str | None:
-        """The name of the file that the reference was read from, a hint; None if it was not kept."""
-        return next(iter(references.file_names(self._content)), None)
-
     @cached_property
     def references(self) -> dict[str, str | None]:
-        """The ids of all references that decoding needs, each with the name of its file or None."""
+        """The references that decoding needs: the `fingerprint` of each, and the name of its file, a hint, or None."""
         with self._named():
-            return {one.hex(): name for one, name in references.with_file_names(self._content).items()}
+            return references.file_names(self._content)
 
     @property
     def quality(self) -> int:

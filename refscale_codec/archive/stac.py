@@ -219,8 +219,8 @@ def coded_item(scene: Scene, older: Scene | None, line: Mapping[str, Any], folde
     item.stac_extensions = [*dict.fromkeys([*item.stac_extensions, _FILE_EXTENSION])]
     item.clear_links()
     item.add_link(_link("derived_from", scene, folder))
-    if older is not None and line["reference"] is not None:
-        item.add_link(_link("reference", older, folder, {"refscale:fingerprint": line["reference"]}))
+    if older is not None and line["references"]:
+        item.add_link(_link("reference", older, folder, {"refscale:fingerprint": next(iter(line["references"]))}))
     return item
 
 

@@ -181,8 +181,7 @@ def _facts(content: container.Container, data: bytes) -> dict[str, Any]:
         "bpp": round(8 * len(data) / (header.width * header.height), 4),
         "width": header.width,
         "height": header.height,
-        "reference": None if header.reference is None else header.reference.hex(),
-        "references": [one.hex() for one in references.needed(content)],
+        "references": references.file_names(content),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from refscale_codec import lrcodec
 from refscale_codec.errors import ContainerError, WeightsError
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.picture import geo, metadata
 
@@ -42,8 +42,7 @@ def of_file(content: Container, size: int) -> dict[str, Any]:
         "codec": codec.name if codec else f"unknown ({header.codec})",
         "quality": header.quality,
         "weights": header.weights.hex(),
-        "reference": None if header.reference is None else header.reference.hex(),
-        "reference_name": None if content.reference_name is None else content.reference_name.decode("utf-8", "replace"),
+        "references": references.file_names(content),
         "uses_of_reference": [_use(group) for group in _groups(content)],
         "output_hash": None if content.output_hash is None else content.output_hash.hex(),
         "metadata": " ".join(name for name, part in metadata.parts_of(kept).items() if part) or None,
@@ -157,7 +156,7 @@ def _reference(facts: dict[str, Any]) -> str:
             word = "used in part" if use is None else f"used in {100 * use:.3g} % of the picture" if use else "not used"
         last = min(3 * index + 3, facts["bands"])
         words.append(word if len(uses) == 1 else f"bands {3 * index + 1} to {last} {word}")
-    if facts["reference"] is None:
+    if not facts["references"]:
         return "none" + (f"; {', '.join(words)}" if "predicted" in uses else "")
-    name = "" if facts["reference_name"] is None else f" ({facts['reference_name']})"
-    return f"{facts['reference']}{name}, {', '.join(words)}"
+    named = (one if name is None else f"{one} ({name})" for one, name in facts["references"].items())
+    return ", ".join([*named, *words])

@@ -284,8 +284,8 @@ def found_references(file: Container, named: list[bytes], given: Image | Sequenc
 
 def named_references(file: Container, fingerprints: Collection[bytes]) -> str:
     """Return some references of a file for a message: fingerprints, with the names of their files if they are known."""
-    names = references.with_file_names(file)
-    return ", ".join(one.hex() + ("" if names[one] is None else f" ({names[one]})") for one in fingerprints)
+    names, wanted = references.file_names(file), [one.hex() for one in fingerprints]
+    return ", ".join(one if names[one] is None else f"{one} ({names[one]})" for one in wanted)
 
 
 def require_same_model(header: Header, model: Model) -> None:

@@ -1,6 +1,7 @@
 """Which references a file needs, by its header and REFERENCES sections; standard library only, like the package."""
 
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from refscale_codec.errors import ContainerError, UsageError
 from refscale_codec.fileformat import container
@@ -58,18 +59,10 @@ def parse(payload: bytes) -> tuple[bytes | None, list[bytes], bytes]:
     return (names[0], names[1:], payload[end:]) if first else (None, names, payload[end:])
 
 
-def file_names(file: Container) -> list[str | None]:
-    """Return the names of the references' files that are known, in the order of `needed`; None for one that is not."""
-    if file.reference_name is None:
-        return []
-    return [name or None for name in file.reference_name.decode("utf-8", "replace").split("\0")]
-
-
-def with_file_names(file: Container) -> dict[bytes, str | None]:
-    """Return the name of each reference's file by its fingerprint; None for one that is not known."""
-    fingerprints = needed(file)
-    known = file_names(file)
-    return dict(zip(fingerprints, known + [None] * len(fingerprints), strict=False))
+def file_names(file: Container) -> dict[str, str | None]:
+    """Return the fingerprints of `needed`, in hexadecimal, each with the name of its file; None if it is not known."""
+    known = (file.reference_name or b"").decode("utf-8", "replace").split("\0")
+    return {one.hex(): name or None for one, name in zip_longest(needed(file), known) if one is not None}
 
 
 def _groups(file: Container) -> Iterator[Container]:
