@@ -76,6 +76,7 @@ def desk(tmp_path: Path) -> Path:
     for picture, name, place in (
         (target, "new.png", (200, 200, 296, 272)),
         (reference, "old.png", (200, 200, 296, 272)),
+        (reference, "other.png", (202, 197, 298, 269)),
         (target, "new/a.png", (200, 200, 248, 248)),
         (reference, "old/a.png", (200, 200, 248, 248)),
         (target, "scene.png", (0, 0, 448, 288)),

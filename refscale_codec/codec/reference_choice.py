@@ -65,13 +65,15 @@ def candidates(
     """Return all candidates with their costs, no reference first; arguments as in `choose`."""
     sample = _Sample(image)
     single = [_of_one(sample, *each) for each in zip(range(len(older)), older, alignments, strict=True)]
+    alone = sample.candidate(Unused(), None)
     best = [min(tried, key=_cost) for tried in single if tried]
-    tried = [*(candidate for each in single for candidate in each), *_blends(sample, best)]
+    useful = min(map(_cost, best), default=math.inf) < alone.cost  # otherwise a mean of what is of no use might seem so
+    tried = [*(candidate for each in single for candidate in each), *(_blends(sample, best) if useful else [])]
     if first is not None:
         prediction = band_prediction.fit(first.pixels, image.pixels)
         predicted = Image(band_prediction.predict(sample.of(first).pixels, prediction))
         tried.append(sample.candidate(Predicted(prediction), predicted))
-    return [sample.candidate(Unused(), None), *tried]
+    return [alone, *tried]
 
 
 class _Sample:
