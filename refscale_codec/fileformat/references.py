@@ -50,8 +50,8 @@ def parse(payload: bytes) -> tuple[bytes | None, list[bytes], bytes]:
     Raises:
         ContainerError: it is malformed.
     """
-    first = payload[0] >= FIRST
-    count = payload[0] % FIRST + first
+    first, above = divmod(payload[0] if payload else 0, FIRST)
+    count = first + above
     end = 1 + FINGERPRINT_SIZE * count
     if not 1 <= count <= MOST or len(payload) < end:
         raise ContainerError(f"malformed: REFERENCES section of {len(payload)} bytes for {count} references")
