@@ -13,6 +13,8 @@ MOST = 8
 FIRST = 128
 """Flag in the first byte: the first fingerprint is that of the lowest layer, in place of the header's."""
 
+_GROUPS = 85  # of 255 bands: no file has more within it, and each is read with all that follow
+
 
 def needed(file: Container) -> list[bytes]:
     """Return the fingerprints of all references that a file needs, each once, that of the header first.
@@ -67,6 +69,8 @@ def file_names(file: Container) -> dict[str, str | None]:
 
 def _groups(file: Container) -> Iterator[Container]:
     yield file
-    while file.extra_bands is not None:
+    for _ in range(1, _GROUPS):
+        if file.extra_bands is None:
+            break
         file = container.unpack(file.extra_bands)
         yield file
