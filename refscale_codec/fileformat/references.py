@@ -20,13 +20,17 @@ def needed(file: Container) -> list[bytes]:
     """Return the fingerprints of all references that a file needs, each once, that of the header first.
 
     Raises:
-        ContainerError: a section is malformed.
+        ContainerError: a section is malformed, or they are more than `MOST`.
     """
     return of_groups(_groups(file))
 
 
 def of_groups(files: Iterable[Container]) -> list[bytes]:
-    """Return the same of the files of all band groups."""
+    """Return the same of the files of all band groups.
+
+    Raises:
+        ContainerError: a section is malformed, or they are more than `MOST`.
+    """
     found: dict[bytes, None] = {}
     for file in files:
         if file.header.reference is not None:
@@ -34,6 +38,8 @@ def of_groups(files: Iterable[Container]) -> list[bytes]:
             if file.references is not None and file.similarity_map != b"":
                 lowest, others, _ = parse(file.references)
                 found |= dict.fromkeys(([] if lowest is None else [lowest]) + others)
+    if len(found) > MOST:
+        raise ContainerError(f"malformed: {len(found)} references, expected up to {MOST}")
     return list(found)
 
 
