@@ -6,10 +6,11 @@ from conftest import GOLDEN, golden
 
 from refscale_codec import model
 from refscale_codec.codec import decoder
-from refscale_codec.fileformat import container
+from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.sections import TABLE
 from refscale_codec.picture.image import Image
-from refscale_codec.reference import warp
+from refscale_codec.reference import source, warp
+from refscale_codec.reference.source import Blend
 
 make = golden()
 NAMES: list[str] = sorted(make.NAMES)
@@ -27,7 +28,7 @@ def test_a_golden_file_decodes_to_its_pixels(name: str) -> None:
     file = container.unpack(data)
     assert container.pack(file) == data
     net = model.load(make.weights(name))
-    picture = decoder.decode(data, make.reference(name), net)
+    picture = decoder.decode(data, make.references(name), net)
     with np.load(GOLDEN / f"{name}.npz") as expected:
         pixels = expected["pixels"]
     assert picture.pixels.dtype == pixels.dtype
@@ -73,6 +74,30 @@ def test_golden_files_show_each_way_to_code_the_map_and_the_warp() -> None:
         if given is not None:
             read = warp.unpack(files[name].alignment or b"", *make.SIZE)
             assert read.transform == given.transform and read.radiometry == given.radiometry
+
+
+def test_golden_files_show_each_way_to_name_and_to_blend_references() -> None:
+    for name in make.FURTHER:
+        file = container.unpack((GOLDEN / f"{name}.rsc").read_bytes())
+        older = [one.fingerprint() for one in make.references(name)]
+        needed = references.needed(file)
+        assert sorted(needed) == sorted(older) and needed[0] == file.header.reference
+        if name == "third-reference":
+            names = dict(zip(needed, ["first.tif", "third.tif", None], strict=True))
+            assert references.file_names(file) == {one.hex(): of_file for one, of_file in names.items()}
+            assert needed == [older[at] for at in (0, 2, 1)]
+        inner, found = file, [source.of_file(file, older)]
+        while inner.extra_bands is not None:
+            inner = container.unpack(inner.extra_bands)
+            found.append(source.of_file(inner, older))
+        for given, read in zip(make.sources(name), found, strict=True):
+            assert (read.places, read.alignment is None) == (given.places, given.alignment is None)
+            if isinstance(given, Blend):
+                assert isinstance(read, Blend)
+                for a, b in zip(given.layers, read.layers, strict=True):
+                    assert np.array_equal(a.weights, b.weights)
+                    assert a.alignment.transform == b.alignment.transform
+                    assert np.array_equal(a.alignment.motion, b.alignment.motion)
 
 
 def test_golden_files_of_exact_nets_hold_their_hash() -> None:

@@ -31,11 +31,12 @@ from refscale_codec.reference.warp import Alignment, GainOffset, Transform
 
 make = golden()
 NAMES = ["alone", "map", "vectors", "homography", "learned", "predicted", "everything", "six-bands", "floats"]
+NAMES += list(make.FURTHER)
 
 
 @cache
-def opened(name: str) -> tuple[Container, Image | None, Model]:
-    return container.unpack((GOLDEN / f"{name}.rsc").read_bytes()), make.reference(name), loaded(name)
+def opened(name: str) -> tuple[Container, list[Image], Model]:
+    return container.unpack((GOLDEN / f"{name}.rsc").read_bytes()), make.references(name), loaded(name)
 
 
 @cache
@@ -99,18 +100,18 @@ def hostile(draw: st.DrawFn, file: Container) -> Container:
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_any_payloads_are_decoded_or_refused(data: st.DataObject) -> None:
-    file, reference, net = opened(data.draw(st.sampled_from(NAMES)))
+    file, references, net = opened(data.draw(st.sampled_from(NAMES)))
     try:
         written = container.pack(data.draw(hostile(file)))
     except ValueError:  # of a size that no writer writes
         return
     try:
-        with refscale_codec.open(written, reference, model=net) as reader:
+        with refscale_codec.open(written, references, model=net) as reader:
             assert len(reader.shape) in (2, 3)
             assert isinstance(reader.tags, dict)
             assert reader.crs is None or isinstance(reader.crs, str)
             assert reader.transform is None or len(reader.transform) == 6
-        opened_file = decoder.Decoder(written, reference, net)
+        opened_file = decoder.Decoder(written, references, net)
         for index in range(len(opened_file.files)):
             low = opened_file._group(index).low
             assert low.lr.shape[:2] == opened_file.file.header.low_res_size

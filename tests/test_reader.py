@@ -26,10 +26,13 @@ from reader.decode import decode, fingerprint
 from reader.fgrn import Fgrn
 from reader.flow import Flow
 from reader.learned import Latents, low_res_reference
+from reader.references import Layers
 from reader.synthesis import Synthesis
 from reader.untied import Untied
-from reader.warp import Alignment
+from reader.warp import of_payload, require_check
 from reader.weights import Weights
+from test_blending import NAMES as BLENDED
+from test_blending import Above, blends
 from test_warp import alignments
 
 from refscale_codec import model
@@ -42,7 +45,7 @@ from refscale_codec.picture import levels
 from refscale_codec.picture.coded import band_section, bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
-from refscale_codec.reference import band_prediction, warp
+from refscale_codec.reference import band_prediction, blending, source, warp
 from refscale_codec.rescale import fgrn, tiled, untied
 from refscale_codec.rescale import similarity_map as coder
 from refscale_codec.rescale.interface import Context
@@ -69,8 +72,8 @@ tables, folder = Tables(Path(sys.argv[1])), Path(sys.argv[2])
 weights = {{path.stem: Weights(path) for path in map(Path, sys.argv[3:])}}
 by_name = {{weight.fingerprint: weight for weight in weights.values()}}
 for file in sorted(Path({str(GOLDEN)!r}).glob("*.rsc")):
-    data, older = file.read_bytes(), folder / f"{{file.stem}}-reference.npy"
-    picture, bands = decode(data, by_name[data[16:22]], tables, np.load(older) if older.exists() else None)
+    data, older = file.read_bytes(), [np.load(path) for path in folder.glob(f"{{file.stem}}-reference-?.npy")]
+    picture, bands = decode(data, by_name[data[16:22]], tables, older)
     alpha = {{}} if bands.alpha is None else {{"alpha": bands.alpha}}
     np.savez(folder / f"{{file.stem}}.npz", pixels=picture, **alpha)
 """
@@ -81,9 +84,8 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     """What the reader makes of all golden files."""
     folder, make = tmp_path_factory.mktemp("reader"), golden()
     for name in NAMES:
-        reference = make.reference(name)
-        if reference is not None:
-            np.save(folder / f"{name}-reference.npy", reference.pixels)
+        for at, reference in enumerate(make.references(name)):
+            np.save(folder / f"{name}-reference-{at}.npy", reference.pixels)
     weights = sorted({str(make.weights(name)) for name in NAMES})
     subprocess.run([sys.executable, "-c", RUN, str(TABLES), str(folder), *weights], check=True)
     found = {}
@@ -133,7 +135,8 @@ def test_the_reader_refuses_a_picture_that_is_not_the_one_of_the_hash() -> None:
     make = golden()
     file = file_format.unpack((GOLDEN / "exact.rsc").read_bytes())
     other = file_format.pack(replace(file, output_hash=bytes(6)))
-    weights, tables, older = Weights(make.weights("exact")), dct.Tables(TABLES), make.reference("exact").pixels
+    weights, tables = Weights(make.weights("exact")), dct.Tables(TABLES)
+    older = [reference.pixels for reference in make.references("exact")]
     with pytest.raises(ValueError, match="hash"):
         decode(other, weights, tables, older)
     with pytest.raises(ValueError, match="hash"):
@@ -182,8 +185,27 @@ def test_warps(alignment: warp.Alignment, seed: int, dtype: type[np.generic]) ->
     reference = rng.integers(0, np.iinfo(dtype).max + 1, (*rng.integers(1, 300, 2), 3)).astype(dtype)
     warped = warp.apply(Image(reference), alignment)
     alignment = alignment._replace(check=warp.checksum(warped))
-    reader = Alignment(warp.pack(alignment), alignment.height, alignment.width)
-    assert (reader.apply(reference) == warped.pixels).all()  # it has compared the check
+    reader, check = of_payload(warp.pack(alignment), alignment.height, alignment.width)
+    made = reader.apply(reference)
+    assert (made == warped.pixels).all()
+    require_check(made, check)
+
+
+@settings(max_examples=20, deadline=None)
+@given(blend=blends(), seed=st.integers(0, 1000), dtype=st.sampled_from([np.uint8, np.uint16]))
+def test_blends(blend: tuple[tuple[int, int], bytes | None, Above], seed: int, dtype: type[np.generic]) -> None:
+    size, lowest, above = blend
+    rng, named = np.random.default_rng(seed), [b"header", *BLENDED]
+    older = {
+        name: rng.integers(0, np.iinfo(dtype).max + 1, (*rng.integers(1, 300, 2), 3)).astype(dtype) for name in named
+    }
+    alignment = warp.still(*size)._replace(transform=warp.Transform(int(rng.integers(-300, 300)), 20))
+    header = file_format.Header(size[1], size[0], 2, 1, 50, bytes(6), b"header")
+    file = file_format.Container(header, b"lr", alignment=warp.pack(alignment), references=blending.pack(lowest, above))
+    made = source.of_file(file, named).pixels([Image(older[name]) for name in named], None, Box(0, 0, *size))
+    checked = replace(file, alignment=warp.with_check(file.alignment or b"", warp.checksum(Image(made))))
+    layers = Layers(container.parse(file_format.pack(checked)))
+    assert (layers.apply(older) == made).all()  # it has compared the check
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +318,7 @@ def test_a_file_of_untied_nets_decodes_to_the_same_pixels(deep: bool, tmp_path: 
     target, reference = (make.deep(make.cut(name)) if deep else make.cut(name) for name in ("target", "reference"))
     target, reference = target[:61, :83].copy(), reference[:61, :83].copy()
     data = encoder.encode(Image(target), Image(reference), exact, encoder.EncodeOptions(70))
-    made, _ = decode(data, Weights(tmp_path / "net.safetensors"), tables, reference)
+    made, _ = decode(data, Weights(tmp_path / "net.safetensors"), tables, [reference])
     assert (made == decoder.decode(data, Image(reference), exact).pixels).all()
 
 

@@ -2,14 +2,15 @@
 With names, only those are made.
 
 Each file shows a feature of the format on a cut of the drawn example pair: NAME.rsc, what it decodes to (NAME.npz), and
-the reference that it needs, which `reference` in this module draws from the same cut.
+the references that it needs, which `references` in this module draws from the same cut.
 """
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from refscale_codec.fileformat import container
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import INCH, Metadata, packed_resolution, packed_texts
-from refscale_codec.reference.source import ReferenceSource, Unused, Warped
+from refscale_codec.picture.tiles import Box
+from refscale_codec.reference import blending, warp
+from refscale_codec.reference.blending import Layer
+from refscale_codec.reference.source import Blend, ReferenceSource, Warped
 from refscale_codec.reference.warp import STEPS, Alignment, GainOffset, Transform, still
 from refscale_codec.rescale import similarity_map
 from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
@@ -97,6 +101,16 @@ def doubled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.dstack([pixels, 255 - pixels[..., ::-1]])
 
 
+def tripled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return nine bands, the last six derived from the first."""
+    return np.dstack([doubled(pixels), pixels[..., [1, 2, 0]]])
+
+
+def twice(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture of twice the side, 3 x 4 blocks."""
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a picture of three times the side, with two rows and a column more."""
     return np.pad(pixels.repeat(3, axis=0).repeat(3, axis=1), ((0, 2), (0, 1), (0, 0)), "edge")
@@ -143,8 +157,15 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "fgrn": (4, "jpeg", Image, None),
     "exact": (2, "jpeg", Image, Image),
     "exact-sixteen-bits": (2, "jpeg", lambda x: Image(deep(doubled(x))), lambda x: Image(deep(shifted(doubled(x))))),
+    "blended": (2, "jpeg", lambda x: Image(twice(x)), lambda x: Image(shifted(twice(x)))),  # see `blended`
+    "third-reference": (2, "gmm", lambda x: Image(tripled(x)), lambda x: Image(tripled(x), name="first.tif")),
 }
-NOT_SHIPPED = {"exact": EXACT, "exact-sixteen-bits": EXACT, "fgrn": FGRN}  # weights that have to be named
+FURTHER: dict[str, list[Make]] = {  # references after the first
+    "blended": [lambda x: Image(enlarged(x))],
+    "third-reference": [lambda x: Image(shifted(tripled(x))), lambda x: Image(torn(tripled(x)), name="third.tif")],
+}
+NOT_SHIPPED = {"exact": EXACT, "exact-sixteen-bits": EXACT, "blended": EXACT, "fgrn": FGRN}  # to be named
+WITH_NAMES = "everything", "third-reference"
 
 
 def weights(name: str) -> Path:
@@ -171,18 +192,54 @@ def alignment(name: str) -> Alignment | None:
     }.get(name)
 
 
-def as_given(name: str) -> Callable[..., ReferenceSource] | None:
-    """Return a choice of the reference's use that is `alignment`."""
+class AsGiven(Blend):
+    """A blend whose layers and weights the encoder leaves as they are."""
+
+    def made(self, group: Image, older: Sequence[Image], first: NDArray[Any] | None) -> tuple[ReferenceSource, Image]:
+        """See `ReferenceSource`."""
+        picture = Image(self.pixels(older, first, Box(0, 0, group.height, group.width)))
+        return replace(self, check=warp.checksum(picture)), picture
+
+
+def blended() -> Blend:
+    """Return that of a shift and a similarity onto a picture of 3 x 4 blocks, with weights of all kinds."""
+    height, width = 2 * SIZE[0], 2 * SIZE[1]
+    image, half = still(height, width), 1 << Transform.bits(height, width) - 1
+    motion = np.arange(24).reshape(3, 4, 2).astype(np.int16) % 5 - 2
+    back = image._replace(transform=Transform(3 * STEPS, -2 * STEPS), radiometry=(GainOffset(320, 1),) * 3)
+    smaller = image._replace(factor=3, transform=Transform(-16, -16, -half, 0, 0, -half), motion=motion)
+    weights = (np.arange(12).reshape(3, 4) * 7 % 5).astype(np.int16)
+    lowest = blending.uniform(blending.FULL, height, width)
+    return AsGiven((Layer(0, back, lowest), Layer(1, smaller, weights)))
+
+
+def third_reference() -> list[ReferenceSource]:
+    """Return the first reference as it is; the third alone, as it is; and layers of all three, the third the lowest."""
+    back = still(*SIZE)._replace(transform=Transform(3 * STEPS, -2 * STEPS), radiometry=(GainOffset(320, 0),) * 3)
+    full, half = (blending.uniform(weight, *SIZE) for weight in (blending.FULL, 2))
+    weights = np.array([[0, 4], [1, 3]], np.int16)
+    layers = Layer(2, still(*SIZE), full), Layer(1, back, half), Layer(0, still(*SIZE), weights)
+    return [Warped(None), Warped(None, place=2), AsGiven(layers)]
+
+
+def sources(name: str) -> list[ReferenceSource]:
+    """Return how the band groups have to use the references, where it does not matter what the encoder would find."""
     given = alignment(name)
-    if given is None:
-        return None
-    return lambda group, older, found, first: Warped(given) if older is not None else Unused()
+    if given is not None:
+        return [Warped(given)]
+    return {"blended": [blended()], "third-reference": third_reference()}.get(name, [])
 
 
-def reference(name: str) -> Image | None:
-    """Return the reference of a golden file."""
+def as_given(name: str) -> Callable[..., ReferenceSource] | None:
+    """Return a choice of the references' use that is `sources`."""
+    each = iter(sources(name))
+    return (lambda *_: next(each)) if sources(name) else None
+
+
+def references(name: str) -> list[Image]:
+    """Return the references of a golden file."""
     drawn = NAMES[name][3]
-    return None if drawn is None else drawn(cut("reference"))
+    return [] if drawn is None else [make(cut("reference")) for make in (drawn, *FURTHER.get(name, []))]
 
 
 def target(name: str) -> Image:
@@ -216,13 +273,13 @@ def main() -> None:
         model.store(with_every_part(Fgrn(tiny)), FGRN)
     for name in sys.argv[1:] or NAMES:
         net = model.load(weights(name))
-        options = EncodeOptions(60, output_hash=name == "everything", reference_name=name == "everything")
+        options = EncodeOptions(60, output_hash=name == "everything", reference_name=name in WITH_NAMES)
         choose = as_given(name) or reference_choice.choose
-        data = encoder.prepare(target(name), reference(name), net, options, choose=choose).code(60).file()
+        data = encoder.prepare(target(name), references(name), net, options, choose=choose).code(60).file()
         if name in ("map", "constant-map"):
             data = with_map(data, net.rescaler, name == "constant-map")
         (FOLDER / f"{name}.rsc").write_bytes(data)
-        np.savez_compressed(FOLDER / f"{name}.npz", pixels=decoder.decode(data, reference(name), net).pixels)
+        np.savez_compressed(FOLDER / f"{name}.npz", pixels=decoder.decode(data, references(name), net).pixels)
         print(name, len(data))
 
 

@@ -4,8 +4,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-MAP, LR, ALIGNMENT, BANDS, EXTRA_BANDS, PREDICTION, METADATA, OUTPUT_HASH, NAME = 1, 2, 4, 5, 6, 7, 128, 129, 130
-REQUIRED = {2: ALIGNMENT, 3: MAP, 4: BANDS, 5: EXTRA_BANDS, 6: PREDICTION}
+MAP, LR, ALIGNMENT, BANDS, EXTRA_BANDS, PREDICTION, REFERENCES = 1, 2, 4, 5, 6, 7, 8
+METADATA, OUTPUT_HASH, NAME = 128, 129, 130
+REQUIRED = {2: ALIGNMENT, 3: MAP, 4: BANDS, 5: EXTRA_BANDS, 6: PREDICTION, 7: REFERENCES}
 OPTIONAL = {0: OUTPUT_HASH, 1: METADATA, 2: NAME}
 
 
@@ -42,7 +43,7 @@ def parse(data: bytes) -> File:
     if zlib.crc32(data[:28]) != struct.unpack_from("<I", data, 28)[0]:
         raise ValueError("damaged header")
     required, optional = data[5], data[6]
-    if required & 0b1000_0010:
+    if required & 0b10:
         raise ValueError("unknown required feature")
     width, height = (int.from_bytes(data[at : at + 3], "little") for at in (7, 10))
     reference = data[22:28] if required & 1 else None

@@ -1,4 +1,4 @@
-"""A `.rsc` file, its weights and its reference -> the picture: FORMAT.md and NETWORK.md from top to bottom."""
+"""A `.rsc` file, its weights and its references -> the picture: FORMAT.md and NETWORK.md from top to bottom."""
 
 import hashlib
 import struct
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reader import bands, container, dct, learned, similarity_map, warp
-from reader.container import ALIGNMENT, BANDS, EXTRA_BANDS, MAP, OUTPUT_HASH, PREDICTION, File
+from reader import bands, container, dct, learned, similarity_map
+from reader.container import BANDS, EXTRA_BANDS, MAP, OUTPUT_HASH, PREDICTION, File
 from reader.fgrn import Fgrn
 from reader.flow import Flow
+from reader.references import Layers
 from reader.synthesis import Synthesis
 from reader.untied import Untied
 from reader.weights import Weights
@@ -68,25 +69,32 @@ def group(
 
 
 def decode(
-    data: bytes, weights: Weights, tables: dct.Tables, reference: np.ndarray | None
+    data: bytes, weights: Weights, tables: dct.Tables, references: list[np.ndarray]
 ) -> tuple[np.ndarray, bands.Bands]:
-    """Return the picture [height, width, bands], and what the file says of its bands (alpha, nodata)."""
+    """Return the picture [height, width, bands], and what the file says of its bands (alpha, nodata).
+
+    The references may come in any order.
+    """
     file = container.parse(data)
     if file.weights != weights.fingerprint or file.scale != weights.config["scale"]:
         raise ValueError("other weights")
-    if file.reference != (None if reference is None else fingerprint(reference)):
-        raise ValueError("another reference")
+    given = {fingerprint(reference): reference for reference in references}
     described = bands.Bands(file.payloads.get(BANDS), file.height, file.width)
-    references = [None] * len(described.groups) if reference is None else described.of_reference(reference)
+    older: dict[bytes, list[np.ndarray]] = {}
     groups: list[np.ndarray] = []
     output_hash = file.payloads.get(OUTPUT_HASH)
-    for older in references:
-        warped = older if file.uses_reference else None
-        if PREDICTION in file.payloads and file.uses_reference:
-            warped = bands.predicted(file.payloads[PREDICTION], groups[0])
-        elif warped is not None and ALIGNMENT in file.payloads:
-            warped = warp.Alignment(file.payloads[ALIGNMENT], file.height, file.width).apply(warped)
-        groups.append(group(file, weights, tables, warped, described.group_type))
+    for index in range(len(described.groups)):
+        seen = None
+        if file.uses_reference and PREDICTION in file.payloads:
+            seen = bands.predicted(file.payloads[PREDICTION], groups[0])
+        elif file.uses_reference:
+            layers = Layers(file)
+            for name in layers.names:
+                if name not in given:
+                    raise ValueError("another reference")
+                older.setdefault(name, described.of_reference(given[name]))
+            seen = layers.apply({name: older[name][index] for name in layers.names})
+        groups.append(group(file, weights, tables, seen, described.group_type))
         if EXTRA_BANDS in file.payloads:
             file = container.parse(file.payloads[EXTRA_BANDS])
     picture = described.joined(groups)
@@ -96,10 +104,12 @@ def decode(
     return picture, described
 
 
-if __name__ == "__main__":  # FILE WEIGHTS TABLES OUT.npy [REFERENCE.npy]
+if __name__ == "__main__":  # FILE WEIGHTS TABLES OUT.npy [REFERENCE.npy ...]
     torch.set_num_threads(1)
-    given = np.load(sys.argv[5]) if len(sys.argv) > 5 else None
     picture, _ = decode(
-        Path(sys.argv[1]).read_bytes(), Weights(Path(sys.argv[2])), dct.Tables(Path(sys.argv[3])), given
+        Path(sys.argv[1]).read_bytes(),
+        Weights(Path(sys.argv[2])),
+        dct.Tables(Path(sys.argv[3])),
+        [np.load(path) for path in sys.argv[5:]],
     )
     np.save(sys.argv[4], picture)

@@ -1,4 +1,4 @@
-"""FORMAT.md, "ALIGNMENT section": payload and reference -> warped reference."""
+"""FORMAT.md, "ALIGNMENT section": symbols and reference -> warped reference."""
 
 import struct
 import zlib
@@ -8,12 +8,19 @@ import numpy as np
 from reader.rangecoder import RangeDecoder, of_counts
 
 
-class Alignment:
-    """The integers of a payload."""
+def of_payload(payload: bytes, height: int, width: int) -> tuple["Alignment", int]:
+    """Return the alignment of an ALIGNMENT section, and its check."""
+    coder = RangeDecoder(payload[4:])
+    found = Alignment(coder, height, width)
+    coder.require_end()
+    return found, struct.unpack_from("<I", payload)[0]
 
-    def __init__(self, payload: bytes, height: int, width: int, bands: int = 3) -> None:
-        self.check = struct.unpack_from("<I", payload)[0]
-        self.coder = coder = RangeDecoder(payload[4:])
+
+class Alignment:
+    """The integers of an alignment."""
+
+    def __init__(self, coder: RangeDecoder, height: int, width: int, bands: int = 3) -> None:
+        self.coder = coder
         self.height, self.width = height, width
         self.k = 1 + coder.uniform(64)
         pairs = coder.uniform(5)
@@ -28,7 +35,6 @@ class Alignment:
         self.vectors = np.zeros((-(-height // 64), -(-width // 64), 2), np.int64)
         if coder.uniform(2):
             self._read_vectors()
-        coder.require_end()
 
     def _read_vectors(self) -> None:
         counts = [[1 + int(256 * 0.55 ** abs(x)) for x in range(-128, 129)] for _ in range(3)]
@@ -49,7 +55,7 @@ class Alignment:
                     self.vectors[row, column, part] = m + symbol - 128
 
     def apply(self, reference: np.ndarray) -> np.ndarray:
-        """Return the warped reference [height, width, bands], after comparing it with the check."""
+        """Return the warped reference [height, width, bands]."""
         tall, wide, _ = reference.shape
         k, p = self.k, reference.astype(np.int64)
         rows, columns = -(-tall // k), -(-wide // k)
@@ -79,24 +85,12 @@ class Alignment:
         else:
             gain, offset = np.array(self.gains).T
             warped = ((gain * e + 4096 * offset + 2048) // 4096).clip(0, np.iinfo(reference.dtype).max)
-        result = warped.astype(reference.dtype)
-        if checksum(result) != self.check:
-            raise ValueError("the warped reference is not the writer's")
-        return result
+        return warped.astype(reference.dtype)
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Return A and B, [height, width]."""
         y, x = np.mgrid[: self.height, : self.width]
-        v, (blocks_down, blocks_right, _) = self.vectors, self.vectors.shape
-        (i, f), (j, g) = (np.divmod(2 * axis - 63, 128) for axis in (y, x))
-
-        def vector(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-            return v[row.clip(0, blocks_down - 1), column.clip(0, blocks_right - 1)]
-
-        f, g = f[..., None], g[..., None]
-        s = (128 - f) * ((128 - g) * vector(i, j) + g * vector(i, j + 1))
-        s = s + f * ((128 - g) * vector(i + 1, j) + g * vector(i + 1, j + 1))
-        moved = (2 * s + 16384) // 32768
+        moved = interpolated(self.vectors, y, x)
         y, x = 4 * y + moved[..., 0], 4 * x + moved[..., 1]
         bits = 6 + (max(self.height, self.width) - 1).bit_length()
         o = 1 << bits
@@ -104,6 +98,26 @@ class Alignment:
         a = ((o + self.yy) * y + self.yx * x + (self.t << bits - 4) + d // 2) // d
         b = (self.xy * y + (o + self.xx) * x + (self.u << bits - 4) + d // 2) // d
         return a, b
+
+
+def interpolated(v: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the vectors v [rows, columns, n] of blocks at pixels, interpolated between the blocks' centres."""
+    blocks_down, blocks_right, _ = v.shape
+    (i, f), (j, g) = (np.divmod(2 * axis - 63, 128) for axis in (y, x))
+
+    def vector(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        return v[row.clip(0, blocks_down - 1), column.clip(0, blocks_right - 1)]
+
+    f, g = f[..., None], g[..., None]
+    s = (128 - f) * ((128 - g) * vector(i, j) + g * vector(i, j + 1))
+    s = s + f * ((128 - g) * vector(i + 1, j) + g * vector(i + 1, j + 1))
+    return (2 * s + 16384) // 32768
+
+
+def require_check(warped: np.ndarray, check: int) -> None:
+    """Refuse a warped or blended reference that is not the writer's."""
+    if checksum(warped) != check:
+        raise ValueError("the warped reference is not the writer's")
 
 
 def checksum(warped: np.ndarray) -> int:
