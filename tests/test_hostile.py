@@ -26,7 +26,7 @@ from refscale_codec.model import Model
 from refscale_codec.picture import metadata
 from refscale_codec.picture.coded import band_section, bands
 from refscale_codec.picture.image import Image
-from refscale_codec.reference import warp
+from refscale_codec.reference import blending, warp
 from refscale_codec.reference.warp import Alignment, GainOffset, Transform
 
 make = golden()
@@ -63,8 +63,8 @@ def numbers(most: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def alignments(draw: st.DrawFn, header: Header) -> bytes:
-    """The payload of an alignment that its numbers need not allow."""
+def alignments(draw: st.DrawFn, header: Header) -> Alignment:
+    """An alignment that its numbers need not allow."""
     pairs = draw(st.integers(0, 4))
     transform = Transform(*draw(st.lists(numbers(1 << 33), min_size=2 * pairs, max_size=2 * pairs)))
     still = warp.still(header.height, header.width)
@@ -75,13 +75,25 @@ def alignments(draw: st.DrawFn, header: Header) -> bytes:
     gain = st.builds(GainOffset, numbers(1 << 33), numbers(1 << 33))
     radiometry = draw(st.one_of(st.none(), st.tuples(gain, gain, gain)))
     factor = draw(st.integers(1, warp.MAX_FACTOR))
-    return warp.pack(Alignment(header.height, header.width, factor, transform, motion, radiometry))
+    return Alignment(header.height, header.width, factor, transform, motion, radiometry)
+
+
+@st.composite
+def layers(draw: st.DrawFn, header: Header) -> bytes:
+    """The payload of layers of a reference that is there, or not."""
+    names = st.sampled_from([header.reference or bytes(6), bytes(6)])
+    rng, shape = np.random.default_rng(draw(st.integers(0, 99))), warp.grid(header.height, header.width)
+    above = [
+        (draw(names), draw(alignments(header)), rng.integers(1, blending.FULL + 1, shape).astype(np.int16))
+        for _ in range(draw(st.integers(0, 2)))
+    ]
+    return blending.pack(draw(st.none() | names), above)
 
 
 @st.composite
 def hostile(draw: st.DrawFn, file: Container) -> Container:
     """A file with a section, or a field of the header, that is another."""
-    kind = draw(st.sampled_from([*TABLE, "header", "inside", "warp"]))
+    kind = draw(st.sampled_from([*TABLE, "header", "inside", "warp", "layers"]))
     if kind == "header":
         field, values = draw(
             st.sampled_from(
@@ -93,7 +105,9 @@ def hostile(draw: st.DrawFn, file: Container) -> Container:
         inner = file if file.extra_bands is None else draw(hostile(container.unpack(file.extra_bands)))
         return replace(file, extra_bands=container.pack(inner))
     if kind == "warp":
-        return replace(file, alignment=draw(alignments(file.header)))
+        return replace(file, alignment=warp.pack(draw(alignments(file.header))))
+    if kind == "layers":
+        return replace(file, references=draw(layers(file.header)))
     return replace(file, **{kind: draw(changed(getattr(file, kind) or b""))})
 
 
