@@ -56,13 +56,14 @@ def mixed(below: NDArray[Any], layer: NDArray[Any], weights: Weights, part: Box)
         weights: of the whole picture.
         part: which it is.
     """
-    if (weights == weights[0, 0]).all():
-        share: Any = np.int32(_UNIT * weights[0, 0])
-    else:
-        ys, xs = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
+    made = np.empty_like(below)
+    for top in range(0, part.height, BLOCK):  # to bound memory
+        strip = slice(top, min(top + BLOCK, part.height))
+        ys, xs = np.arange(part.top + strip.start, part.top + strip.stop), np.arange(part.left, part.right)
         share = warp.interpolated(_UNIT * weights[..., None], ys, xs).astype(np.int32)
-    under, over = below.astype(np.int32), layer.astype(np.int32)
-    return np.asarray(((256 * under + share * (over - under) + 128) >> 8).astype(below.dtype))
+        under, over = below[strip].astype(np.int32), layer[strip].astype(np.int32)
+        made[strip] = (256 * under + share * (over - under) + 128) >> 8
+    return made
 
 
 def fit(target: NDArray[Any], below: NDArray[Any], layer: NDArray[Any]) -> Weights:
