@@ -6,7 +6,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -178,10 +178,10 @@ def data_folder() -> Path:
 
 
 def always_predicted(
-    group: Image, older: Image | None, alignment: warp.Alignment | None, first: Image | None
+    group: Image, older: Sequence[Image], alignments: Sequence[warp.Alignment | None], first: Image | None
 ) -> ReferenceSource:
     """Choose the prediction for every further band group, whatever it costs, and no reference for the first one."""
-    found = [candidate.source for candidate in reference_choice.candidates(group, older, alignment, first)]
+    found = [candidate.source for candidate in reference_choice.candidates(group, older, alignments, first)]
     return next((source for source in found if isinstance(source, Predicted)), Unused())
 
 

@@ -91,8 +91,7 @@ def test_a_picture_goes_to_another_machine(
         "codec": "jpeg",
         "quality": 60,
         "weights": tiny_model.fingerprint.hex(),
-        "reference": None if named is None else reference.fingerprint().hex(),  # type: ignore[union-attr]
-        "reference_name": None,
+        "references": {} if named is None else {named.hex(): None},
         "uses_of_reference": [float(named is not None)],
         "output_hash": hr_hat.fingerprint().hex(),
         "metadata": None,
@@ -217,7 +216,7 @@ def test_encode_tells_machines_what_it_made(refscale: Callable[..., Outcome], pl
         "bpp": round(8 * len(data) / (33 * 20), 4),
         "width": 33,
         "height": 20,
-        "reference": Image(older(drawn(1))).fingerprint().hex(),
+        "references": {Image(older(drawn(1))).fingerprint().hex(): None},
         "quality": 75,
         "psnr": None,  # nothing was decoded
     }

@@ -212,7 +212,7 @@ def test_a_map_that_is_the_same_everywhere_comes_back(pair: Pair, tiny_model: Mo
     target, reference = pair
     coded = encoder.prepare(target, reference, tiny_model, choose=in_place).code(75).groups[0]
     low = coded.low._replace(similarity_map=np.full((8, 10), level, np.uint8))
-    sections = payloads.reference_sections(Warped(None), low.similarity_map, tiny_model, named=True)
+    sections = payloads.reference_sections(Warped(None), low.similarity_map, tiny_model, [reference.fingerprint()])
     file = container.Container(coded.file.header, coded.file.lr, **sections)
     assert file.similarity_map == [b"", b"\1", b"\2", None][level]
     sent = payloads.low_res_of(file, tiny_model, None)
@@ -383,7 +383,7 @@ def mapped(scene: Pair, net: Model) -> bytes:
     group = plan.code(75).groups[0]
     assert group.low.similarity_map is not None
     levels = np.random.default_rng(1).integers(0, 4, group.low.similarity_map.shape, dtype=np.uint8)
-    sections = payloads.reference_sections(group.reference.source, levels, net, named=True)
+    sections = payloads.reference_sections(group.reference.source, levels, net, [reference.fingerprint()])
     return container.pack(container.Container(group.file.header, group.file.lr, **sections))
 
 

@@ -66,8 +66,8 @@ def test_what_a_source_takes_in_the_file_counts() -> None:
     nothing, in_place, moved, *_ = reference_choice.candidates(target, [target], [alignment])
     assert (nothing.source, in_place.source, moved.source) == (Unused(), Warped(None), Warped(alignment))
     assert in_place.cost < moved.cost < nothing.cost
-    size = 6 + len(warp.pack(alignment))  # against 0.4 bits per pixel
-    assert moved.cost - in_place.cost == pytest.approx(size / (0.4 * 64 * 64 / 8))
+    size = 6 + len(warp.pack(alignment))
+    assert moved.cost - in_place.cost == pytest.approx(size / (detail.WORTH * 64 * 64 / 8))
 
 
 def test_what_a_prediction_takes_in_the_file_counts() -> None:
@@ -79,7 +79,7 @@ def test_what_a_prediction_takes_in_the_file_counts() -> None:
     spectra = (detail.spectrum(one.pixels) for one in (target, predicted.reference))
     residual = detail.residual(*spectra).mean() + reference_choice._CHANCE
     assert len(boxes) == 1
-    assert predicted.cost - residual == pytest.approx(size / (0.4 * 64 * 64 / 8))
+    assert predicted.cost - residual == pytest.approx(size / (detail.WORTH * 64 * 64 / 8))
 
 
 def test_boxes_are_warped_as_in_the_whole() -> None:

@@ -26,7 +26,7 @@ RefOption = Annotated[
     option(
         "--ref",
         metavar="PICTURE",
-        help="Reference, an older picture of the place; may be repeated; - is stdin.",
+        help="An older picture; for several, repeat it; - is stdin.",
         group=FILES,
     ),
 ]

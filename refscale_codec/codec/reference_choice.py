@@ -84,7 +84,7 @@ class _Sample:
         self.boxes = sample_boxes(*self.size)
         self.target = self.of(image)
         self.spectrum = detail.spectrum(self.target.pixels)
-        self.share = 8 / (detail.TYPICAL * image.height * image.width)  # of a byte in a typical file
+        self.share = 8 / (detail.WORTH * image.height * image.width)  # of a byte, in residual detail
 
     def of(self, image: Image) -> Image:
         return gathered(image, self.boxes)

@@ -84,7 +84,7 @@ def fit(target: NDArray[Any], below: NDArray[Any], layer: NDArray[Any]) -> Weigh
         ],
         axis=1,
     )
-    price = costs.shape[1] * costs.shape[2] / (detail.TYPICAL * height * width)  # of a bit, in a block's cost
+    price = costs.shape[1] * costs.shape[2] / (detail.WORTH * height * width)  # of a bit, in a block's cost
     best = int(costs.mean(axis=(1, 2)).argmin())
     same, found = uniform(best, height, width), _chosen(costs, price)
     return found if _total(found, costs, price) < _total(same, costs, price) else same

@@ -14,8 +14,8 @@ Spectrum = NDArray[np.float32]  # [rows, columns, coefficients, 3] of blocks, in
 BLOCK = 8
 """Side of the transform, in pixels."""
 
-TYPICAL = 0.4
-"""Bits per pixel of a typical file, against which the bytes of a reference are weighed."""
+WORTH = 0.6
+"""Bits per pixel that one in residual detail costs: what the bytes of a reference are weighed against."""
 
 _NOISE = 128.0  # squared 8-bit levels that no reference can predict
 _MOST = 1.3  # largest factor by which a block may scale a reference
