@@ -83,7 +83,13 @@ class Task(NamedTuple):
     written: str | None  # SHA-256 of the file that an earlier run wrote
 
 
-def find(source: Path, reference: Path | None = None, split: str | None = None) -> list[Item]:
+def find(
+    source: Path,
+    reference: Path | None = None,
+    split: str | None = None,
+    *,
+    failed: Callable[[str], None] = lambda text: None,
+) -> list[Item]:
     """Return the pictures to code.
 
     Args:
@@ -91,6 +97,7 @@ def find(source: Path, reference: Path | None = None, split: str | None = None) 
         reference: nothing, one reference for all pictures of a folder, or a folder of references with their paths;
             pictures without one are coded without.
         split: only rows of this split of a manifest.
+        failed: called with a line on each folder that cannot be read.
 
     Raises:
         UsageError: nothing to code, arguments that do not belong together, or two pictures that would be one file.
@@ -98,7 +105,7 @@ def find(source: Path, reference: Path | None = None, split: str | None = None) 
     if source.is_dir():
         if split is not None:
             raise UsageError("--split goes with a manifest")
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = sorted(files.below(source, SUFFIXES, failed))
         if not found:
             raise UsageError(f"{source} has no picture: no file ends in {', '.join(SUFFIXES)}")
         older = {path: _partner(path, source, reference) for path in found}

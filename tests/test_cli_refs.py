@@ -1,12 +1,18 @@
 """The commands of an index of references, and encode and decode with one."""
 
 import json
+import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import TINY, assert_refusal, contents
 from conftest import Outcome
+
+from refscale_codec.archive import store
+from refscale_codec.archive.references import References
 
 Refscale = Callable[..., Outcome]
 INDEX = ("--refs", "i.sqlite")
@@ -104,3 +110,75 @@ def test_a_file_alone_is_in_care_too_and_stdout_is_not(indexed: Path, refscale: 
     assert (outcome.code, json.loads(outcome.text)["reference_pictures"]) == (0, [])
     assert refscale("encode", "target.png", *INDEX, *TINY, "-o", "-").code == 0
     assert len(refscale("refs", "list", "--files", *INDEX).text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "decode with.rsc --refs i.sqlite -o ref.png",
+        "decode with.rsc --refs i.sqlite -o linked.png",
+        "decode with.rsc --refs i.sqlite -f --format png -o i.sqlite",
+        "decode with.rsc --refs i.sqlite --format png -o i.sqlite-journal",
+        "encode target.png --refs i.rsc -o i.rsc",
+        "encode target.png --refs i.sqlite -o bare",
+    ],
+)
+def test_no_output_goes_over_the_index_or_what_it_supplies(indexed: Path, refscale: Refscale, line: str) -> None:
+    (indexed / "linked.png").symlink_to("ref.png")
+    (indexed / "ref.png").rename(indexed / "bare")
+    (indexed / "ref.png").symlink_to("bare")
+    (indexed / "i.rsc").write_bytes((indexed / "i.sqlite").read_bytes())
+    before = contents(indexed)
+    assert_refusal(refscale(*line.split(), *TINY), 2, "is also an input")
+    assert contents(indexed) == before
+
+
+def test_no_output_goes_over_the_index_of_the_environment(
+    indexed: Path, refscale: Refscale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFSCALE_REFS", "i.sqlite")
+    before = contents(indexed)
+    for line in ("decode with.rsc", "decode with.rsc --ref ref.png", "diff target.png --ref ref.png"):
+        assert_refusal(refscale(*line.split(), *TINY, "--format", "png", "-o", "i.sqlite"), 2, "is also an input")
+    assert contents(indexed) == before
+
+
+def test_an_index_that_cannot_be_written_to_is_told_before_any_work(
+    indexed: Path, refscale: Refscale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_PATIENCE", 0.01)
+    monkeypatch.setattr(References, "find", lambda *_: pytest.fail("looked for references"))
+    with sqlite3.connect(indexed / "i.sqlite", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert_refusal(refscale("encode", "target.png", *INDEX, *TINY, "-o", "x.rsc"), 11, "is busy")
+    other.close()
+    assert not (indexed / "x.rsc").exists()
+
+
+def test_a_device_is_in_nobodys_care(indexed: Path, refscale: Refscale) -> None:
+    assert refscale("encode", "target.png", *INDEX, *TINY, "-o", "/dev/null").code == 0
+    if Path("/dev/full").exists():
+        (indexed / "full.rsc").symlink_to("/dev/full")
+        assert_refusal(refscale("encode", "target.png", *INDEX, *TINY, "-o", "full.rsc"), 10, "full.rsc")
+    assert refscale("refs", "list", "--files", *INDEX).text == ""
+
+
+def test_folders_that_cannot_be_read_are_told(
+    indexed: Path, refscale: Refscale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (indexed / "many" / "locked").mkdir(parents=True)
+    (indexed / "target.png").rename(indexed / "many" / "a.png")
+    scan = os.scandir
+
+    def denied(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    for line in ("refs add many --refs i.sqlite", "batch many -o out --jobs 1"):
+        outcome = refscale(*line.split(), *(TINY if "batch" in line else ()), "--json")
+        assert outcome.code == 9
+        assert "cannot read the folder many/locked: Permission denied" in outcome.err
+        facts = json.loads(outcome.text)
+        assert facts.get("added", facts.get("coded")) == 1

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale_codec.archive import description, descriptor, footprint
+from refscale_codec.archive.disk import listed
 from refscale_codec.archive.gain import Target
-from refscale_codec.archive.references import References, listed
-from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch
+from refscale_codec.archive.references import References
+from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch, UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.picture import levels
 from refscale_codec.picture.image import Image
@@ -97,7 +98,7 @@ def test_paths_of_any_bytes_are_found_again_wherever_the_index_moves(names: list
         where = place / ("a" if below else "b")
         where.mkdir(exist_ok=True)
         with References(where / "i.sqlite", create=True) as index:
-            assert sorted(listed([place / "a"])) == sorted(paths)
+            assert sorted(listed([place / "a"], pytest.fail)) == sorted(paths)
             assert all(index.add(path) for path in paths)
             assert not any(index.add(path) for path in paths)
             assert sorted(entry.path for entry in index.entries()) == sorted(paths)
@@ -257,7 +258,7 @@ def test_a_file_that_fails_to_be_written_keeps_what_the_old_one_needs(index: Ref
         coded.write_bytes(needing(fingerprint(paths[0])))
     with pytest.raises(OSError, match="full"), index.care(coded, needing(fingerprint(paths[1]))):
         raise OSError("full")
-    assert list(index.collect("2002-01-01", delete=True)) == []
+    assert list(index.collect("2002-01-01", delete=True)) == [(paths[1], "deleted")]
     assert index.picture(fingerprint(paths[0])) is not None
 
 
@@ -288,7 +289,7 @@ def test_check_tells_why_a_file_would_not_decode(index: References, tmp_path: Pa
         (tmp_path / f"{name}.rsc").write_bytes(needing(fingerprint(path)))
     (tmp_path / "unknown.rsc").write_bytes(needing(b"never!"))
     (tmp_path / "gone.rsc").write_bytes(needing(None))
-    for path in listed([tmp_path]):
+    for path in listed([tmp_path], pytest.fail):
         index.add(path)
     assert all(problem is None for path, problem in index.check() if path.stem != "unknown")
     (tmp_path / "missing.png").unlink()
@@ -323,6 +324,96 @@ def test_processes_may_add_at_the_same_time(tmp_path: Path) -> None:
         list(pool.map(add, [paths[at::3] for at in range(3)] + [paths]))
     with References(tmp_path / "i.sqlite") as index:
         assert sorted(entry.path for entry in index.entries()) == sorted(paths)
+
+
+def test_a_folder_moves_into_itself_as_a_whole(index: References, tmp_path: Path) -> None:
+    paths = [save(tmp_path / name, drawn(at)) for at, name in enumerate(("lib/a.png", "lib/sub/a.png"))]
+    for path in paths:
+        index.add(path, date="2001-01-01")
+        coded = path.with_suffix(".rsc")
+        coded.write_bytes(needing(fingerprint(path)))
+        index.add(coded)
+    (tmp_path / "lib").rename(tmp_path / "x")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "x").rename(tmp_path / "lib" / "sub")
+    assert index.move(tmp_path / "lib", tmp_path / "lib" / "sub") == 4
+    assert list(index.collect("2002-01-01", delete=True)) == []
+    assert [needs for _, needs in index.files()] == [[fingerprint(entry.path)] for entry in index.entries()]
+    assert dict(index.check(full=True)) == {entry.path.with_suffix(".rsc"): None for entry in index.entries()}
+
+
+def test_a_move_onto_what_else_is_in_the_index_is_refused_and_changes_nothing(
+    index: References, tmp_path: Path
+) -> None:
+    for at, name in enumerate(("a/x.png", "a/y.png", "b/y.png")):
+        index.add(save(tmp_path / name, drawn(at)))
+    before = index.entries()
+    with pytest.raises(UsageError, match=r"another .*y\.png"):
+        index.move(tmp_path / "a", tmp_path / "b")
+    assert index.entries() == before
+
+
+def test_an_index_is_the_same_by_a_link_to_it_or_to_its_folder(tmp_path: Path) -> None:
+    path = save(tmp_path / "disk" / "a.png", drawn(1))
+    (tmp_path / "folder").symlink_to("disk")
+    (tmp_path / "i.sqlite").symlink_to("disk/refs.sqlite")
+    with References(tmp_path / "i.sqlite", create=True) as index:
+        assert index.add(path)
+        assert not index.add(tmp_path / "folder" / "a.png")
+    for name in ("disk/refs.sqlite", "folder/refs.sqlite", "i.sqlite"):
+        with References(tmp_path / name) as index:
+            assert index.picture(fingerprint(path)).width == 33
+            assert not index.add(path)
+
+
+def test_a_name_is_a_path_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (":memory:", "file:i.sqlite?mode=memory"):
+        References(name, create=True).close()
+        assert (tmp_path / name).is_file()
+
+
+def test_what_cannot_be_written_to_still_finds(index: References, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", older(drawn(1, 96, 96)))
+    other = save(tmp_path / "b.png", older(drawn(1, 96, 96))[::-1])
+    for each in (path, other):
+        index.add(each)
+        os.utime(each, (1, 1))
+    save(other, drawn(2))
+    with sqlite3.connect(f"file:{index.path}?mode=ro", uri=True) as read_only:
+        index._store._file = read_only
+        assert [found.entry.path for found in index.find(Image(drawn(1, 96, 96)), 5)] == [path]
+        with pytest.raises(IndexFault, match="readonly"):
+            index.require_writable()
+    read_only.close()
+
+
+def test_a_fault_of_the_index_is_no_lack_of_candidates(index: References, tmp_path: Path) -> None:
+    index.add(save(tmp_path / "a.png", older(drawn(1, 96, 96))))
+    index.close()
+    with pytest.raises(IndexFault):
+        index.find(Image(drawn(1, 96, 96)))
+
+
+def test_a_file_that_fails_to_be_written_is_not_in_care(index: References, tmp_path: Path) -> None:
+    index.add(save(tmp_path / "a.png", drawn(1)))
+    data = needing(fingerprint(tmp_path / "a.png"))
+    with pytest.raises(OSError, match="full"), index.care(tmp_path / "x.rsc", data):
+        raise OSError("full")
+    assert index.files() == []
+    with pytest.raises(KeyboardInterrupt), index.care(tmp_path / "x.rsc", data):
+        (tmp_path / "x.rsc").write_bytes(data)
+        raise KeyboardInterrupt
+    assert index.files() == [(tmp_path / "x.rsc", [fingerprint(tmp_path / "a.png")])]
+
+
+def test_dates_in_python_are_checked_too(index: References, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", drawn(1))
+    with pytest.raises(UsageError, match="date must be a date"):
+        index.add(path, date="foo")
+    with pytest.raises(UsageError, match="before must be a date"):
+        list(index.collect("foo"))
+    assert index.entries() == []
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -370,3 +461,29 @@ def test_pictures_and_files_that_cannot_be_read_are_refused(index: References, t
     with pytest.raises(ImageError, match="does not exist"):
         index.add(tmp_path / "none.png")
     assert index.entries() == index.files() == []
+
+
+def test_pipes_and_devices_are_no_pictures_of_an_index(index: References, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    (tmp_path / "y.png").symlink_to("/dev/zero")
+    assert list(listed([tmp_path], pytest.fail)) == []
+    for name, word in {"x.png": "pipe", "y.png": "device", ".": "folder"}.items():
+        with pytest.raises(ImageError, match=word):
+            index.add(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", drawn(1))
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    scan = os.scandir
+
+    def denied(path: Any) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    told: list[str] = []
+    assert list(listed([tmp_path], told.append)) == [path]
+    assert told == [f"cannot read the folder {locked}: Permission denied"]

@@ -5,28 +5,30 @@ move together. Pictures are known again by size and time of modification, and on
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from refscale_codec.api.arguments import FilePath, Picture, image_of
-from refscale_codec.archive import search
-from refscale_codec.archive.description import Description, of_picture
+from refscale_codec.archive import disk, search
+from refscale_codec.archive.description import Description, of_picture, require_date
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.store import Store
-from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch, RefscaleError, naming, reason
+from refscale_codec.errors import (
+    ContainerError,
+    ImageError,
+    IndexFault,
+    ReferenceMismatch,
+    UsageError,
+    reason,
+)
 from refscale_codec.fileformat import container, references
-from refscale_codec.fileformat.container import Container
-from refscale_codec.picture import files
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
-"""Of what is looked at in folders."""
-
-
+_LISTS = "picture", "file"  # tables with a row for each path
 _LEAST = 0.01  # gain of a candidate that is worth reading again for a try
 
 
@@ -64,8 +66,8 @@ class References:
         Raises:
             IndexFault: there is none, or it cannot be used.
         """
-        self.path = Path(os.path.abspath(path))
         self._store = Store(path, create=create)
+        self.path = self._store.path
 
     def close(self) -> None:
         """Close the index."""
@@ -96,14 +98,16 @@ class References:
 
         Raises:
             ImageError, ContainerError: it cannot be read.
+            UsageError: of a date that is none.
         """
-        stored, status = self._stored(path), _status(path)
+        date = None if date is None else require_date(date, "date")
+        stored, status = self._stored(path), disk.status(path)
         known = "SELECT 1 FROM {} WHERE (path, size, modified) = (?, ?, ?)"
         both = f"{known.format('picture')} UNION {known.format('file')}"
         if not again and self._store.rows(both, (stored, *status) * 2):
             return False
-        if _is_coded(path):
-            needs = references.needed(_container(path))
+        if disk.is_coded(path):
+            needs = references.needed(disk.unpacked(path))
             with self._store.writing():
                 self._store.do("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", (stored, *status))
                 self._store.do("DELETE FROM need WHERE path = ?", (stored,))
@@ -117,21 +121,37 @@ class References:
         self._store.do(f"INSERT OR REPLACE INTO picture VALUES ({', '.join('?' * len(values))})", values)
         return True
 
+    def require_writable(self) -> None:
+        """Raise IndexFault if the index can take nothing into care: it is read-only, or busy for long."""
+        self._store.require_writable()
+
     @contextmanager
     def care(self, path: FilePath, data: bytes) -> Iterator[None]:
         """Take a `.rsc` file into care that is written inside; what it needs is kept from now on.
+
+        If writing fails, the index is as it was.
 
         Raises:
             ReferenceMismatch: the index no longer has a picture that it needs.
         """
         stored = self._stored(path)
+        undo: list[tuple[str, tuple[bytes, ...]]] = []
         with self._store.writing():
-            self._store.do("INSERT OR IGNORE INTO file VALUES (?, NULL, NULL)", (stored,))
+            if self._store.do("INSERT OR IGNORE INTO file VALUES (?, NULL, NULL)", (stored,)):
+                undo.append(("DELETE FROM file WHERE path = ?", (stored,)))
             for fingerprint in references.needed(container.unpack(data)):
                 if not self._store.rows("SELECT 1 FROM picture WHERE fingerprint = ?", (fingerprint,)):
                     raise ReferenceMismatch(f"{self._store.name} no longer has the reference {fingerprint.hex()}")
-                self._store.do("INSERT OR IGNORE INTO need VALUES (?, ?)", (stored, fingerprint))
-        yield
+                if self._store.do("INSERT OR IGNORE INTO need VALUES (?, ?)", (stored, fingerprint)):
+                    undo.append(("DELETE FROM need WHERE (path, fingerprint) = (?, ?)", (stored, fingerprint)))
+        try:
+            yield
+        except BaseException:
+            if not disk.holds(path, data):  # an interruption may come when it is written
+                with suppress(IndexFault), self._store.writing():
+                    for statement, values in undo:
+                        self._store.do(statement, values)
+            raise
         self.add(path, again=True)
 
     # --- finding -----------------------------------------------------------------------------------------------------
@@ -152,21 +172,21 @@ class References:
         """Return the pictures that would save most as a reference of another, the best first.
 
         They are looked for by footprint, and by descriptor where one of them has no footprint; of the 20 that
-        fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself.
+        fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself,
+        and one that is another now is none until it is added again. The index is not written to.
         """
         image = image_of(picture, "the picture", None, need_georeference=True)
         described, target = of_picture(image), Target(image)
         found = []
         for row in search.shortlist(self._store, described):
-            path = self._real(row[0])
+            entry = self._entry(row)
             try:
-                self.add(path)
-                older = pictures.read(path, need_georeference=False)
-            except RefscaleError:  # it is no longer there; `check` tells
+                older = pictures.read(entry.path, need_georeference=False)
+                same = disk.status(entry.path) == row[1:3] or older.fingerprint() == entry.described.fingerprint
+            except ImageError:  # it is no longer there; `check` tells
                 continue
-            for now in self._store.rows("SELECT * FROM picture WHERE path = ?", row[:1]):
-                if now[3] != described.fingerprint and (gain := target.gain(older)) >= _LEAST:
-                    found.append(Candidate(self._entry(now), gain))
+            if same and (gain := target.gain(older)) >= _LEAST:
+                found.append(Candidate(entry, gain))
         return sorted(found, key=lambda candidate: -candidate.gain)[:most]
 
     def paths(self, fingerprint: bytes) -> list[Path]:
@@ -181,7 +201,7 @@ class References:
             ContainerError: not a `.rsc` file.
             ReferenceMismatch: see `picture`.
         """
-        content = container.unpack(data) if isinstance(data, bytes) else _container(data)
+        content = container.unpack(data) if isinstance(data, bytes) else disk.unpacked(data)
         return [self.picture(fingerprint) for fingerprint in references.needed(content)]
 
     def place(self, fingerprint: bytes) -> Path:
@@ -222,7 +242,7 @@ class References:
         for path, needs in self.files():
             try:
                 self.add(path, again=full)
-                needs = references.needed(_container(path)) if full else self._needs(path)
+                needs = references.needed(disk.unpacked(path)) if full else self._needs(path)
             except (ContainerError, ImageError) as error:
                 yield path, Problem(path, "missing" if not path.exists() else "unreadable", str(error))
                 continue
@@ -236,7 +256,7 @@ class References:
         rows = self._store.rows("SELECT path, size, modified FROM picture WHERE fingerprint = ?", (fingerprint,))
         for path, *status in rows:
             try:
-                if not full and list(_status(self._real(path))) == status:
+                if not full and list(disk.status(self._real(path))) == status:
                     return None
             except ImageError:
                 continue
@@ -260,7 +280,11 @@ class References:
             delete: delete files of pictures, too, unless they have changed since they were added.
             lost_files: first forget the `.rsc` files that are gone, with what they need.
             dry_run: change nothing.
+
+        Raises:
+            UsageError: of a date that is none.
         """
+        before = None if before is None else require_date(before, "before")
         self._refresh()
         gone = [path for path, _ in self.files() if lost_files and not path.exists()]
         for path in gone:
@@ -283,7 +307,7 @@ class References:
             ):
                 continue  # a file needs it since then
             done = "forgotten"
-            if delete and there and list(_status(path)) == status:
+            if delete and there and list(disk.status(path)) == status:
                 done = "deleted"
                 if not dry_run:
                     try:
@@ -299,24 +323,33 @@ class References:
                 self.add(path)
 
     def move(self, old: FilePath, new: FilePath) -> int:
-        """Change the paths of all that was in a folder to another folder; return how many were changed."""
-        before, after = (os.path.abspath(folder) for folder in (old, new))
-        moved = 0
+        """Change the paths of all that was in a folder to another folder; return how many were changed.
+
+        Raises:
+            UsageError: the index has another picture or file at one of the new paths; nothing is changed.
+        """
+        before, after = (os.path.realpath(folder) for folder in (old, new))
         with self._store.writing():
-            for table in ("picture", "file", "need"):
-                for (stored,) in self._store.rows(f"SELECT DISTINCT path FROM {table}"):
-                    path = os.path.abspath(self._real(stored))
-                    if path.startswith(before.rstrip(os.sep) + os.sep):
-                        place = self._stored(os.path.join(after, os.path.relpath(path, before)))
-                        self._store.do(f"UPDATE OR REPLACE {table} SET path = ? WHERE path = ?", (place, stored))
-                        moved += table != "need"
-        return moved
+            known = [path for table in _LISTS for (path,) in self._store.rows(f"SELECT path FROM {table}")]
+            places = {}
+            for stored in known:
+                path = os.path.abspath(self._real(stored))
+                if path.startswith(before.rstrip(os.sep) + os.sep):
+                    places[stored] = self._stored(os.path.join(after, os.path.relpath(path, before)))
+            for taken in (set(known) - places.keys()).intersection(places.values()):
+                raise UsageError(f"{self._store.name} has another {self._real(taken)}; nothing was moved")
+            for table in (*_LISTS, "need"):  # by names that no path has, since one may move to where another was
+                for stored, place in places.items():
+                    self._store.do(f"UPDATE {table} SET path = ? WHERE path = ?", (b"\0" + place, stored))
+                self._store.do(f"UPDATE {table} SET path = substr(path, 2) WHERE substr(path, 1, 1) = x'00'")
+        return len(places)
 
     # --- paths -------------------------------------------------------------------------------------------------------
 
     def _stored(self, path: FilePath) -> bytes:
-        """Return a path as it is stored: relative to the index's folder if it lies below it."""
-        whole, folder = os.path.abspath(path), str(self.path.parent)
+        """Return a path as it is stored: its folder without links, relative to the index's folder if it lies below."""
+        around, name = os.path.split(os.path.abspath(path))
+        whole, folder = os.path.join(os.path.realpath(around), name), str(self.path.parent)
         inside = os.path.relpath(whole, folder) if whole.startswith(folder.rstrip(os.sep) + os.sep) else whole
         return os.fsencode(inside.replace(os.sep, "/"))
 
@@ -333,40 +366,3 @@ class _Lost(ReferenceMismatch):
     def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def listed(paths: Iterable[FilePath]) -> Iterator[Path]:
-    """Yield files, and the pictures and `.rsc` files in folders and all folders in them, sorted."""
-    for path in map(Path, paths):
-        if not path.is_dir():
-            yield path
-            continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            yield from (Path(folder, name) for name in sorted(names) if name.lower().endswith(SUFFIXES))
-
-
-def _is_coded(path: FilePath) -> bool:
-    """Return whether a file is a `.rsc` file, by its name or by how it begins."""
-    try:
-        with open(path, "rb") as file:
-            return Path(path).suffix.lower() == ".rsc" or file.read(len(container.MAGIC)) == container.MAGIC
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read {path}: {reason(error)}") from None
-
-
-def _container(path: FilePath) -> Container:
-    data = files.read(Path(path), ContainerError, container.most_bytes)
-    with naming(str(path)):
-        return container.unpack(data)
-
-
-def _status(path: FilePath) -> tuple[int, int]:
-    """Return size and time of modification of a file."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read {path}: {reason(error)}") from None
-    return status.st_size, status.st_mtime_ns

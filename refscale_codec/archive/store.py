@@ -45,11 +45,12 @@ class Store:
             IndexFault: there is no such file, or it is no index of this version.
         """
         self.name = os.fspath(path)
+        self.path = Path(os.path.realpath(path))  # also, that a name such as :memory: is no other than others
         self._lock = threading.RLock()
-        if not create and not Path(path).is_file():
+        if not create and not self.path.is_file():
             raise IndexFault(f"there is no index {self.name}; `refscale refs add` makes one")
         with self._errors():
-            self._file = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            self._file = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(create)
         except BaseException:
@@ -93,6 +94,15 @@ class Store:
                 with suppress(IndexFault):
                     self.do("ROLLBACK")
                 raise
+
+    def require_writable(self) -> None:
+        """Raise IndexFault if it cannot be written to; that shows only when something is."""
+        with self._lock:
+            self.do("BEGIN IMMEDIATE")
+            try:
+                self.do(f"PRAGMA user_version = {VERSION}")
+            finally:
+                self.do("ROLLBACK")
 
     def close(self) -> None:
         """Close the file."""

@@ -33,6 +33,8 @@ from refscale_codec.cli.options import (
 from refscale_codec.errors import BatchError, RefscaleError, UsageError, writing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from refscale_codec.archive.stac import Scene
     from refscale_codec.batch import Item, Task
 
@@ -125,7 +127,10 @@ def batch(
         from refscale_codec.picture.tiles import TILE
         from refscale_codec.study.environment import cores
 
-        items, scenes, older = _found(source, ref, split, asset, folder, force)
+        unread: list[str] = []  # folders
+        items, scenes, older = _found(source, ref, split, asset, folder, force, unread.append)
+        for text in unread:
+            terminal.say(False, text)
         path = weights or weights_files.shipped(*shipping)
         settings = batches.Settings(
             path,
@@ -183,12 +188,23 @@ def batch(
     told += f"; {facts['unchanged']} were coded already" * bool(facts["unchanged"])
     told += f"; {facts['without_reference']} without a reference" * bool(facts["without_reference"])
     terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
+    if unread:
+        raise BatchError(
+            f"{len(unread)} folders could not be read, nor what is in them"
+            + f", and {failed} of {len(tasks)} pictures not coded; {folder / batches.JOURNAL} has why" * bool(failed)
+        )
     if failed:
         raise BatchError(f"{failed} of {len(tasks)} pictures could not be coded; {folder / batches.JOURNAL} has why")
 
 
 def _found(
-    source: Path, ref: Path | None, split: str | None, asset: str | None, folder: Path, force: bool
+    source: Path,
+    ref: Path | None,
+    split: str | None,
+    asset: str | None,
+    folder: Path,
+    force: bool,
+    failed: "Callable[[str], None]",
 ) -> "tuple[list[Item], list[Scene], list[Scene | None]]":
     """Return what is to be coded, and if these are STAC items, they and their references."""
     from refscale_codec import batch as batches
@@ -197,7 +213,7 @@ def _found(
     if source.suffix.lower() != ".json" or source.is_dir():
         if asset is not None:
             raise UsageError("--asset goes with STAC items")
-        return batches.find(source, ref, split), [], []
+        return batches.find(source, ref, split, failed=failed), [], []
     if split is not None:
         raise UsageError("--split goes with a manifest")
     output = folder / stac.ITEMS

@@ -3,6 +3,7 @@
 Torch, numpy and Pillow are imported inside them, so that `--help` starts at once.
 """
 
+import os
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -109,10 +110,14 @@ def encode(
     terminal.require_pictures(picture, *(ref or []))
     replace = force or output is not None
     output = terminal.named_after(picture, ".rsc") if output is None else output
+    in_care = not dry_run and output != "-" and (os.path.isfile(output) or not os.path.exists(output))
     if not dry_run:
-        terminal.require_output(output, *inputs, replace=replace, suffixes=(".rsc",), json_output=json_output)
+        held = (*inputs, *options.index_files(index_path))
+        terminal.require_output(output, *held, replace=replace, suffixes=(".rsc",), json_output=json_output)
     with terminal.progress(quiet) as step, terminal.index(index_path) as index:
         step("starting")
+        if index is not None and in_care:
+            index.require_writable()
         image = terminal.read_picture(picture, page, need_georeference=not strip)
         older = terminal.read_references(ref or [], pages)
         from refscale_codec import model as weights_files
@@ -138,12 +143,14 @@ def encode(
         if index is not None:
             step("looking for references")
             found = index.find(image, max_refs or 1)
+            if not dry_run:
+                terminal.require_other(output, *(one.entry.path for one in found))
             older = [index.picture(one.entry.described.fingerprint) for one in found]
             step("encoding")
         reached = encode_image(image, older, model, rate, **choices)
         data, target = reached.data, rate.target(image)
         if not dry_run:
-            with nullcontext() if index is None or output == "-" else index.care(output, data):
+            with index.care(output, data) if index is not None and in_care else nullcontext():
                 terminal.write(output, data)
     content = container.unpack(data)
     psnr_reached = None if reached.psnr is None else round(reached.psnr, 3)
@@ -243,7 +250,9 @@ def decode(
         if output is None:
             format_name = format_name or _fitting(described, longest, geo)
             output = terminal.named_after(file, "." + format_name.lower().replace("tiff", "tif"))
-        terminal.require_output(output, *inputs, replace=replace, json_output=json_output)
+        supplied = [] if index is None else [path for one in references.needed(content) for path in index.paths(one)]
+        held = (*inputs, *options.index_files(index_path), *supplied)
+        terminal.require_output(output, *held, replace=replace, json_output=json_output)
         kind = terminal.picture_format(output, format_name)
         formats.require_support(kind, described.dtype, described.depth, longest)
         if kind == "tiff" and formats.needs_gdal(described.dtype, described.depth, described.nodata, geo):

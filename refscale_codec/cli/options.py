@@ -144,6 +144,12 @@ def index_of(refs: str | None) -> str:
     return found
 
 
+def index_files(refs: str | None) -> list[str]:
+    """Return the index that is given and that of the environment, and the files that SQLite has beside them."""
+    indices = filter(None, (refs, os.environ.get("REFSCALE_REFS")))
+    return [os.path.realpath(index) + end for index in indices for end in ("", "-journal", "-wal", "-shm")]
+
+
 def positive_each(numbers: list[int], name: str) -> list[int]:
     """Return the numbers of an option that may be repeated; errors are those of `require_positive`."""
     for number in numbers:

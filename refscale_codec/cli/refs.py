@@ -38,21 +38,27 @@ def add(
 
     A .rsc file in care has its references kept by gc and looked after by check.
 
-    A file that cannot be read is one line, the others are added, and the exit code is 9.
+    A file or folder that cannot be read is one line, the others are added, and the exit code is 9.
     """
     index_path = options.index_of(refs)
     with terminal.progress(quiet) as step:
         step("starting")
-        from refscale_codec.archive import references
+        from refscale_codec.archive import disk, references
         from refscale_codec.archive.description import require_date
 
         taken = None if date is None else require_date(date, "--date")
         from refscale_codec.cli import process
 
         process.lift_pillow_limit()
-        added = unchanged = failed = 0
+        added = unchanged = 0
+        failures: list[str] = []
+
+        def fail(text: str) -> None:
+            failures.append(text)
+            terminal.say(False, text)
+
         with references.References(index_path, create=True) as index:
-            for path in references.listed(paths):
+            for path in disk.listed(paths, fail):
                 step(f"{added + unchanged} files, {path.name}")
                 try:
                     if index.add(path, again=force, date=taken):
@@ -62,13 +68,13 @@ def add(
                 except RefscaleError as error:
                     if error.exit_code not in _OF_A_FILE:
                         raise
-                    failed += 1
-                    terminal.say(False, str(error))
+                    fail(str(error))
+    failed = len(failures)
     facts = {"added": added, "unchanged": unchanged, "failed": failed}
     told = f"{index_path}: {added} added" + f"; {unchanged} were there already" * bool(unchanged)
     terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
     if failed:
-        raise BatchError(f"{failed} of {added + unchanged + failed} files could not be added")
+        raise BatchError(f"{failed} of {added + unchanged + failed} files and folders could not be added")
 
 
 _OF_A_FILE = (3, 4)  # exit codes of faults of a picture or a .rsc file

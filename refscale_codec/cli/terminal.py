@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refscale_codec.cli import process
+from refscale_codec.cli.options import index_files
 from refscale_codec.errors import (
     ContainerError,
     ImageError,
@@ -249,10 +250,7 @@ def require_output(
         require_stdout()
         return
     path = Path(output)
-    for other in inputs:
-        with suppress(OSError):  # a missing path is reported when it is read
-            if other not in (None, "-") and Path(str(other)).samefile(path):
-                raise UsageError(f"{output} is also an input; it would be overwritten")
+    require_other(output, *inputs, *index_files(None))
     _require_writable(path)
     exists = os.path.exists(path)
     if exists and not path.is_file():  # a device or a pipe
@@ -261,6 +259,16 @@ def require_output(
         raise UsageError(f"{output}: what is written is a {suffixes[0]} file; name it so")
     if exists and not replace:
         raise UsageError(f"{output} exists: -f overwrites it, or name an output with -o")
+
+
+def require_other(output: str, *inputs: str | Path | None) -> None:
+    """Raise UsageError if an output is one of the inputs, by another name, too."""
+    for other in map(str, filter(None, inputs)):
+        with suppress(OSError):  # a missing path is reported when it is read
+            if "-" in (output, other):
+                continue
+            if os.path.realpath(other) == os.path.realpath(output) or os.path.samefile(other, output):
+                raise UsageError(f"{output} is also an input; it would be overwritten")
 
 
 def _require_writable(output: Path) -> None:

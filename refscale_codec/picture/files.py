@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -58,6 +58,30 @@ def contents(file: BinaryIO, name: str, most: Most) -> bytes:
             f"over the size limit: it has more than {limit:,} bytes, the most that a file with this beginning can have"
         )
     return bytes(data)
+
+
+def below(folder: Path, suffixes: Sequence[str], failed: Callable[[str], None]) -> Iterator[Path]:
+    """Yield the files with these suffixes, in lower case, in a folder and in all folders in it, sorted in each.
+
+    Pipes and devices are left out. `failed` is called with a line on each folder that cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        failed(f"cannot read the folder {error.filename}: {reason(error)}")
+
+    for inside, folders, names in os.walk(folder, onerror=unreadable):
+        folders.sort()
+        paths = (Path(inside, name) for name in sorted(names))
+        yield from (path for path in paths if path.suffix.lower() in suffixes and _may_be_read(path))
+
+
+def _may_be_read(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError:  # which reading it tells
+        return True
+    except OSError:
+        return False
 
 
 def destination(path: Path) -> Path:

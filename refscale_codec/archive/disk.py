@@ -1,0 +1,60 @@
+"""What an index reads of files and folders: which there are, of which kind, and what a `.rsc` file needs."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from refscale_codec.api.arguments import FilePath
+from refscale_codec.errors import ContainerError, ImageError, naming, reason
+from refscale_codec.fileformat import container
+from refscale_codec.fileformat.container import Container
+from refscale_codec.picture import files
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
+"""Of what is looked at in folders."""
+
+
+def listed(paths: Iterable[FilePath], failed: Callable[[str], None]) -> Iterator[Path]:
+    """Yield files, and the pictures and `.rsc` files in folders; `failed` is told of each folder that is unreadable."""
+    for path in map(Path, paths):
+        yield from files.below(path, SUFFIXES, failed) if path.is_dir() else [path]
+
+
+def is_coded(path: FilePath) -> bool:
+    """Return whether a file is a `.rsc` file, by its name or by how it begins."""
+    try:
+        with open(path, "rb") as file:
+            return Path(path).suffix.lower() == ".rsc" or file.read(len(container.MAGIC)) == container.MAGIC
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read {path}: {reason(error)}") from None
+
+
+def holds(path: FilePath, data: bytes) -> bool:
+    """Return whether a file has been written."""
+    try:
+        return Path(path).read_bytes() == data
+    except (OSError, ValueError):
+        return False
+
+
+def unpacked(path: FilePath) -> Container:
+    """Return what a `.rsc` file holds; ContainerError if it cannot be read."""
+    data = files.read(Path(path), ContainerError, container.most_bytes)
+    with naming(str(path)):
+        return container.unpack(data)
+
+
+def status(path: FilePath) -> tuple[int, int]:
+    """Return size and time of modification of a file; ImageError for one that is missing, a pipe or a device."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read {path}: {reason(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(
+            f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no file, but a pipe or a device'}"
+        )
+    return status.st_size, status.st_mtime_ns
