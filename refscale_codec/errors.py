@@ -114,6 +114,11 @@ _UNWORDED = (LookupError, AttributeError, TypeError, ArithmeticError, AssertionE
 _ABOUT_CODE = re.compile(r"\b(reshape|broadcast|ndarray|dtype|buffer|NoneType|arguments?|decoder object)\b")
 
 
+def counted(number: int, what: str) -> str:
+    """Return "1 picture", "2 pictures"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     r"""Return a text in one line that any UTF-8 file, terminal or page can hold.
 

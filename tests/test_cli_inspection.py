@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale_codec import model
-from refscale_codec.cli import terminal
+from refscale_codec.cli import facts, terminal
 from refscale_codec.codec import encoder
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
@@ -53,6 +53,13 @@ def test_fingerprints_are_those_that_files_name(refscale: Callable[..., Outcome]
     outcome = refscale("fingerprint", "-", "--json", stdin=(place / "ref.png").read_bytes())
     assert json.loads(outcome.text) == {"stdin": wanted}
     assert_refusal(refscale("fingerprint", "text.png"), 3, "text.png")
+
+
+def test_info_names_a_single_band_as_one() -> None:
+    found = {"uses_of_reference": [1.0, "predicted", 0.0], "bands": 7, "references": {"ab12": None}}
+    assert facts._reference(found) == (
+        "ab12, bands 1 to 3 used in 100 % of the picture, bands 4 to 6 predicted from bands 1 to 3, band 7 not used"
+    )
 
 
 def test_info_says_how_much_of_the_picture_uses_the_reference(

@@ -59,6 +59,20 @@ def test_find_lists_candidates_the_best_first(indexed: Path, refscale: Refscale)
     assert "no picture of the same place" in refscale("refs", "find", "deep.png", *INDEX).err
 
 
+def test_people_are_told_what_the_columns_are(indexed: Path, refscale: Refscale) -> None:
+    listed, found = refscale("refs", "list", *INDEX), refscale("refs", "find", "target.png", *INDEX)
+    for outcome, columns in ((listed, ["fingerprint", "taken", "size", "picture"]), (found, ["saves", "taken"])):
+        (heading,) = outcome.err.splitlines()
+        assert all(column in heading for column in columns)
+        first = outcome.text.splitlines()[0]
+        assert first[heading.index("taken")] == "-"
+        assert first[heading.index("picture") :].startswith(str(indexed))
+    for silent in ("--json", "-q"):
+        assert refscale("refs", "list", *INDEX, silent).err == ""
+    (facts, _) = map(json.loads, refscale("refs", "list", *INDEX, "--json").text.splitlines())
+    assert facts["nodata_share"] == 0
+
+
 def test_adding_tells_what_is_new_and_a_bad_file_is_one_line(indexed: Path, refscale: Refscale) -> None:
     outcome = refscale("refs", "add", "ref.png", "text.png", "with.rsc", *INDEX, "--json", "--date", "2021-05-03")
     assert (outcome.code, json.loads(outcome.text)) == (9, {"added": 1, "unchanged": 1, "failed": 1})
@@ -68,7 +82,7 @@ def test_adding_tells_what_is_new_and_a_bad_file_is_one_line(indexed: Path, refs
 
 def test_check_gc_and_move(indexed: Path, refscale: Refscale) -> None:
     refscale("refs", "add", "with.rsc", *INDEX, "-q")
-    assert refscale("refs", "check", *INDEX).code == 0
+    assert refscale("refs", "check", *INDEX) == Outcome(0, b"", "1 file in care, and nothing is missing\n")
     assert refscale("refs", "gc", *INDEX, "--before", "2100-01-01", "--delete").text == ""
     (indexed / "other.png").unlink()
     assert refscale("refs", "gc", *INDEX, "--dry-run").text == f"forgotten: {indexed / 'other.png'}\n"
@@ -82,6 +96,7 @@ def test_check_gc_and_move(indexed: Path, refscale: Refscale) -> None:
     (indexed / "away" / "ref.png").rename(indexed / "ref.png")
     (indexed / "pictures").mkdir()
     (indexed / "ref.png").rename(indexed / "pictures" / "ref.png")
+    assert_refusal(refscale("refs", "move", "nowhere", "pictures", *INDEX), 2, "i.sqlite has nothing below nowhere")
     assert json.loads(refscale("refs", "move", ".", "pictures", *INDEX, "--json").text) == {"moved": 2}
     (indexed / "with.rsc").rename(indexed / "pictures" / "with.rsc")
     assert refscale("refs", "check", *INDEX).code == 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec.errors import printable, reason
+from refscale_codec.errors import counted, printable, reason
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.binary().map(os.fsdecode)  # surrogates, too
 
@@ -21,6 +21,10 @@ def test_printable_text_is_one_line_of_utf_8_and_stays_as_it_is(text: str) -> No
     assert printable(shown) == shown
     if text.isprintable():
         assert shown == text
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "picture") for number in range(3)] == ["0 pictures", "1 picture", "2 pictures"]
 
 
 def test_bytes_of_file_names_and_control_characters_are_escaped() -> None:

@@ -194,6 +194,20 @@ def test_rates_beyond_two_bits_per_pixel_are_not_shown() -> None:
     assert max(rates) == plot.HIGHEST
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_what_leads_to_a_label_begins_on_its_line(log: bool) -> None:
+    large = changed_rows(results(), lambda row: replace(row, bpp=4 * row.bpp))  # each goes on beyond the axes
+    curves = mean_curves(large)
+    figure = plot._figure(large, curves, "PSNR", log, False)
+    (axes,) = figure.axes
+    parts = {part.get_gid(): part for part in axes.lines}
+    for index, curve in enumerate(curves.values()):
+        on_axes = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack(curve[:2])))
+        (x, *_), (y, *_) = parts[f"lead-{index}"].get_data()
+        assert x == pytest.approx(1)
+        assert y == pytest.approx(np.interp(x, *on_axes.T))
+
+
 def test_spread_is_shaded_for_pages_only() -> None:
     for bands, expected in ((False, set()), (True, {f"band-{index}" for index in range(4)})):
         root = ElementTree.fromstring(plot.render(results(), "svg", log=False, bands=bands))

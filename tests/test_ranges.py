@@ -259,6 +259,7 @@ def test_declared_ranges_are_for_all_bands_or_some() -> None:
     [
         (U16, (5, 5), "rise within 0..65535, not 5,5"),
         (U16, (-1, 5), "0..65535"),
+        (U16, (0.0, 70_000.0), "rise within 0..65535, not 0,70000"),
         (I16, (0, 40_000), "-32768..32767"),
         (U8, (0.5, 7), "whole numbers"),
         (F32, (0, 1e39), "rise within"),

@@ -30,7 +30,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import BatchError, RefscaleError, UsageError, writing
+from refscale_codec.errors import BatchError, RefscaleError, UsageError, counted, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,7 +168,7 @@ def batch(
                     terminal.say(False, f"{line['file']}: {line['error']}")
                 now = time.monotonic()
                 left = terminal.duration((now - begun) * (wanted - done) / done)
-                told = f"{done} of {wanted} pictures, {left} left" + f", {failed} failed" * bool(failed)
+                told = f"{done} of {counted(wanted, 'picture')}, {left} left" + f", {failed} failed" * bool(failed)
                 step(told)
                 if now - said > _BETWEEN_LINES:
                     said = now
@@ -184,7 +184,7 @@ def batch(
         "bytes": size,
         "seconds": round(time.monotonic() - begun, 3),
     }
-    told = f"{folder}: {facts['coded']} of {len(tasks)} pictures coded, to {size} bytes"
+    told = f"{folder}: {facts['coded']} of {counted(len(tasks), 'picture')} coded" + f", to {size} bytes" * bool(size)
     told += f"; {facts['unchanged']} were coded already" * bool(facts["unchanged"])
     told += f"; {facts['without_reference']} without a reference" * bool(facts["without_reference"])
     terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
@@ -194,7 +194,8 @@ def batch(
             + f", and {failed} of {len(tasks)} pictures not coded; {folder / batches.JOURNAL} has why" * bool(failed)
         )
     if failed:
-        raise BatchError(f"{failed} of {len(tasks)} pictures could not be coded; {folder / batches.JOURNAL} has why")
+        of = counted(len(tasks), "picture")
+        raise BatchError(f"{failed} of {of} could not be coded; {folder / batches.JOURNAL} has why")
 
 
 def _found(

@@ -7,7 +7,7 @@ import typer
 
 from refscale_codec.cli import options, terminal
 from refscale_codec.cli.options import FILES, JsonOption, PageOption, QuietOption, RefsOption, option
-from refscale_codec.errors import BatchError, ReferenceMismatch, RefscaleError, printable
+from refscale_codec.errors import BatchError, ReferenceMismatch, RefscaleError, UsageError, counted, printable
 
 if TYPE_CHECKING:
     from refscale_codec.archive.references import Entry
@@ -59,7 +59,7 @@ def add(
 
         with references.References(index_path, create=True) as index:
             for path in disk.listed(paths, fail):
-                step(f"{added + unchanged} files, {path.name}")
+                step(f"{counted(added + unchanged, 'file')}, {path.name}")
                 try:
                     if index.add(path, again=force, date=taken):
                         added += 1
@@ -90,7 +90,7 @@ def list_pictures(
 ) -> None:
     """List what an index has: a line for each picture, or each .rsc file.
 
-    With --json, each line is an object.
+    What the columns are is said on stderr. With --json, each line is an object.
     """
     from refscale_codec.archive import references
 
@@ -100,10 +100,11 @@ def list_pictures(
                 names = [fingerprint.hex() for fingerprint in needs]
                 _line({"file": str(path), "needs": names}, f"{path}  {' '.join(names) or 'alone'}", json_output)
             return
+        terminal.say(quiet or json_output, f"{'fingerprint':<12}  {'taken':<20}  {'size and type':<22}  picture")
         for entry in index.entries():
             facts = _facts(entry)
             described = f"{facts['width']}x{facts['height']}x{facts['bands']} {facts['type']}"
-            text = f"{facts['fingerprint']}  {facts['date'] or '-':<20}  {described}  {facts['picture']}"
+            text = f"{facts['fingerprint']}  {facts['date'] or '-':<20}  {described:<22}  {facts['picture']}"
             _line(facts, text, json_output)
 
 
@@ -144,6 +145,7 @@ def find(
         picture = pictures.from_bytes(data, name, page=page, beside=beside)
         step("comparing")
         found = index.find(picture, max_refs)
+    terminal.say(quiet or json_output or not found, f"{'saves':>6}  {'taken':<20}  picture")
     for candidate in found:
         facts = {"gain": round(candidate.gain, 4), **_facts(candidate.entry)}
         _line(facts, f"{candidate.gain:6.1%}  {facts['date'] or '-':<20}  {facts['picture']}", json_output)
@@ -171,15 +173,15 @@ def check(
     files = bad = 0
     with terminal.progress(quiet) as step, references.References(options.index_of(refs)) as index:
         for path, problem in index.check(full=full):
-            step(f"{files} files, {path.name}")
+            step(f"{counted(files, 'file')}, {path.name}")
             files += 1
             if problem is not None:
                 bad += 1
                 facts = {"file": str(path), "reason": problem.reason, "detail": problem.detail}
                 _line(facts, f"{path}: {problem.reason}: {problem.detail}", json_output)
     if bad:
-        raise ReferenceMismatch(f"{bad} of {files} files would not decode")
-    terminal.say(quiet, f"{files} files have all that they need")
+        raise ReferenceMismatch(f"{bad} of {counted(files, 'file')} would not decode")
+    terminal.say(quiet, f"{counted(files, 'file')} in care, and nothing is missing")
 
 
 def collect(
@@ -228,9 +230,12 @@ def move(
     """
     from refscale_codec.archive import references
 
-    with references.References(options.index_of(refs)) as index:
+    index_path = options.index_of(refs)
+    with references.References(index_path) as index:
         moved = index.move(old, new)
-    terminal.summarise([f"{moved} paths changed"], {"moved": moved}, json_output=json_output, quiet=quiet)
+    if not moved:
+        raise UsageError(f"{index_path} has nothing below {old}")
+    terminal.summarise([f"{counted(moved, 'path')} changed"], {"moved": moved}, json_output=json_output, quiet=quiet)
 
 
 def _facts(entry: "Entry") -> dict[str, Any]:
@@ -247,7 +252,7 @@ def _facts(entry: "Entry") -> dict[str, Any]:
         "footprint": None if place is None else [list(corner) for corner in place.corners],
         "date": described.date,
         "sensor": described.sensor,
-        "nodata": described.nodata,
+        "nodata_share": described.nodata,
         "cloud": described.cloud,
     }
 

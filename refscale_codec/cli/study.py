@@ -13,7 +13,7 @@ import typer
 
 from refscale_codec.cli import process, terminal
 from refscale_codec.cli.options import COMPUTING, FILES, DeviceOption, QuietOption, WeightsOption, option
-from refscale_codec.errors import UsageError, printable
+from refscale_codec.errors import UsageError, counted, printable
 from refscale_codec.picture import files
 from refscale_codec.study.qualities import DOWNSCALED
 
@@ -164,7 +164,8 @@ def evaluate_command(
 
 def _tell_single(pairs: "list[Pair]", quiet: bool) -> None:
     if single := sum(pair.reference is None for pair in pairs):
-        terminal.say(quiet, f"{single} of {len(pairs)} pictures have no reference: they are coded without one")
+        told = f"{single} of {counted(len(pairs), 'picture')}"
+        terminal.say(quiet, f"without a reference, and coded without one: {told}")
 
 
 def _choices(text: str, allowed: tuple[str, ...]) -> list[str]:
@@ -284,7 +285,7 @@ def rd_curve(
         )
     for name, line in results.missing.items():
         terminal.say(quiet, f"left out: {name} ({line})")
-    terminal.say(quiet, f"written: {', '.join(str(path) for path in written)}")
+    terminal.say(quiet, f"written: {', '.join(map(str, [folder / 'rows.jsonl', *written]))}")
 
 
 def _bd_table(results: "Results") -> "Table":

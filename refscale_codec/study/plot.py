@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refscale_codec.errors import UsageError
+from refscale_codec.errors import UsageError, counted
 from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.study.curves import PSNR, Curve, Metric, band, differ, mean_curves
 from refscale_codec.study.results import CoderInfo, Results
@@ -143,7 +143,7 @@ def _figure(results: Results, drawn: Mapping[str, Curve], axis: str, log: bool, 
     for index, coder in enumerate(results.coders):
         if (name := coder.name) in drawn:
             _draw_curve(axes, drawn[name], looks[name], index, bands)
-    _label_ends(axes, results, drawn, looks)
+    _label_ends(axes, results, drawn, looks, log)
     _legend(figure, results, drawn, looks)
     figure.text(_LEFT / _WIDTH, 1 - 0.24 / height, _title(results, drawn), va="center", fontsize=9)
     return figure
@@ -164,11 +164,6 @@ def _title(results: Results, drawn: Mapping[str, Curve]) -> str:
     )
 
 
-def counted(number: int, what: str) -> str:
-    """Return "1 picture", "2 pictures"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _prepare(axes: "Axes", drawn: Mapping[str, Curve], label: str, log: bool) -> None:
     """Set scales and limits by the visible part of the mean curves."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -181,7 +176,7 @@ def _prepare(axes: "Axes", drawn: Mapping[str, Curve], label: str, log: bool) ->
     axes.set_ylabel(label)
     if not drawn:
         axes.text(0.5, 0.5, "nothing with a finite value was measured", ha="center", transform=axes.transAxes)
-    points = np.concatenate([_visible(curve) for curve in drawn.values()]) if drawn else np.array([[1.0, 30.0]])
+    points = np.concatenate([_visible(curve, log) for curve in drawn.values()]) if drawn else np.array([[1.0, 30.0]])
     (low, bottom), (high, top) = points.min(axis=0), points.max(axis=0)
     if log:
         axes.set_xscale("log")
@@ -195,15 +190,16 @@ def _prepare(axes: "Axes", drawn: Mapping[str, Curve], label: str, log: bool) ->
     axes.set_ylim(bottom - margin, top + margin)
 
 
-def _visible(curve: Curve) -> NDArray[np.float64]:
-    """Return the points of a curve up to `HIGHEST`, [n >= 1, 2], with one put there if the curve goes on."""
+def _visible(curve: Curve, log: bool) -> NDArray[np.float64]:
+    """Return the points of a curve up to `HIGHEST`, [n >= 1, 2], with one put there if the drawn line goes on."""
     points = np.column_stack([curve.rates, curve.values])
     inside = points[curve.rates <= HIGHEST]
     if len(inside) == len(points):
         return points
     if len(inside) == 0:
         return np.array([[HIGHEST, curve.values[0]]])
-    return np.vstack([inside, [HIGHEST, np.interp(HIGHEST, curve.rates, curve.values)]])
+    end, rates = (np.log(x) if log else x for x in (HIGHEST, curve.rates))
+    return np.vstack([inside, [HIGHEST, np.interp(end, rates, curve.values)]])
 
 
 def _draw_curve(axes: "Axes", curve: Curve, style: Style, index: int, with_band: bool) -> None:
@@ -230,10 +226,12 @@ def _line(style: Style, alone: bool = False) -> dict[str, Any]:
     }
 
 
-def _label_ends(axes: "Axes", results: Results, drawn: Mapping[str, Curve], looks: Mapping[str, Style]) -> None:
+def _label_ends(
+    axes: "Axes", results: Results, drawn: Mapping[str, Curve], looks: Mapping[str, Style], log: bool
+) -> None:
     """Write each coder's name to the right of the axes at the height where its line ends, none over another."""
     listed = [(index, coder) for index, coder in enumerate(results.coders) if coder.name in drawn]
-    ends = np.array([_visible(drawn[coder.name])[-1] for _, coder in listed]).reshape(-1, 2)
+    ends = np.array([_visible(drawn[coder.name], log)[-1] for _, coder in listed]).reshape(-1, 2)
     places = axes.transAxes.inverted().transform(axes.transData.transform(ends)) if len(ends) else ends
     gap = _LABEL_GAP / 72 / _PLOT_HEIGHT
     heights = spread_out([float(y) for _, y in places], gap)

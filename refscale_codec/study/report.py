@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from refscale_codec.errors import counted
 from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.study import plot
 from refscale_codec.study.curves import METRICS, PSNR, Metric, mean_curves
@@ -53,7 +54,7 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"counted": plot.counted, "signed": _signed, "seconds": _seconds, "fixed": _fixed}
+    templates.filters |= {"counted": counted, "signed": _signed, "seconds": _seconds, "fixed": _fixed}
     pictures = _pictures(results, percents)
     plots = _plots(results)
     page = templates.get_template("report.html").render(
@@ -268,7 +269,7 @@ def _cell(comparison: Comparison, notes: dict[str, int]) -> _Cell:
     """Return one BD-rate; its notes get a number in `notes` unless they have one."""
     texts = list(comparison.notes)
     if comparison.left_out:
-        texts.insert(0, f"{comparison.left_out} of {plot.counted(comparison.of, 'picture')} left out")
+        texts.insert(0, f"{comparison.left_out} of {counted(comparison.of, 'picture')} left out")
     number = notes.setdefault("; ".join(texts), len(notes) + 1) if texts else None
     percent, bd_psnr = (x if math.isfinite(x) else None for x in (comparison.percent, comparison.bd_psnr))
     counts = comparison.counts if comparison.left_out and percent is not None else None

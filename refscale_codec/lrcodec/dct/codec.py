@@ -1,4 +1,4 @@
-"""The low-res codec that needs no training: JPEG's transform and quantiser, entropy-coded by an adaptive model."""
+"""The low-res codec that needs no training: JPEG's transform and quantiser, entropy-coded under a fixed model."""
 
 from refscale_codec.lrcodec import JPEG
 from refscale_codec.lrcodec.dct import coefficients, entropy

@@ -34,8 +34,9 @@ _SAMPLE = 1 << 22  # samples of a band that quantiles are taken from
 
 
 def text(value: Any) -> str:
-    """Return a value for messages."""
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    """Return a value for messages; whole numbers up to those of 32 bits without a fraction or an exponent."""
+    whole = isinstance(value, int) or abs(value) < 1 << 32 and value == int(value)
+    return str(int(value)) if whole else f"{value:.6g}"
 
 
 class Chosen(NamedTuple):
@@ -66,9 +67,13 @@ def by_band(declared: Declared | None, dtype: np.dtype[Any], bands: int) -> dict
         if not 1 <= band <= bands:
             raise UsageError(f"a range is given for band {band}, but the picture has {bands}")
         if not lowest <= low < high <= highest:
-            raise UsageError(f"the range of values must rise within {text(lowest)}..{text(highest)}, not {low},{high}")
+            raise UsageError(
+                f"the range of values must rise within {text(lowest)}..{text(highest)}, not {text(low)},{text(high)}"
+            )
         if dtype.kind != "f" and (int(low), int(high)) != (low, high):
-            raise UsageError(f"the range of values must be of whole numbers for this picture, not {low},{high}")
+            raise UsageError(
+                f"the range of values must be of whole numbers for this picture, not {text(low)},{text(high)}"
+            )
     cast = dtype.type
     return {band - 1: (number(cast(low)), number(cast(high))) for band, (low, high) in declared.items()}
 
