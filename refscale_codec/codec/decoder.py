@@ -247,6 +247,10 @@ def disassemble(file: Container) -> tuple[Bands, list[Container]]:
 def check_without_reference(file: Container, model: Model) -> None:
     """Check whatever of a file does not depend on its reference.
 
+    Args:
+        file: see `container.unpack`.
+        model: the one that its header names.
+
     Raises:
         ContainerError: a part is invalid.
         WeightsError: another model than the file names.

@@ -99,7 +99,17 @@ def encode(
 
 
 def reach(plan: Plan, image: Image, target: Target, *, step: Callable[[str], None] = lambda text: None) -> Reached:
-    """Search a plan for a target, from the plan's quality on; see `encode`."""
+    """Search a plan for a target, from the plan's quality on; see `encode`.
+
+    Args:
+        plan: of `encoder.prepare`.
+        image: the picture that it is of.
+        target: what to reach.
+        step: called with a line on each try.
+
+    Raises:
+        TargetError: no quality gives it.
+    """
 
     def tried(quality: int, thrift: float) -> _Try:
         coded = plan.code(quality, thrift)

@@ -62,7 +62,13 @@ class LowResCodec(Protocol):
         """
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
-        """Return the picture of `size` (rows, columns) that a payload holds, as `code` takes it.
+        """Return the picture [h, w, 3] in a payload.
+
+        Args:
+            payload: of `code`.
+            size: h and w.
+            reference: the one that `code` was given, or None.
+            quality: likewise.
 
         Raises:
             ContainerError: not the payload of such a picture, or coded with another reference.

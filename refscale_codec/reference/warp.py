@@ -319,7 +319,13 @@ def with_check(payload: bytes, check: int) -> bytes:
 
 
 def unpack(payload: bytes, height: int, width: int, bands: int = 3) -> Alignment:
-    """Return the alignment onto a picture of this size, of a reference of so many bands.
+    """Return the alignment in a payload.
+
+    Args:
+        payload: of `pack`.
+        height: of the picture, in pixels.
+        width: likewise.
+        bands: of the reference.
 
     Raises:
         ContainerError: the payload holds none.

@@ -21,9 +21,17 @@ _FAIR_OVERLAP = 0.5  # of the PSNR that two whole curves span; below that their 
 def bd_rates(
     rows: Iterable[Row], coder: str, anchor: str, low: float | None = None, high: float | None = None
 ) -> dict[tuple[str, str], metrics.BdRate]:
-    """Return the BD-rate of `coder` against `anchor` for each picture, (dataset, name), that both were run on.
+    """Return the BD-rate for each picture, (dataset, name), that two coders were run on.
 
-    It is taken over [low, high] bits per pixel, or else over the anchor's range.
+    Args:
+        rows: of any coders.
+        coder: name of the one that is judged.
+        anchor: name of the other.
+        low: in bits per pixel; None for that of the anchor's range, see `RANGES`.
+        high: likewise.
+
+    Raises:
+        UsageError: the package bjontegaard is missing.
     """
     least, most = RANGES.get(anchor, RANGE)
     low, high = least if low is None else low, most if high is None else high
@@ -46,7 +54,10 @@ def bd_rates(
 def compare(
     rows: Iterable[Row], coder: str, anchor: str, low: float | None = None, high: float | None = None
 ) -> list[Comparison]:
-    """Return the means of `bd_rates` by dataset and for `ALL`; empty where there is none."""
+    """Return the means of `bd_rates`, whose arguments and errors these are, by dataset and for `ALL`.
+
+    There is none for `ALL` where there is one dataset, and none at all where no picture has both coders.
+    """
     by_dataset: dict[str, list[metrics.BdRate]] = defaultdict(list)
     for (dataset, _), rate in bd_rates(rows, coder, anchor, low, high).items():
         by_dataset[dataset].append(rate)

@@ -40,9 +40,14 @@ def evaluate(
     modes: Iterable[Mode] = MODES,
     report: Callable[[Pair], None] = lambda pair: None,
 ) -> list[Row]:
-    """Code all pairs; `report` is called after each. A pair without a reference is coded alone only.
+    """Return rows of all pairs, whose coders are "jpeg" and the modes. A pair without a reference is coded alone only.
 
-    The rows' coders are "jpeg" and the modes.
+    Args:
+        pairs: of 8-bit RGB pictures.
+        model: with which to code.
+        qualities: of refscale, 1..100; JPEG has qualities of its own.
+        modes: see `coders.refscale.Refscale`.
+        report: called after each pair.
 
     Raises:
         ImageError: a picture cannot be read.
@@ -66,6 +71,14 @@ def rounded_psnr(pairs: list[Pair], model: Model, *, mode: Mode = "reference") -
     """Return the mean PSNR in dB by dataset when the low-res picture is rounded to 8 bits but not coded further.
 
     A reference of another size that cannot be brought onto the picture's grid is left out.
+
+    Args:
+        pairs: as for `evaluate`.
+        model: likewise.
+        mode: the reference to use; a pair that has none is coded without.
+
+    Raises:
+        ImageError: a picture cannot be read.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for place, pair in enumerate(pairs):
@@ -104,7 +117,15 @@ def _rows(
 
 
 def measured(pair: Pair, coder: str, quality: int, target: Image, coded: CodedPicture) -> Row:
-    """Return the figures of a target that was coded."""
+    """Return the figures of a target that was coded.
+
+    Args:
+        pair: that it is of.
+        coder: name for the row.
+        quality: the coder's own.
+        target: [h, w, 3] of 8 bits.
+        coded: what came of it.
+    """
     si = (math.nan, math.nan) if coded.lr is None else metrics.spatial_information(coded.lr)
     return Row(
         dataset=pair.dataset,
@@ -138,9 +159,15 @@ def results(
     weights: str,
     command: str,
 ) -> Results:
-    """Return everything for a results file, for weights of a name.
+    """Return everything for a results file. Its further figures are `map_bpp` and `rounded_psnr`.
 
-    Its further figures are `map_bpp` and `rounded_psnr`.
+    Args:
+        rows: of `evaluate`.
+        comparisons: of these rows.
+        rounded: of `rounded_psnr`.
+        model: that was measured.
+        weights: the name of its weights.
+        command: that did it, for people.
     """
     used = {row.coder for row in rows}
     coders: list[Coder] = [JPEG, *(Refscale(model, weights, mode) for mode in MODES)]

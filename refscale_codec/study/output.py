@@ -74,7 +74,21 @@ def _info(coder: Coder) -> CoderInfo:
 
 
 def write(results: Results, scenes: Sequence[Scene], folder: Path, metrics: Iterable[Metric] = (PSNR,)) -> list[Path]:
-    """Write results.json, summary.csv, the plots of some metrics and report.html; return their paths."""
+    """Write results.json, summary.csv, plots and report.html.
+
+    Args:
+        results: of `results`.
+        scenes: pictures to look at in the report; may be empty.
+        folder: exists; files of these names are replaced.
+        metrics: of the plots.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UsageError: Matplotlib is not installed.
+        OutputError: a file cannot be written.
+    """
     results_files.write(results, folder / "results.json")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -106,6 +120,16 @@ def scenes(pairs: list[Checked], rows: Sequence[Row], setup: Setup, rate: float,
     """Code the first pairs again, near a rate in bits per pixel, for looking at them.
 
     The coder is refscale with its reference, or the last of those measured.
+
+    Args:
+        pairs: see `pairs.check`.
+        rows: of `rdcurve.measure`, for which quality is nearest to the rate.
+        setup: what they were measured with.
+        rate: in bits per pixel.
+        most: how many pairs.
+
+    Raises:
+        ImageError: a picture cannot be read any more.
     """
     coders = setup.coders()
     coder = next((c for c in coders if isinstance(c, Refscale) and c.needs_reference), coders[-1])

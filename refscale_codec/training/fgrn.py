@@ -39,7 +39,14 @@ def guidance(net: Fgrn, x: Tensor, hr: Tensor) -> Tensor:
 def loss_of(
     net: Fgrn, gmm: Gmm | None, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run the targets of a `Crops.marked_batch` down, through the low-res codec and up.
+    """Run a batch down, through the low-res codec and up.
+
+    Args:
+        net: in training.
+        gmm: the learned low-res codec; None for JPEG's quantiser.
+        config: the recipe.
+        batch: of `Crops.marked_batch`, of which only the targets are used.
+        step: counted from 0.
 
     Returns:
         The mean loss and, for the log, figures of each crop [b].

@@ -25,7 +25,14 @@ def coded_map_bits(exact: Tensor, map_levels: int) -> Tensor:
 def loss_of(
     net: RescaleNet, gmm: Gmm | None, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a `Crops.marked_batch` down, through the low-res codec and up; the marks are not used.
+    """Run a batch down, through the low-res codec and up.
+
+    Args:
+        net: in training.
+        gmm: the learned low-res codec; None for JPEG's quantiser.
+        config: the recipe.
+        batch: of `Crops.marked_batch`; its marks are not used.
+        step: counted from 0.
 
     Returns:
         The mean loss and, for the log, figures of each crop [b].

@@ -12,7 +12,7 @@ from refscale_codec.training.recipe import TrainConfig
 
 
 def random_of(config: TrainConfig, step: int) -> Generator:
-    """Return where a step's random numbers come from, beside those of its crops and torch's."""
+    """Return where the random numbers of a step, counted from 0, come from, beside those of its crops and torch's."""
     return np.random.default_rng([config.seed, step])
 
 
@@ -22,7 +22,17 @@ def tensor(pictures: Pixels, device: torch.device) -> Tensor:
 
 
 def qualities(config: TrainConfig, rng: Generator, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw the qualities [b] of a batch in 1..100, and whose low-res picture is only rounded to 8 bits: quality 100."""
+    """Draw the qualities of a batch.
+
+    Args:
+        config: the recipe, with the range of qualities and the share of low-res pictures that are only rounded.
+        rng: see `random_of`.
+        size: b, crops in the batch.
+        device: of the result.
+
+    Returns:
+        Qualities [b] in 1..100; and [b] whose low-res picture is only rounded to 8 bits, where the quality is 100.
+    """
     quality = torch.from_numpy(rng.integers(config.quality[0], config.quality[1] + 1, size)).float().to(device)
     rounded = torch.from_numpy(rng.random(size) < config.rounded).to(device)
     return torch.where(rounded, 100, quality), rounded

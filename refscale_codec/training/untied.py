@@ -47,7 +47,14 @@ def maps(elsewhere: Mask, config: TrainConfig, cell: int, highest: int, rng: np.
 def loss_of(
     net: Untied, gmm: Gmm | None, config: TrainConfig, batch: tuple[Pixels, Pixels, Mask], step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a `Crops.marked_batch` down, through the low-res codec and up.
+    """Run a batch down, through the low-res codec and up.
+
+    Args:
+        net: in training.
+        gmm: the learned low-res codec; None for JPEG's quantiser.
+        config: the recipe.
+        batch: of `Crops.marked_batch`.
+        step: counted from 0.
 
     Returns:
         The mean loss and, for the log, figures of each crop [b].

@@ -256,7 +256,15 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
 
 @torch.inference_mode()
 def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: int, model: EntropyModel) -> Latents:
-    """Return the latents in a payload, y of [height, width].
+    """Return the latents in a payload.
+
+    Args:
+        payload: of `encode`.
+        height: of y, in latents.
+        width: likewise.
+        reference: as for `features`, the one that `encode` was given.
+        quality: 1..100, likewise.
+        model: likewise.
 
     Raises:
         ContainerError: not the payload of such latents.
