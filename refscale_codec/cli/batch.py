@@ -122,7 +122,6 @@ def batch(
     with terminal.progress(quiet or dry_run) as step:
         step("starting")
         from refscale_codec import batch as batches
-        from refscale_codec import model as weights_files
         from refscale_codec.picture import files
         from refscale_codec.picture.tiles import TILE
         from refscale_codec.study.environment import cores
@@ -131,6 +130,8 @@ def batch(
         items, scenes, older = _found(source, ref, split, asset, folder, force, unread.append)
         for text in unread:
             terminal.say(False, text)
+        from refscale_codec import model as weights_files
+
         path = weights or weights_files.shipped(*shipping)
         settings = batches.Settings(
             path,

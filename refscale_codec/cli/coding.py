@@ -120,7 +120,7 @@ def encode(
             index.require_writable()
         image = terminal.read_picture(picture, page, need_georeference=not strip)
         older = terminal.read_references(ref or [], pages)
-        from refscale_codec import model as weights_files
+        from refscale_codec.picture.coded import ranges
 
         if image.alpha is not None:
             hidden = int((image.alpha == 0).sum())
@@ -129,6 +129,9 @@ def encode(
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
         side = options.tile_side(tile, max_memory, image.height, image.width, depth, searched=rate.searched)
         limits = options.ranges_of(value_range, image.bands) if value_range else None
+        ranges.by_band(limits, image.pixels.dtype, image.bands)  # refused before torch is loaded
+        from refscale_codec import model as weights_files
+
         model = terminal.load_model(weights or weights_files.shipped(*shipping), device, threads)
         step("encoding")
         choices: dict[str, Any] = {
@@ -230,12 +233,10 @@ def decode(
         content = terminal.unpacked(data, name)
         header = content.header
         if header.reference is not None and not ref and index is None:
-            from refscale_codec.codec.decoder import named_references
-
             with naming(name):
                 needed = references.needed(content)
             what, each = ("reference", "it") if len(needed) == 1 else ("references", "each")
-            wanted = named_references(content, needed)
+            wanted = references.named(content, needed)
             raise ReferenceMismatch(f"{name}: it needs its {what} {wanted}: give {each} with --ref")
         if box is not None:
             box.require_inside(header.height, header.width)

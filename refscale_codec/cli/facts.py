@@ -155,8 +155,8 @@ def _reference(facts: dict[str, Any]) -> str:
         else:
             word = "used in part" if use is None else f"used in {100 * use:.3g} % of the picture" if use else "not used"
         first, last = 3 * index + 1, min(3 * index + 3, facts["bands"])
-        named = f"band {first}" if first == last else f"bands {first} to {last}"
-        words.append(word if len(uses) == 1 else f"{named} {word}")
+        which = f"band {first}" if first == last else f"bands {first} to {last}"
+        words.append(word if len(uses) == 1 else f"{which} {word}")
     if not facts["references"]:
         return "none" + (f"; {', '.join(words)}" if "predicted" in uses else "")
     named = (one if name is None else f"{one} ({name})" for one, name in facts["references"].items())

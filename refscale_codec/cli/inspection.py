@@ -131,7 +131,7 @@ def verify(
         with naming(name):
             if header.reference is not None and not older:
                 decoder.check_without_reference(content, model)
-                wanted = decoder.named_references(content, references.needed(content))
+                wanted = references.named(content, references.needed(content))
                 raise ReferenceMismatch(
                     "what does not depend on the reference is intact; not proved: that it decodes; "
                     f"give --ref with the picture {wanted}, or --structure"

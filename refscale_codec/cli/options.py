@@ -166,7 +166,9 @@ def tile_side(
         UsageError: both are given, or the limit is malformed or too low.
     """
     if memory is None:
-        return tiles.TILE if tile is None else tile
+        side = tiles.TILE if tile is None else tile
+        tiles.require_side(side)
+        return side
     if tile is not None:
         raise UsageError("--tile would have no effect: it follows from --max-memory")
     size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG])(?:i?B)?", memory, re.IGNORECASE)

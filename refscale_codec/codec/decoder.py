@@ -6,7 +6,7 @@ bytes ── container ──> similarity map, lr_hat ──┐
 """
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -273,7 +273,7 @@ def found_references(file: Container, named: list[bytes], given: Image | Sequenc
     missing = [wanted for wanted in named if wanted not in by_fingerprint]
     if not missing:
         return [by_fingerprint[wanted] for wanted in named]
-    wanted = named_references(file, missing)
+    wanted = references.named(file, missing)
     if not pictures:
         what = "its reference" if len(missing) == 1 else "its references"
         raise ReferenceMismatch(f"the file needs {what} {wanted}; none was given")
@@ -284,12 +284,6 @@ def found_references(file: Container, named: list[bytes], given: Image | Sequenc
         raise ReferenceMismatch(f"the file was made with the reference {wanted}, this picture is {given_ones}")
     what = "the reference" if len(missing) == 1 else "the references"
     raise ReferenceMismatch(f"the file also needs {what} {wanted}; given: {given_ones}")
-
-
-def named_references(file: Container, fingerprints: Collection[bytes]) -> str:
-    """Return some references of a file for a message: fingerprints, with the names of their files if they are known."""
-    names, wanted = references.file_names(file), [one.hex() for one in fingerprints]
-    return ", ".join(one if names[one] is None else f"{one} ({names[one]})" for one in wanted)
 
 
 def require_same_model(header: Header, model: Model) -> None:

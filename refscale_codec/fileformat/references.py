@@ -80,3 +80,9 @@ def _groups(file: Container) -> Iterator[Container]:
             break
         file = container.unpack(file.extra_bands)
         yield file
+
+
+def named(file: Container, fingerprints: Iterable[bytes]) -> str:
+    """Return some references of a file for a message: fingerprints, with the names of their files if they are known."""
+    names, wanted = file_names(file), [one.hex() for one in fingerprints]
+    return ", ".join(one if names[one] is None else f"{one} ({names[one]})" for one in wanted)
