@@ -1,5 +1,6 @@
 """The index of references: what is added is found, gc orphans nothing, and faults of a file are told in one line."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -22,7 +23,7 @@ from refscale_codec.archive import description, descriptor, footprint
 from refscale_codec.archive.disk import listed
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.references import References
-from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch, UsageError
+from refscale_codec.errors import ContainerError, ImageError, IndexFault, ReferenceMismatch, RefscaleError, UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.picture import levels
 from refscale_codec.picture.image import Image
@@ -487,3 +488,65 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
     told: list[str] = []
     assert list(listed([tmp_path], told.append)) == [path]
     assert told == [f"cannot read the folder {locked}: Permission denied"]
+
+
+DAMAGE = {
+    "path": ["text", 5, b"a\0b"],
+    "fingerprint": ["text", b"short"],
+    "width": ["wide", 0, 1.5],
+    "bands": [0, 300, b""],
+    "type": [b"uint8"],
+    "outline": ["{", "[1, 2, 3, 4]", "[[1], [2], [3], [4]]", "[" * 5000, b"\xff"],
+    "west": ["far", float("inf")],
+    "date": ["yesterday", 5, b"\xff"],
+    "sensor": [b"\xff"],
+    "nodata": [2, b"x"],
+    "cloud": [-1],
+    "descriptor": [b"short", "text"],
+}
+
+
+@pytest.mark.parametrize(("column", "value"), [(name, value) for name, some in DAMAGE.items() for value in some])
+def test_a_cell_that_no_index_has_is_one_message(index: References, tmp_path: Path, column: str, value: Any) -> None:
+    index.add(save(tmp_path / "a.png", drawn(1)))
+    index._store.do(f"UPDATE picture SET {column} = ?", (value,))
+    with pytest.raises(IndexFault, match=f"damaged .a wrong {column}.: restore it"):
+        index.entries()
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    folder = tmp_path_factory.mktemp("full")
+    with References(folder / "i.sqlite", create=True) as index:
+        for at in range(3):
+            path = save(folder / f"{at}.png", drawn(at))
+            index.add(path)
+            (folder / f"{at}.rsc").write_bytes(needing(fingerprint(path)))
+            index.add(folder / f"{at}.rsc")
+    return folder, (folder / "i.sqlite").read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.integers(0, 1 << 30), bit=st.integers(0, 7))
+def test_a_bit_that_is_flipped_never_gives_another_error(full: tuple[Path, bytes], at: int, bit: int) -> None:
+    folder, sound = full
+    used = [place for place, byte in enumerate(sound) if byte]
+    data = bytearray(sound)
+    data[used[at % len(used)]] ^= 1 << bit
+    (folder / "f.sqlite").write_bytes(data)
+    for use in (
+        lambda index: index.entries(),
+        lambda index: index.find(Image(older(drawn(1))), 5),
+        lambda index: list(index.check()),
+        lambda index: list(index.collect("2100-01-01", dry_run=True)),
+        lambda index: index.references(folder / "0.rsc"),
+    ):
+        with contextlib.suppress(RefscaleError), References(folder / "f.sqlite") as index:
+            use(index)
+
+
+def test_text_in_the_schema_that_is_none_is_one_message(full: tuple[Path, bytes]) -> None:
+    folder, sound = full
+    (folder / "f.sqlite").write_bytes(sound.replace(b"KEY, size", b"\xcbEY, size"))
+    with pytest.raises(IndexFault, match="damaged"), References(folder / "f.sqlite") as index:
+        index.entries()

@@ -158,6 +158,16 @@ def listing(change: Callable[[dict[str, Any]], object]) -> str:
         (listing(lambda one: one["assets"]["thumbnail"].update(roles=["data"])), None, r"--asset visual\|thumbnail"),
         (listing(lambda one: one["assets"]["visual"].update(href="https://x.org/a.tif")), None, "fetch it first"),
         (listing(lambda one: one["assets"]["visual"].update(href=7)), None, "is no STAC"),
+        (listing(lambda one: one.update(id=5)), None, "is no STAC"),
+        (listing(lambda one: one.update(id=None)), None, "is no STAC"),
+        (listing(lambda one: one.update(bbox=5)), None, "is no STAC"),
+        (listing(lambda one: one.update(bbox=dict.fromkeys("abcdef", 0))), None, "is no STAC"),
+        (listing(lambda one: one.update(bbox=[0, 0, 10**400, 1])), None, "is no STAC"),
+        (
+            listing(lambda one: one["properties"].update(datetime=None, start_datetime=5, end_datetime=6)),
+            None,
+            "is no STAC",
+        ),
     ],
 )
 def test_what_is_no_list_of_pictures_is_refused(tmp_path: Path, text: str, asset: str | None, said: str) -> None:

@@ -162,7 +162,9 @@ class References:
 
     def files(self) -> list[tuple[Path, list[bytes]]]:
         """Return the `.rsc` files in the index's care, each with the fingerprints that it needs."""
-        rows = self._store.rows("SELECT path, fingerprint FROM file LEFT JOIN need USING (path) ORDER BY path")
+        rows = self._store.rows(
+            "SELECT path, fingerprint AS needed FROM file LEFT JOIN need USING (path) ORDER BY path"
+        )
         found: dict[bytes, list[bytes]] = {}
         for path, fingerprint in rows:
             found.setdefault(path, []).extend([fingerprint] * (fingerprint is not None))

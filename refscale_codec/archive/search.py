@@ -32,7 +32,7 @@ def description(row: Row) -> Description:
     _, _, _, fingerprint, width, height, bands, kind, corners, *bounds = row
     west, south, east, north, *others = bounds
     place = None
-    if west is not None:
+    if None not in (corners, *bounds[:4]):
         place = Footprint(tuple((x, y) for x, y in json.loads(corners)), west, south, east, north)
     return Description(fingerprint, width, height, bands, kind, place, *others)
 

@@ -107,7 +107,9 @@ def _scene(item: "pystac.Item", path: Path, asset: str | None) -> Scene | None:
     if not keys:
         return None
     where = make_absolute_href(item.assets[keys[0]].href, href, start_is_dir=False)
-    return Scene(item, href, keys[0], _local(where, f"{path}: the picture of {item.id} is"))
+    scene = Scene(item, href, keys[0], _local(where, f"{path}: the picture of {item.id} is"))
+    _ = scene.file, _bounds([scene]), _taken([scene])  # pystac takes any values; what is not of STAC fails here
+    return scene
 
 
 def _pictures(item: "pystac.Item") -> list[str]:

@@ -5,15 +5,20 @@ have, and two more files beside the index. A transaction is as long as one pictu
 same time wait for each other only for moments.
 """
 
+import json
+import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from refscale_codec.archive import descriptor
+from refscale_codec.archive.description import iso_date
 from refscale_codec.errors import IndexFault
+from refscale_codec.fileformat import container
 
 VERSION = 1
 """Of the tables; in `user_version`."""
@@ -33,6 +38,46 @@ CREATE TABLE file (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER);
 CREATE TABLE need (path BLOB NOT NULL, fingerprint BLOB NOT NULL, PRIMARY KEY (path, fingerprint)) WITHOUT ROWID;
 CREATE INDEX need_fingerprint ON need (fingerprint);
 """
+
+
+def _number(low: float, high: float, *, optional: bool = False) -> Callable[[Any], bool]:
+    return lambda cell: (isinstance(cell, int | float) and low <= cell <= high) or (optional and cell is None)
+
+
+def _any(cell: Any) -> bool:
+    return True
+
+
+def _is_outline(cell: Any) -> bool:
+    """Return whether a text is JSON of four corners."""
+    try:
+        corners = json.loads(cell)
+        return len(corners) == 4 and all(math.isfinite(x) and math.isfinite(y) for x, y in corners)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+_CELLS: dict[str, Callable[[Any], bool]] = {
+    "path": lambda cell: isinstance(cell, bytes) and b"\0" not in cell and cell != b"",
+    "fingerprint": lambda cell: isinstance(cell, bytes) and len(cell) == container.FINGERPRINT_SIZE,
+    "needed": lambda cell: cell is None or isinstance(cell, bytes) and len(cell) == container.FINGERPRINT_SIZE,
+    **dict.fromkeys(("width", "height"), lambda cell: isinstance(cell, int) and cell > 0),
+    "bands": lambda cell: isinstance(cell, int) and 0 < cell < 256,
+    "outline": lambda cell: cell is None or _is_outline(cell),
+    **dict.fromkeys(("west", "east"), _number(-720, 720, optional=True)),
+    **dict.fromkeys(("south", "north"), _number(-91, 91, optional=True)),
+    "date": lambda cell: cell is None or isinstance(cell, str) and iso_date(cell) == cell,
+    "type": lambda cell: isinstance(cell, str),
+    "sensor": lambda cell: cell is None or isinstance(cell, str),
+    "nodata": _number(0, 1),
+    "cloud": _number(0, 1, optional=True),
+    "descriptor": lambda cell: isinstance(cell, bytes) and len(cell) == descriptor.SIZE,
+}
+"""Whether a cell can be one, by the name of its column."""
+
+
+def _damaged(why: str) -> str:
+    return f"is damaged ({why}): restore it, or remove it and make it again with `refscale refs add`"
 
 
 class Store:
@@ -73,9 +118,15 @@ class Store:
             raise IndexFault(f"{self.name} is an index of version {version}; this refscale reads version {VERSION}")
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of a query."""
+        """Return all rows of a query; IndexFault if a cell is none that an index can have, since SQLite takes any."""
         with self._lock, self._errors():
-            return self._file.execute(query, values).fetchall()
+            cursor = self._file.execute(query, values)
+            found = cursor.fetchall()
+        names = [column[0] for column in cursor.description]
+        for name, cells in zip(names, zip(*found, strict=True), strict=False):
+            if not all(map(_CELLS.get(name, _any), cells)):
+                raise IndexFault(f"{self.name} {_damaged(f'a wrong {name}')}")
+        return found
 
     def do(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Execute a statement, and return how many rows it changed."""
@@ -114,16 +165,18 @@ class Store:
         """Turn SQLite's errors into an IndexFault that names the file."""
         try:
             yield
-        except sqlite3.Error as error:
-            text = str(error)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            text = "" if isinstance(error, UnicodeDecodeError) else str(error)
             if "not a database" in text:
                 why = "is not an index of references"
             elif "locked" in text or "busy" in text:
                 why = f"is busy: another process has been writing to it for {_PATIENCE:.0f} s"
             elif "unable to open" in text:
                 why = "cannot be opened"
+            elif "UTF-8" in text or isinstance(error, UnicodeDecodeError):
+                why = _damaged("text that is none")
             elif isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):  # disk full, read-only, closed
                 why = f"cannot be used: {text}"
             else:
-                why = f"is damaged ({text}): restore it, or remove it and make it again with `refscale refs add`"
+                why = _damaged(text)
             raise IndexFault(f"{self.name} {why}") from None
