@@ -41,6 +41,7 @@ DONE = "done"
 Line = dict[str, Any]
 
 _MOST_BANDS = 255
+_BEGINNING = b'{"name": '  # of a line
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def _partner(path: Path, source: Path, reference: Path | None) -> Path | None:
 def _item(name: str, picture: Path, reference: Path | None, base: Path) -> Item:
     path = Path(os.path.relpath(picture, base))
     inside = Path(*(part for part in path.parts if part not in ("..", path.anchor)))
+    if not inside.name:
+        raise UsageError(f"{picture} is a folder, not a picture")
     return Item(name, picture, reference, printable(str(inside.with_suffix(".rsc"))))
 
 
@@ -176,6 +179,21 @@ def plan(items: Iterable[Item], settings: Settings, folder: Path) -> list[Task]:
             state = DONE if line.get("key") == key and _size(folder / item.file) == line.get("bytes") else "changed"
         tasks.append(Task(item, folder, key, state, None if line is None else line.get("sha256")))
     return tasks
+
+
+def require_journal(folder: Path, *, replace: bool) -> None:
+    """Raise UsageError if the journal of a folder is not that of a batch; with `replace`, empty it."""
+    path = folder / JOURNAL
+    lines = journal.read(path)
+    if not path.exists() or any({"file", "key"} <= line.keys() for line in lines):
+        return
+    with writing(path):
+        data = path.read_bytes()
+    if _BEGINNING.startswith(data[: len(_BEGINNING)]) and b"\n" not in data:  # the first line was cut short
+        return
+    if not replace:
+        raise UsageError(f"{path} exists, and no earlier run has written it: -f overwrites it")
+    files.write_atomically(path, b"")
 
 
 def _size(path: Path) -> int | None:

@@ -104,6 +104,7 @@ def test_files_have_the_paths_of_their_pictures(place: Path) -> None:
         ("new", None, "dev", "--split"),
         ("pairs.csv", "old", None, "--ref would have no effect"),
         ("twice.csv", None, None, "more than once"),
+        ("folder.csv", None, None, "is a folder, not a picture"),
         ("alike", None, None, r"a\.png and .*a\.webp would both be a\.rsc"),
     ],
 )
@@ -112,6 +113,7 @@ def test_what_cannot_be_a_batch_is_refused(
 ) -> None:
     (place / "empty").mkdir()
     (place / "twice.csv").write_text("target,reference\nnew/a.png,\nnew/a.png,old/a.png\n")
+    (place / "folder.csv").write_text("target,reference\n.,old/a.png\n")
     (place / "alike").mkdir()
     for suffix in ("png", "webp"):
         drawn(1).save(place / "alike" / f"a.{suffix}")
@@ -228,6 +230,29 @@ def test_a_file_of_another_origin_is_left_alone(place: Path, run: Callable[..., 
         assert "a.rsc: out/a.rsc exists, and no earlier run has written it: -f overwrites it" in outcome.err
     assert run("new", "-o", "out", "-f")[0].code == 0
     assert (place / "out" / "a.rsc").read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("precious", ["mine", '{"a": 1}\n{"name": "b"}\n', "\x00\n"])
+def test_a_journal_of_another_origin_is_left_alone(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], precious: str
+) -> None:
+    journal = place / "out" / "batch.jsonl"
+    journal.parent.mkdir()
+    journal.write_text(precious)
+    outcome, coded = run("new", "-o", "out")
+    assert (outcome.code, coded, journal.read_text()) == (2, [], precious)
+    assert "batch.jsonl exists, and no earlier run has written it: -f overwrites it" in outcome.err
+    assert run("new", "-o", "out", "-f")[0].code == 0
+    assert [line["error"] for line in lines(place / "out")] == [None] * 3
+
+
+@pytest.mark.parametrize("text", ["", '{"na', '{"name": "a", "fi'])
+def test_a_journal_that_was_cut_short_in_its_first_line_is_gone_on_with(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], text: str
+) -> None:
+    (place / "out").mkdir()
+    (place / "out" / "batch.jsonl").write_text(text)
+    assert run("new", "-o", "out")[0].code == 0
 
 
 def test_a_dry_run_lists_what_would_be_done_and_writes_nothing(

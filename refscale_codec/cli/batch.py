@@ -145,6 +145,8 @@ def batch(
             device=terminal.device_named(device),
             replace=force,
         )
+        if not dry_run:
+            batches.require_journal(folder, replace=force)
         tasks = batches.plan(items, settings, folder)
         wanted = sum(task.state != batches.DONE for task in tasks)
         if dry_run:

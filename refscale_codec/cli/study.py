@@ -241,6 +241,7 @@ def rd_curve(
         chosen = tuple(weights or [weights_files.shipped(*of) for of in usual])
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
         setup.coders()  # so that a wrong name is refused at once
+        output.require_own(folder, shown)
         pairs = study_pairs.check(study_pairs.find(source, reference, split))
         files.make_folder(folder)
         process.keep_freed_memory()

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from refscale_codec import model
+from refscale_codec import journal, model
+from refscale_codec.errors import UsageError
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
@@ -102,6 +105,21 @@ def write(results: Results, scenes: Sequence[Scene], folder: Path, metrics: Iter
         *plot.save_curves(results, folder, metrics),
         report.write(results, scenes, folder, _by_picture(results)),
     ]
+
+
+def require_own(folder: Path, metrics: Iterable[Metric]) -> None:
+    """Raise UsageError if a file in a folder would be overwritten that no earlier run has written; see `write`."""
+    if any({"key", "coder"} <= row.keys() for row in journal.read(folder / "rows.jsonl")):
+        return
+    with suppress(OSError, ValueError):
+        if {"convention", "rows"} <= set(json.loads((folder / "results.json").read_bytes())):
+            return
+    plots = [
+        plot.file_name(metric, kind, log=log) for metric in metrics for kind in ("png", "svg") for log in (False, True)
+    ]
+    for path in (folder / name for name in ("rows.jsonl", "results.json", "summary.csv", "report.html", *plots)):
+        if path.exists() and path.stat().st_size:
+            raise UsageError(f"{path} exists, and no earlier run has written it: name another folder with -o")
 
 
 def _by_picture(results: Results) -> Mapping[tuple[str, str, str, str], float]:

@@ -75,11 +75,15 @@ def save_curves(
     kinds: tuple[Literal["png", "svg"], ...] = ("png", "svg")
     for metric in metrics:
         for log in (False, True):
-            stem = "rd" + ("" if metric == PSNR else f"-{metric.name}") + ("-log" if log else "")
             for kind in kinds:
-                paths.append(folder / f"{stem}.{kind}")
+                paths.append(folder / file_name(metric, kind, log=log))
                 write_atomically(paths[-1], render(results, kind, log=log, metric=metric, only=only))
     return paths
+
+
+def file_name(metric: Metric, kind: str, *, log: bool) -> str:
+    """Return the name of a plot's file."""
+    return f"rd{'' if metric == PSNR else f'-{metric.name}'}{'-log' * log}.{kind}"
 
 
 def render(
