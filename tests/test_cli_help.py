@@ -50,6 +50,7 @@ def test_every_command_is_in_the_help(refscale: Callable[..., Outcome]) -> None:
     listed += refscale("refs", "--help").text.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed[-len(REFS) :]] == REFS
     assert all(len(line.split()) > 3 for line in listed)
+    assert [line for line in listed if line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -118,10 +118,11 @@ def find(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Find references for a picture, the best first, or those that a .rsc file needs.
+    """Find references for a picture, or those of a .rsc file.
 
-    For a picture, each line has about the share of the bits that a reference saves. It is estimated at low resolution,
-    for the 20 that fit best by footprint, date, clouds and nodata, or look most alike where there is no georeference.
+    For a picture, the best is first: each line has about the share of the bits that a reference saves. It is estimated
+    at low resolution, for the 20 that fit best by footprint, date, clouds and nodata, or look most alike where there is
+    no georeference.
     For a .rsc file, each line is the path of a picture that it needs.
     """
     options.require_positive(page=page, max_refs=max_refs)
@@ -198,7 +199,9 @@ def collect(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Forget pictures that no .rsc file in care needs: those whose file is gone, and with --before old ones.
+    """Forget pictures that no .rsc file in care needs.
+
+    These are those whose file is gone, and with --before old ones.
 
     What a .rsc file in care needs stays, also if that file is gone, because its disk may come back: --lost-files says
     that it does not. A file that is not in care is not known: `refscale refs add` takes it into care. Files of

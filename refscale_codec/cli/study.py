@@ -98,8 +98,9 @@ def evaluate_command(
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Measure bits and quality on pairs: BD-rate against JPEG, with the reference, without, with an unrelated one.
+    """Measure one file of weights on pairs, for who trains.
 
+    BD-rates are against JPEG, with the reference, without, with an unrelated one.
     A pair without a reference is coded without one only.
     """
     if weights is not None and scale is not None:
@@ -215,7 +216,7 @@ def rd_curve(
     ] = "cpu",
     quiet: QuietOption = False,
 ) -> None:
-    """Compare coders on your own pairs: curves, BD-rates, times, and a report to look at.
+    """Compare coders on your own pairs, with a report to look at.
 
     By default these are jpeg, avif, x265-reference and refscale-x2. A pair without a reference is coded only by coders
     that need none.
