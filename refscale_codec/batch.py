@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 from refscale_codec import __version__, journal, workers
 from refscale_codec.api.functions import encode_image
 from refscale_codec.api.request import Rate
+from refscale_codec.archive.references import References
 from refscale_codec.archive.stac import Scene
-from refscale_codec.errors import OutputError, UsageError, printable, writing
+from refscale_codec.errors import OutputError, ReferenceMismatch, UsageError, printable, writing
 from refscale_codec.fileformat import container, references
 from refscale_codec.picture import files
 from refscale_codec.picture.coded.ranges import Declared
@@ -57,12 +58,15 @@ class Settings:
     strip: bool = False
     tile: int = TILE
     device: str = "cpu"
+    index: Path | None = None  # of references for pictures that have none of their own; it cares for the files
+    most: int = 1  # how many references of the index a picture may have
     replace: bool = False  # whether a file that is there and no run of the batch has written may be overwritten
 
     def decisive(self) -> list[Any]:
         """Return what files depend on, up to how the machine rounds."""
         ranges = None if self.ranges is None else str(self.ranges(_MOST_BANDS))
-        return [self.fingerprint, self.rate, ranges, self.output_hash, self.reference_name, self.strip, __version__]
+        options = [self.output_hash, self.reference_name, self.strip, self.most if self.index else 0]
+        return [self.fingerprint, self.rate, ranges, *options, __version__]
 
 
 class Item(NamedTuple):
@@ -228,6 +232,7 @@ def run(
     settings: Settings,
     folder: Path,
     *,
+    index: References | None = None,
     jobs: int,
     prepare: Callable[[], None],
     explain: Callable[[Exception], str],
@@ -241,6 +246,7 @@ def run(
         tasks: from `plan`.
         settings: the same.
         folder: exists; gets the files and the journal.
+        index: the same as that of the settings; takes the files into care.
         jobs: how many processes.
         prepare: called first in each; can be pickled.
         explain: turns an exception into the line of an error; can be pickled.
@@ -250,7 +256,10 @@ def run(
     """
     wanted = [task for task in tasks if task.state != DONE]
     start = partial(_start, settings, prepare, explain)
-    with journal.appending(folder / JOURNAL) as append, closing(workers.run(_work, wanted, jobs, start)) as results:
+    with (
+        journal.appending(folder / JOURNAL) as append,
+        closing(workers.run(_work, wanted, jobs, start)) as results,
+    ):
         for task, made in results:
             if made is None:
                 line = _failed(
@@ -258,7 +267,7 @@ def run(
                     "its process ended by itself twice, perhaps for lack of memory; fewer --jobs need less",
                 )
             else:
-                line = _saved(task, *made, replace=settings.replace)
+                line = _saved(task, *made, index, replace=settings.replace)
             append(line)
             yield line
     last = {line.get("file"): line for line in journal.read(folder / JOURNAL)}
@@ -308,7 +317,7 @@ def _warnings() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def _saved(task: Task, line: Line, data: bytes, *, replace: bool) -> Line:
+def _saved(task: Task, line: Line, data: bytes, index: References | None, *, replace: bool) -> Line:
     """Write a file, here and not in the worker, which ends in the middle of it when the run is interrupted."""
     output = task.folder / task.item.file
     if line["error"] is not None:
@@ -320,8 +329,9 @@ def _saved(task: Task, line: Line, data: bytes, *, replace: bool) -> Line:
                 if not (replace or there in (line["sha256"], task.written)):
                     return _failed(task, f"{output} exists, and no earlier run has written it: -f overwrites it")
         files.make_folder(output.parent)
-        files.write_atomically(output, data)
-    except OutputError as error:
+        with nullcontext() if index is None else index.care(output, data):
+            files.write_atomically(output, data)
+    except (OutputError, ReferenceMismatch) as error:
         return _failed(task, str(error))
     return line
 
@@ -337,7 +347,7 @@ def _line(task: Task, **known: Any) -> Line:
         "name": item.name,
         "file": item.file,
         "picture": printable(str(item.picture)),
-        "reference_picture": None if item.reference is None else printable(str(item.reference)),
+        "reference_pictures": [],
         **dict.fromkeys(("bytes", "bpp", "references", "quality", "psnr", "seconds", "error")),
         "warnings": [],
         "sha256": task.written,
@@ -356,10 +366,10 @@ def code(task: Task, settings: Settings) -> tuple[Line, bytes]:
 
     begun, item = time.monotonic(), task.item
     image = pictures.read(item.picture, need_georeference=not settings.strip)
-    older = None if item.reference is None else _reference(item.reference, json.dumps(_version(item.reference)))
+    older = _older(item, image, settings)
     reached = encode_image(
         image,
-        older,
+        [one for one, _ in older],
         model.kept(settings.weights, settings.device),
         settings.rate,
         value_range=None if settings.ranges is None else settings.ranges(image.bands),
@@ -368,18 +378,37 @@ def code(task: Task, settings: Settings) -> tuple[Line, bytes]:
         strip=settings.strip,
         tile=settings.tile,
     )
+    used = references.file_names(container.unpack(reached.data))
     psnr = None if reached.psnr is None else round(reached.psnr, 3)
     line = _line(
         task,
         bytes=len(reached.data),
         bpp=round(8 * len(reached.data) / (image.height * image.width), 4),
-        references=references.file_names(container.unpack(reached.data)),
+        references=used,
+        reference_pictures=[printable(str(path)) for one, path in older if one.fingerprint().hex() in used],
         quality=reached.quality,
         psnr=psnr if psnr is None or math.isfinite(psnr) else str(psnr),
         seconds=round(time.monotonic() - begun, 3),
         sha256=hashlib.sha256(reached.data).hexdigest(),
     )
     return line, reached.data
+
+
+def _older(item: Item, image: Image, settings: Settings) -> list[tuple[Image, Path]]:
+    """Return the references of a picture with their paths: its own, or the best that the index has."""
+    if item.reference is not None:
+        return [(_reference(item.reference, json.dumps(_version(item.reference))), item.reference)]
+    if settings.index is None:
+        return []
+    index = _index(settings.index)
+    entries = [candidate.entry for candidate in index.find(image, settings.most)]
+    return [(index.picture(entry.described.fingerprint), entry.path) for entry in entries]
+
+
+@lru_cache(maxsize=1)
+def _index(path: Path) -> References:
+    """Open the index of references, once in a process."""
+    return References(path)
 
 
 @lru_cache(maxsize=1)

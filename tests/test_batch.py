@@ -19,9 +19,9 @@ from refscale_codec import batch, workers
 from refscale_codec.errors import UsageError
 
 
-def drawn(seed: int) -> PIL.Image.Image:
+def drawn(seed: int, side: int = 32) -> PIL.Image.Image:
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:32, :48]
+    y, x = np.mgrid[:side, : side * 3 // 2]
     waves = 128 + 70 * np.sin(x[..., None] * rng.uniform(0.1, 0.5, 3) + y[..., None] * rng.uniform(0.1, 0.5, 3))
     return PIL.Image.fromarray(np.clip(waves + rng.normal(0, 5, waves.shape), 0, 255).astype(np.uint8))
 
@@ -135,11 +135,11 @@ def test_files_are_those_of_encode_and_lines_tell_of_them(
         assert (place / "out" / f"{name}.rsc").read_bytes() == encoded(
             refscale, tiny_weights, f"new/{name}.png", *options
         )
-    summary = json.loads(outcome.text)
+    summary, told = json.loads(outcome.text), lines(place / "out")
+    alone = sum(not line["references"] for line in told)
     assert {key: summary[key] for key in ("pictures", "coded", "unchanged", "failed", "without_reference")} == {
-        **{"pictures": 3, "coded": 3, "unchanged": 0, "failed": 0, "without_reference": 1}
+        **{"pictures": 3, "coded": 3, "unchanged": 0, "failed": 0, "without_reference": alone}
     }
-    told = lines(place / "out")
     assert [(line["name"], line["file"], line["error"]) for line in told] == [
         ("a", "a.rsc", None),
         ("c", "c.rsc", None),
@@ -149,9 +149,37 @@ def test_files_are_those_of_encode_and_lines_tell_of_them(
         size = (place / "out" / line["file"]).stat().st_size
         assert (line["bytes"], line["bpp"], line["quality"]) == (size, round(8 * size / (32 * 48), 4), 60)
         assert line["psnr"] > 10 and line["seconds"] > 0
-        fingerprint = refscale("fingerprint", line["reference_picture"] or "new/c.png").text.split()[0]
-        assert not line["references"] or line["name"] != "c" and list(line["references"]) == [fingerprint]
+        older = [str(Path("old", line["file"]).with_suffix(".png"))] if line["references"] else []
+        assert line["reference_pictures"] == older
+        assert list(line["references"]) == [refscale("fingerprint", path).text.split()[0] for path in older]
     assert summary["bytes"] == sum(line["bytes"] for line in told)
+
+
+def test_an_index_finds_references_and_cares_for_the_files(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], refscale: Callable[..., Outcome], tiny_weights: Path
+) -> None:
+    index = "--refs", "i.sqlite"
+    for seed in (1, 2):  # large enough that a reference pays
+        drawn(seed, 160).save(place / f"old/{seed}.png")
+        drawn(seed, 160).point(lambda level: level * 15 // 16).save(place / f"new/{seed}.png")
+    assert refscale("refs", "add", "old", *index).code == 0
+    assert "with the best of i.sqlite" in run("new", "-o", "out", *index, "--dry-run")[0].text
+    (place / "some.csv").write_text("target,reference\nnew/1.png,\nnew/2.png,old/2.png\n")
+    outcome, coded = run("some.csv", "-o", "out", *index, "--max-refs", "2")
+    assert (outcome.code, len(coded)) == (0, 2), outcome.err
+    assert [[Path(path).name for path in line["reference_pictures"]] for line in lines(place / "out")] == [
+        ["1.png"],
+        ["2.png"],
+    ]
+    options = *index, "--max-refs", "2", "--weights", tiny_weights
+    assert refscale("encode", "new/1.png", *options, "-o", "one.rsc").code == 0
+    assert (place / "one.rsc").read_bytes() == (place / "out" / "new" / "1.rsc").read_bytes()
+    assert len(refscale("refs", "list", "--files", *index).text.splitlines()) == 3
+    assert run("some.csv", "-o", "out", *index, "--max-refs", "2")[1] == []
+    assert len(run("some.csv", "-o", "out", *index)[1]) == 2
+    for words in ("--refs i.sqlite --ref old", "--max-refs 2", "--refs nowhere.sqlite"):
+        outcome, coded = run("new", "-o", "out2", *words.split())
+        assert (outcome.code, coded) in ((2, []), (11, [])) and not (place / "out2").exists()
 
 
 def test_values_to_code_are_those_of_encode(

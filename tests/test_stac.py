@@ -273,7 +273,7 @@ def test_lists_of_others_are_not_overwritten(archive: Path, batch: Callable[...,
 def test_dry_run_lists_the_references(archive: Path, batch: Callable[..., Outcome]) -> None:
     outcome = batch("in/items.json", "-o", "out", "--dry-run", "--json")
     told = [json.loads(line) for line in outcome.text.splitlines()]
-    assert [Path(line["reference_picture"] or "-").name for line in told] == ["-", "a.png", "b.png"]
+    assert [[Path(path).name for path in line["reference_pictures"]] for line in told] == [[], ["a.png"], ["b.png"]]
 
 
 def test_an_asset_goes_with_items(archive: Path, batch: Callable[..., Outcome]) -> None:

@@ -16,11 +16,13 @@ from refscale_codec.cli.options import (
     CodecOption,
     DeviceOption,
     JsonOption,
+    MaxRefsOption,
     OutputHashOption,
     QualityOption,
     QuietOption,
     RangeOption,
     RefNameOption,
+    RefsOption,
     ScaleOption,
     StripOption,
     TargetBppOption,
@@ -61,6 +63,8 @@ def batch(
             group=FILES,
         ),
     ] = None,
+    refs: RefsOption = None,
+    max_refs: MaxRefsOption = None,
     asset: Annotated[
         str | None, option("--asset", metavar="KEY", help="The asset of STAC items that is the picture.", group=FILES)
     ] = None,
@@ -99,7 +103,8 @@ def batch(
     """Encode many pictures: FOLDER/a/x.png becomes OUTPUT/a/x.rsc.
 
     Files are those of encode. A manifest is a CSV with the columns target and reference; paths are relative to it. A
-    picture without a reference is coded without one.
+    picture without a reference is coded without one, or with --refs against the best that an index has, in whose care
+    the files are from then on.
 
     STAC items are an ItemCollection, a catalogue or an item. Each is coded against the best earlier item that overlaps
     it, among themselves or those of --ref; items.json in the output has the items of the files.
@@ -116,10 +121,11 @@ def batch(
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
-    options.require_positive(jobs=jobs)
+    options.require_positive(jobs=jobs, max_refs=max_refs)
+    index_path = options.index_named(refs, ref, max_refs)
     if dry_run:
         terminal.require_stdout()
-    with terminal.progress(quiet or dry_run) as step:
+    with terminal.progress(quiet or dry_run) as step, terminal.index(index_path) as index:
         step("starting")
         from refscale_codec import batch as batches
         from refscale_codec.picture import files
@@ -130,6 +136,8 @@ def batch(
         items, scenes, older = _found(source, ref, split, asset, folder, force, unread.append)
         for text in unread:
             terminal.say(False, text)
+        if scenes and refs is not None:
+            raise UsageError("STAC items are coded against items, so --refs would have no effect")
         from refscale_codec import model as weights_files
 
         path = weights or weights_files.shipped(*shipping)
@@ -143,6 +151,8 @@ def batch(
             strip=strip,
             tile=TILE if tile is None else tile,
             device=terminal.device_named(device),
+            index=None if index_path is None or scenes else Path(index_path),
+            most=max_refs or 1,
             replace=force,
         )
         if not dry_run:
@@ -150,15 +160,21 @@ def batch(
         tasks = batches.plan(items, settings, folder)
         wanted = sum(task.state != batches.DONE for task in tasks)
         if dry_run:
-            _list(tasks, json_output)
+            _list(tasks, settings.index, json_output)
             return
         files.make_folder(folder)
         processes = min(jobs or (cores() if settings.device == "cpu" else 1), max(1, wanted))
         threads = max(1, cores() // processes)
         begun = said = time.monotonic()
-        failed = size = 0
+        failed = size = alone = 0
         results = batches.run(
-            tasks, settings, folder, jobs=processes, prepare=partial(_prepare, threads), explain=_explained
+            tasks,
+            settings,
+            folder,
+            index=None if settings.index is None else index,
+            jobs=processes,
+            prepare=partial(_prepare, threads),
+            explain=_explained,
         )
         with closing(results) as lines:
             for done, line in enumerate(lines, 1):
@@ -166,6 +182,7 @@ def batch(
                     terminal.say(quiet, f"{line['file']}: {warning}")
                 if line["error"] is None:
                     size += line["bytes"]
+                    alone += not line["references"]
                 else:
                     failed += 1
                     terminal.say(False, f"{line['file']}: {line['error']}")
@@ -183,7 +200,7 @@ def batch(
         "coded": wanted - failed,
         "unchanged": len(tasks) - wanted,
         "failed": failed,
-        "without_reference": sum(item.reference is None for item in items),
+        "without_reference": alone,
         "bytes": size,
         "seconds": round(time.monotonic() - begun, 3),
     }
@@ -246,12 +263,12 @@ def _write_items(scenes: "list[Scene]", older: "list[Scene | None]", folder: Pat
         files.write_atomically(path, stac.collection(items))
 
 
-def _list(tasks: "list[Task]", json_output: bool) -> None:
+def _list(tasks: "list[Task]", index: Path | None, json_output: bool) -> None:
     """Write what would be done, a line each."""
     for state, item in ((task.state, task.item) for task in tasks):
-        reference = None if item.reference is None else str(item.reference)
-        facts = {"state": state, "picture": str(item.picture), "reference_picture": reference, "file": item.file}
-        older = "alone" if reference is None else f"with {reference}"
+        given = [] if item.reference is None else [str(item.reference)]
+        facts = {"state": state, "picture": str(item.picture), "reference_pictures": given, "file": item.file}
+        older = f"with {given[0]}" if given else "alone" if index is None else f"with the best of {index}"
         text = terminal.as_json(facts) if json_output else f"{state}: {item.picture} {older} to {item.file}"
         terminal.write("-", text + "\n")
 

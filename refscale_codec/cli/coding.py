@@ -40,7 +40,7 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import OutputError, ReferenceMismatch, UsageError, naming
+from refscale_codec.errors import OutputError, ReferenceMismatch, naming
 from refscale_codec.fileformat import container, references
 from refscale_codec.picture import metadata
 
@@ -101,10 +101,8 @@ def encode(
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
     options.require_positive(threads=threads, page=page, max_refs=max_refs)
-    index_path, pages = options.index_named(refs, ref), options.positive_each(ref_page or [], "--ref-page")
-    if max_refs is not None and index_path is None:
-        raise UsageError("--max-refs would have no effect: there is no index, see --refs")
-    references.require_count(max_refs or len(ref or []))
+    index_path, pages = options.index_named(refs, ref, max_refs), options.positive_each(ref_page or [], "--ref-page")
+    references.require_count(len(ref or []))
     inputs = picture, *(ref or []), weights
     terminal.require_inputs(*inputs)
     terminal.require_pictures(picture, *(ref or []))

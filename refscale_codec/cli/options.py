@@ -10,6 +10,7 @@ import typer
 
 from refscale_codec import lrcodec
 from refscale_codec.errors import UsageError
+from refscale_codec.fileformat import references
 from refscale_codec.picture import tiles
 
 FILES, CODING, COMPUTING = "Files", "Coding", "Computing"
@@ -129,11 +130,15 @@ def require_positive(**numbers: int | None) -> None:
             )
 
 
-def index_named(refs: str | None, ref: object = None) -> str | None:
+def index_named(refs: str | None, ref: object = None, max_refs: int | None = None) -> str | None:
     """Return the path of the index of references that is given or, without --ref, that the environment names."""
     if refs is not None and ref:
         raise UsageError("--ref and --refs exclude each other: give one")
-    return refs or (None if ref else os.environ.get("REFSCALE_REFS") or None)
+    found = refs or (None if ref else os.environ.get("REFSCALE_REFS") or None)
+    if max_refs is not None and found is None:
+        raise UsageError("--max-refs would have no effect: there is no index, see --refs")
+    references.require_count(max_refs or 0)
+    return found
 
 
 def index_of(refs: str | None) -> str:
