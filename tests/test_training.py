@@ -625,10 +625,39 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["flow = 3", 'steps = "many"', "quality = [5]"])
+_WRONG = """
+flow = 3|steps = "many"|steps = 0|steps = 99999999999999999999|quality = [5]|quality = ["a", "b"]|splits = [1]
+batch = 1000000000|learning_rate = nan|learning_rate = inf|seed = -1|seed = 99999999999999999999|alone = 2.0
+decay = 2.0|clip = 0|warmup = -1|late_crop = -16|average = 1.5|muon = -1e-3|slope = nan|crop = 1000000
+gmm = {width = 3}|gmm = {channels = "x"}|manifest = 5
+"""
+
+
+@pytest.mark.parametrize("line", _WRONG.strip().replace("\n", "|").split("|"))
 def test_a_value_of_another_kind_is_refused(tmp_path: Path, line: str) -> None:
-    with pytest.raises(UsageError, match=line.split()[0]):
-        TrainConfig.read(written(tmp_path, f'manifest = "p.csv"\n{line}\n'))
+    named, _, value = line.partition(" = ")
+    words = value.strip("{}").split()[0] if named == "gmm" else named
+    with pytest.raises(UsageError, match=words) as caught:
+        TrainConfig.read(written(tmp_path, 'manifest = "p.csv"\n' * (named != "manifest") + f"{line}\n"))
+    assert not re.search(r"Config|__|<|Error", str(caught.value).removeprefix(str(tmp_path)))
+
+
+def test_a_recipe_without_a_manifest_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="manifest is missing"):
+        TrainConfig.read(written(tmp_path, "steps = 3\n"))
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", None])
+@pytest.mark.parametrize("name", ["checkpoint-1.pt", "optimizer-1.pt", "config.json"])
+def test_a_damaged_run_is_one_message_and_left_as_it_is(place: Path, name: str, junk: bytes | None) -> None:
+    training.train(recipe(steps=1), place, place / "run")
+    path = place / "run" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if junk is None else junk)
+    before = {each: each.read_bytes() for each in (place / "run").iterdir()}
+    with pytest.raises((WeightsError, UsageError), match="run/") as caught:
+        training.train(recipe(steps=2), place, place / "run")
+    assert "\n" not in str(caught.value)
+    assert {each: each.read_bytes() for each in (place / "run").iterdir()} == before
 
 
 # --- FGRN -------------------------------------------------------------------------------------------------------------

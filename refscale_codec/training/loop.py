@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from refscale_codec.errors import UsageError, writing
+from refscale_codec.errors import UsageError, WeightsError, writing
 from refscale_codec.picture import files
 from refscale_codec.rescale.quantised import faster_float
 from refscale_codec.training.data import Crops, Mask, Pixels
@@ -106,22 +106,30 @@ class Run(Generic[Net]):
             torch.save(state, data)
             files.write_atomically(folder / file, data.getvalue())
         for path in [*folder.glob("checkpoint-*.pt"), *folder.glob("optimizer-*.pt")]:
-            if _step_of(path) != self.step:
+            if _step_of(path) not in (-1, self.step):
                 path.unlink()
 
     def resume(self, folder: Path, device: torch.device) -> None:
-        """Continue from the folder's checkpoint, if there is one."""
+        """Continue from the folder's checkpoint, if there is one; WeightsError if it is damaged."""
         if not (saved := checkpoints(folder)):
             return
-        state = torch.load(saved[-1], map_location=device, weights_only=True)
-        optimizer = saved[-1].with_name(saved[-1].name.replace("checkpoint", "optimizer"))
-        self.net.load_state_dict(state["net"])
-        self.average = state["average"]
-        moments = torch.load(optimizer, map_location=device, weights_only=True)
-        if self.muon is not None:
-            self.muon.load_state_dict(moments.pop("muon"))
-        self.optimizer.load_state_dict(moments)
-        self.step, self.skipped, self.seconds = state["counters"]
+        try:
+            state = torch.load(saved[-1], map_location=device, weights_only=True)
+            optimizer = saved[-1].with_name(saved[-1].name.replace("checkpoint", "optimizer"))
+            self.net.load_state_dict(state["net"])
+            self.average = state["average"]
+            moments = torch.load(optimizer, map_location=device, weights_only=True)
+            if self.muon is not None:
+                self.muon.load_state_dict(moments.pop("muon"))
+            self.optimizer.load_state_dict(moments)
+            self.step, self.skipped, self.seconds = state["counters"]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # nearly any, for bytes that are none of torch's
+            raise WeightsError(
+                f"cannot go on from {saved[-1]}, or the optimizer file beside it: damaged or missing; "
+                "name another folder, or remove both to begin anew"
+            ) from None
 
 
 def hidden_kernels(net: nn.Module) -> list[nn.Parameter]:
@@ -132,7 +140,7 @@ def hidden_kernels(net: nn.Module) -> list[nn.Parameter]:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return a folder's checkpoints, the newest last."""
-    return sorted(folder.glob("checkpoint-*.pt"), key=_step_of)
+    return sorted((path for path in folder.glob("checkpoint-*.pt") if _step_of(path) >= 0), key=_step_of)
 
 
 def fit(
@@ -167,12 +175,13 @@ def fit(
 
     Raises:
         UsageError: `folder` belongs to another recipe.
+        WeightsError: its checkpoint is damaged.
         OutputError: the folder or a file in it cannot be written.
     """
     started = saved = time.monotonic()
     where, weights = torch.device(device), folder / "weights.safetensors"
     before = folder / "config.json"
-    if before.exists() and _fixed(json.loads(before.read_text())) != _fixed(json.loads(json.dumps(asdict(config)))):
+    if before.exists() and _fixed(_recipe(before)) != _fixed(json.loads(json.dumps(asdict(config)))):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
     files.make_folder(folder)
     run = Run(net.to(where), config)
@@ -258,7 +267,19 @@ def train(
 
 
 def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.stem.rpartition("-")[2])
+    """Return the step in the name of a checkpoint; -1 if there is none."""
+    step = checkpoint.stem.rpartition("-")[2]
+    return int(step) if step.isdecimal() else -1
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = json.loads(path.read_bytes())
+        if not isinstance(recipe, dict):
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise UsageError(f"{path} is no recipe that a run was begun with; name another folder") from None
+    return recipe
 
 
 def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,20 @@ from refscale_codec.rescale.trained import NetConfig
 from refscale_codec.training import recipe_file
 from refscale_codec.training.losses import SLOPE
 
+_KINDS = {str: "a text", int: "a whole number", float: "a number", tuple: "a list"}
+_BOUNDS: dict[str, tuple[float, float]] = {  # of numbers; those of all others, which are shares, are 0 and 1
+    **dict.fromkeys(("steps", "warmup"), (1, 10**9)),
+    "gmm_first": (0, 10**9),
+    "seed": (0, 2**32 - 1),
+    "processor_minutes": (0, 10**9),
+    "learning_rate": (1e-9, 100),
+    "muon": (0, 100),
+    "batch": (1, 4096),
+    **dict.fromkeys(("crop", "late_crop"), (0, 8192)),
+    "clip": (1e-9, 10**9),
+    **dict.fromkeys(("slope", "guidance"), (0, 10**6)),
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -63,12 +77,19 @@ class TrainConfig:
             kind = str if field.name == "manifest" else type(default)
             allowed = (int, float) if kind is float else kind
             if not isinstance(value, allowed) or isinstance(value, bool):
-                raise ValueError(f"{field.name} must be of the kind of {default!r}, not {value!r}")
-        for name in ("start_from", "further"):
+                raise ValueError(f"{field.name} must be {_KINDS[kind]}, not {value!r}")
+            if (
+                isinstance(value, int | float)
+                and not (bounds := _BOUNDS.get(field.name, (0, 1)))[0] <= value <= bounds[1]
+            ):
+                raise ValueError(f"{field.name} must be {bounds[0]:,} to {bounds[1]:,}, not {value}")
+        for name in ("splits", "start_from", "further"):
             if not all(isinstance(file, str) for file in getattr(self, name)):
-                raise ValueError(f"{name} must be names of files, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be a list of texts, not {list(getattr(self, name))}")
+        if any(type(end) is not int for end in self.quality):
+            raise ValueError(f"quality must be two whole numbers, not {list(self.quality)}")
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
-            raise ValueError(f"quality must be two rising numbers of 1..100, not {self.quality}")
+            raise ValueError(f"quality must be two rising numbers of 1..100, not {list(self.quality)}")
         unit = STRIDE * self.net.scale
         for name in ("crop", "late_crop"):
             if (side := getattr(self, name)) % unit or side < unit * (name == "crop"):
@@ -77,8 +98,6 @@ class TrainConfig:
             raise ValueError("[gmm] would not learn with rounded = 1")
         if self.gmm is None and self.gmm_first:
             raise ValueError("gmm_first would have no effect without [gmm]")
-        if min(self.batch, self.warmup, self.steps) < 1:
-            raise ValueError("batch, warmup and steps must be at least 1")
 
     @classmethod
     def read(cls, path: Path, manifests: Sequence[Path] = ()) -> "TrainConfig":
@@ -101,6 +120,8 @@ class TrainConfig:
                     raise ValueError(f"there can be only one of the tables {', '.join(families)}")
                 nets[of] = kind(**_allowed(entries, kind, f"{path}, table [{name}]"))
             values: dict[str, Any] = _allowed(table, cls, str(path))
+            if "manifest" not in values:
+                raise ValueError("manifest is missing")
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**nets, **values)
         except (TypeError, ValueError) as error:

@@ -44,9 +44,9 @@ class GmmConfig:
         """Reject values that no net can be built for."""
         sizes = (self.channels, self.width, self.reference_channels)
         if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"channels and width must be positive whole numbers: {self}")
+            raise ValueError(f"channels and widths must be whole numbers, at least 1, not {sizes}")
         if not 12 <= self.channels <= 192 or self.width % 2:
-            raise ValueError(f"channels must be 12 to 192, the width even: {self}")
+            raise ValueError(f"channels must be 12 to 192, not {self.channels}, and the width even, not {self.width}")
 
     @property
     def groups(self) -> list[int]:
