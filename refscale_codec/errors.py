@@ -111,7 +111,9 @@ def reason(error: BaseException) -> str:
 _UNWORDED = (LookupError, AttributeError, TypeError, ArithmeticError, AssertionError, struct.error)
 """How hostile bytes end in a parser."""
 
-_ABOUT_CODE = re.compile(r"\b(reshape|broadcast|ndarray|dtype|buffer|NoneType|arguments?|decoder object)\b")
+_ABOUT_CODE = re.compile(
+    r"\b(reshape|broadcast|ndarray|dtype|buffer|NoneType|arguments?|decoder object|values to unpack)\b"
+)
 
 
 def counted(number: int, what: str) -> str:

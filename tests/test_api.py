@@ -237,6 +237,9 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ({"target_psnr": np.True_}, errors.UsageError, ("target_psnr", "positive number")),
         ({"model": None, "scale": 4, "codec": "gmm"}, errors.UsageError, ("the codec gmm ships at scale 2 only",)),
         ({"model": None, "codec": "jpg"}, errors.UsageError, ("jpg", "jpeg or gmm")),
+        ({"output_hash": "yes"}, errors.UsageError, ("output_hash must be True or False, not 'yes'",)),
+        ({"strip": None}, errors.UsageError, ("strip must be True or False, not None",)),
+        ({"reference_name": 3}, errors.UsageError, ("reference_name must be None, True or False, not 3",)),
     ],
 )
 def test_a_mistake_is_one_line_of_the_packages_own(
@@ -282,6 +285,13 @@ def test_what_does_not_fit_a_file_is_refused(
 def test_a_window_that_is_none_is_refused(data: bytes, old: Array, tiny: RescaleNet, window: Any) -> None:
     with pytest.raises(errors.UsageError, match="window"):
         refscale.open(data, old, model=tiny).read(window=window)
+
+
+def test_a_closed_file_is_not_entered_again(data: bytes, old: Array) -> None:
+    with refscale.open(data, old) as reader:
+        pass
+    with pytest.raises(errors.UsageError, match="the file is closed"), reader:
+        pytest.fail("entered")
 
 
 def test_a_window_outside_the_picture_is_refused_before_weights_are_looked_for(data: bytes) -> None:

@@ -50,6 +50,8 @@ def test_what_only_a_programmer_understands_is_not_told(error: Exception) -> Non
 
 def test_what_a_foreign_error_says_is_told() -> None:
     assert reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
+    unpacked = ValueError("not enough values to unpack (expected 2, got 1)")
+    assert reason(unpacked) == "it is not laid out as such a file must be"
     assert reason(ValueError("no such colour")) == "no such colour"
     assert reason(MemoryError()) == "MemoryError"
     assert reason(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")) == "it is not text in UTF-8"

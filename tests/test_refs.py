@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -415,6 +415,24 @@ def test_dates_in_python_are_checked_too(index: References, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="before must be a date"):
         list(index.collect("foo"))
     assert index.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda index: References(None), "an index"),  # type: ignore[arg-type]
+        (lambda index: index.add(None), "a picture or a file"),
+        (lambda index: index.add("x.png", date=5), "date must be a date"),
+        (lambda index: index.place("abc"), "a fingerprint"),
+        (lambda index: index.find(5), "the picture must be"),
+        (lambda index: index.find("x.png", 0), "most must be"),
+        (lambda index: index.references(5), "a file"),
+        (lambda index: index.move("a", None), "a folder"),
+    ],
+)
+def test_a_wrong_argument_is_one_message(index: References, call: Callable[[References], Any], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        call(index)
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

@@ -98,6 +98,20 @@ def _range_of(given: Any) -> tuple[Number, Number]:
     return low, high
 
 
+def flag(value: Any, name: str, *others: None) -> Any:
+    """Return a value that is True or False, or one of the others; UsageError for anything else."""
+    if isinstance(value, bool | np.bool_) or value in others:
+        return value if value is None else bool(value)
+    raise UsageError(f"{name} must be {', '.join(map(str, others))}{', ' * bool(others)}True or False, not {value!r}")
+
+
+def path_of(path: Any, what: str) -> FilePath:
+    """Return a path; UsageError for anything else."""
+    if isinstance(path, str | os.PathLike):
+        return path
+    raise UsageError(f"{what} must be given by its path, not as {type(path).__name__}")
+
+
 def whole(number: Any, name: str) -> int:
     """Return a number as int; UsageError if it is not a whole number."""
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from refscale_codec.api.arguments import FilePath, Picture, image_of, ranges_of, references_of, whole
+from refscale_codec.api.arguments import FilePath, Picture, flag, image_of, ranges_of, references_of, whole
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.api.request import Rate, rate_of
@@ -71,8 +71,9 @@ def encode(
     """
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr)
     limits = None if value_range is None else ranges_of(value_range)
-    side = whole(tile, "tile")
-    image = image_of(picture, "the picture", page, need_georeference=not strip)
+    side, named = whole(tile, "tile"), flag(reference_name, "reference_name", None)
+    hashed, stripped = flag(output_hash, "output_hash"), flag(strip, "strip")
+    image = image_of(picture, "the picture", page, need_georeference=not stripped)
     older = references_of(reference, reference_page)
     loaded = model_of(model, scale, codec, device)
     return encode_image(
@@ -81,9 +82,9 @@ def encode(
         loaded,
         rate,
         value_range=limits,
-        output_hash=output_hash,
-        reference_name=reference_name,
-        strip=strip,
+        output_hash=hashed,
+        reference_name=named,
+        strip=stripped,
         tile=side,
     ).data
 

@@ -186,7 +186,9 @@ class Reader:
             self._references = []
 
     def __enter__(self) -> "Reader":
-        """Return the object itself."""
+        """Return the object itself; UsageError if it is closed."""
+        if self._data is None:
+            raise UsageError("the file is closed")
         return self
 
     def __exit__(

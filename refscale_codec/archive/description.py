@@ -95,7 +95,7 @@ def iso_date(text: str, zone: str = "") -> str | None:
 
 def require_date(text: str, name: str) -> str:
     """Return a date that a user gives, see `iso_date`; UsageError for anything else."""
-    found = iso_date(text)
+    found = iso_date(text) if isinstance(text, str) else None
     if found is None:
         raise UsageError(f"{name} must be a date, such as 2021-05-03, not {text!r}")
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from refscale_codec.api.arguments import FilePath, Picture, image_of
+from refscale_codec.api.arguments import FilePath, Picture, image_of, path_of, whole
 from refscale_codec.archive import disk, search
 from refscale_codec.archive.description import Description, of_picture, require_date
 from refscale_codec.archive.gain import Target
@@ -66,7 +66,7 @@ class References:
         Raises:
             IndexFault: there is none, or it cannot be used.
         """
-        self._store = Store(path, create=create)
+        self._store = Store(path_of(path, "an index"), create=create)
         self.path = self._store.path
 
     def close(self) -> None:
@@ -100,6 +100,7 @@ class References:
             ImageError, ContainerError: it cannot be read.
             UsageError: of a date that is none.
         """
+        path = path_of(path, "a picture or a file")
         date = None if date is None else require_date(date, "date")
         stored, status = self._stored(path), disk.status(path)
         known = "SELECT 1 FROM {} WHERE (path, size, modified) = (?, ?, ?)"
@@ -177,6 +178,8 @@ class References:
         fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself,
         and one that is another now is none until it is added again. The index is not written to.
         """
+        if whole(most, "most") < 1:
+            raise UsageError(f"most must be at least 1, not {most}")
         image = image_of(picture, "the picture", None, need_georeference=True)
         described, target = of_picture(image), Target(image)
         found = []
@@ -193,6 +196,8 @@ class References:
 
     def paths(self, fingerprint: bytes) -> list[Path]:
         """Return where a picture is, or was when it was added."""
+        if not isinstance(fingerprint, bytes):
+            raise UsageError(f"a fingerprint must be given as bytes, not as {type(fingerprint).__name__}")
         rows = self._store.rows("SELECT path FROM picture WHERE fingerprint = ? ORDER BY path", (fingerprint,))
         return [self._real(path) for (path,) in rows]
 
@@ -203,7 +208,7 @@ class References:
             ContainerError: not a `.rsc` file.
             ReferenceMismatch: see `picture`.
         """
-        content = container.unpack(data) if isinstance(data, bytes) else disk.unpacked(data)
+        content = container.unpack(data) if isinstance(data, bytes) else disk.unpacked(path_of(data, "a file"))
         return [self.picture(fingerprint) for fingerprint in references.needed(content)]
 
     def place(self, fingerprint: bytes) -> Path:
@@ -330,7 +335,7 @@ class References:
         Raises:
             UsageError: the index has another picture or file at one of the new paths; nothing is changed.
         """
-        before, after = (os.path.realpath(folder) for folder in (old, new))
+        before, after = (os.path.realpath(path_of(folder, "a folder")) for folder in (old, new))
         with self._store.writing():
             known = [path for table in _LISTS for (path,) in self._store.rows(f"SELECT path FROM {table}")]
             places = {}

@@ -5,6 +5,8 @@ Pillow are imported inside the commands that need them, so that `--help` and `in
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
@@ -14,7 +16,7 @@ from typer.core import TyperGroup
 from refscale_codec import __version__
 from refscale_codec.cli import batch, coding, inspection, interrupt, process, refs, study, terminal
 from refscale_codec.cli.command import Command
-from refscale_codec.errors import OutputError, RefscaleError, reason
+from refscale_codec.errors import OutputError, RefscaleError, UsageError, reason
 
 EXIT_CODES = """
 Exit codes: 0 done, 2 usage, 3 a picture, 4 a .rsc file, 5 weights, 6 the reference, 7 a target out of reach, 8 memory,
@@ -35,6 +37,33 @@ class _Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return their names."""
         return sorted(self.commands, key=lambda name: isinstance(self.commands[name], TyperGroup))
+
+    def make_context(self, *args: Any, **named: Any) -> Any:
+        """Parse what is before a command; UsageError for what is not understood."""
+        with _in_one_line():
+            return super().make_context(*args, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the rest and run the command; UsageError for what is not understood."""
+        with _in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Turn errors of Typer's parser, which come with lines of usage, into those of refscale."""
+    try:
+        yield
+    except _NOT_UNDERSTOOD as error:
+        message = getattr(error, "format_message", lambda: "")()
+        if not message or message.startswith("Usage: "):  # the help, where there are no arguments
+            raise
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} -h" if context else ""
+        raise UsageError(f"{message[:1].lower()}{message[1:].rstrip('.')}{hint}") from None
+
+
+_NOT_UNDERSTOOD: Any = typer.BadParameter.__base__  # Typer's own or Click's `UsageError`, by its version
 
 
 app = typer.Typer(
