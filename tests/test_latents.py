@@ -77,6 +77,20 @@ def any_latents(draw: st.DrawFn) -> Latents:
     return Latents(y, draw(arrays(np.int64, (M, -(-height // 2), -(-width // 2)), elements=z_value)))
 
 
+def test_the_most_likely_symbols_take_the_bits_that_a_payload_must_have() -> None:
+    most, times, together = 1 - 3 / 65536, 60, 100_000
+    coder = Encoder()
+    likely = np.tile([*[1 / 65536] * 3, most], (together, 1))
+    for _ in range(times):
+        coder.symbols(likely, np.full(together, 3, np.int32))
+    net, side = model(), int((times * together / N) ** 0.5)
+    net.frequency[:] = 0  # z costs nothing
+    net.frequency[:, latents.Z_LARGEST] = 1 << 16
+    latents.require_length(coder.payload(), side, side, net)
+    with pytest.raises(ContainerError, match="too few for the picture's size"):
+        latents.require_length(coder.payload(), 2 * side, side, net)
+
+
 # --- latents ---------------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +100,7 @@ def any_latents(draw: st.DrawFn) -> Latents:
 def test_any_latents_come_back(drawn: Latents, quality: int) -> None:
     reference = picture(*drawn.y.shape[1:])
     payload = latents.encode(drawn, reference, quality, model())
+    latents.require_length(payload, *drawn.y.shape[1:], model())
     found = latents.decode(payload, *drawn.y.shape[1:], reference, quality, model())
     assert (found.y == drawn.y).all()
     assert (found.z == drawn.z).all()

@@ -84,6 +84,7 @@ class GmmCodec:
         rows, columns = -(-height // STRIDE), -(-width // STRIDE)
         if len(payload) < _CHECK.size:
             raise ContainerError("the low-res payload holds no latents")
+        latents.require_length(payload[_CHECK.size :], rows, columns, self.entropy_model)
         samples = reference_samples(reference, rows, columns)
         with _one_thread():
             decoded = latents.decode(payload[_CHECK.size :], rows, columns, samples, quality, self.entropy_model)

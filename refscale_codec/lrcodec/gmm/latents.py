@@ -15,6 +15,7 @@ After Minnen et al. (arXiv 1809.02736; groups: Minnen and Singh, arXiv 2007.0873
 except for the order.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.gmm import mixture
 from refscale_codec.lrcodec.gmm.integers import CLAMP, Dense, Layer
 from refscale_codec.lrcodec.gmm.mixture import Integers, Lookup, Mixture, Part, Tables
@@ -252,6 +254,19 @@ def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyMode
             for laid_out, n in groups:
                 mixture.encode(coder, laid_out, first * n, last * n)
     return coder.payload()
+
+
+def require_length(payload: bytes, height: int, width: int, model: EntropyModel) -> None:
+    """Raise a ContainerError for a payload that is too short for latents y of this size, whatever they are.
+
+    No symbol is certain, so each takes a part of a bit at least: one of y is at most as likely as a window and an
+    escape leave it, one of z as the most frequent of its channel. That costs nothing, before memory is taken for them.
+    """
+    each_z = -np.log2(model.frequency.max(axis=1) / _ONE).sum()
+    each_y = -model.channels * math.log2(1 - min(mixture.WINDOWS) / _ONE)
+    bits = each_z * -(-height // HYPER) * -(-width // HYPER) + each_y * height * width
+    if 8 * len(payload) + 64 < 0.9 * bits:  # the range coder ends within two words, and rounds probabilities
+        raise ContainerError(f"the low-res payload is damaged: {len(payload)} bytes are too few for the picture's size")
 
 
 @torch.inference_mode()
