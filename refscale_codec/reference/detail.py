@@ -14,7 +14,7 @@ Spectrum = NDArray[np.float32]  # [rows, columns, coefficients, 3] of blocks, in
 BLOCK = 8
 """Side of the transform, in pixels."""
 
-WORTH = 0.6
+WORTH = 0.4
 """Bits per pixel that one in residual detail costs: what the bytes of a reference are weighed against."""
 
 _NOISE = 128.0  # squared 8-bit levels that no reference can predict
