@@ -110,7 +110,7 @@ def test_a_picture_goes_to_another_machine(
     assert f"output_hash       {facts['output_hash']}\n" in outcome.text
     outcome = refscale("info", "new.rsc")
     assert (outcome.code, outcome.err) == (0, "")
-    reference_line = "none" if named is None else f"{facts['reference']}, used in 100 % of the picture"
+    reference_line = "none" if named is None else f"{named.hex()}, used in 100 % of the picture"
     assert (
         outcome.text
         == f"""\

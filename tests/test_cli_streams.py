@@ -201,5 +201,6 @@ def test_the_log_of_training_stays_on_stdout_beside_the_progress(
 
     monkeypatch.setattr(training, "train", trained)
     (place / "recipe.toml").write_text('manifest = "pairs.csv"\n')
+    (place / "pairs.csv").write_text("target,reference\ntarget.png,ref.png\n")
     outcome = refscale("train", "recipe.toml", "-o", "run")
     assert outcome.text == json.dumps(line) + "\n"

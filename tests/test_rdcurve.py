@@ -263,7 +263,7 @@ def test_a_line_a_pair_goes_to_a_file(refscale: Callable[..., Outcome], place: P
     assert [line.rpartition(",")[0] for line in lines[:3]] == [
         f"{number} of 3 pairs: pictures {name}" for number, name in enumerate(("a", "b", "alone"), 1)
     ]
-    assert lines[3] == "1 of 3 pictures have no reference: they are coded without one"
+    assert lines[3] == "without a reference, and coded without one: 1 of 3 pictures"
     assert len(lines) == 5  # and what was written
     assert "\x1b" not in outcome.err + outcome.text
     again = refscale("rd-curve", place / "pairs.csv", "-o", place / "out", "--coders", "jpeg", "--metrics", "psnr,ssim")
