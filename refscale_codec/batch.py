@@ -7,13 +7,11 @@ known by size and time of modification, and files beside them by content.
 
 import hashlib
 import json
-import logging
 import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -293,28 +291,12 @@ def _start(settings: Settings, prepare: Callable[[], None], explain: Callable[[E
 
 def _work(task: Task) -> tuple[Line, bytes]:
     settings, explain = _PROCESS[0]
-    with _warnings() as told:
+    with workers.warnings_of("refscale_codec") as told:
         try:
             line, data = code(task, settings)
         except Exception as error:
             line, data = _failed(task, explain(error)), b""
     return line | {"warnings": [printable(text) for text in told]}, data
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collect what is warned of, instead of printing it without the name of the picture."""
-    told: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(__package__)
-    logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            yield told
-        told += [str(warning.message) for warning in caught]
-    finally:
-        logger.removeHandler(handler)
 
 
 def _saved(task: Task, line: Line, data: bytes, index: References | None, *, replace: bool) -> Line:

@@ -4,10 +4,12 @@ A pool of Python's gives up all of its processes when one of them dies, and does
 each process is a pool of its own here.
 """
 
+import logging
 import os
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -110,3 +112,19 @@ def _without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def warnings_of(package: str) -> Iterator[list[str]]:
+    """Collect what a package and Python warn of, instead of printing it without the name of what is being done."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(package)
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield told
+        told += [str(warning.message) for warning in caught]
+    finally:
+        logger.removeHandler(handler)
