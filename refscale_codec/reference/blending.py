@@ -30,6 +30,7 @@ BITS = 3.0
 _UNIT = 256 // FULL  # of a weight: 256 is 1
 _START = np.array([[1 + int(32 * 0.6 ** abs(to - at)) for to in range(FULL + 1)] for at in range(FULL + 1)])
 _INCREMENT = 12
+_BANDS = 3  # of a group
 
 
 class Layer(NamedTuple):
@@ -147,16 +148,14 @@ def pack(lowest: bytes | None, layers: Sequence[tuple[bytes, Alignment, Weights]
     return bytes([len(layers) | references.FIRST * (lowest is not None)]) + b"".join(names) + words
 
 
-def unpack(
-    payload: bytes, height: int, width: int, bands: int = 3
-) -> tuple[bytes | None, list[tuple[bytes, Alignment, Weights]]]:
+def unpack(payload: bytes, height: int, width: int) -> tuple[bytes | None, list[tuple[bytes, Alignment, Weights]]]:
     """Return what `pack` was given, for a picture of this size; ContainerError if a payload holds no such thing."""
     lowest, names, words = references.parse(payload)
     layers = []
     if names:
         coder = Decoder(words, "the blending")
         for name in names:
-            alignment = warp.code(warp.still(height, width), bands, coder)
+            alignment = warp.code(warp.still(height, width), _BANDS, coder)
             layers.append((name, alignment, _code_weights(uniform(0, height, width), coder)))
             if not alignment.transform.in_range(height, width):
                 raise ContainerError("the blending is damaged: a transform is out of range")

@@ -6,6 +6,7 @@ reference by its own factor, as the net does.
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,10 +22,7 @@ _NOISE = 128.0  # squared 8-bit levels that no reference can predict
 _MOST = 1.3  # largest factor by which a block may scale a reference
 _PRIOR = 0.2  # regularisation of a block's factor towards 1, in units of the mean energy of blocks
 
-_frequency, _sample = np.mgrid[:BLOCK, :BLOCK]
-_DCT = np.cos((2 * _sample + 1) * _frequency * np.pi / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
-_DCT[0] /= np.sqrt(2)
-_DCT = _DCT.astype(np.float32)
+_DCT = np.ascontiguousarray(cv2.dct(np.eye(BLOCK), flags=cv2.DCT_ROWS).T, np.float32)
 
 
 def spectrum(pixels: NDArray[Any]) -> Spectrum:
