@@ -15,7 +15,8 @@ import PIL.Image
 import pytest
 from conftest import Outcome
 
-from refscale_codec import batch, workers
+from refscale_codec import workers
+from refscale_codec.batch import encoding
 from refscale_codec.errors import UsageError
 
 
@@ -75,23 +76,23 @@ def encoded(refscale: Callable[..., Outcome], weights: Path, *arguments: object)
 
 
 def test_files_have_the_paths_of_their_pictures(place: Path) -> None:
-    def found(*arguments: Any) -> list[tuple[str, str | None]]:
+    def found(*arguments: Any) -> list[tuple[str, ...]]:
         return [
-            (item.file, item.reference and item.reference.relative_to(place).as_posix())
-            for item in batch.find(*arguments)
+            (item.file, *(one.relative_to(place).as_posix() for one in item.references))
+            for item in encoding.find(*arguments)
         ]
 
-    assert found(place / "new") == [("a.rsc", None), ("c.rsc", None), ("more/b.rsc", None)]
+    assert found(place / "new") == [("a.rsc",), ("c.rsc",), ("more/b.rsc",)]
     assert found(place / "new", place / "old") == [
         ("a.rsc", "old/a.png"),
-        ("c.rsc", None),
+        ("c.rsc",),
         ("more/b.rsc", "old/more/b.png"),
     ]
     one = place / "old" / "a.png"
     assert found(place / "new", one) == [(file, "old/a.png") for file in ("a.rsc", "c.rsc", "more/b.rsc")]
     assert found(place / "pairs.csv") == [("new/a.rsc", "old/a.png"), ("new/more/b.rsc", "old/more/b.png")]
     (place / "old" / "list.csv").write_text(f"target,reference\n../new/a.png,\n{place}/new/c.png,\n")
-    assert found(place / "old" / "list.csv") == [("new/a.rsc", None), ("new/c.rsc", None)]
+    assert found(place / "old" / "list.csv") == [("new/a.rsc",), ("new/c.rsc",)]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_cannot_be_a_batch_is_refused(
     for suffix in ("png", "webp"):
         drawn(1).save(place / "alike" / f"a.{suffix}")
     with pytest.raises(UsageError, match=said):
-        batch.find(place / source, None if reference is None else place / reference, split)
+        encoding.find(place / source, None if reference is None else place / reference, split)
 
 
 # --- coding ----------------------------------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ def test_a_process_that_dies_twice_is_the_error_of_its_picture(
     outcome, _ = run("new", "-o", "out")
     assert outcome.code == 9
     assert {line["error"] for line in lines(place / "out")} == {
-        "its process ended by itself twice, perhaps for lack of memory; fewer --jobs need less"
+        "its process ended by itself each time, perhaps for lack of memory; fewer at a time need less"
     }
 
 

@@ -21,6 +21,7 @@ COMMANDS = [
     "encode",
     "decode",
     "batch",
+    "batch-decode",
     "info",
     "fingerprint",
     "verify",

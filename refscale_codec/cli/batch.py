@@ -1,15 +1,12 @@
-"""The command that codes many pictures; see `cli`."""
+"""The commands that code and decode many pictures; see `cli`."""
 
-import sys
-import time
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refscale_codec.cli import memory, options, process, terminal
+from refscale_codec.cli import many, options, terminal
 from refscale_codec.cli.options import (
     COMPUTING,
     FILES,
@@ -32,15 +29,25 @@ from refscale_codec.cli.options import (
     WeightsOption,
     option,
 )
-from refscale_codec.errors import BatchError, RefscaleError, UsageError, counted, writing
+from refscale_codec.errors import UsageError, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from refscale_codec.archive.stac import Scene
-    from refscale_codec.batch import Item, Task
+    from refscale_codec.batch.tasks import Item
 
-_BETWEEN_LINES = 30.0  # seconds, where stderr is no terminal
+OutputFolderOption = Annotated[
+    Path, option("--output", "-o", metavar="FOLDER", help="Of the files and batch.jsonl. Runs resume.", group=FILES)
+]
+ForceFolderOption = Annotated[
+    bool, option("--force", "-f", help="Overwrite files that no earlier run has written.", group=FILES)
+]
+DryRunOption = Annotated[bool, option("--dry-run", help="Only list what would be done.", group=FILES)]
+JobsOption = Annotated[
+    int | None,
+    option("--jobs", metavar="N", help="Processes sharing the cores; one a core, on a GPU one.", group=COMPUTING),
+]
 
 
 def batch(
@@ -51,9 +58,7 @@ def batch(
             help="A CSV (target,reference), folder or STAC JSON.",
         ),
     ],
-    folder: Annotated[
-        Path, option("--output", "-o", metavar="FOLDER", help="Of the files and batch.jsonl. Runs resume.", group=FILES)
-    ],
+    folder: OutputFolderOption,
     ref: Annotated[
         Path | None,
         option(
@@ -71,10 +76,8 @@ def batch(
     split: Annotated[
         str | None, option("--split", metavar="NAME", help="Only rows of this split of the CSV.", group=FILES)
     ] = None,
-    force: Annotated[
-        bool, option("--force", "-f", help="Overwrite files that no earlier run has written.", group=FILES)
-    ] = False,
-    dry_run: Annotated[bool, option("--dry-run", help="Only list what would be done.", group=FILES)] = False,
+    force: ForceFolderOption = False,
+    dry_run: DryRunOption = False,
     quality: QualityOption = None,
     target_bytes: TargetBytesOption = None,
     target_bpp: TargetBppOption = None,
@@ -86,15 +89,7 @@ def batch(
     ref_name: RefNameOption = None,
     output_hash: OutputHashOption = False,
     tile: TileOption = None,
-    jobs: Annotated[
-        int | None,
-        option(
-            "--jobs",
-            metavar="N",
-            help="Processes sharing the cores; one a core, on a GPU one.",
-            group=COMPUTING,
-        ),
-    ] = None,
+    jobs: JobsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
@@ -127,10 +122,9 @@ def batch(
         terminal.require_stdout()
     with terminal.progress(quiet or dry_run) as step, terminal.index(index_path) as index:
         step("starting")
-        from refscale_codec import batch as batches
-        from refscale_codec.picture import files
+        from refscale_codec.batch import tasks as planning
+        from refscale_codec.batch.encoding import Encoding
         from refscale_codec.picture.tiles import TILE
-        from refscale_codec.study.environment import cores
 
         unread: list[str] = []  # folders
         items, scenes, older = _found(source, ref, split, asset, folder, force, unread.append)
@@ -141,7 +135,7 @@ def batch(
         from refscale_codec import model as weights_files
 
         path = weights or weights_files.shipped(*shipping)
-        settings = batches.Settings(
+        job = Encoding(
             path,
             weights_files.load(path).fingerprint.hex(),
             rate,
@@ -156,66 +150,74 @@ def batch(
             replace=force,
         )
         if not dry_run:
-            batches.require_journal(folder, replace=force)
-        tasks = batches.plan(items, settings, folder)
-        wanted = sum(task.state != batches.DONE for task in tasks)
+            planning.require_journal(folder, replace=force)
+        tasks = planning.plan(items, job, folder)
         if dry_run:
-            _list(tasks, settings.index, json_output)
+            many.list_tasks(tasks, None if scenes else index_path, json_output)
             return
-        files.make_folder(folder)
-        processes = min(jobs or (cores() if settings.device == "cpu" else 1), max(1, wanted))
-        threads = max(1, cores() // processes)
-        begun = said = time.monotonic()
-        failed = size = alone = 0
-        results = batches.run(
-            tasks,
-            settings,
-            folder,
-            index=None if settings.index is None else index,
-            jobs=processes,
-            prepare=partial(_prepare, threads),
-            explain=_explained,
-        )
-        with closing(results) as lines:
-            for done, line in enumerate(lines, 1):
-                for warning in line["warnings"]:
-                    terminal.say(quiet, f"{line['file']}: {warning}")
-                if line["error"] is None:
-                    size += line["bytes"]
-                    alone += not line["references"]
-                else:
-                    failed += 1
-                    terminal.say(False, f"{line['file']}: {line['error']}")
-                now = time.monotonic()
-                left = terminal.duration((now - begun) * (wanted - done) / done)
-                told = f"{done} of {counted(wanted, 'picture')}, {left} left" + f", {failed} failed" * bool(failed)
-                step(told)
-                if now - said > _BETWEEN_LINES:
-                    said = now
-                    terminal.say(quiet or sys.stderr.isatty(), told)
+        processes = many.local_processes(jobs, job.device, sum(task.state != planning.DONE for task in tasks))
+        in_care = None if job.index is None else index
+        counts = many.run(tasks, job, folder, processes, step, index=in_care, quiet=quiet)
         if scenes:
             _write_items(scenes, older, folder)
-    facts = {
-        "pictures": len(tasks),
-        "coded": wanted - failed,
-        "unchanged": len(tasks) - wanted,
-        "failed": failed,
-        "without_reference": alone,
-        "bytes": size,
-        "seconds": round(time.monotonic() - begun, 3),
-    }
-    told = f"{folder}: {facts['coded']} of {counted(len(tasks), 'picture')} coded" + f", to {size} bytes" * bool(size)
-    told += f"; {facts['unchanged']} were coded already" * bool(facts["unchanged"])
-    told += f"; {facts['without_reference']} without a reference" * bool(facts["without_reference"])
-    terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
-    if unread:
-        raise BatchError(
-            f"{len(unread)} folders could not be read, nor what is in them"
-            + f", and {failed} of {len(tasks)} pictures not coded; {folder / batches.JOURNAL} has why" * bool(failed)
+    many.summarise(counts, "coded", folder, unread, json_output=json_output, quiet=quiet)
+
+
+def batch_decode(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its .rsc files, and those of folders in it.")],
+    folder: OutputFolderOption,
+    ref: Annotated[
+        Path | None, option("--ref", metavar="PATH", help="A folder of equal names, or one for all.", group=FILES)
+    ] = None,
+    refs: RefsOption = None,
+    force: ForceFolderOption = False,
+    dry_run: DryRunOption = False,
+    tile: TileOption = None,
+    jobs: JobsOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decode many files: FOLDER/a/x.rsc becomes OUTPUT/a/x.png or .tif.
+
+    Pictures are those of decode. References are those of an index by their fingerprints, with --refs, or of a folder
+    by their names: of a/x.rsc, --ref old has old/a/x.tif or old/a/x.png.
+
+    batch.jsonl in the output gets a line of JSON for each file. A later run decodes only what is missing, has failed,
+    or has changed. A picture that no earlier run has written is left alone, unless it is equal.
+
+    A file that cannot be decoded is one line, the run goes on, and the exit code is 9. If the process that decodes it
+    ends by itself, it is tried once more.
+    """
+    options.require_positive(jobs=jobs)
+    index_path = options.index_named(refs, ref)
+    if dry_run:
+        terminal.require_stdout()
+    with terminal.progress(quiet or dry_run) as step, terminal.index(index_path):
+        step("looking into the files")
+        from refscale_codec.batch import decoding
+        from refscale_codec.batch import tasks as planning
+        from refscale_codec.picture.tiles import TILE
+
+        unread: list[str] = []  # folders
+        found = Path(index_path) if index_path else None
+        items = decoding.find(source, ref, found, failed=unread.append)
+        for text in unread:
+            terminal.say(False, text)
+        job = decoding.Decoding(
+            weights, found, TILE if tile is None else tile, terminal.device_named(device), replace=force
         )
-    if failed:
-        of = counted(len(tasks), "picture")
-        raise BatchError(f"{failed} of {of} could not be coded; {folder / batches.JOURNAL} has why")
+        if not dry_run:
+            planning.require_journal(folder, replace=force)
+        tasks = planning.plan(items, job, folder)
+        many.require_others(tasks, *options.index_files(index_path))
+        if dry_run:
+            many.list_tasks(tasks, index_path, json_output)
+            return
+        processes = many.local_processes(jobs, job.device, sum(task.state != planning.DONE for task in tasks))
+        counts = many.run(tasks, job, folder, processes, step, quiet=quiet)
+    many.summarise(counts, "decoded", folder, unread, json_output=json_output, quiet=quiet)
 
 
 def _found(
@@ -228,31 +230,32 @@ def _found(
     failed: "Callable[[str], None]",
 ) -> "tuple[list[Item], list[Scene], list[Scene | None]]":
     """Return what is to be coded, and if these are STAC items, they and their references."""
-    from refscale_codec import batch as batches
     from refscale_codec.archive import stac
+    from refscale_codec.batch import encoding
+    from refscale_codec.batch.tasks import JOURNAL
 
     if source.suffix.lower() != ".json" or source.is_dir():
         if asset is not None:
             raise UsageError("--asset goes with STAC items")
-        return batches.find(source, ref, split, failed=failed), [], []
+        return encoding.find(source, ref, split, failed=failed), [], []
     if split is not None:
         raise UsageError("--split goes with a manifest")
     output = folder / stac.ITEMS
-    if output.exists() and (not (folder / batches.JOURNAL).exists() or output.samefile(source)) and not force:
+    if output.exists() and (not (folder / JOURNAL).exists() or output.samefile(source)) and not force:
         raise UsageError(f"{output} exists, and no earlier run has written it: -f overwrites it")
     scenes = stac.read(source, asset)
     older = stac.best_earlier(scenes, scenes if ref is None else stac.read(ref, asset))
-    return batches.of_scenes(scenes, older, source), scenes, older
+    return encoding.of_scenes(scenes, older, source), scenes, older
 
 
 def _write_items(scenes: "list[Scene]", older: "list[Scene | None]", folder: Path) -> None:
     """Write the items of the files that are coded."""
-    from refscale_codec import batch as batches
     from refscale_codec import journal
     from refscale_codec.archive import stac
+    from refscale_codec.batch.tasks import JOURNAL
     from refscale_codec.picture import files
 
-    told = {line.get("file"): line for line in journal.read(folder / batches.JOURNAL) if line.get("error") is None}
+    told = {line.get("file"): line for line in journal.read(folder / JOURNAL) if line.get("error") is None}
     items = [
         stac.coded_item(scene, old, told[scene.file], folder)
         for scene, old in zip(scenes, older, strict=True)
@@ -261,31 +264,3 @@ def _write_items(scenes: "list[Scene]", older: "list[Scene | None]", folder: Pat
     path = folder / stac.ITEMS
     with writing(path):
         files.write_atomically(path, stac.collection(items))
-
-
-def _list(tasks: "list[Task]", index: Path | None, json_output: bool) -> None:
-    """Write what would be done, a line each."""
-    for state, item in ((task.state, task.item) for task in tasks):
-        given = [] if item.reference is None else [str(item.reference)]
-        facts = {"state": state, "picture": str(item.picture), "reference_pictures": given, "file": item.file}
-        older = f"with {given[0]}" if given else "alone" if index is None else f"with the best of {index}"
-        text = terminal.as_json(facts) if json_output else f"{state}: {item.picture} {older} to {item.file}"
-        terminal.write("-", text + "\n")
-
-
-def _prepare(threads: int) -> None:
-    """Make the settings of a process that codes."""
-    import torch
-
-    terminal.show_warnings_as_lines()
-    process.keep_freed_memory()
-    process.lift_pillow_limit()
-    process.limit_threads(min(threads, torch.get_num_threads()))
-
-
-def _explained(error: Exception) -> str:
-    if isinstance(error, RefscaleError):
-        return str(error)
-    if memory.is_lacking(error):
-        return memory.message(error, "; fewer --jobs and smaller tiles (--tile) need less")
-    return f"a fault of refscale: {type(error).__name__}: {error}"

@@ -247,7 +247,8 @@ def decode(
         longest = max(header.height, header.width) if box is None else max(box.height, box.width)
         replace = force or output is not None
         if output is None:
-            format_name = format_name or _fitting(described, longest, geo)
+            kind = formats.fitting(*described[:2], longest, described.nodata, geo, alpha=described.alpha)
+            format_name = format_name or kind
             output = terminal.named_after(file, "." + format_name.lower().replace("tiff", "tif"))
         supplied = [] if index is None else [path for one in references.needed(content) for path in index.paths(one)]
         held = (*inputs, *options.index_files(index_path), *supplied)
@@ -276,12 +277,3 @@ def decode(
         were = "was" if len(ref) == 1 else "were"
         lines.append(f"{name}: needs no reference; {', '.join(map(terminal.name_of, ref))} {were} not used")
     terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
-
-
-def _fitting(described: Any, longest: int, geo: bytes) -> str:
-    """Return `png` if it can hold all of a picture, else `tiff`; see `formats.supporting`."""
-    from refscale_codec.picture.io import formats
-
-    fits = "png" in formats.supporting(described.dtype, described.depth, longest)
-    turns_rgb = described.alpha and described.depth == 1 and described.dtype.itemsize == 2
-    return "png" if fits and described.nodata is None and not geo and not turns_rgb else "tiff"

@@ -112,6 +112,13 @@ def supporting(dtype: np.dtype[Any], bands: int, longest: int) -> list[str]:
     ]
 
 
+def fitting(dtype: np.dtype[Any], bands: int, longest: int, nodata: float | None, geo: bytes, *, alpha: bool) -> str:
+    """Return `png` if it can hold all of a picture as it is, else `tiff`; arguments as in `supporting`."""
+    turns_rgb = alpha and bands == 1 and dtype.itemsize == 2
+    fits = "png" in supporting(dtype, bands, longest) and nodata is None and not geo and not turns_rgb
+    return "png" if fits else "tiff"
+
+
 def require_support(kind: str, dtype: np.dtype[Any], bands: int, longest: int) -> None:
     """Raise a UsageError for a format that is not among `supporting`."""
     able = supporting(dtype, bands, longest)

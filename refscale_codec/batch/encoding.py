@@ -1,0 +1,163 @@
+"""Encoding many pictures: which there are, with which references, and how each is coded.
+
+A picture's file has its path with the suffix .rsc. It is coded again when the picture, its reference or a file beside
+one of them has changed, or the weights, the options or the version. Inputs are known by size and time of modification,
+and files beside them by content.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from refscale_codec import __version__
+from refscale_codec.api.functions import encode_image
+from refscale_codec.api.request import Rate
+from refscale_codec.archive.stac import Scene
+from refscale_codec.batch import inputs
+from refscale_codec.batch.tasks import Item, Task, distinct
+from refscale_codec.errors import UsageError, printable
+from refscale_codec.fileformat import container, references
+from refscale_codec.picture import files
+from refscale_codec.picture.coded.ranges import Declared
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import pictures
+from refscale_codec.picture.tiles import TILE
+from refscale_codec.study.pairs import SUFFIXES
+from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
+from refscale_codec.training.manifest import read_manifest
+
+_MOST_BANDS = 255
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What all pictures are coded with; a `Job`."""
+
+    fields: ClassVar[tuple[str, ...]] = ("bpp", "references", "quality", "psnr")
+
+    weights: Path
+    fingerprint: str  # of the weights
+    rate: Rate = Rate()
+    ranges: Callable[[int], Declared] | None = None  # the values to code, by how many bands a picture has
+    output_hash: bool = False
+    reference_name: bool | None = None
+    strip: bool = False
+    tile: int = TILE
+    device: str = "cpu"
+    index: Path | None = None  # of references for pictures that have none of their own
+    most: int = 1  # how many references of the index a picture may have
+    replace: bool = False
+
+    def depends(self, item: Item) -> list[Any]:
+        """See `Job`."""
+        older = item.references[0] if item.references else None
+        read = [None if path is None else inputs.version(path) for path in (item.picture, older)]
+        ranges = None if self.ranges is None else str(self.ranges(_MOST_BANDS))
+        options = [self.output_hash, self.reference_name, self.strip, self.most if self.index else 0]
+        decisive = [self.fingerprint, self.rate, ranges, *options, __version__]
+        return [*read, None if older is None else older.name, decisive]
+
+    def do(self, task: Task) -> tuple[dict[str, Any], bytes]:
+        """See `Job`; for errors see `api.encode`."""
+        from refscale_codec import model
+
+        item = task.item
+        image = pictures.read(item.picture, need_georeference=not self.strip)
+        older = self._older(item, image)
+        reached = encode_image(
+            image,
+            [one for one, _ in older],
+            model.kept(self.weights, model.device_named(self.device)),
+            self.rate,
+            value_range=None if self.ranges is None else self.ranges(image.bands),
+            output_hash=self.output_hash,
+            reference_name=self.reference_name,
+            strip=self.strip,
+            tile=self.tile,
+        )
+        used = references.file_names(container.unpack(reached.data))
+        psnr = None if reached.psnr is None else round(reached.psnr, 3)
+        facts = {
+            "bpp": round(8 * len(reached.data) / (image.height * image.width), 4),
+            "references": used,
+            "reference_pictures": [printable(str(path)) for one, path in older if one.fingerprint().hex() in used],
+            "quality": reached.quality,
+            "psnr": psnr if psnr is None or math.isfinite(psnr) else str(psnr),
+        }
+        return facts, reached.data
+
+    def _older(self, item: Item, image: Image) -> list[tuple[Image, Path]]:
+        """Return the references of a picture with their paths: its own, or the best that the index has."""
+        paths: tuple[Path, ...] = item.references
+        if paths or self.index is None:
+            return list(zip(inputs.from_paths(paths), paths, strict=True))
+        found = [candidate.entry for candidate in inputs.index(self.index).find(image, self.most)]
+        older = inputs.from_index(self.index, [entry.described.fingerprint for entry in found])
+        return list(zip(older, (entry.path for entry in found), strict=True))
+
+
+def find(
+    source: Path,
+    reference: Path | None = None,
+    split: str | None = None,
+    *,
+    failed: Callable[[str], None] = lambda text: None,
+) -> list[Item]:
+    """Return the pictures to code.
+
+    Args:
+        source: a manifest (see `manifest`), by its suffix, or a folder, with all folders in it.
+        reference: nothing, one reference for all pictures of a folder, or a folder of references with their paths;
+            pictures without one are coded without.
+        split: only rows of this split of a manifest.
+        failed: called with a line on each folder that cannot be read.
+
+    Raises:
+        UsageError: nothing to code, arguments that do not belong together, or two pictures that would be one file.
+    """
+    if source.is_dir():
+        if split is not None:
+            raise UsageError("--split goes with a manifest")
+        found = sorted(files.below(source, SUFFIXES, failed))
+        if not found:
+            raise UsageError(f"{source} has no picture: no file ends in {', '.join(SUFFIXES)}")
+        older = {path: _partner(path, source, reference) for path in found}
+        if reference is not None and not any(older.values()):
+            raise UsageError(f"{source} and {reference} have no picture of the same name")
+        items = [_item(printable(path.stem), path, older[path], source) for path in found]
+    elif source.suffix.lower() in MANIFESTS:
+        if reference is not None:
+            raise UsageError(f"{source} names the references itself; --ref would have no effect")
+        pairs = read_manifest(source, None if split is None else (split,))
+        items = [_item(pair.name, pair.target, pair.reference, source.parent) for pair in pairs]
+    elif source.exists():
+        raise UsageError(f"{source} is neither a folder nor a manifest; `refscale encode` codes one picture")
+    else:
+        raise UsageError(f"{source} does not exist")
+    return distinct(items, source)
+
+
+def of_scenes(scenes: Iterable[Scene], references: Iterable[Scene | None], source: Path) -> list[Item]:
+    """Return the pictures of STAC items, with their references; errors as in `find`."""
+    pairs = zip(scenes, references, strict=True)
+    items = [Item(printable(at.item.id), at.picture, (old.picture,) if old else (), at.file) for at, old in pairs]
+    return distinct(items, source)
+
+
+def _partner(path: Path, source: Path, reference: Path | None) -> Path | None:
+    """Return the reference of a picture in a folder; None if it has none."""
+    if reference is None or not reference.is_dir():
+        return reference
+    other = reference / path.relative_to(source)
+    return other if other.is_file() else None
+
+
+def _item(name: str, picture: Path, reference: Path | None, base: Path) -> Item:
+    path = Path(os.path.relpath(picture, base))
+    inside = Path(*(part for part in path.parts if part not in ("..", path.anchor)))
+    if not inside.name:
+        raise UsageError(f"{picture} is a folder, not a picture")
+    return Item(name, picture, (reference,) if reference else (), printable(str(inside.with_suffix(".rsc"))))

@@ -1,0 +1,168 @@
+"""What the commands that code and decode many pictures share: the processes, progress, lists and summaries."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from refscale_codec.cli import memory, process, terminal
+from refscale_codec.errors import BatchError, RefscaleError, UsageError, counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from refscale_codec.archive.references import References
+    from refscale_codec.batch.running import Processes
+    from refscale_codec.batch.tasks import Job, Task
+
+_BETWEEN_LINES = 30.0  # seconds, where stderr is no terminal
+
+
+class Counts(NamedTuple):
+    """What became of the tasks of a run."""
+
+    all: int
+    wanted: int
+    failed: int
+    alone: int  # without a reference, of those that did not fail
+    size: int  # bytes that were written
+    seconds: float
+
+
+def list_tasks(tasks: "Sequence[Task]", index: str | None, json_output: bool) -> None:
+    """Write what would be done, a line each."""
+    for state, item in ((task.state, task.item) for task in tasks):
+        given, needs = [str(path) for path in item.references], list(item.needs)
+        facts = {"state": state, "picture": str(item.picture), "reference_pictures": given, "file": item.file}
+        if item.picture.suffix.lower() == ".rsc":
+            facts["references"] = needs
+            older = f"without its reference {', '.join(needs)}" if needs else "alone"
+        else:
+            older = "alone" if index is None else f"with the best of {index}"
+        older = f"with {', '.join(given)}" if given else older
+        text = terminal.as_json(facts) if json_output else f"{state}: {item.picture} {older} to {item.file}"
+        terminal.write("-", text + "\n")
+
+
+def local_processes(jobs: int | None, device: str, wanted: int) -> "Processes":
+    """Return what does tasks in processes of this machine that share its cores: on a GPU one, unless `jobs` says so."""
+    import torch
+
+    from refscale_codec import workers
+    from refscale_codec.study.environment import cores
+
+    count = min(jobs or (cores() if device == "cpu" else 1), max(1, wanted))
+    threads = min(max(1, cores() // count), torch.get_num_threads())
+    return lambda work, tasks: workers.run(work, tasks, count, partial(prepare, threads))
+
+
+def prepare(threads: int) -> None:
+    """Make the settings of a process that codes."""
+    terminal.show_warnings_as_lines()
+    process.keep_freed_memory()
+    process.lift_pillow_limit()
+    process.limit_threads(threads)
+
+
+def run(
+    tasks: "list[Task]",
+    job: "Job",
+    folder: Path,
+    processes: "Processes",
+    step: "Callable[[str], None]",
+    *,
+    index: "References | None" = None,
+    quiet: bool,
+) -> Counts:
+    """Do the tasks, with progress and a line on stderr for each warning and failure; see `running.run`."""
+    from refscale_codec.batch import running
+    from refscale_codec.batch.tasks import DONE
+    from refscale_codec.picture import files
+
+    files.make_folder(folder)
+    wanted = sum(task.state != DONE for task in tasks)
+    begun = said = time.monotonic()
+    failed = size = alone = 0
+    results = running.run(tasks, job, folder, processes=processes, explain=_explained, index=index)
+    with closing(results) as lines:
+        for done, line in enumerate(lines, 1):
+            for warning in line["warnings"]:
+                terminal.say(quiet, f"{line['file']}: {warning}")
+            if line["error"] is None:
+                size += line["bytes"]
+                alone += not line["references"]
+            else:
+                failed += 1
+                terminal.say(False, f"{line['file']}: {line['error']}")
+            now = time.monotonic()
+            left = terminal.duration((now - begun) * (wanted - done) / done)
+            told = f"{done} of {counted(wanted, 'picture')}, {left} left" + f", {failed} failed" * bool(failed)
+            step(told)
+            if now - said > _BETWEEN_LINES:
+                said = now
+                terminal.say(quiet or sys.stderr.isatty(), told)
+    return Counts(len(tasks), wanted, failed, alone, size, round(time.monotonic() - begun, 3))
+
+
+def summarise(
+    counts: Counts, done: str, folder: Path, unread: Sequence[str], *, json_output: bool, quiet: bool
+) -> None:
+    """Tell what a run has done.
+
+    Args:
+        counts: of the run.
+        done: `coded` or `decoded`.
+        folder: of the output.
+        unread: folders that could not be read.
+        json_output: whether a summary goes to stdout as JSON.
+        quiet: whether none goes to stderr.
+
+    Raises:
+        BatchError: something has failed.
+    """
+    from refscale_codec.batch.tasks import JOURNAL
+
+    unchanged, made = counts.all - counts.wanted, counts.wanted - counts.failed
+    facts: dict[str, Any] = {
+        "pictures": counts.all,
+        done: made,
+        "unchanged": unchanged,
+        "failed": counts.failed,
+        "without_reference": counts.alone,
+        "bytes": counts.size,
+        "seconds": counts.seconds,
+    }
+    told = f"{folder}: {made} of {counted(counts.all, 'picture')} {done}" + f", to {counts.size} bytes" * bool(made)
+    told += f"; {unchanged} were {done} already" * bool(unchanged)
+    told += f"; {counts.alone} without a reference" * bool(counts.alone)
+    terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
+    why = f"; {folder / JOURNAL} has why"
+    if unread:
+        raise BatchError(
+            f"{len(unread)} folders could not be read, nor what is in them"
+            + f", and {counts.failed} of {counts.all} pictures not {done}{why}" * bool(counts.failed)
+        )
+    if counts.failed:
+        raise BatchError(f"{counts.failed} of {counted(counts.all, 'picture')} could not be {done}{why}")
+
+
+def require_others(tasks: "Sequence[Task]", *held: str | Path) -> None:
+    """Raise UsageError if an output is one of the references, or another file that must stay."""
+    import os
+
+    kept = {os.path.realpath(path) for path in (*held, *(path for task in tasks for path in task.item.references))}
+    for task in tasks:
+        output = task.folder / task.item.file
+        if os.path.realpath(output) in kept:
+            raise UsageError(f"{output} is also a reference; it would be overwritten")
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, RefscaleError):
+        return str(error)
+    if memory.is_lacking(error):
+        return memory.message(error, "; fewer --jobs and smaller tiles (--tile) need less")
+    return f"a fault of refscale: {type(error).__name__}: {error}"
