@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import RESULTS, bd_rate, kept, replace_table
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import encoder
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["naip_chico", "naip_claremont"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     path = RESULTS / f"alignment-{args.split}.json"
     weights = net.fingerprint.hex()
     result: dict[str, Any] = {"command": "", "weights": weights, "qualities": QUALITIES, "pairs": {}}

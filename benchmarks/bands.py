@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import RESULTS, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import encoder, reference_choice
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     rows = []
     for pair in read_manifest(args.manifest, ("dev",)):
         assert pair.reference is not None

@@ -21,7 +21,7 @@ import torch
 from common import RESULTS, ROOT, write
 from numpy.typing import NDArray
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what entropy coding saves of low-res JPEGs.")
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     rows = []
     for pair in read_manifest(args.manifest, ("dev",)):
         target = pictures.read(pair.target)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 def samples(manifest: Path, seed: int) -> Iterator[Sample]:
     """Yield low-res pictures of the training pictures."""
     rng = np.random.default_rng(seed)
-    nets = [model.load(model.shipped(scale)) for scale in (2, 4)]
+    nets = [model.load(weights_files.shipped(scale)) for scale in (2, 4)]
     for pair in read_manifest(manifest, ("train", "single")):
         pixels = [pictures.read(path).pixels for path in (pair.target, pair.reference) if path is not None]
         for _ in range(ROUNDS):

@@ -26,7 +26,7 @@ import torch
 from common import RESULTS, kept, middle, replace_table
 from numpy.typing import NDArray
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     path, weights = RESULTS / "local-gain-offset.json", net.fingerprint.hex()
     result: dict[str, Any] = {"weights": weights, "pairs": {}} | kept(path, weights=weights)
     result["command"] = "python benchmarks/local_gain_offset.py manifest.csv"

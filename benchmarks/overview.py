@@ -18,7 +18,7 @@ from common import ROOT
 from numpy.typing import NDArray
 
 import refscale_codec as refscale
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.study import change, metrics
@@ -59,7 +59,7 @@ def main() -> None:
         if coder.name in ("jpeg", "avif"):
             coded = nearest(coder, newer, len(data))
             rivals.append((coder.name.upper(), told(coded.bytes_total, target, coded.decoded), coded.decoded))
-    heat = change.heat_map(change.change(newer, older, model.load(model.shipped(2))), newer).pixels
+    heat = change.heat_map(change.change(newer, older, model.load(weights_files.shipped(2))), newer).pixels
 
     shown = (
         ("reference", "at sender and receiver", older.pixels),

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 from common import RESULTS, ROOT, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.study.coders import baselines
@@ -68,7 +68,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Measure, print the table, write the results."""
     parser = argparse.ArgumentParser(description="Compare refscale's processor seconds with those of other coders.")
-    parser.add_argument("--weights", type=Path, nargs="+", default=[model.shipped(2), model.shipped(2, "gmm")])
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[weights_files.shipped(2), weights_files.shipped(2, "gmm")]
+    )
     parser.add_argument("--size", type=int, nargs="+", default=[512])
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS / "peers.json")
@@ -86,7 +88,9 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": f"python benchmarks/peers.py --weights {' '.join(path.name for path in args.weights)} "
         f"--size {' '.join(map(str, args.size))} --repeat {args.repeat}",
-        "weights": {name: model.fingerprint(path).hex() for name, path in zip(names, args.weights, strict=True)},
+        "weights": {
+            name: weights_files.fingerprint(path).hex() for name, path in zip(names, args.weights, strict=True)
+        },
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
         "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "av")},
         "rows": rows,

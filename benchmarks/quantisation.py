@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from common import RESULTS, middle, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import encoder
 from refscale_codec.lrcodec.dct import codec
 from refscale_codec.picture.image import Image
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every so many pairs")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     pairs = [pair for pair in read_manifest(args.manifest, ("dev",)) if pair.reference is not None][:: args.every]
     rows = []
     for pair in pairs:

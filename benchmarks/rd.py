@@ -17,7 +17,7 @@ from pathlib import Path
 from common import RESULTS, ROOT, replace_table
 from rich.progress import Progress
 
-from refscale_codec import model
+from refscale_codec import weights_files
 from refscale_codec.cli import process
 from refscale_codec.errors import RefscaleError
 from refscale_codec.study import output, pairs, plot, rdcurve
@@ -29,7 +29,7 @@ from refscale_codec.study.results import ALL, JPEG, Comparison, Results
 from refscale_codec.study.styles import few
 
 OURS = "refscale-x2"
-WEIGHTS = (model.shipped(2), model.shipped(4), model.shipped(2, "gmm"))
+WEIGHTS = (weights_files.shipped(2), weights_files.shipped(4), weights_files.shipped(2, "gmm"))
 
 
 def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, folder: Path) -> Results:

@@ -23,7 +23,7 @@ import torch
 from common import RESULTS as FOLDER
 from common import kept, middle, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import encoder, reference_choice
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th pair")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     weights = net.fingerprint.hex()
     rows = kept(RESULTS, FIELDS, weights=weights).get("rows", [])
     pairs = [pair for pair in read_manifest(args.manifest, ("dev",)) if pair.reference is not None]

@@ -39,7 +39,7 @@ import torch
 from common import RESULTS as FOLDER
 from common import kept, middle, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.archive import descriptor, search
 from refscale_codec.archive.description import Description
 from refscale_codec.archive.footprint import Footprint
@@ -253,7 +253,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     weights = net.fingerprint.hex()
     before = kept(RESULTS, FIELDS, weights=weights)
     rows, looks = before.get("rows", []), before.get("descriptors", [])

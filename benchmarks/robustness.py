@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from common import RESULTS, Point, bd_rate, kept, point, replace_table
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
@@ -104,7 +104,7 @@ def curve(name: str, pair: Pair, other: Pair) -> list[Point]:
     """Return bits per pixel and PSNR at each quality, in a case."""
     torch.set_num_threads(1)
     assert pair.reference is not None and other.reference is not None
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     read = [pictures.read(path).pixels for path in (pair.target, pair.reference, other.reference)]
     target = Image(middle(read[0]))
     reference = None if name == NONE else Image(np.ascontiguousarray(CASES[name](read[1], read[2])))
@@ -132,7 +132,7 @@ def main() -> None:
     pairs = pairs[:: args.every]
     others = pairs[3:] + pairs[:3]
     path = RESULTS / "robustness.json"
-    weights = model.fingerprint(model.shipped(2)).hex()
+    weights = weights_files.fingerprint(weights_files.shipped(2)).hex()
     result: dict[str, Any] = {
         "command": f"python benchmarks/robustness.py manifest.csv --every {args.every}",
         "weights": weights,

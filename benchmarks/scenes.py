@@ -31,7 +31,7 @@ import throughput
 from common import RESULTS, ROOT, write
 
 import refscale_codec
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.fileformat import container
@@ -93,7 +93,7 @@ def seams(target: Image, reference: Image, folder: Path) -> dict[str, Any]:
     whole = -(-max(target.height, target.width) // tiles.STEP) * tiles.STEP
     beside = near_edges(target.height, target.width)
     for scale in container.SCALES:
-        net = model.load(model.shipped(scale))
+        net = model.load(weights_files.shipped(scale))
         row: dict[str, Any] = {}
         decoded = {}
         for name, side in (("tiled", tiles.TILE), ("whole", whole)):
@@ -233,7 +233,9 @@ def main() -> None:
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "opencv-python-headless")},
         },
-        "weights": {f"x{scale}": model.fingerprint(model.shipped(scale)).hex() for scale in container.SCALES},
+        "weights": {
+            f"x{scale}": weights_files.fingerprint(weights_files.shipped(scale)).hex() for scale in container.SCALES
+        },
         "rows": [],
     }
     for size in args.size:

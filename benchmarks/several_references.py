@@ -24,7 +24,7 @@ import torch
 from common import RESULTS as FOLDER
 from common import Point, bd_rate, kept, middle, point, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only each n-th picture")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     versions = {"python": platform.python_version(), "torch": torch.__version__, "weights": net.fingerprint.hex()}
     command = "python benchmarks/several_references.py naip_rgbn.csv"
     result = {"command": command, "machine": platform.machine(), "versions": versions, "qualities": QUALITIES}

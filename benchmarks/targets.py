@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from common import RESULTS, middle, replace_table, write
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.errors import TargetError
 from refscale_codec.model import Model
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     firsts: dict[str, Pair] = {}
     for pair in read_manifest(args.manifest, ("dev",)):
         if pair.reference is not None:

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import refscale_codec
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.cli import process
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
@@ -75,7 +75,7 @@ def timed(job: Job, folder: Path) -> tuple[bytes, dict[str, float]]:
             torch.cuda.synchronize()
         seconds[stage] = seconds.get(stage, 0.0) + clock() - start - sum(seconds.values())
 
-    net = model.load(model.shipped(job.scale), job.device)
+    net = model.load(weights_files.shipped(job.scale), job.device)
     on_stage("load")
     reference = pictures.read(folder / "reference.png")
     if job.direction == "encode":
@@ -111,7 +111,7 @@ def measure(job: Job, folder: Path) -> dict[str, Any]:
     total = median(sum(run.values()) - run["load"] for run in runs)
     return {
         **job._asdict(),
-        "weights": model.fingerprint(model.shipped(job.scale)).hex(),
+        "weights": weights_files.fingerprint(weights_files.shipped(job.scale)).hex(),
         "file_bytes": (folder / "coded.rsc").stat().st_size,
         "seconds": seconds,
         "seconds_per_megapixel": {"total": 1e6 * total / job.size**2, "net": 1e6 * seconds["net"] / job.size**2},
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--output", type=Path, default=RESULTS / "throughput.json")
     args = parser.parse_args()
-    scales = [s for s in container.SCALES if (model.shipped(2).parent / f"refscale-x{s}.safetensors").is_file()]
+    scales = [s for s in container.SCALES if (weights_files.shipped(2).parent / f"refscale-x{s}.safetensors").is_file()]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     words = f"--repeat {args.repeat} --threads {args.threads} --device {args.device}"
     versions = {name: version(name) for name in ("torch", "numpy", "pillow")}

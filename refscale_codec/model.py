@@ -5,7 +5,6 @@ low-res codec under that codec's name; without one it is JPEG. The entropy model
 integers, beside the parameters they were made from.
 """
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable
@@ -19,9 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from refscale_codec import lrcodec
-from refscale_codec.errors import UsageError, WeightsError, reason
-from refscale_codec.fileformat import container
+from refscale_codec import lrcodec, weights_files
+from refscale_codec.errors import WeightsError, reason
 from refscale_codec.lrcodec.gmm import export
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import LowResCodec
@@ -33,17 +31,12 @@ from refscale_codec.rescale.quantised import IntegerConv
 from refscale_codec.rescale.trained import TrainedRescaler
 from refscale_codec.rescale.untied import Untied
 
-SHIPPED = Path(__file__).parent / "_weights"  # inside an installed wheel
-SOURCE = Path(__file__).parent.parent / "weights"  # beside the package in a source checkout
-
 KEPT = 8
 """Most models that stay in memory."""
 
 RESCALERS: dict[str, type[TrainedRescaler]] = {"flow": RescaleNet, "untied": Untied, "fgrn": Fgrn}
 """The families of rescalers, by the `kind` in a config, which is also the name of their table in a recipe."""
 
-LARGEST = 1 << 28
-"""Most bytes of a weights file: nets of 130 million parameters."""
 _LARGEST_HEADER = 1 << 20  # bytes of JSON: the arrays of such a net, by far
 _STORED_AS = (torch.float16, torch.float32)  # floats
 
@@ -59,7 +52,7 @@ class Model:
     rescaler: Rescaler
     low_res: LowResCodec
     fingerprint: bytes
-    """6 bytes by which a file asks for the model, see `fingerprint`."""
+    """6 bytes by which a file asks for the model, see `weights_files.fingerprint`."""
 
     @property
     def scale(self) -> int:
@@ -70,71 +63,6 @@ class Model:
     def exact(self) -> bool:
         """Whether a file decodes to the same pixels on every machine."""
         return self.rescaler.exact and self.low_res.exact
-
-
-def shipped(scale: int, codec: str = "jpeg") -> Path:
-    """Return the path of the weights that come with the package for a scale of 2 or 4 and a low-res codec.
-
-    Raises:
-        WeightsError: the installation lacks them.
-        UsageError: an unknown scale or codec, or a codec that does not ship at this scale.
-    """
-    if scale not in container.SCALES:
-        raise UsageError(f"scale must be {' or '.join(map(str, container.SCALES))}, not {scale!r}")
-    entry = lrcodec.shipping(scale, codec)
-    folder = SHIPPED if SHIPPED.is_dir() else SOURCE
-    path = folder / f"refscale-x{scale}{entry.suffix}.safetensors"
-    if not path.is_file():
-        raise WeightsError(
-            f"no weights for scale {scale} and the codec {codec} come with this installation (looked for {path})"
-        )
-    return path
-
-
-def shipped_as(wanted: bytes) -> Path:
-    """Return the path of the weights with this fingerprint among all that come with the package, old ones too.
-
-    Raises:
-        WeightsError: none of them has it.
-    """
-    folder = SHIPPED if SHIPPED.is_dir() else SOURCE
-    for path in sorted(folder.glob("*.safetensors")):
-        if fingerprint(path) == wanted:
-            return path
-    raise WeightsError(f"no weights with the fingerprint {wanted.hex()} come with this installation")
-
-
-def device_named(name: str, option: str = "device") -> str:
-    """Return torch's name of the device for `auto`, `cpu`, `cuda` or `mps`; `auto` is the fastest that is there.
-
-    Raises:
-        UsageError: there is none such here; `option` is what its message calls the name.
-    """
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available.append("cuda")
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    if name == "auto":
-        return available[-1]
-    if name not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"{option} must be auto, cpu, cuda or mps, not {name}")
-    if name not in available:
-        raise UsageError(
-            f"{option} {name}: this machine or this build of torch has none; there is: {', '.join(available)}"
-        )
-    return name
-
-
-def fingerprint(path: Path) -> bytes:
-    """Return the first 6 bytes of the SHA-256 of a weights file, the name by which a container asks for it."""
-    return _read(path)[1]
-
-
-def _read(path: Path) -> tuple[bytes, bytes]:
-    """Return a file's bytes and their fingerprint."""
-    data = files.read(path, WeightsError, lambda head, name: LARGEST)
-    return data, hashlib.sha256(data).digest()[:6]
 
 
 def store(rescaler: TrainedRescaler, path: Path, gmm: Gmm | None = None) -> None:
@@ -163,7 +91,7 @@ def load(path: Path, device: str = "cpu") -> Model:
     Raises:
         WeightsError: the file is missing, is no weights file of refscale, or does not fit its own config.
     """
-    data, own_fingerprint = _read(path)
+    data, own_fingerprint = weights_files.read(path)
     try:
         config, parts = _arrays(data)
         low_res: LowResCodec = lrcodec.CODECS[lrcodec.JPEG].codec()()

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -214,3 +215,11 @@ def refscale(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixtur
         return Outcome(int(caught.value.code or 0), captured.out, captured.err.decode())
 
     return run
+
+
+def without_torch(*arguments: object) -> Outcome:
+    """Run the command line in a process of its own, in which importing torch fails."""
+    program = "import sys; sys.modules['torch'] = None; from refscale_codec.__main__ import main; main()"
+    line = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr.decode())

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 import refscale_codec as refscale
-from refscale_codec import errors, model
+from refscale_codec import errors, model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
@@ -350,8 +350,8 @@ def test_a_model_is_loaded_once_even_by_threads_that_ask_together(
 
 
 def test_what_ships_is_found_by_scale_and_codec() -> None:
-    assert refscale.load_model(device="cpu") is refscale.load_model(model.shipped(2), device="cpu")
-    assert refscale.load_model(scale=4, device="cpu") is refscale.load_model(model.shipped(4), device="cpu")
+    assert refscale.load_model(device="cpu") is refscale.load_model(weights_files.shipped(2), device="cpu")
+    assert refscale.load_model(scale=4, device="cpu") is refscale.load_model(weights_files.shipped(4), device="cpu")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ImageError, ReferenceMismatch
@@ -714,7 +714,7 @@ def test_first_bands_are_not_predicted(tiny_model: Model) -> None:
 def test_a_real_pair_with_infrared(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if row["name"] == "albania_0035")
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     infrared = [0, 2, 2, 1]  # shortwave, red, red, near
     pair = [pictures.read(data_folder / row[column]).pixels[:160, :160, infrared] for column in ("target", "reference")]
     target, reference = (Image(pixels) for pixels in pair)
@@ -729,7 +729,7 @@ def test_a_real_pair_with_infrared(data_folder: Path) -> None:
 def test_a_real_pair_of_any_kind(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     rgb = [pictures.read(data_folder / row[column]).pixels[:96, :96] for column in ("target", "reference")]
     plain = encoder.encode(*(Image(x) for x in rgb), net)
     described = bands.describe(Image(rgb[0]))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import Outcome
+from conftest import Outcome, without_torch
 
 from refscale_codec import workers
 from refscale_codec.batch import encoding
@@ -297,6 +297,29 @@ def test_a_dry_run_lists_what_would_be_done_and_writes_nothing(
     drawn(7).save(place / "new" / "a.png")
     told = [json.loads(line) for line in run("pairs.csv", "-o", "out", "--dry-run", "--json")[0].text.splitlines()]
     assert [(line["file"], line["state"]) for line in told] == [("new/a.rsc", "changed"), ("new/more/b.rsc", "done")]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [((), "out: 0 of 3 pictures coded; 3 were coded already\n"), (("--dry-run",), "done: new/a.png alone to a.rsc\n")],
+)
+def test_what_is_done_already_is_told_without_torch(
+    place: Path,
+    run: Callable[..., tuple[Outcome, list[str]]],
+    tiny_weights: Path,
+    options: tuple[str, ...],
+    told: str,
+) -> None:
+    run("new", "-o", "out")
+    done = without_torch("batch", "new", "-o", "out", "--weights", tiny_weights, *options)
+    assert (done.code, (done.text + done.err)[: len(told)]) == (0, told)
+
+
+def test_wrong_weights_are_refused_before_anything_is_written(place: Path, refscale: Callable[..., Outcome]) -> None:
+    (place / "junk.safetensors").write_text("not weights")
+    outcome = refscale("batch", "new", "-o", "out", "--weights", "junk.safetensors")
+    assert (outcome.code, (place / "out").exists()) == (5, False)
+    assert "junk.safetensors" in outcome.err
 
 
 def test_a_process_that_dies_twice_is_the_error_of_its_picture(

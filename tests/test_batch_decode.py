@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import Outcome
+from conftest import Outcome, without_torch
 
 from refscale_codec import model, workers
 from refscale_codec.batch import decoding
@@ -96,6 +96,16 @@ def test_pictures_are_those_of_decode_and_lines_tell_of_them(
     assert {key: json.loads(outcome.text)[key] for key in ("pictures", "decoded", "without_reference", "bytes")} == {
         **{"pictures": 4, "decoded": 4, "without_reference": 2, "bytes": sum(line["bytes"] for line in told.values())}
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [((), "out: 0 of 4 pictures decoded; 4 were decoded already\n"), (("--dry-run",), "done: coded/a.rsc with old/a")],
+)
+def test_what_is_done_already_is_told_without_torch(place: Path, run: Run, options: tuple[str, ...], told: str) -> None:
+    run("coded", "--ref", "old", "-o", "out")
+    done = without_torch("batch-decode", "coded", "--ref", "old", "-o", "out", *options)
+    assert (done.code, (done.text + done.err)[: len(told)]) == (0, told)
 
 
 def test_an_index_finds_the_references_of_several_dates(

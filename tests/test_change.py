@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.errors import ImageError
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -93,5 +93,5 @@ def test_new_houses_are_found_on_a_real_pair(data_folder: Path) -> None:
     pair = next(p for p in pairs if p.name == "chico_069_2020")
     assert pair.reference is not None
     target, reference = (Image(pictures.read(p).pixels[:160].copy()) for p in (pair.target, pair.reference))
-    found = change.change(target, reference, model.load(model.shipped(2)))
+    found = change.change(target, reference, model.load(weights_files.shipped(2)))
     assert found[80:140, 50:130].mean() > 3 * found[:, 160:].mean()  # houses built since; houses that stood before

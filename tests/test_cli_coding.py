@@ -12,7 +12,7 @@ import pytest
 from commands import PRECIOUS, REF, TINY, assert_refusal, contents, drawn, older
 from conftest import Outcome
 
-from refscale_codec import model
+from refscale_codec import weights_files
 from refscale_codec.cli import terminal
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.fileformat import container
@@ -408,7 +408,7 @@ def test_weights_that_ship_are_found_by_scale_and_by_fingerprint(
 ) -> None:
     folder = place / "shipped"
     folder.mkdir()
-    monkeypatch.setattr(model, "SHIPPED", folder)
+    monkeypatch.setattr(weights_files, "SHIPPED", folder)
     shutil.copy(place / "tiny.safetensors", folder / "refscale-x2.safetensors")
     assert refscale("encode", "target.png", *REF, "-o", "out.rsc", "--quality", 60).code == 0
     assert (place / "out.rsc").read_bytes() == (place / "with.rsc").read_bytes()

@@ -14,7 +14,7 @@ from conftest import Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.cli import facts, terminal
 from refscale_codec.codec import encoder
 from refscale_codec.fileformat import container
@@ -66,7 +66,7 @@ def test_info_says_how_much_of_the_picture_uses_the_reference(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert f"{older_fingerprint()}, used in part\n" in refscale("info", "mapped.rsc").text  # by unknown weights
-    monkeypatch.setattr(model, "shipped_as", lambda _: place / "tiny.safetensors")
+    monkeypatch.setattr(weights_files, "shipped_as", lambda _: place / "tiny.safetensors")
     [share] = json.loads(refscale("info", "mapped.rsc", "--json").text)["uses_of_reference"]
     content = container.unpack((place / "mapped.rsc").read_bytes())
     cell = model.load(place / "tiny.safetensors").rescaler.cell

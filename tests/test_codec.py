@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, stored_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import lrcodec, model
+from refscale_codec import lrcodec, model, weights_files
 from refscale_codec.codec import decoder, encoder, payloads
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.codec.reconstruction import reconstruct
@@ -252,7 +252,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
     target, reference = (
         cut(pictures.read(ROOT / "examples" / f"{name}.png"), 192, 192) for name in ("target", "reference")
     )
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     noise = Image(np.random.default_rng(0).integers(0, 256, target.pixels.shape, dtype=np.uint8))
     used = [encoder.prepare(target, ref, net).groups[0].source.used for ref in (reference, noise)]
     assert used == [True, False]
@@ -267,7 +267,7 @@ def test_a_reference_is_used_where_it_helps_and_left_where_it_does_not() -> None
 @pytest.mark.slow
 def test_a_reference_is_moved_only_where_that_helps() -> None:
     target, reference = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     assert (
         registration.estimate(target, reference) is not None
     )  # light and season mislead it: this reference lies in place
@@ -282,7 +282,7 @@ def test_a_reference_of_another_size_is_brought_onto_the_grid() -> None:
     target, reference = (
         cut(pictures.read(ROOT / "examples" / f"{name}.png"), 240, 240) for name in ("target", "reference")
     )
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     sizes = {}
     for side in (120, 240, 450):
         resized = Image(cv2.resize(reference.pixels, (side, side), interpolation=cv2.INTER_AREA))
@@ -438,7 +438,7 @@ def test_a_real_revisit_has_no_seams(data_folder: Path) -> None:
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
     target, reference = (pictures.read(data_folder / row[column]) for column in ("target", "reference"))
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     psnr = []
     for tile in (512, 128):
         data = encoder.encode(target, reference, net, EncodeOptions(tile=tile))
@@ -608,7 +608,7 @@ def test_a_real_revisit_is_smaller_than_a_jpeg_of_its_quality(data_folder: Path)
     with (data_folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if (row["dataset"], row["split"]) == ("naip_chico", "dev"))
     target, reference = (cut(pictures.read(data_folder / row[column]), 128, 128) for column in ("target", "reference"))
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     data = encoder.encode(target, reference, net)
     psnr = metrics.psnr(target.pixels, decoder.decode(data, reference, net).pixels)
     assert psnr > 30

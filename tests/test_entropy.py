@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.lrcodec.dct.coefficients import Floats, Indices
@@ -247,7 +247,7 @@ def test_what_holds_no_coefficients_is_refused(payload: bytes) -> None:
 
 def test_the_low_res_picture_of_the_example_takes_far_fewer_bytes() -> None:
     target, reference = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     low = tiled.downscale(target, tiled.map_reference(target, reference, net.rescaler), net.rescaler, 85)
     for quality in (30, 85):
         packed = entropy.encode(coefficients.quantise(low.lr, quality), quality)

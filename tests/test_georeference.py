@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.fileformat import container
@@ -193,7 +193,7 @@ def test_a_georeferenced_reference_of_another_extent_and_grain_is_used() -> None
     part = placed(np.ascontiguousarray(target[100:292, 150:342]), UTM, 1, 0, 600_150, 0, -1, 4_199_900)
     coarser = cv2.resize(reference, (340, 340), interpolation=cv2.INTER_AREA)
     older = placed(coarser, UTM, 512 / 340, 0, 600_000, 0, -512 / 340, 4_200_000)
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     data = encoder.encode(part, older, net)
     assert container.unpack(data).alignment is not None
     assert len(data) < 0.95 * len(encoder.encode(part, None, net))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.lrcodec.gmm import export, layers
 from refscale_codec.lrcodec.gmm import net as nets
 from refscale_codec.lrcodec.gmm.codec import GmmCodec
@@ -132,7 +132,7 @@ def test_a_fresh_layer_starts_as_compressais(theirs: types.SimpleNamespace, kind
 
 @pytest.fixture(scope="module")
 def shipped() -> Gmm:
-    low_res = model.load(model.shipped(2, "gmm")).low_res
+    low_res = model.load(weights_files.shipped(2, "gmm")).low_res
     assert isinstance(low_res, GmmCodec)
     return low_res.net
 

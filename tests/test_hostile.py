@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refscale_codec
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder
 from refscale_codec.errors import ContainerError, RefscaleError, WeightsError
 from refscale_codec.fileformat import container
@@ -171,7 +171,7 @@ def test_weights_that_give_no_numbers_are_named(tmp_path: Path, name: str) -> No
     picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
     with pytest.raises(WeightsError, match="numbers that are not finite"):
         refscale_codec.encode(picture, model=path)
-    fingerprint = model.fingerprint(path)
+    fingerprint = weights_files.fingerprint(path)
     file = container.unpack(refscale_codec.encode(picture, model=make.weights(name)))
     forged = container.pack(replace(file, header=replace(file.header, weights=fingerprint)))
     with pytest.raises(WeightsError, match="numbers that are not finite"):

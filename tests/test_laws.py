@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.encoder import EncodeOptions, Plan
 from refscale_codec.codec.rate_control import Target
@@ -41,7 +41,7 @@ def test_more_quality_is_more_bytes_and_more_psnr(
     scale: int, codec: str, drawn_pair: tuple[Image, Image], with_reference: bool
 ) -> None:
     target, reference = drawn_pair[0], drawn_pair[1] if with_reference else None
-    plan = encoder.prepare(target, reference, model.load(model.shipped(scale, codec)))
+    plan = encoder.prepare(target, reference, model.load(weights_files.shipped(scale, codec)))
     coded = [plan.code(quality) for quality in (4, 25, 50, 70, 85, 97)]
     sizes = [each.size() for each in coded]
     psnrs = [metrics.psnr(target.pixels, each.picture().pixels) for each in coded]
@@ -60,7 +60,7 @@ def test_a_target_is_what_encode_gives_at_its_settings(
     pair: tuple[Image, Image],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    net, settings, code = model.load(model.shipped(2, codec)), [], Plan.code
+    net, settings, code = model.load(weights_files.shipped(2, codec)), [], Plan.code
 
     def watched(self: Plan, *arguments: Any) -> encoder.Coded:
         settings.append(arguments)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
@@ -166,7 +166,7 @@ def test_bits_rank_pictures_as_packing_does(quality: int) -> None:
 @pytest.mark.parametrize("quality", [20, 50, 80, 92])
 def test_bits_are_about_those_of_a_packed_low_res_picture(quality: int) -> None:
     target, reference = (pictures.read(ROOT / "examples" / f"{name}.png") for name in ("target", "reference"))
-    net = model.load(model.shipped(2)).rescaler
+    net = model.load(weights_files.shipped(2)).rescaler
     lr = tiled.downscale(target, tiled.map_reference(target, reference, net), net, quality).lr
     real = 8 * len(entropy.encode(coefficients.quantise(lr, quality), quality))
     estimated = bits(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255, quality)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refscale_codec import lrcodec, model
+from refscale_codec import lrcodec, weights_files
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
 
@@ -19,10 +19,10 @@ def test_an_entry_is_what_its_codec_says_and_what_ships(number: int) -> None:
     assert lrcodec.named(entry.name) is entry
     for scale in container.SCALES:
         if scale in entry.scales:
-            assert model.shipped(scale, entry.name).name == f"refscale-x{scale}{entry.suffix}.safetensors"
+            assert weights_files.shipped(scale, entry.name).name == f"refscale-x{scale}{entry.suffix}.safetensors"
         else:
             with pytest.raises(UsageError, match=f"the codec {entry.name} ships at scale 2 only"):
-                model.shipped(scale, entry.name)
+                weights_files.shipped(scale, entry.name)
 
 
 def test_there_is_one_default() -> None:

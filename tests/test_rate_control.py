@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder, rate_control
 from refscale_codec.codec.rate_control import Target
 from refscale_codec.errors import TargetError
@@ -127,6 +127,6 @@ def test_a_real_picture_comes_within_two_percent(data_folder: Path) -> None:
     pair = next(p for p in manifest.read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference is not None)
     assert pair.reference is not None
     cut = [Image(np.ascontiguousarray(pictures.read(p).pixels[:96, :96])) for p in (pair.target, pair.reference)]
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     reached = rate_control.encode(*cut, net, Target("bytes", 1500))
     assert 0.98 * 1500 <= len(reached.data) <= 1500

@@ -35,7 +35,7 @@ from test_blending import NAMES as BLENDED
 from test_blending import Above, blends
 from test_warp import alignments
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.fileformat import container as file_format
 from refscale_codec.lrcodec.dct import coefficients, entropy
@@ -210,7 +210,7 @@ def test_blends(blend: tuple[tuple[int, int], bytes | None, Above], seed: int, d
 
 @pytest.fixture(scope="module")
 def learned_weights() -> tuple[Weights, GmmCodec]:
-    path = model.shipped(2, "gmm")
+    path = weights_files.shipped(2, "gmm")
     codec = model.load(path).low_res
     assert isinstance(codec, GmmCodec)
     return Weights(path), codec

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.errors import UsageError, WeightsError
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
@@ -364,7 +364,7 @@ def test_a_stored_model_is_in_half_precision_with_its_config_beside_it(tiny_weig
 
 def test_fingerprint_is_of_the_file(tiny_weights: Path, tiny_model: Model) -> None:
     expected = hashlib.sha256(tiny_weights.read_bytes()).digest()[:6]
-    assert model.fingerprint(tiny_weights) == tiny_model.fingerprint == expected
+    assert weights_files.fingerprint(tiny_weights) == tiny_model.fingerprint == expected
 
 
 def test_storing_twice_gives_the_same_file(tmp_path: Path, tiny_weights: Path, tiny_model: Model) -> None:
@@ -520,8 +520,8 @@ def test_a_header_that_is_too_long_is_not_parsed(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="its header has 2097152 bytes"):
         model.load(path)
     with path.open("wb") as file:
-        file.truncate(model.LARGEST + 1)
-    for read in (model.load, model.fingerprint):
+        file.truncate(weights_files.LARGEST + 1)
+    for read in (model.load, weights_files.fingerprint):
         with pytest.raises(WeightsError, match=f"cannot read {re.escape(str(path))}: over the size limit"):
             read(path)
 
@@ -537,7 +537,7 @@ def test_truncated_weights_are_refused(tmp_path: Path, tiny_weights: Path) -> No
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     path = tmp_path / "none.safetensors"
-    for read in (model.load, model.fingerprint):
+    for read in (model.load, weights_files.fingerprint):
         with pytest.raises(WeightsError, match=re.escape(str(path))):
             read(path)
     with pytest.raises(WeightsError, match=re.escape(str(tmp_path))):
@@ -545,13 +545,13 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_come_with_the_package_are_found_by_their_fingerprint() -> None:
-    path = model.shipped(2)
-    assert model.shipped_as(model.fingerprint(path)).read_bytes() == path.read_bytes()
+    path = weights_files.shipped(2)
+    assert weights_files.shipped_as(weights_files.fingerprint(path)).read_bytes() == path.read_bytes()
     assert model.load(path).scale == 2
 
 
 def test_weights_that_do_not_come_with_the_package_are_an_error() -> None:
     with pytest.raises(WeightsError, match="010203040506"):
-        model.shipped_as(bytes(range(1, 7)))
+        weights_files.shipped_as(bytes(range(1, 7)))
     with pytest.raises(UsageError, match="not 3"):
-        model.shipped(3)
+        weights_files.shipped(3)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import refscale_codec
-from refscale_codec import lrcodec, model
+from refscale_codec import lrcodec, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsError
@@ -120,7 +120,7 @@ def test_a_codec_without_parameters_is_chosen_by_its_name(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(lrcodec.CODECS, 200, lrcodec.Entry("lossless", (2,), lambda: LosslessWebp, trained=False))
-    monkeypatch.setattr(model, "SHIPPED", tmp_path)
+    monkeypatch.setattr(weights_files, "SHIPPED", tmp_path)
     assert lrcodec.choices().endswith(" or lossless (only at scale 2)")
     assert lrcodec.choices().count("default") == 1
     target, _ = place(40, 40)

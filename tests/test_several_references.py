@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refscale_codec
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.errors import ReferenceMismatch, UsageError
 from refscale_codec.fileformat import container, references
@@ -191,7 +191,7 @@ def test_an_index_finds_and_keeps_all_references_of_a_file(refscale: Callable[..
 
 
 def test_two_real_dates_are_better_than_one(data_folder: Path) -> None:
-    net = model.load(model.shipped(2))
+    net = model.load(weights_files.shipped(2))
     folder = data_folder / "naip_rgbn"
     target, newer, older = (
         Image(np.ascontiguousarray(pictures.read(folder / f"long_beach_092_{year}.tif").pixels[:128, :128, :3]))

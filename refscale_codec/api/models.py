@@ -5,8 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refscale_codec import weights_files
 from refscale_codec.api.arguments import FilePath
-from refscale_codec.api.request import shipping_of
+from refscale_codec.api.request import device_named, shipping_of
 from refscale_codec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ def load_model(
         UsageError: An unknown scale, codec or device, a codec that does not ship at this scale, or scale or codec
             together with a path.
     """
+    chosen = shipping_of(scale, codec, None if path is None else "path")
+    where = device_named("auto" if device is None else device)
     from refscale_codec import model as models
 
-    chosen = shipping_of(scale, codec, None if path is None else "path")
-    where = models.device_named(device or "auto")
-    return models.kept(models.shipped(*chosen) if path is None else Path(path), where)
+    return models.kept(weights_files.shipped(*chosen) if path is None else Path(path), where)
 
 
 def model_of(
@@ -62,6 +63,4 @@ def model_of(
 @lru_cache
 def shipped_as(wanted: bytes) -> Path:
     """Return the path of the shipped weights with this fingerprint; WeightsError if there are none."""
-    from refscale_codec import model as models
-
-    return models.shipped_as(wanted)
+    return weights_files.shipped_as(wanted)

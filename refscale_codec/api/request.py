@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from refscale_codec.codec.rate_control import Target
     from refscale_codec.picture.image import Image
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""Names of what a net can run on; `auto` is the fastest that is there."""
+
 _LARGEST_TARGET = 1 << 53  # in bytes, bits per pixel or dB: far above any file's, and exact as a float
 
 Name = Callable[[str], str]
@@ -89,3 +92,34 @@ def shipping_of(scale: Any, codec: Any, weights: str | None = None, name: Name =
     if factor not in container.SCALES:
         raise UsageError(f"{name('scale')} must be {' or '.join(map(str, container.SCALES))}, not {factor}")
     return factor, lrcodec.shipping(factor, entry.name).name
+
+
+def require_device(device: str, option: str = "device") -> None:
+    """Raise UsageError for a name that is none of `DEVICES`; `option` is what its message calls it."""
+    if device not in DEVICES:
+        raise UsageError(f"{option} must be {', '.join(DEVICES[:-1])} or {DEVICES[-1]}, not {device}")
+
+
+def device_named(device: str, option: str = "device") -> str:
+    """Return torch's name of a device; torch is imported only for a name that needs it.
+
+    Raises:
+        UsageError: an unknown one, or one that is not here; `option` is what the message calls it.
+    """
+    require_device(device, option)
+    if device == "cpu":
+        return device
+    import torch
+
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.append("cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    if device == "auto":
+        return available[-1]
+    if device not in available:
+        raise UsageError(
+            f"{option} {device}: this machine or this build of torch has none; there is: {', '.join(available)}"
+        )
+    return device

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from refscale_codec import __version__
 from refscale_codec.api.models import shipped_as
+from refscale_codec.api.request import device_named
 from refscale_codec.batch import inputs
 from refscale_codec.batch.tasks import Item, Task, distinct, version
 from refscale_codec.errors import (
@@ -62,7 +63,7 @@ class Decoding:
             file.require_gdal(kind)
             older = self._older(item, file)
             weights = self.weights or _shipped(file.content.header.weights)
-            loaded = model.kept(weights, model.device_named(self.device))
+            loaded = model.kept(weights, device_named(self.device))
             picture = decoder.decode(data, older, loaded, tile=self.tile)
         facts = {
             "width": picture.width,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from refscale_codec import __version__
 from refscale_codec.api.functions import encode_image
-from refscale_codec.api.request import Rate
+from refscale_codec.api.request import Rate, device_named
 from refscale_codec.archive.stac import Scene
 from refscale_codec.batch import inputs
 from refscale_codec.batch.tasks import Item, Task, distinct
@@ -70,7 +70,7 @@ class Encoding:
         reached = encode_image(
             image,
             [one for one, _ in older],
-            model.kept(self.weights, model.device_named(self.device)),
+            model.kept(self.weights, device_named(self.device)),
             self.rate,
             value_range=None if self.ranges is None else self.ranges(image.bands),
             output_hash=self.output_hash,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refscale_codec import weights_files
 from refscale_codec.cli import many, options, terminal
 from refscale_codec.cli.options import (
     COMPUTING,
@@ -111,11 +112,12 @@ def batch(
     A picture that cannot be coded is one line, the run goes on, and the exit code is 9. If the process that codes it
     ends by itself, it is tried once more.
     """
-    from refscale_codec.api.request import rate_of, shipping_of
+    from refscale_codec.api.request import rate_of, require_device, shipping_of
 
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
+    require_device(device, "--device")
     options.require_positive(jobs=jobs, max_refs=max_refs)
     index_path = options.index_named(refs, ref, max_refs)
     if dry_run:
@@ -132,19 +134,17 @@ def batch(
             terminal.say(False, text)
         if scenes and refs is not None:
             raise UsageError("STAC items are coded against items, so --refs would have no effect")
-        from refscale_codec import model as weights_files
-
         path = weights or weights_files.shipped(*shipping)
         job = Encoding(
             path,
-            weights_files.load(path).fingerprint.hex(),
+            weights_files.fingerprint(path).hex(),
             rate,
             partial(options.ranges_of, value_range) if value_range else None,
             output_hash=output_hash,
             reference_name=named,
             strip=strip,
             tile=TILE if tile is None else tile,
-            device=terminal.device_named(device),
+            device=device,
             index=None if index_path is None or scenes else Path(index_path),
             most=max_refs or 1,
             replace=force,
@@ -155,7 +155,12 @@ def batch(
         if dry_run:
             many.list_tasks(tasks, None if scenes else index_path, json_output)
             return
-        processes = many.local_processes(jobs, job.device, sum(task.state != planning.DONE for task in tasks))
+        wanted = sum(task.state != planning.DONE for task in tasks)
+        processes = many.local_processes(jobs, device, wanted)
+        if wanted:
+            from refscale_codec import model
+
+            model.load(path)  # so that wrong weights are refused at once
         in_care = None if job.index is None else index
         counts = many.run(tasks, job, folder, processes, step, index=in_care, quiet=quiet)
         if scenes:
@@ -190,7 +195,12 @@ def batch_decode(
     A file that cannot be decoded is one line, the run goes on, and the exit code is 9. If the process that decodes it
     ends by itself, it is tried once more.
     """
+    from refscale_codec.api.request import require_device
+
+    require_device(device, "--device")
     options.require_positive(jobs=jobs)
+    if weights is not None:
+        weights_files.require(weights)
     index_path = options.index_named(refs, ref)
     if dry_run:
         terminal.require_stdout()
@@ -205,9 +215,7 @@ def batch_decode(
         items = decoding.find(source, ref, found, failed=unread.append)
         for text in unread:
             terminal.say(False, text)
-        job = decoding.Decoding(
-            weights, found, TILE if tile is None else tile, terminal.device_named(device), replace=force
-        )
+        job = decoding.Decoding(weights, found, TILE if tile is None else tile, device, replace=force)
         if not dry_run:
             planning.require_journal(folder, replace=force)
         tasks = planning.plan(items, job, folder)
@@ -215,7 +223,7 @@ def batch_decode(
         if dry_run:
             many.list_tasks(tasks, index_path, json_output)
             return
-        processes = many.local_processes(jobs, job.device, sum(task.state != planning.DONE for task in tasks))
+        processes = many.local_processes(jobs, device, sum(task.state != planning.DONE for task in tasks))
         counts = many.run(tasks, job, folder, processes, step, quiet=quiet)
     many.summarise(counts, "decoded", folder, unread, json_output=json_output, quiet=quiet)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from refscale_codec import weights_files
 from refscale_codec.cli import options, terminal
 from refscale_codec.cli.options import (
     FILES,
@@ -128,8 +129,6 @@ def encode(
         side = options.tile_side(tile, max_memory, image.height, image.width, depth, searched=rate.searched)
         limits = options.ranges_of(value_range, image.bands) if value_range else None
         ranges.by_band(limits, image.pixels.dtype, image.bands)  # refused before torch is loaded
-        from refscale_codec import model as weights_files
-
         model = terminal.load_model(weights or weights_files.shipped(*shipping), device, threads)
         step("encoding")
         choices: dict[str, Any] = {

@@ -6,7 +6,7 @@ Numpy and Pillow are imported only for files that need them, torch only for a ma
 from contextlib import suppress
 from typing import Any
 
-from refscale_codec import lrcodec
+from refscale_codec import lrcodec, weights_files
 from refscale_codec.errors import ContainerError, WeightsError
 from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Container, Header
@@ -140,7 +140,7 @@ def _share(payload: bytes, header: Header) -> float | None:
     from refscale_codec.rescale import similarity_map
 
     with suppress(WeightsError, ContainerError):
-        rescaler = model.load(model.shipped_as(header.weights)).rescaler
+        rescaler = model.load(weights_files.shipped_as(header.weights)).rescaler
         rows, columns = (-(-header.scale * side // rescaler.cell) for side in header.low_res_size)
         return round(float((similarity_map.decode(payload, rows, columns, rescaler.map_levels) > 0).mean()), 4)
     return None

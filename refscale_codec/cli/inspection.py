@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refscale_codec import lrcodec
+from refscale_codec import lrcodec, weights_files
 from refscale_codec.cli import facts, options, process, terminal
 from refscale_codec.cli.options import (
     FILES,
@@ -189,7 +189,6 @@ def diff(
         beside = [] if file == "-" else sidecars.beside(Path(file))
         picture = None if header is not None else pictures.from_bytes(data, name, page=page, beside=beside)
         reference = terminal.read_picture(ref, ref_page)
-        from refscale_codec import model as weights_files
         from refscale_codec.codec import decoder
         from refscale_codec.study import change
 

@@ -48,23 +48,30 @@ def list_tasks(tasks: "Sequence[Task]", index: str | None, json_output: bool) ->
 
 
 def local_processes(jobs: int | None, device: str, wanted: int) -> "Processes":
-    """Return what does tasks in processes of this machine that share its cores: on a GPU one, unless `jobs` says so."""
-    import torch
+    """Return what does tasks in processes of this machine that share its cores: on a GPU one, unless `jobs` says so.
 
+    Args:
+        jobs: how many; None for as many as suit the device.
+        device: its name, as given; UsageError if there is none such here.
+        wanted: how many tasks there are; for none, torch is not imported.
+    """
     from refscale_codec import workers
     from refscale_codec.study.environment import cores
 
-    count = min(jobs or (cores() if device == "cpu" else 1), max(1, wanted))
-    threads = min(max(1, cores() // count), torch.get_num_threads())
+    on_cpu = not wanted or terminal.device_named(device) == "cpu"
+    count = min(jobs or (cores() if on_cpu else 1), max(1, wanted))
+    threads = max(1, cores() // count)
     return lambda work, tasks: workers.run(work, tasks, count, partial(prepare, threads))
 
 
 def prepare(threads: int) -> None:
-    """Make the settings of a process that codes."""
+    """Make the settings of a process that codes with at most so many threads, or as few as the environment says."""
+    import torch
+
     terminal.show_warnings_as_lines()
     process.keep_freed_memory()
     process.lift_pillow_limit()
-    process.limit_threads(threads)
+    process.limit_threads(min(threads, torch.get_num_threads()))
 
 
 def run(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refscale_codec import weights_files
 from refscale_codec.cli import process, terminal
 from refscale_codec.cli.options import COMPUTING, FILES, DeviceOption, QuietOption, WeightsOption, option
 from refscale_codec.errors import UsageError, counted, printable
@@ -109,7 +110,6 @@ def evaluate_command(
         terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
-        from refscale_codec import model as weights_files
         from refscale_codec.study import evaluate
         from refscale_codec.study import results as results_files
         from refscale_codec.study.coders.refscale import MODES, weights_names
@@ -229,7 +229,6 @@ def rd_curve(
         step("starting")
         import torch
 
-        from refscale_codec import model as weights_files
         from refscale_codec.study import environment, output, rdcurve
         from refscale_codec.study import pairs as study_pairs
         from refscale_codec.study.comparison import RANGE

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refscale_codec import weights_files
 from refscale_codec.cli import process
 from refscale_codec.cli.options import index_files
 from refscale_codec.errors import (
@@ -49,27 +50,27 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff",
 
 def device_named(name: str) -> str:
     """Return the device by torch's name; UsageError for one that is unknown or not available."""
-    from refscale_codec import model
+    from refscale_codec.api import request
 
-    return model.device_named(name, "--device")
+    return request.device_named(name, "--device")
 
 
 def load_model(path: Path, device: str, threads: int | None = None) -> "Model":
     """Load weights onto a device, and set up the process for computing with at most so many threads."""
-    from refscale_codec import model
-
+    weights_files.require(path)
+    where = device_named(device)
     process.keep_freed_memory()
     if threads is not None:
         process.limit_threads(threads)
-    return model.load(path, device_named(device))
+    from refscale_codec import model
+
+    return model.load(path, where)
 
 
 def wanted_weights(header: container.Header) -> Path:
     """Return the path of the shipped weights that a file names; WeightsError if there are none."""
-    from refscale_codec import model
-
     try:
-        return model.shipped_as(header.weights)
+        return weights_files.shipped_as(header.weights)
     except WeightsError as error:
         raise WeightsError(f"{error}; give --weights") from None
 

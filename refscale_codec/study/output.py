@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from refscale_codec import journal, model
+from refscale_codec import journal, model, weights_files
 from refscale_codec.errors import UsageError
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.picture.image import Image
@@ -52,7 +52,7 @@ def results(rows: Sequence[Row], setup: Setup, command: str, jobs: int = 1) -> R
         "refscale; times are wall-clock, and those of rows that were kept are of the run that made them",
         versions=environment.versions(),
         machine=environment.machine(jobs, threads=1),
-        weights={name: model.fingerprint(path).hex() for name, path in zip(names, setup.weights, strict=True)},
+        weights={name: weights_files.fingerprint(path).hex() for name, path in zip(names, setup.weights, strict=True)},
         coders=tuple(_info(coder) for coder in coders),
         comparisons=tuple(
             comparison

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refscale_codec import model
+from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder, reference_choice
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.fileformat import container
@@ -170,7 +170,7 @@ WITH_NAMES = "everything", "third-reference"
 
 def weights(name: str) -> Path:
     """Return the weights of a golden file."""
-    return NOT_SHIPPED.get(name) or model.shipped(*NAMES[name][:2])
+    return NOT_SHIPPED.get(name) or weights_files.shipped(*NAMES[name][:2])
 
 
 def alignment(name: str) -> Alignment | None:
