@@ -28,8 +28,9 @@ from refscale_codec import model, weights_files
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.study.coders import baselines
+from refscale_codec.study.coders.names import of_weights
 from refscale_codec.study.coders.protocol import Coder
-from refscale_codec.study.coders.refscale import Refscale, weights_names
+from refscale_codec.study.coders.refscale import Refscale
 
 PEERS = ("x265-reference", "av1-reference", "x265", "avif", "webp", "jpeg")
 BPP = 0.4
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "peers.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    names = weights_names(args.weights)
+    names = of_weights(args.weights)
     coders: list[Coder] = [coder for coder in baselines.available()[0] if coder.name in PEERS]
     coders += [Refscale(model.load(path), name) for path, name in zip(args.weights, names, strict=True)]
     rows = []

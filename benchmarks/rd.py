@@ -23,7 +23,7 @@ from refscale_codec.errors import RefscaleError
 from refscale_codec.study import output, pairs, plot, rdcurve
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import baselines
-from refscale_codec.study.coders.refscale import weights_names
+from refscale_codec.study.coders.names import of_weights
 from refscale_codec.study.comparison import compare
 from refscale_codec.study.results import ALL, JPEG, Comparison, Results
 from refscale_codec.study.styles import few
@@ -49,7 +49,7 @@ def measured(manifest: Path, split: str, names: tuple[str, ...], jobs: int, fold
 def everything() -> tuple[str, ...]:
     """Return the names of all coders that work here."""
     others = [coder.name for coder in baselines.available()[0]]
-    ours = weights_names(WEIGHTS)
+    ours = of_weights(WEIGHTS)
     return (*others, *(f"{name}{mode}" for name in ours for mode in ("", "-alone", "-unrelated")))
 
 

@@ -206,11 +206,21 @@ def test_an_empty_argument_is_said_so(
         ("batch folder.png -o run", "UsageError"),
         ("batch grey.csv -o run --device gpu", "UsageError"),
         ("batch grey.csv -o run --weights no.safetensors", "WeightsError"),
+        ("rd-curve grey.csv --coders nonsense", "UsageError"),
+        ("rd-curve grey.csv --coders jpeg --weights no.safetensors", "WeightsError"),
+        ("rd-curve grey.csv --device gpu", "UsageError"),
+        ("rd-curve text.png", "ImageError"),
+        ("rd-curve target.png -o own", "UsageError"),
+        ("eval grey.csv --modes nonsense", "UsageError"),
+        ("eval no.csv", "UsageError"),
+        ("verify alone.rsc --weights no.safetensors", "WeightsError"),
         ("train no.toml -o run", "UsageError"),
         ("train recipe.toml -o run", "UsageError"),
     ],
 )
 def test_what_cannot_be_opened_is_refused_before_torch_is_loaded(place: Path, line: str, error: str) -> None:
+    (place / "own").mkdir()
+    (place / "own" / "summary.csv").write_text("somebody's own")
     program = "import sys; from refscale_codec.cli.main import app; sys.argv += sys.argv.pop().split(' ')\n"
     program += "try: app()\nexcept BaseException as error: print(type(error).__name__, 'torch' in sys.modules)"
     command = [sys.executable, "-c", program, line]

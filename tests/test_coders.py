@@ -16,9 +16,9 @@ from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.study import metrics
-from refscale_codec.study.coders import baselines, jpeg, video
+from refscale_codec.study.coders import baselines, jpeg, names, video
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
-from refscale_codec.study.coders.refscale import Refscale, weights_names
+from refscale_codec.study.coders.refscale import Refscale
 
 HERE = baselines.available()[0]
 NAMES = {coder.name: coder for coder in HERE}
@@ -289,11 +289,11 @@ def test_the_map_is_only_the_map_though_the_reference_is_moved(tiny_model: Model
 
 def test_weights_name_their_coders(tmp_path: Path, tiny_model: Model) -> None:
     paths = [tmp_path / name for name in ("refscale-x2.safetensors", "mine.safetensors")]
-    assert weights_names(paths) == ["refscale-x2", "refscale-mine"]
+    assert names.of_weights(paths) == ["refscale-x2", "refscale-mine"]
     runs = [tmp_path / run / "weights.safetensors" for run in ("a", "b")]
-    assert weights_names(runs) == ["refscale-a-weights", "refscale-b-weights"]
+    assert names.of_weights(runs) == ["refscale-a-weights", "refscale-b-weights"]
     with pytest.raises(UsageError, match="one name"):
-        weights_names([runs[0], runs[0]])
+        names.of_weights([runs[0], runs[0]])
     assert Refscale(tiny_model, "refscale-x2").label == "refscale ×2 with reference"
     assert Refscale(tiny_model, "refscale-mine", "alone").label == "refscale ×2 (refscale-mine) without reference"
 

@@ -22,8 +22,8 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import evaluate, metrics
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import jpeg
+from refscale_codec.study.coders.names import MODES
 from refscale_codec.study.coders.protocol import Coder
-from refscale_codec.study.coders.refscale import MODES
 from refscale_codec.study.comparison import compare
 from refscale_codec.study.results import Row
 from refscale_codec.training.manifest import Pair, read_manifest

@@ -24,7 +24,8 @@ from refscale_codec.study import evaluate, output, rdcurve
 from refscale_codec.study import pairs as study_pairs
 from refscale_codec.study import results as results_files
 from refscale_codec.study.coders import baselines
-from refscale_codec.study.rdcurve import EVERYTHING, Setup
+from refscale_codec.study.coders.names import EVERYTHING
+from refscale_codec.study.rdcurve import Setup
 from refscale_codec.study.results import Row
 from refscale_codec.training.manifest import Pair
 

@@ -112,12 +112,11 @@ def batch(
     A picture that cannot be coded is one line, the run goes on, and the exit code is 9. If the process that codes it
     ends by itself, it is tried once more.
     """
-    from refscale_codec.api.request import rate_of, require_device, shipping_of
+    from refscale_codec.api.request import rate_of, shipping_of
 
     rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
     shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
     named = options.reference_name_of(ref_name)
-    require_device(device, "--device")
     options.require_positive(jobs=jobs, max_refs=max_refs)
     index_path = options.index_named(refs, ref, max_refs)
     if dry_run:
@@ -195,12 +194,7 @@ def batch_decode(
     A file that cannot be decoded is one line, the run goes on, and the exit code is 9. If the process that decodes it
     ends by itself, it is tried once more.
     """
-    from refscale_codec.api.request import require_device
-
-    require_device(device, "--device")
     options.require_positive(jobs=jobs)
-    if weights is not None:
-        weights_files.require(weights)
     index_path = options.index_named(refs, ref)
     if dry_run:
         terminal.require_stdout()

@@ -3,12 +3,13 @@
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from refscale_codec import lrcodec
+from refscale_codec import lrcodec, weights_files
 from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import references
 from refscale_codec.picture import tiles
@@ -17,9 +18,31 @@ FILES, CODING, COMPUTING = "Files", "Coding", "Computing"
 """Groups of options in the help; the others are in a last group."""
 
 
-def option(*names: str, help: str, group: str | None = None, metavar: str | None = None) -> Any:
-    """Return the declaration of an option, with its names and the line in the help."""
-    return typer.Option(*names, help=help, rich_help_panel=group, metavar=metavar, show_default=False, readable=False)
+def option(
+    *names: str,
+    help: str,
+    group: str | None = None,
+    metavar: str | None = None,
+    check: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Return the declaration of an option, with its names, the line in the help and what is called with its value."""
+    return typer.Option(
+        *names, help=help, rich_help_panel=group, metavar=metavar, show_default=False, readable=False, callback=check
+    )
+
+
+def known_device(name: str) -> str:
+    """Return the name of a device; UsageError if there is no such name."""
+    from refscale_codec.api.request import require_device
+
+    require_device(name, "--device")
+    return name
+
+
+def _present(path: Path | None) -> Path | None:
+    if path is not None:
+        weights_files.require(path)
+    return path
 
 
 RefOption = Annotated[
@@ -96,10 +119,17 @@ OutputHashOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    option("--weights", metavar="FILE", help="Weights (.safetensors), instead of those that ship.", group=COMPUTING),
+    option(
+        "--weights",
+        metavar="FILE",
+        help="Weights (.safetensors), instead of those that ship.",
+        group=COMPUTING,
+        check=_present,
+    ),
 ]
 DeviceOption = Annotated[
-    str, option("--device", metavar="NAME", help="auto (default), cpu, cuda or mps.", group=COMPUTING)
+    str,
+    option("--device", metavar="NAME", help="auto (default), cpu, cuda or mps.", group=COMPUTING, check=known_device),
 ]
 ThreadsOption = Annotated[
     int | None,

@@ -13,7 +13,7 @@ import typer
 
 from refscale_codec import weights_files
 from refscale_codec.cli import process, terminal
-from refscale_codec.cli.options import COMPUTING, FILES, DeviceOption, QuietOption, WeightsOption, option
+from refscale_codec.cli.options import COMPUTING, FILES, DeviceOption, QuietOption, WeightsOption, known_device, option
 from refscale_codec.errors import UsageError, counted, printable
 from refscale_codec.picture import files
 from refscale_codec.study.qualities import DOWNSCALED
@@ -110,20 +110,21 @@ def evaluate_command(
         terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
-        from refscale_codec.study import evaluate
-        from refscale_codec.study import results as results_files
-        from refscale_codec.study.coders.refscale import MODES, weights_names
-        from refscale_codec.study.comparison import compare
+        from refscale_codec.study.coders import names
         from refscale_codec.training.manifest import read_manifest
 
         if output is not None:
             terminal.require_output(str(output), manifest, weights, replace=True)
-        chosen = _choices(modes, MODES)
+        chosen = _choices(modes, names.MODES)
         wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
         if not all(1 <= quality <= 100 for quality in wanted):
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))
         path = weights or weights_files.shipped(scale or 2)
+        from refscale_codec.study import evaluate
+        from refscale_codec.study import results as results_files
+        from refscale_codec.study.comparison import compare
+
         model = terminal.load_model(path, device)
         finished = _lines(quiet, len(pairs))
         done = itertools.count(1)
@@ -143,7 +144,7 @@ def evaluate_command(
         comparisons = [c for mode in chosen for c in compare(rows, mode, "jpeg")]
         comparisons += compare(rows, "reference", "unrelated") + compare(rows, "unrelated", "alone")
         if output is not None:
-            (name,) = weights_names([path])
+            (name,) = names.of_weights([path])
             results = evaluate.results(rows, comparisons, rounded, model, name, _command())
             terminal.write(output, results_files.dumps(results).encode())
     from rich.table import Table
@@ -212,7 +213,10 @@ def rd_curve(
         int, option("--jobs", metavar="N", help="Processes, a thread each; all cores by default.", group=COMPUTING)
     ] = 0,
     device: Annotated[
-        str, option("--device", metavar="NAME", help="cpu (default), auto, cuda or mps.", group=COMPUTING)
+        str,
+        option(
+            "--device", metavar="NAME", help="cpu (default), auto, cuda or mps.", group=COMPUTING, check=known_device
+        ),
     ] = "cpu",
     quiet: QuietOption = False,
 ) -> None:
@@ -227,11 +231,10 @@ def rd_curve(
     terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
-        import torch
-
-        from refscale_codec.study import environment, output, rdcurve
+        from refscale_codec.study import environment
+        from refscale_codec.study import folder as of_results
         from refscale_codec.study import pairs as study_pairs
-        from refscale_codec.study.comparison import RANGE
+        from refscale_codec.study.coders import names as coder_names
         from refscale_codec.study.curves import METRICS
         from refscale_codec.study.results import BEST, JPEG
 
@@ -239,10 +242,19 @@ def rd_curve(
         wanted = None if names is None else tuple(names.split(","))
         usual = [(2, "jpeg")] if wanted is None else [(2, "jpeg"), (4, "jpeg"), (2, "gmm")]
         chosen = tuple(weights or [weights_files.shipped(*of) for of in usual])
+        for path in chosen:
+            weights_files.require(path)
+        coder_names.wanted(wanted, chosen)  # so that a wrong one is refused at once
+        found = study_pairs.find(source, reference, split)
+        of_results.require_own(folder, shown)
+        pairs = study_pairs.check(found)
+        import torch
+
+        from refscale_codec.study import output, rdcurve
+        from refscale_codec.study.comparison import RANGE
+
         setup = rdcurve.Setup(chosen, wanted, terminal.device_named(device))
-        setup.coders()  # so that a wrong name is refused at once
-        output.require_own(folder, shown)
-        pairs = study_pairs.check(study_pairs.find(source, reference, split))
+        setup.coders()  # so that weights of another kind are refused before anything is measured
         files.make_folder(folder)
         process.keep_freed_memory()
         torch.set_num_threads(1)

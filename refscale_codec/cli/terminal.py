@@ -57,7 +57,6 @@ def device_named(name: str) -> str:
 
 def load_model(path: Path, device: str, threads: int | None = None) -> "Model":
     """Load weights onto a device, and set up the process for computing with at most so many threads."""
-    weights_files.require(path)
     where = device_named(device)
     process.keep_freed_memory()
     if threads is not None:

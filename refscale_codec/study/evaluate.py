@@ -24,8 +24,9 @@ from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
 from refscale_codec.study import environment, metrics
 from refscale_codec.study.coders.baselines import JPEG
+from refscale_codec.study.coders.names import MODES, Mode
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
-from refscale_codec.study.coders.refscale import MODES, Mode, Refscale
+from refscale_codec.study.coders.refscale import Refscale
 from refscale_codec.study.pairs import cut_to, unrelated
 from refscale_codec.study.qualities import DOWNSCALED, JPEG_DENSE
 from refscale_codec.study.results import CoderInfo, Comparison, Results, Row

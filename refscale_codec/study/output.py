@@ -2,22 +2,20 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from refscale_codec import journal, model, weights_files
-from refscale_codec.errors import UsageError
+from refscale_codec import model, weights_files
 from refscale_codec.picture.files import write_atomically
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.study import environment, heatmaps, plot, report
 from refscale_codec.study import results as results_files
+from refscale_codec.study.coders import names as coder_names
 from refscale_codec.study.coders.protocol import Coder, resized
-from refscale_codec.study.coders.refscale import Refscale, weights_names
+from refscale_codec.study.coders.refscale import Refscale
 from refscale_codec.study.comparison import RANGE, bd_rates, compare
 from refscale_codec.study.curves import PSNR, Metric
 from refscale_codec.study.pairs import Checked
@@ -37,7 +35,7 @@ def results(rows: Sequence[Row], setup: Setup, command: str, jobs: int = 1) -> R
     """
     used = {row.coder for row in rows}
     coders = [coder for coder in setup.coders() if coder.name in used]
-    names = weights_names(setup.weights)
+    names = coder_names.of_weights(setup.weights)
     compared = [(coder.name, anchor) for anchor in (BEST, JPEG) for coder in coders]
     for weights, first in zip(names, _first_of_scale(setup, names), strict=True):
         alone, unrelated = f"{weights}-alone", f"{weights}-unrelated"
@@ -105,21 +103,6 @@ def write(results: Results, scenes: Sequence[Scene], folder: Path, metrics: Iter
         *plot.save_curves(results, folder, metrics),
         report.write(results, scenes, folder, _by_picture(results)),
     ]
-
-
-def require_own(folder: Path, metrics: Iterable[Metric]) -> None:
-    """Raise UsageError if a file in a folder would be overwritten that no earlier run has written; see `write`."""
-    if any({"key", "coder"} <= row.keys() for row in journal.read(folder / "rows.jsonl")):
-        return
-    with suppress(OSError, ValueError):
-        if {"convention", "rows"} <= set(json.loads((folder / "results.json").read_bytes())):
-            return
-    plots = [
-        plot.file_name(metric, kind, log=log) for metric in metrics for kind in ("png", "svg") for log in (False, True)
-    ]
-    for path in (folder / name for name in ("rows.jsonl", "results.json", "summary.csv", "report.html", *plots)):
-        if path.exists() and path.stat().st_size:
-            raise UsageError(f"{path} exists, and no earlier run has written it: name another folder with -o")
 
 
 def _by_picture(results: Results) -> Mapping[tuple[str, str, str, str], float]:

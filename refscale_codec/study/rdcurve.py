@@ -26,17 +26,13 @@ from refscale_codec import journal, model, workers
 from refscale_codec.errors import OutOfMemory, UsageError
 from refscale_codec.picture.io import pictures
 from refscale_codec.study import evaluate
-from refscale_codec.study.coders import baselines
+from refscale_codec.study.coders import baselines, names
 from refscale_codec.study.coders.protocol import Coder
-from refscale_codec.study.coders.refscale import MODES, Refscale, weights_names
+from refscale_codec.study.coders.refscale import Refscale
 from refscale_codec.study.environment import versions
 from refscale_codec.study.pairs import Checked, cut_to
 from refscale_codec.study.results import Row, from_fields, to_fields
 from refscale_codec.study.styles import FEW
-
-EVERYTHING = ("all",)
-"""In place of names of coders: all that work here, without those that get an unrelated reference."""
-
 
 # --- the coders ------------------------------------------------------------------------------------------------------
 
@@ -46,38 +42,29 @@ class Setup:
     """What to code with; small, so that it can be sent to another process."""
 
     weights: tuple[Path, ...]  # refscale's own coders, with and without reference, for each
-    names: tuple[str, ...] | None = None  # of the coders wanted, or `EVERYTHING`; None for `FEW` and all weights
+    names: tuple[str, ...] | None = None  # of the coders wanted, see `coders.names.wanted`
     device: str = "cpu"
 
     def coders(self) -> list[Coder]:
         """Build the coders wanted.
 
         Raises:
-            UsageError: a name that no coder has, or whose package is missing; weights of equal names.
+            UsageError: see `names.wanted`.
             WeightsError: weights that cannot be read.
         """
-        installed, missing = baselines.available()
+        wanted = names.wanted(self.names, self.weights)
         own = [
             Refscale(model.kept(path, self.device), name, mode)
-            for path, name in zip(self.weights, weights_names(self.weights), strict=True)
-            for mode in MODES
+            for path, name in zip(self.weights, names.of_weights(self.weights), strict=True)
+            for mode in names.MODES
         ]
-        if self.names is None:
-            return [c for c in installed if c.name in FEW] + [c for c in own if c.mode == "reference"]
-        if self.names == EVERYTHING:
-            return installed + [c for c in own if c.mode != "unrelated"]
-        by_name = {coder.name: coder for coder in [*installed, *own]}
-        for name in self.names:
-            if name in missing:
-                raise UsageError(f"the coder {name} is not installed: {missing[name]}")
-            if name not in by_name:
-                raise UsageError(f"unknown coder {name}; there are: {', '.join([*by_name, *missing])}")
-        return [by_name[name] for name in dict.fromkeys(self.names)]
+        by_name = {coder.name: coder for coder in [*baselines.available()[0], *own]}
+        return [by_name[name] for name in wanted]
 
     def missing(self) -> dict[str, str]:
         """Return the coders that were wanted but not by name and are not installed, and what installs them."""
         everything = tuple(coder.name for coder in baselines.BASELINES)
-        wanted = FEW if self.names is None else everything if self.names == EVERYTHING else ()
+        wanted = FEW if self.names is None else everything if self.names == names.EVERYTHING else ()
         return {name: line for name, line in baselines.available()[1].items() if name in wanted}
 
 

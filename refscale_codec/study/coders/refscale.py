@@ -3,22 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
 from refscale_codec import lrcodec
 from refscale_codec.codec import decoder, encoder
-from refscale_codec.errors import UsageError, printable
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
+from refscale_codec.study.coders import names
+from refscale_codec.study.coders.names import Mode
 from refscale_codec.study.coders.protocol import CodedPicture, Pixels, require
 from refscale_codec.study.qualities import REFSCALE
-
-Mode = Literal["reference", "alone", "unrelated"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 _WORDS = {"reference": "with reference", "alone": "without reference", "unrelated": "with an unrelated reference"}
 
@@ -40,8 +36,8 @@ class Refscale:
 
     @property
     def name(self) -> str:
-        """Such as "refscale-x2", "refscale-x2-alone" and "refscale-x2-gmm"."""
-        return self.weights + ("" if self.mode == "reference" else f"-{self.mode}")
+        """See `names.refscale`."""
+        return names.refscale(self.weights, self.mode)
 
     @property
     def label(self) -> str:
@@ -94,19 +90,3 @@ class Refscale:
         if away > (0 if on_cpu else 1):
             raise RuntimeError(f"{self.name}: the file decodes to samples {away} levels off what the encoder predicts")
         return seconds
-
-
-def weights_names(paths: Sequence[Path]) -> list[str]:
-    """Name coders by their weights' files: "refscale-x2" for "refscale-x2.safetensors", "refscale-mine" for "mine...".
-
-    Files of equal names are distinguished by their folders.
-
-    Raises:
-        UsageError: the same file twice, or names that are equal with their folders.
-    """
-    for parts in (1, 2):
-        names = [printable("-".join([*path.parts[-parts:-1], path.stem])) for path in paths]
-        names = [name if name.startswith("refscale") else f"refscale-{name}" for name in names]
-        if len(set(names)) == len(names):
-            return names
-    raise UsageError(f"two files of weights have one name: {', '.join(sorted(names))}")
