@@ -4,8 +4,10 @@ Torch is not imported, so that what goes wrong before a net is needed is told at
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from refscale_codec import lrcodec
 from refscale_codec.errors import UsageError, WeightsError
@@ -59,6 +61,15 @@ def fingerprint(path: Path) -> bytes:
         WeightsError: see `read`.
     """
     return read(path)[1]
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return the config of the net in a weights file that ships, without making the net; see `model`."""
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        config: dict[str, Any] = json.loads(file.metadata()["config"])
+    return config
 
 
 def require(path: Path) -> None:

@@ -66,10 +66,11 @@ def test_info_says_how_much_of_the_picture_uses_the_reference(
     refscale: Callable[..., Outcome], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert f"{older_fingerprint()}, used in part\n" in refscale("info", "mapped.rsc").text  # by unknown weights
+    cell = model.load(place / "tiny.safetensors").rescaler.cell
     monkeypatch.setattr(weights_files, "shipped_as", lambda _: place / "tiny.safetensors")
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a net is loaded"))
     [share] = json.loads(refscale("info", "mapped.rsc", "--json").text)["uses_of_reference"]
     content = container.unpack((place / "mapped.rsc").read_bytes())
-    cell = model.load(place / "tiny.safetensors").rescaler.cell
     rows, columns = (-(-2 * side // cell) for side in (10, 17))
     levels = similarity_map.decode(content.similarity_map, rows, columns, 4)
     assert share == round(float((levels > 0).mean()), 4)

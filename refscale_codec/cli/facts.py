@@ -136,13 +136,12 @@ def _use(group: Container) -> str | float | None:
 
 def _share(payload: bytes, header: Header) -> float | None:
     """Return the share of cells above 0 in a similarity map; the weights say how many there are."""
-    from refscale_codec import model
     from refscale_codec.rescale import similarity_map
 
-    with suppress(WeightsError, ContainerError):
-        rescaler = model.load(weights_files.shipped_as(header.weights)).rescaler
-        rows, columns = (-(-header.scale * side // rescaler.cell) for side in header.low_res_size)
-        return round(float((similarity_map.decode(payload, rows, columns, rescaler.map_levels) > 0).mean()), 4)
+    with suppress(WeightsError, ContainerError, KeyError):  # the last: of a net without a map
+        net = weights_files.described(weights_files.shipped_as(header.weights))
+        rows, columns = (-(-side // net["map_divisor"]) for side in header.low_res_size)
+        return round(float((similarity_map.decode(payload, rows, columns, net["map_levels"]) > 0).mean()), 4)
     return None
 
 
