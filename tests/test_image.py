@@ -157,6 +157,13 @@ def test_fingerprint_does_not_depend_on_memory_layout() -> None:
     assert Image(RGB[:, ::-1][:, ::-1]).fingerprint() == Image(RGB).fingerprint()
 
 
+def test_fingerprint_is_that_of_pixels_which_changed_in_place() -> None:
+    picture = Image(RGB.copy())
+    before = picture.fingerprint()
+    picture.pixels[0, 0, 0] ^= 1
+    assert picture.fingerprint() == Image(picture.pixels.copy()).fingerprint() != before
+
+
 def test_fingerprint_does_not_depend_on_the_file_format() -> None:
     prints = {pictures.from_bytes(pictures.to_bytes(Image(RGB), kind), kind).fingerprint() for kind in LOSSLESS}
     assert prints == {Image(RGB).fingerprint()}

@@ -153,6 +153,7 @@ def test_the_commands_take_ref_several_times(refscale: Callable[..., Outcome], s
     assert sorted(facts["references"].values()) == ["left.png", "right.png"]
     assert json.loads(refscale("info", "target.rsc", "--json").text)["references"] == facts["references"]
     told = refscale("info", "target.rsc").text
+    assert "\n  references  " in told
     assert all(f"{one} ({name})" in told for one, name in facts["references"].items())
     assert refscale("verify", "target.rsc", *refs, *shown).code == 0
     assert refscale("decode", "target.rsc", *refs, *shown, "-o", "hat.png").code == 0

@@ -70,7 +70,7 @@ def lines_of(name: str, facts: dict[str, Any]) -> list[str]:
         "size": f"{facts['bytes']} bytes, {facts['bpp']} bits per pixel ({sections})",
         "coding": f"scale {facts['scale']}, {codec}, quality {facts['quality']}",
         "weights": facts["weights"],
-        "reference": _reference(facts),
+        "references" if len(facts["references"]) > 1 else "reference": _reference(facts),
         "output hash": facts["output_hash"],
     }
     return [name, *(f"  {key:<12}{value}" for key, value in found.items() if value is not None)]

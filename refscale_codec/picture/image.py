@@ -94,6 +94,8 @@ class Image:
         They are the first 6 of SHA-256 over `refscale-pixels-` and `v1` for uint8, else numpy's name of the type such
         as `u2` or `f4`, height, width and bands as u32 little endian, then the pixels in row-major order, little
         endian, each NaN as the same quiet one. The same picture in another file format has the same fingerprint.
+
+        It is computed by each call, because the pixels may be a caller's array and change.
         """
         dtype = self.pixels.dtype
         digest = hashlib.sha256(b"refscale-pixels-" + (b"v1" if dtype == np.uint8 else dtype.str[1:].encode()))
