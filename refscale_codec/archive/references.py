@@ -1,10 +1,9 @@
 """The index: pictures that may be references, and the `.rsc` files in its care with the references that they need.
 
-A picture or file is one row, by its path: relative to the index's folder where it lies below that, so that both can
-move together. Pictures are known again by size and time of modification, and only then by their fingerprint.
+Pictures are known again by size and time of modification, and only then by their fingerprint. The decoded picture of a
+`.rsc` file may be a reference, too: then the file has a row of each kind.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +27,6 @@ from refscale_codec.fileformat import container, references
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 
-_LISTS = "picture", "file"  # tables with a row for each path
 _LEAST = 0.01  # gain of a candidate that is worth reading again for a try
 
 
@@ -102,7 +100,7 @@ class References:
         """
         path = path_of(path, "a picture or a file")
         date = None if date is None else require_date(date, "date")
-        stored, status = self._stored(path), disk.status(path)
+        stored, status = self._store.stored(path), disk.status(path)
         known = "SELECT 1 FROM {} WHERE (path, size, modified) = (?, ?, ?)"
         both = f"{known.format('picture')} UNION {known.format('file')}"
         if not again and self._store.rows(both, (stored, *status) * 2):
@@ -135,7 +133,7 @@ class References:
         Raises:
             ReferenceMismatch: the index no longer has a picture that it needs.
         """
-        stored = self._stored(path)
+        stored = self._store.stored(path)
         undo: list[tuple[str, tuple[bytes, ...]]] = []
         with self._store.writing():
             if self._store.do("INSERT OR IGNORE INTO file VALUES (?, NULL, NULL)", (stored,)):
@@ -169,7 +167,7 @@ class References:
         found: dict[bytes, list[bytes]] = {}
         for path, fingerprint in rows:
             found.setdefault(path, []).extend([fingerprint] * (fingerprint is not None))
-        return [(self._real(path), needs) for path, needs in found.items()]
+        return [(self._store.real(path), needs) for path, needs in found.items()]
 
     def find(self, picture: Picture, most: int = 1) -> list[Candidate]:
         """Return the pictures that would save most as a reference of another, the best first.
@@ -199,7 +197,7 @@ class References:
         if not isinstance(fingerprint, bytes):
             raise UsageError(f"a fingerprint must be given as bytes, not as {type(fingerprint).__name__}")
         rows = self._store.rows("SELECT path FROM picture WHERE fingerprint = ? ORDER BY path", (fingerprint,))
-        return [self._real(path) for (path,) in rows]
+        return [self._store.real(path) for (path,) in rows]
 
     def references(self, data: bytes | FilePath) -> list[Image]:
         """Return the references that a `.rsc` file needs, given as bytes or by its path.
@@ -263,7 +261,7 @@ class References:
         rows = self._store.rows("SELECT path, size, modified FROM picture WHERE fingerprint = ?", (fingerprint,))
         for path, *status in rows:
             try:
-                if not full and list(disk.status(self._real(path))) == status:
+                if not full and list(disk.status(self._store.real(path))) == status:
                     return None
             except ImageError:
                 continue
@@ -274,7 +272,7 @@ class References:
         return None
 
     def _needs(self, path: Path) -> list[bytes]:
-        rows = self._store.rows("SELECT fingerprint FROM need WHERE path = ?", (self._stored(path),))
+        rows = self._store.rows("SELECT fingerprint FROM need WHERE path = ?", (self._store.stored(path),))
         return [fingerprint for (fingerprint,) in rows]
 
     def collect(
@@ -298,13 +296,13 @@ class References:
             if not dry_run:
                 with self._store.writing():
                     for table in ("file", "need"):
-                        self._store.do(f"DELETE FROM {table} WHERE path = ?", (self._stored(path),))
+                        self._store.do(f"DELETE FROM {table} WHERE path = ?", (self._store.stored(path),))
             yield path, "forgotten"
         kept = {fingerprint for path, needs in self.files() if path not in gone for fingerprint in needs}
         for stored, fingerprint, date, *status in self._store.rows(
             "SELECT path, fingerprint, date, size, modified FROM picture ORDER BY path"
         ):
-            path = self._real(stored)
+            path = self._store.real(stored)
             there = path.exists()
             old = before is not None and date is not None and date < before
             if fingerprint in kept or there and not old:
@@ -335,36 +333,10 @@ class References:
         Raises:
             UsageError: the index has another picture or file at one of the new paths; nothing is changed.
         """
-        before, after = (os.path.realpath(path_of(folder, "a folder")) for folder in (old, new))
-        with self._store.writing():
-            known = [path for table in _LISTS for (path,) in self._store.rows(f"SELECT path FROM {table}")]
-            places = {}
-            for stored in known:
-                path = os.path.abspath(self._real(stored))
-                if path.startswith(before.rstrip(os.sep) + os.sep):
-                    places[stored] = self._stored(os.path.join(after, os.path.relpath(path, before)))
-            for taken in (set(known) - places.keys()).intersection(places.values()):
-                raise UsageError(f"{self._store.name} has another {self._real(taken)}; nothing was moved")
-            for table in (*_LISTS, "need"):  # by names that no path has, since one may move to where another was
-                for stored, place in places.items():
-                    self._store.do(f"UPDATE {table} SET path = ? WHERE path = ?", (b"\0" + place, stored))
-                self._store.do(f"UPDATE {table} SET path = substr(path, 2) WHERE substr(path, 1, 1) = x'00'")
-        return len(places)
-
-    # --- paths -------------------------------------------------------------------------------------------------------
-
-    def _stored(self, path: FilePath) -> bytes:
-        """Return a path as it is stored: its folder without links, relative to the index's folder if it lies below."""
-        around, name = os.path.split(os.path.abspath(path))
-        whole, folder = os.path.join(os.path.realpath(around), name), str(self.path.parent)
-        inside = os.path.relpath(whole, folder) if whole.startswith(folder.rstrip(os.sep) + os.sep) else whole
-        return os.fsencode(inside.replace(os.sep, "/"))
-
-    def _real(self, stored: bytes) -> Path:
-        return self.path.parent / os.fsdecode(stored)
+        return self._store.move(path_of(old, "a folder"), path_of(new, "a folder"))
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
-        return Entry(self._real(row[0]), search.description(row))
+        return Entry(self._store.real(row[0]), search.description(row))
 
 
 class _Lost(ReferenceMismatch):

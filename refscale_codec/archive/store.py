@@ -1,4 +1,7 @@
-"""The SQLite file of an index: its tables, transactions, and SQLite's errors as one message.
+"""The SQLite file of an index: its tables, the paths in them, transactions, and SQLite's errors as one message.
+
+A picture or file is one row, by its path: relative to the index's folder where it lies below that, so that both can
+move together.
 
 The journal is SQLite's default one, not a write-ahead log: that would need shared memory, which network disks do not
 have, and two more files beside the index. A transaction is as long as one picture's rows, so processes that add at the
@@ -17,7 +20,7 @@ from typing import Any
 
 from refscale_codec.archive import descriptor
 from refscale_codec.archive.description import iso_date
-from refscale_codec.errors import IndexFault
+from refscale_codec.errors import IndexFault, UsageError
 from refscale_codec.fileformat import container
 
 VERSION = 1
@@ -25,6 +28,7 @@ VERSION = 1
 
 _APPLICATION = 0x52534349  # in `application_id`: "RSCI"
 _PATIENCE = 60.0  # seconds to wait for another process
+_LISTS = "picture", "file"  # tables with a row for each path
 _TABLES = """
 CREATE TABLE picture (
     path BLOB PRIMARY KEY, size INTEGER NOT NULL, modified INTEGER NOT NULL, fingerprint BLOB NOT NULL,
@@ -154,6 +158,35 @@ class Store:
                 self.do(f"PRAGMA user_version = {VERSION}")
             finally:
                 self.do("ROLLBACK")
+
+    def stored(self, path: str | os.PathLike[str]) -> bytes:
+        """Return a path as it is stored: its folder without links, relative to the index's if it lies below that."""
+        around, name = os.path.split(os.path.abspath(path))
+        whole, folder = os.path.join(os.path.realpath(around), name), str(self.path.parent)
+        inside = os.path.relpath(whole, folder) if whole.startswith(folder.rstrip(os.sep) + os.sep) else whole
+        return os.fsencode(inside.replace(os.sep, "/"))
+
+    def real(self, stored: bytes) -> Path:
+        """Return the absolute path; the inverse of `stored`."""
+        return self.path.parent / os.fsdecode(stored)
+
+    def move(self, old: str | os.PathLike[str], new: str | os.PathLike[str]) -> int:
+        """Change the paths of all that was in a folder; see `References.move`."""
+        before, after = map(os.path.realpath, (old, new))
+        with self.writing():
+            known = [path for table in _LISTS for (path,) in self.rows(f"SELECT path FROM {table}")]
+            places = {}
+            for stored in known:
+                path = os.path.abspath(self.real(stored))
+                if path.startswith(before.rstrip(os.sep) + os.sep):
+                    places[stored] = self.stored(os.path.join(after, os.path.relpath(path, before)))
+            for taken in (set(known) - places.keys()).intersection(places.values()):
+                raise UsageError(f"{self.name} has another {self.real(taken)}; nothing was moved")
+            for table in (*_LISTS, "need"):  # by names that no path has, since one may move to where another was
+                for stored, place in places.items():
+                    self.do(f"UPDATE {table} SET path = ? WHERE path = ?", (b"\0" + place, stored))
+                self.do(f"UPDATE {table} SET path = substr(path, 2) WHERE substr(path, 1, 1) = x'00'")
+        return len(places)
 
     def close(self) -> None:
         """Close the file."""

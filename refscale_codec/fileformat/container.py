@@ -48,6 +48,7 @@ __all__ = [
     "Container",
     "Header",
     "bytes_by_section",
+    "has_hash",
     "most_bytes",
     "pack",
     "unpack",
@@ -110,6 +111,13 @@ def unpack(data: bytes) -> Container:
             raise ContainerError(f"malformed: {section.name} section, but the header's flags do not announce one")
     payloads = {name: found[section.number] for name, section in TABLE.items() if section.number in found}
     return Container(header, **payloads)
+
+
+def has_hash(head: bytes) -> bool:
+    """Return whether a file has an OUTPUT_HASH section, by its fixed header; ContainerError for one that is invalid."""
+    flag = TABLE["output_hash"].flag
+    assert flag is not None
+    return bool(fixed_header.unpack(memoryview(head), _KNOWN_FLAGS)[2] >> flag & 1)
 
 
 def most_bytes(head: bytes, name: str) -> int:

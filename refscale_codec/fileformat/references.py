@@ -10,6 +10,9 @@ from refscale_codec.fileformat.container import FINGERPRINT_SIZE, Container
 MOST = 8
 """References of a file, and fingerprints in a section."""
 
+LINKS = 8
+"""Most `.rsc` files that are decoded for one whose references are such files, too: itself included, each once."""
+
 FIRST = 128
 """Flag in the first byte: the first fingerprint is that of the lowest layer, in place of the header's."""
 
