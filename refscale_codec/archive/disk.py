@@ -30,6 +30,16 @@ def is_coded(path: FilePath) -> bool:
         raise ImageError(f"cannot read {path}: {reason(error)}") from None
 
 
+def has_hash(path: FilePath) -> bool:
+    """Return whether a `.rsc` file has a hash of its decoded picture; ContainerError if it cannot be read."""
+    with naming(str(path)):
+        try:
+            with open(path, "rb") as file:
+                return container.has_hash(file.read(container.HEADER_SIZE))
+        except OSError as error:
+            raise ContainerError(f"cannot be read: {reason(error)}") from None
+
+
 def holds(path: FilePath, data: bytes) -> bool:
     """Return whether a file has been written."""
     try:
@@ -38,9 +48,14 @@ def holds(path: FilePath, data: bytes) -> bool:
         return False
 
 
+def coded(path: FilePath) -> bytes:
+    """Return the bytes of a `.rsc` file; ContainerError if it cannot be read."""
+    return files.read(Path(path), ContainerError, container.most_bytes)
+
+
 def unpacked(path: FilePath) -> Container:
     """Return what a `.rsc` file holds; ContainerError if it cannot be read."""
-    data = files.read(Path(path), ContainerError, container.most_bytes)
+    data = coded(path)
     with naming(str(path)):
         return container.unpack(data)
 

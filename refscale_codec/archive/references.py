@@ -4,28 +4,33 @@ Pictures are known again by size and time of modification, and only then by thei
 `.rsc` file may be a reference, too: then the file has a row of each kind.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refscale_codec.api.arguments import FilePath, Picture, image_of, path_of, whole
-from refscale_codec.archive import disk, search
+from refscale_codec.archive import chains, disk, search
 from refscale_codec.archive.description import Description, of_picture, require_date
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.store import Store
+from refscale_codec.archive.supply import UNREADABLE, Lost, Supply
 from refscale_codec.errors import (
     ContainerError,
     ImageError,
     IndexFault,
     ReferenceMismatch,
+    RefscaleError,
     UsageError,
     reason,
 )
 from refscale_codec.fileformat import container, references
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+
+if TYPE_CHECKING:
+    from refscale_codec.model import Model
 
 _LEAST = 0.01  # gain of a candidate that is worth reading again for a try
 
@@ -36,6 +41,8 @@ class Entry(NamedTuple):
     path: Path
     """Absolute."""
     described: Description
+    links: int
+    """How many `.rsc` files are decoded to have it: none for a picture file."""
 
 
 class Candidate(NamedTuple):
@@ -51,24 +58,40 @@ class Problem(NamedTuple):
 
     path: Path
     reason: str
-    """`missing`, `unreadable`, or of a reference `unknown`, `missing`, `changed`, `unreadable`."""
+    """`missing`, `unreadable`, or of a reference `unknown`, `missing`, `changed`, `unreadable`, `too far`."""
     detail: str
 
 
 class References:
     """An index of references; thread-safe, and other processes may have the same one open."""
 
-    def __init__(self, path: FilePath, *, create: bool = False) -> None:
-        """Open an index; with `create`, make it if there is none.
+    def __init__(
+        self,
+        path: FilePath,
+        *,
+        create: bool = False,
+        model: "Model | FilePath | None" = None,
+        device: str | None = None,
+    ) -> None:
+        """Open an index.
+
+        Args:
+            path: of its file.
+            create: make it if there is none.
+            model: weights for coded pictures that are references, loaded or the path of a file; others are looked up
+                among those that ship.
+            device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
 
         Raises:
             IndexFault: there is none, or it cannot be used.
         """
         self._store = Store(path_of(path, "an index"), create=create)
         self.path = self._store.path
+        self._supply = Supply(self._store, model, device)
 
     def close(self) -> None:
         """Close the index."""
+        self._supply.forget()
         self._store.close()
 
     def __enter__(self) -> "References":
@@ -106,18 +129,72 @@ class References:
         if not again and self._store.rows(both, (stored, *status) * 2):
             return False
         if disk.is_coded(path):
-            needs = references.needed(disk.unpacked(path))
+            content = disk.unpacked(path)
+            needs = references.needed(content)
             with self._store.writing():
+                self._store.do(
+                    "DELETE FROM picture WHERE path = ? AND fingerprint != ? "
+                    "AND fingerprint NOT IN (SELECT fingerprint FROM need)",
+                    (stored, content.output_hash or b""),
+                )
                 self._store.do("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", (stored, *status))
                 self._store.do("DELETE FROM need WHERE path = ?", (stored,))
                 for fingerprint in needs:
                     self._store.do("INSERT INTO need VALUES (?, ?)", (stored, fingerprint))
             return True
-        described = of_picture(pictures.read(Path(path)))
+        self._insert(stored, status, pictures.read(Path(path)), date)
+        return True
+
+    def _insert(self, stored: bytes, status: tuple[int, int], image: Image, date: str | None) -> None:
+        described = of_picture(image)
         if described.date is None:
             described = described._replace(date=date)
         values = stored, *status, *search.columns(described)
         self._store.do(f"INSERT OR REPLACE INTO picture VALUES ({', '.join('?' * len(values))})", values)
+
+    def add_decoded(
+        self, paths: Iterable[FilePath], *, again: bool = False, date: str | None = None
+    ) -> Iterator[tuple[Path, RefscaleError | None]]:
+        """Take `.rsc` files into care, and add what they decode to as pictures that may be references.
+
+        They may need each other in whatever order they are given. Files whose picture is known, or that have no hash
+        of it, which all files of exact models have, are passed over.
+
+        Args:
+            paths: of the files.
+            again: decode what is known, too.
+            date: as for `add`.
+
+        Yields:
+            Each path whose picture was added, with None, and at the end those that cannot be references now, with the
+            reason. What can be read is in care all the same.
+
+        Raises:
+            UsageError: of a date that is none.
+        """
+        left: dict[Path, RefscaleError] = {}
+        waiting = [Path(path_of(path, "a file")) for path in paths]
+        while waiting:
+            left = {}
+            for path in waiting:
+                try:
+                    if self._add_decoded(path, again, date):
+                        yield path, None
+                except UNREADABLE as error:
+                    left[path] = error
+            waiting = list(left) if len(left) < len(waiting) else []
+        yield from left.items()
+
+    def _add_decoded(self, path: Path, again: bool, date: str | None) -> bool:
+        self.add(path, again=again)
+        stored, status = self._store.stored(path), disk.status(path)
+        known = self._store.rows("SELECT 1 FROM picture WHERE (path, size, modified) = (?, ?, ?)", (stored, *status))
+        if known and not again or not self._supply.is_exact(path):
+            return False
+        needs = chains.needs(self._store, stored)
+        if disk.unpacked(path).output_hash in {*needs, *chains.links(self._store, needs)}:
+            return False  # it would be decoded from itself
+        self._insert(stored, status, self._supply.decoded(path), require_date(date, "date") if date else None)
         return True
 
     def require_writable(self) -> None:
@@ -131,11 +208,17 @@ class References:
         If writing fails, the index is as it was.
 
         Raises:
-            ReferenceMismatch: the index no longer has a picture that it needs.
+            ReferenceMismatch: the index no longer has a picture that it needs, or has no other copy of what the file of
+                this path decodes to, and another file needs that.
         """
         stored = self._store.stored(path)
         undo: list[tuple[str, tuple[bytes, ...]]] = []
         with self._store.writing():
+            if chains.is_only_copy(self._store, stored) and not disk.holds(path, data):
+                raise ReferenceMismatch(
+                    f"{path} is the reference of other files, which would be lost if it were overwritten; "
+                    "`refscale refs rebase` makes a picture of it that serves them"
+                )
             if self._store.do("INSERT OR IGNORE INTO file VALUES (?, NULL, NULL)", (stored,)):
                 undo.append(("DELETE FROM file WHERE path = ?", (stored,)))
             for fingerprint in references.needed(container.unpack(data)):
@@ -174,7 +257,8 @@ class References:
 
         They are looked for by footprint, and by descriptor where one of them has no footprint; of the 20 that
         fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself,
-        and one that is another now is none until it is added again. The index is not written to.
+        and one that is another now is none until it is added again. What would make a chain of more than `LINKS` files
+        is passed over, see `fileformat.references`. The index is not written to.
         """
         if whole(most, "most") < 1:
             raise UsageError(f"most must be at least 1, not {most}")
@@ -183,21 +267,31 @@ class References:
         found = []
         for row in search.shortlist(self._store, described):
             entry = self._entry(row)
+            if not chains.near(self._store, row[3:4]):
+                continue
             try:
-                older = pictures.read(entry.path, need_georeference=False)
+                coded = entry.links > 0
+                older = self.picture(row[3]) if coded else pictures.read(entry.path, need_georeference=False)
                 same = disk.status(entry.path) == row[1:3] or older.fingerprint() == entry.described.fingerprint
-            except ImageError:  # it is no longer there; `check` tells
+            except UNREADABLE:  # it is no longer there; `check` tells
                 continue
             if same and (gain := target.gain(older)) >= _LEAST:
                 found.append(Candidate(entry, gain))
-        return sorted(found, key=lambda candidate: -candidate.gain)[:most]
+        found.sort(key=lambda candidate: -candidate.gain)
+        near = chains.near(self._store, (one.entry.described.fingerprint for one in found))
+        return [one for one in found if one.entry.described.fingerprint in near][:most]
 
     def paths(self, fingerprint: bytes) -> list[Path]:
-        """Return where a picture is, or was when it was added."""
+        """Return where a picture is, or was when it was added; `.rsc` files that decode to it are the last."""
         if not isinstance(fingerprint, bytes):
             raise UsageError(f"a fingerprint must be given as bytes, not as {type(fingerprint).__name__}")
-        rows = self._store.rows("SELECT path FROM picture WHERE fingerprint = ? ORDER BY path", (fingerprint,))
-        return [self._store.real(path) for (path,) in rows]
+        return [self._store.real(path) for path in chains.copies(self._store, fingerprint)]
+
+    def links(self, path: FilePath) -> int:
+        """Return how many `.rsc` files are decoded to have what is at a path: none for a picture file."""
+        stored = self._store.stored(path_of(path, "a picture or a file"))
+        behind = chains.links(self._store, chains.needs(self._store, stored))
+        return 1 + len(behind) if chains.is_coded(self._store, stored) else 0
 
     def references(self, data: bytes | FilePath) -> list[Image]:
         """Return the references that a `.rsc` file needs, given as bytes or by its path.
@@ -207,33 +301,19 @@ class References:
             ReferenceMismatch: see `picture`.
         """
         content = container.unpack(data) if isinstance(data, bytes) else disk.unpacked(path_of(data, "a file"))
-        return [self.picture(fingerprint) for fingerprint in references.needed(content)]
+        return self._supply.references(references.needed(content))
 
     def place(self, fingerprint: bytes) -> Path:
         """Return where the picture of a fingerprint is; arguments and errors are those of `picture`."""
-        return self._read(fingerprint)[0]
+        return self._supply.read(fingerprint)[0]
 
     def picture(self, fingerprint: bytes) -> Image:
-        """Return the picture of a fingerprint.
+        """Return the picture of a fingerprint; decoded, if it is that of a `.rsc` file.
 
         Raises:
             ReferenceMismatch: the index has none, or what was one is missing, has changed or cannot be read.
         """
-        return self._read(fingerprint)[1]
-
-    def _read(self, fingerprint: bytes) -> tuple[Path, Image]:
-        faults = []
-        for path in self.paths(fingerprint):
-            try:
-                image = pictures.read(path, need_georeference=False)
-            except ImageError as error:
-                faults.append(("missing" if not path.exists() else "unreadable", str(error)))
-                continue
-            if image.fingerprint() == fingerprint:
-                return path, image
-            faults.append(("changed", f"{path} is another picture now, {image.fingerprint().hex()}"))
-        kind, detail = faults[0] if faults else ("unknown", f"{self._store.name} has no such picture")
-        raise _Lost(f"the reference {fingerprint.hex()} is {kind}: {detail}", kind)
+        return self._supply.read(fingerprint)[1]
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -243,37 +323,26 @@ class References:
         Args:
             full: read every reference; otherwise only those whose size or time of modification has changed.
         """
-        faults: dict[bytes, tuple[str, str] | None] = {}
+        faults: dict[bytes, Lost | None] = {}
+        self._supply.forget()
         for path, needs in self.files():
             try:
                 self.add(path, again=full)
-                needs = references.needed(disk.unpacked(path)) if full else self._needs(path)
+                needs = (
+                    references.needed(disk.unpacked(path))
+                    if full
+                    else chains.needs(self._store, self._store.stored(path))
+                )
             except (ContainerError, ImageError) as error:
                 yield path, Problem(path, "missing" if not path.exists() else "unreadable", str(error))
                 continue
-            for fingerprint in needs:
-                if fingerprint not in faults:
-                    faults[fingerprint] = self._fault(fingerprint, full)
-            bad = [fault for fingerprint in needs if (fault := faults[fingerprint]) is not None]
-            yield path, Problem(path, *bad[0]) if bad else None
-
-    def _fault(self, fingerprint: bytes, full: bool) -> tuple[str, str] | None:
-        rows = self._store.rows("SELECT path, size, modified FROM picture WHERE fingerprint = ?", (fingerprint,))
-        for path, *status in rows:
+            bad: Lost | None = None
             try:
-                if not full and list(disk.status(self._store.real(path))) == status:
-                    return None
-            except ImageError:
-                continue
-        try:
-            self.picture(fingerprint)
-        except _Lost as error:
-            return error.kind, str(error)
-        return None
-
-    def _needs(self, path: Path) -> list[bytes]:
-        rows = self._store.rows("SELECT fingerprint FROM need WHERE path = ?", (self._store.stored(path),))
-        return [fingerprint for (fingerprint,) in rows]
+                self._supply.require_near(needs)
+                bad = next(filter(None, (self._supply.fault(need, full, faults) for need in needs)), None)
+            except Lost as error:
+                bad = error
+            yield path, None if bad is None else Problem(path, bad.kind, str(bad))
 
     def collect(
         self, before: str | None = None, *, delete: bool = False, lost_files: bool = False, dry_run: bool = False
@@ -282,7 +351,7 @@ class References:
 
         Args:
             before: also pictures taken before this date; otherwise only those whose file is gone.
-            delete: delete files of pictures, too, unless they have changed since they were added.
+            delete: delete files of pictures, too, unless they have changed since they were added; never `.rsc` files.
             lost_files: first forget the `.rsc` files that are gone, with what they need.
             dry_run: change nothing.
 
@@ -312,7 +381,7 @@ class References:
             ):
                 continue  # a file needs it since then
             done = "forgotten"
-            if delete and there and list(disk.status(path)) == status:
+            if delete and there and list(disk.status(path)) == status and path.suffix.lower() != ".rsc":
                 done = "deleted"
                 if not dry_run:
                     try:
@@ -336,12 +405,5 @@ class References:
         return self._store.move(path_of(old, "a folder"), path_of(new, "a folder"))
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
-        return Entry(self._store.real(row[0]), search.description(row))
-
-
-class _Lost(ReferenceMismatch):
-    """A reference that cannot be read, and in one word why."""
-
-    def __init__(self, message: str, kind: str = "") -> None:
-        super().__init__(message)
-        self.kind = kind
+        path = self._store.real(row[0])
+        return Entry(path, search.description(row), self.links(path))

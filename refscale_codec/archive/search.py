@@ -46,18 +46,19 @@ def shortlist(store: Store, described: Description) -> list[Row]:
     """
     kind = described.type, described.bands, described.fingerprint
     fits = "type = ? AND bands IN (?, 1) AND fingerprint != ?"
+    order = "ORDER BY path IN (SELECT path FROM file)"  # of copies, one that need not be decoded
     rows: list[Row] = []
     place = described.footprint
     if place is not None:
         turns = " OR ".join(["west <= ? AND east >= ? AND south <= ? AND north >= ?"] * 3)
         bounds = [(place.east + turn, place.west + turn, place.north, place.south) for turn in (-360.0, 0.0, 360.0)]
-        found = store.rows(f"SELECT * FROM picture WHERE {fits} AND ({turns})", (*kind, *sum(bounds, ())))
+        found = store.rows(f"SELECT * FROM picture WHERE {fits} AND ({turns}) {order}", (*kind, *sum(bounds, ())))
         merits = [_merit(described, description(row)) for row in found]
-        order = sorted(range(len(found)), key=merits.__getitem__)
-        rows = [found[at] for at in order if -merits[at][0] >= 10 * _OVERLAP]
+        ranks = sorted(range(len(found)), key=merits.__getitem__)
+        rows = [found[at] for at in ranks if -merits[at][0] >= 10 * _OVERLAP]
     if len(rows) < CANDIDATES:
         unplaced = "" if place is None else " AND west IS NULL"
-        others = store.rows(f"SELECT rowid, descriptor FROM picture WHERE {fits}{unplaced}", kind)
+        others = store.rows(f"SELECT rowid, descriptor FROM picture WHERE {fits}{unplaced} {order}", kind)
         alike = descriptor.similarities(described.descriptor, [row[1] for row in others])
         best = np.argsort(-alike, kind="stable")[: 2 * CANDIDATES]
         for at in best:

@@ -113,7 +113,7 @@ def encode(
     if not dry_run:
         held = (*inputs, *options.index_files(index_path))
         terminal.require_output(output, *held, replace=replace, suffixes=(".rsc",), json_output=json_output)
-    with terminal.progress(quiet) as step, terminal.index(index_path) as index:
+    with terminal.progress(quiet) as step, terminal.index(index_path, weights, device, threads) as index:
         step("starting")
         if index is not None and in_care:
             index.require_writable()
@@ -224,7 +224,7 @@ def decode(
     index_path, pages = options.index_named(refs, ref), options.positive_each(ref_page or [], "--ref-page")
     inputs = file, *(ref or []), weights
     terminal.require_inputs(*inputs)
-    with terminal.progress(quiet) as step, terminal.index(index_path) as index:
+    with terminal.progress(quiet) as step, terminal.index(index_path, weights, device, threads) as index:
         step("starting")
         data, name = terminal.read(file), terminal.name_of(file)
         content = terminal.unpacked(data, name)

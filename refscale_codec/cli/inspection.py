@@ -119,7 +119,7 @@ def verify(
         text = f"{name}: structure and checksums are intact; not tried: weights, reference, decoding"
         terminal.summarise([text], {"proved": ["structure"]}, json_output=json_output, quiet=quiet)
         return
-    with terminal.progress(quiet) as step, terminal.index(index_path) as index:
+    with terminal.progress(quiet) as step, terminal.index(index_path, weights, device, threads) as index:
         step("starting")
         older = terminal.read_references(ref or [], pages)
         if index is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refscale_codec.cli import options, terminal
-from refscale_codec.cli.options import FILES, JsonOption, PageOption, QuietOption, RefsOption, option
+from refscale_codec.cli.options import FILES, JsonOption, PageOption, QuietOption, RefsOption, WeightsOption, option
 from refscale_codec.errors import BatchError, ReferenceMismatch, RefscaleError, UsageError, counted, printable
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add(
     force: Annotated[
         bool, option("--force", "-f", help="Read again what is in the index and has not changed.", group=FILES)
     ] = False,
+    weights: WeightsOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -36,7 +37,9 @@ def add(
     The index is made if there is none. What is in it already, by path, size and time of modification, is not read
     again. What was added before an interruption stays. Several processes may add at the same time.
 
-    A .rsc file in care has its references kept by gc and looked after by check.
+    A .rsc file in care has its references kept by gc and looked after by check. If its net computes exactly, what it
+    decodes to may be a reference, too; one line tells where that is not possible now, since a reference or the weights
+    are missing. Adding it again tries it again.
 
     A file or folder that cannot be read is one line, the others are added, and the exit code is 9.
     """
@@ -50,14 +53,15 @@ def add(
         from refscale_codec.cli import process
 
         process.lift_pillow_limit()
-        added = unchanged = 0
+        added = unchanged = decoded = 0
+        coded: list[Path] = []
         failures: list[str] = []
 
         def fail(text: str) -> None:
             failures.append(text)
             terminal.say(False, text)
 
-        with references.References(index_path, create=True) as index:
+        with references.References(index_path, create=True, model=weights) as index:
             for path in disk.listed(paths, fail):
                 step(f"{counted(added + unchanged, 'file')}, {path.name}")
                 try:
@@ -65,13 +69,22 @@ def add(
                         added += 1
                     else:
                         unchanged += 1
+                    if disk.is_coded(path):
+                        coded.append(path)
                 except RefscaleError as error:
                     if error.exit_code not in _OF_A_FILE:
                         raise
                     fail(str(error))
+            step("decoding")
+            for path, problem in index.add_decoded(coded, again=force, date=taken):
+                decoded += problem is None
+                step(f"{counted(decoded, 'file')} decoded, {path.name}")
+                if problem is not None:
+                    terminal.say(quiet, f"{path}: in care, but no reference now: {problem}")
     failed = len(failures)
-    facts = {"added": added, "unchanged": unchanged, "failed": failed}
+    facts = {"added": added, "decoded": decoded, "unchanged": unchanged, "failed": failed}
     told = f"{index_path}: {added} added" + f"; {unchanged} were there already" * bool(unchanged)
+    told += f"; what {counted(decoded, '.rsc file')} decode{'s' * (decoded == 1)} to may be a reference" * bool(decoded)
     terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
     if failed:
         raise BatchError(f"{failed} of {added + unchanged + failed} files and folders could not be added")
@@ -90,7 +103,8 @@ def list_pictures(
 ) -> None:
     """List what an index has: a line for each picture, or each .rsc file.
 
-    What the columns are is said on stderr. With --json, each line is an object.
+    What the columns are is said on stderr; links are the .rsc files that are decoded to have the picture, 0 for a
+    picture file. With --json, each line is an object.
     """
     from refscale_codec.archive import references
 
@@ -100,12 +114,12 @@ def list_pictures(
                 names = [fingerprint.hex() for fingerprint in needs]
                 _line({"file": str(path), "needs": names}, f"{path}  {' '.join(names) or 'alone'}", json_output)
             return
-        terminal.say(quiet or json_output, f"{'fingerprint':<12}  {'taken':<20}  {'size and type':<22}  picture")
+        terminal.say(quiet or json_output, f"{'fingerprint':<12}  {'taken':<20}  {'size and type':<22}  links  picture")
         for entry in index.entries():
             facts = _facts(entry)
             described = f"{facts['width']}x{facts['height']}x{facts['bands']} {facts['type']}"
-            text = f"{facts['fingerprint']}  {facts['date'] or '-':<20}  {described:<22}  {facts['picture']}"
-            _line(facts, text, json_output)
+            columns = facts["fingerprint"], f"{facts['date'] or '-':<20}", f"{described:<22}", f"{entry.links:>5}"
+            _line(facts, "  ".join((*columns, facts["picture"])), json_output)
 
 
 def find(
@@ -115,6 +129,7 @@ def find(
     max_refs: Annotated[
         int, option("--max-refs", metavar="N", help="List at most so many; 20 by default.", group=FILES)
     ] = 20,
+    weights: WeightsOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -130,13 +145,14 @@ def find(
     from refscale_codec.fileformat import container, references
 
     index_path = options.index_of(refs)
-    with terminal.progress(quiet) as step, References(index_path) as index:
+    with terminal.progress(quiet) as step, References(index_path, model=weights) as index:
         step("starting")
         data, name = terminal.read(file, or_picture=True), terminal.name_of(file)
         if data.startswith(container.MAGIC):
             for fingerprint in references.needed(terminal.unpacked(data, name)):
                 path = index.place(fingerprint)
-                _line({"fingerprint": fingerprint.hex(), "picture": str(path)}, str(path), json_output)
+                facts = {"fingerprint": fingerprint.hex(), "picture": str(path), "links": index.links(path)}
+                _line(facts, str(path), json_output)
             return
         from refscale_codec.cli import process
         from refscale_codec.picture.io import pictures, sidecars
@@ -146,10 +162,11 @@ def find(
         picture = pictures.from_bytes(data, name, page=page, beside=beside)
         step("comparing")
         found = index.find(picture, max_refs)
-    terminal.say(quiet or json_output or not found, f"{'saves':>6}  {'taken':<20}  picture")
+    terminal.say(quiet or json_output or not found, f"{'saves':>6}  {'taken':<20}  links  picture")
     for candidate in found:
         facts = {"gain": round(candidate.gain, 4), **_facts(candidate.entry)}
-        _line(facts, f"{candidate.gain:6.1%}  {facts['date'] or '-':<20}  {facts['picture']}", json_output)
+        text = f"{candidate.gain:6.1%}  {facts['date'] or '-':<20}  {facts['links']:>5}  {facts['picture']}"
+        _line(facts, text, json_output)
     if not found:
         terminal.say(quiet, f"{name}: {index_path} has no picture of the same place and kind")
 
@@ -159,20 +176,22 @@ def check(
     full: Annotated[
         bool, option("--full", help="Read every reference, not only those that have changed.", group=FILES)
     ] = False,
+    weights: WeightsOption = None,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Tell which .rsc files in care would not decode, and why.
 
     A file, or a reference of it, is missing, unreadable, or another picture than it was. Those of the same size and
-    time of modification as in the index are believed, unless --full is given. If there is one, the exit code is 6.
+    time of modification as in the index are believed, unless --full is given, and so are the .rsc files and pictures
+    that a coded reference needs in turn. If there is one, the exit code is 6.
     """
     from refscale_codec.archive import references
     from refscale_codec.cli import process
 
     process.lift_pillow_limit()
     files = bad = 0
-    with terminal.progress(quiet) as step, references.References(options.index_of(refs)) as index:
+    with terminal.progress(quiet) as step, references.References(options.index_of(refs), model=weights) as index:
         for path, problem in index.check(full=full):
             step(f"{counted(files, 'file')}, {path.name}")
             files += 1
@@ -248,6 +267,7 @@ def _facts(entry: "Entry") -> dict[str, Any]:
     return {
         "picture": str(entry.path),
         "fingerprint": described.fingerprint.hex(),
+        "links": entry.links,
         "width": described.width,
         "height": described.height,
         "bands": described.bands,

@@ -58,12 +58,17 @@ def device_named(name: str) -> str:
 def load_model(path: Path, device: str, threads: int | None = None) -> "Model":
     """Load weights onto a device, and set up the process for computing with at most so many threads."""
     where = device_named(device)
-    process.keep_freed_memory()
-    if threads is not None:
-        process.limit_threads(threads)
+    _prepare(threads)
     from refscale_codec import model
 
     return model.load(path, where)
+
+
+def _prepare(threads: int | None) -> None:
+    """Set up the process for computing with at most so many threads."""
+    process.keep_freed_memory()
+    if threads is not None:
+        process.limit_threads(threads)
 
 
 def wanted_weights(header: container.Header) -> Path:
@@ -137,15 +142,25 @@ def read_references(paths: Sequence[str], pages: Sequence[int]) -> "list[Image]"
 
 
 @contextmanager
-def index(path: str | None) -> Iterator["References | None"]:
-    """Yield an index of references, which is closed again; None for no path."""
+def index(
+    path: str | None, weights: Path | None = None, device: str | None = None, threads: int | None = None
+) -> Iterator["References | None"]:
+    """Yield an index of references, which is closed again; None for no path.
+
+    Args:
+        path: of its file.
+        weights: those of coded pictures that are references, if they do not ship.
+        device: that these are decoded on.
+        threads: most threads for that.
+    """
     if path is None:
         yield None
         return
     from refscale_codec.archive.references import References
 
     process.lift_pillow_limit()
-    with References(path) as opened:
+    _prepare(threads)
+    with References(path, model=weights, device=device) as opened:
         yield opened
 
 
