@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 
 from refscale_codec.archive.store import Store
+from refscale_codec.errors import UsageError
 from refscale_codec.fileformat.references import LINKS
 
 
 def copies(store: Store, fingerprint: bytes) -> list[bytes]:
-    """Return the paths of a picture, those of `.rsc` files behind the others."""
+    """Return the paths of a picture, those of `.rsc` files behind the others; UsageError for no fingerprint."""
+    if not isinstance(fingerprint, bytes):
+        raise UsageError(f"a fingerprint must be given as bytes, not as {type(fingerprint).__name__}")
     found = store.rows(
         "SELECT path FROM picture LEFT JOIN file USING (path) WHERE fingerprint = ? ORDER BY file.path NOTNULL, path",
         (fingerprint,),

@@ -11,19 +11,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refscale_codec.api.arguments import FilePath, Picture, image_of, path_of, whole
-from refscale_codec.archive import chains, disk, search
+from refscale_codec.archive import chains, disk, keeping, search
 from refscale_codec.archive.description import Description, of_picture, require_date
 from refscale_codec.archive.gain import Target
+from refscale_codec.archive.keeping import Problem
 from refscale_codec.archive.store import Store
-from refscale_codec.archive.supply import UNREADABLE, Lost, Supply
+from refscale_codec.archive.supply import UNREADABLE, Supply
 from refscale_codec.errors import (
-    ContainerError,
-    ImageError,
     IndexFault,
     ReferenceMismatch,
     RefscaleError,
     UsageError,
-    reason,
 )
 from refscale_codec.fileformat import container, references
 from refscale_codec.picture.image import Image
@@ -51,15 +49,6 @@ class Candidate(NamedTuple):
     entry: Entry
     gain: float
     """About which share of the bits it saves; see `gain`."""
-
-
-class Problem(NamedTuple):
-    """A file that would not decode."""
-
-    path: Path
-    reason: str
-    """`missing`, `unreadable`, or of a reference `unknown`, `missing`, `changed`, `unreadable`, `too far`."""
-    detail: str
 
 
 class References:
@@ -283,8 +272,6 @@ class References:
 
     def paths(self, fingerprint: bytes) -> list[Path]:
         """Return where a picture is, or was when it was added; `.rsc` files that decode to it are the last."""
-        if not isinstance(fingerprint, bytes):
-            raise UsageError(f"a fingerprint must be given as bytes, not as {type(fingerprint).__name__}")
         return [self._store.real(path) for path in chains.copies(self._store, fingerprint)]
 
     def links(self, path: FilePath) -> int:
@@ -323,26 +310,7 @@ class References:
         Args:
             full: read every reference; otherwise only those whose size or time of modification has changed.
         """
-        faults: dict[bytes, Lost | None] = {}
-        self._supply.forget()
-        for path, needs in self.files():
-            try:
-                self.add(path, again=full)
-                needs = (
-                    references.needed(disk.unpacked(path))
-                    if full
-                    else chains.needs(self._store, self._store.stored(path))
-                )
-            except (ContainerError, ImageError) as error:
-                yield path, Problem(path, "missing" if not path.exists() else "unreadable", str(error))
-                continue
-            bad: Lost | None = None
-            try:
-                self._supply.require_near(needs)
-                bad = next(filter(None, (self._supply.fault(need, full, faults) for need in needs)), None)
-            except Lost as error:
-                bad = error
-            yield path, None if bad is None else Problem(path, bad.kind, str(bad))
+        return keeping.check(self, self._store, self._supply, full=full)
 
     def collect(
         self, before: str | None = None, *, delete: bool = False, lost_files: bool = False, dry_run: bool = False
@@ -359,42 +327,7 @@ class References:
             UsageError: of a date that is none.
         """
         before = None if before is None else require_date(before, "before")
-        self._refresh()
-        gone = [path for path, _ in self.files() if lost_files and not path.exists()]
-        for path in gone:
-            if not dry_run:
-                with self._store.writing():
-                    for table in ("file", "need"):
-                        self._store.do(f"DELETE FROM {table} WHERE path = ?", (self._store.stored(path),))
-            yield path, "forgotten"
-        kept = {fingerprint for path, needs in self.files() if path not in gone for fingerprint in needs}
-        for stored, fingerprint, date, *status in self._store.rows(
-            "SELECT path, fingerprint, date, size, modified FROM picture ORDER BY path"
-        ):
-            path = self._store.real(stored)
-            there = path.exists()
-            old = before is not None and date is not None and date < before
-            if fingerprint in kept or there and not old:
-                continue
-            if not dry_run and not self._store.do(
-                "DELETE FROM picture WHERE path = ? AND fingerprint NOT IN (SELECT fingerprint FROM need)", (stored,)
-            ):
-                continue  # a file needs it since then
-            done = "forgotten"
-            if delete and there and list(disk.status(path)) == status and path.suffix.lower() != ".rsc":
-                done = "deleted"
-                if not dry_run:
-                    try:
-                        path.unlink()
-                    except OSError as error:
-                        done = f"forgotten, but not deleted ({reason(error)})"
-            yield path, done
-
-    def _refresh(self) -> None:
-        """Read the `.rsc` files in care again that have changed; of one that cannot be read, what it needed stays."""
-        for path, _ in self.files():
-            with suppress(ImageError, ContainerError):
-                self.add(path)
+        return keeping.collect(self, self._store, before, delete=delete, lost_files=lost_files, dry_run=dry_run)
 
     def move(self, old: FilePath, new: FilePath) -> int:
         """Change the paths of all that was in a folder to another folder; return how many were changed.

@@ -66,9 +66,10 @@ class Supply:
         Raises:
             ReferenceMismatch: it cannot be had.
         """
+        copies = chains.copies(self._store, fingerprint)
         what = f"the reference {fingerprint.hex()}" + (f", which {above[-1][1]} needs," if above else "")
         faults: list[Lost] = []
-        for stored in chains.copies(self._store, fingerprint):
+        for stored in copies:
             path = self._store.real(stored)
             try:
                 if not chains.is_coded(self._store, stored):

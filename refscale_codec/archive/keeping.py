@@ -1,0 +1,87 @@
+"""What is kept: which files in care would not decode, and which pictures no file in care needs."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from refscale_codec.archive import chains, disk
+from refscale_codec.archive.store import Store
+from refscale_codec.archive.supply import Lost, Supply
+from refscale_codec.errors import ContainerError, ImageError, reason
+from refscale_codec.fileformat import references
+
+if TYPE_CHECKING:
+    from refscale_codec.archive.references import References
+
+
+class Problem(NamedTuple):
+    """A file that would not decode."""
+
+    path: Path
+    reason: str
+    """`missing`, `unreadable`, or of a reference `unknown`, `missing`, `changed`, `unreadable`, `too far`."""
+    detail: str
+
+
+def check(index: "References", store: Store, supply: Supply, *, full: bool) -> Iterator[tuple[Path, Problem | None]]:
+    """See `References.check`."""
+    faults: dict[bytes, Lost | None] = {}
+    supply.forget()
+    for path, needs in index.files():
+        try:
+            index.add(path, again=full)
+            needs = references.needed(disk.unpacked(path)) if full else chains.needs(store, store.stored(path))
+        except (ContainerError, ImageError) as error:
+            yield path, Problem(path, "missing" if not path.exists() else "unreadable", str(error))
+            continue
+        bad: Lost | None = None
+        try:
+            supply.require_near(needs)
+            bad = next(filter(None, (supply.fault(need, full, faults) for need in needs)), None)
+        except Lost as error:
+            bad = error
+        yield path, None if bad is None else Problem(path, bad.kind, str(bad))
+
+
+def collect(
+    index: "References", store: Store, before: str | None, *, delete: bool, lost_files: bool, dry_run: bool
+) -> Iterator[tuple[Path, str]]:
+    """See `References.collect`."""
+    _refresh(index)
+    gone = [path for path, _ in index.files() if lost_files and not path.exists()]
+    for path in gone:
+        if not dry_run:
+            with store.writing():
+                for table in ("file", "need"):
+                    store.do(f"DELETE FROM {table} WHERE path = ?", (store.stored(path),))
+        yield path, "forgotten"
+    kept = {fingerprint for path, needs in index.files() if path not in gone for fingerprint in needs}
+    for stored, fingerprint, date, *status in store.rows(
+        "SELECT path, fingerprint, date, size, modified FROM picture ORDER BY path"
+    ):
+        path = store.real(stored)
+        there = path.exists()
+        old = before is not None and date is not None and date < before
+        if fingerprint in kept or there and not old:
+            continue
+        if not dry_run and not store.do(
+            "DELETE FROM picture WHERE path = ? AND fingerprint NOT IN (SELECT fingerprint FROM need)", (stored,)
+        ):
+            continue  # a file needs it since then
+        done = "forgotten"
+        if delete and there and list(disk.status(path)) == status and path.suffix.lower() != ".rsc":
+            done = "deleted"
+            if not dry_run:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    done = f"forgotten, but not deleted ({reason(error)})"
+        yield path, done
+
+
+def _refresh(index: "References") -> None:
+    """Read the `.rsc` files in care again that have changed; of one that cannot be read, what it needed stays."""
+    for path, _ in index.files():
+        with suppress(ImageError, ContainerError):
+            index.add(path)
