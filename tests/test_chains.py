@@ -265,3 +265,42 @@ def test_a_file_that_others_need_is_not_overwritten(place: Path, index: Referenc
         (place / link(3)).write_bytes(data)
     assert place / link(3) not in [entry.path for entry in index.entries()]
     assert index.files()[0] == (place / link(3), [])
+
+
+def test_after_a_rebase_older_links_may_be_lost(place: Path, refscale: Refscale, index: References) -> None:
+    assert index.links(place / link(3)) == 3
+    outcome = refscale("refs", "rebase", link(2), *INDEX, *WEIGHTS, "-o", "two.png", "--json")
+    facts = {"output": "two.png", "fingerprint": output_hash(place / link(2)).hex(), "files": 1}
+    assert (outcome.code, json.loads(outcome.text)) == (0, facts)
+    assert index.links(place / link(3)) == 1
+    for name in ("base.png", link(1), link(2)):
+        (place / name).unlink()
+    list(index.collect("2100-01-01", delete=True, lost_files=True))
+    assert [entry.path.name for entry in index.entries() if entry.path.exists()] == [link(3), "two.png"]
+    assert [problem for _, problem in index.check(full=True)] == [None]
+    assert refscale("decode", link(3), *INDEX, *WEIGHTS, "-o", "hat.png").code == 0
+    assert pictures.read(place / "hat.png").fingerprint() == output_hash(place / link(3))
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("-o base.png", 2, ["base.png", "overwritten"]),
+        ("-o linked.png", 2, ["linked.png", "overwritten"]),
+        ("-o -", 2, ["it is a file"]),
+        ("-o two.jpg", 2, ["JPEG is lossy"]),
+    ],
+)
+def test_a_rebase_overwrites_nothing_that_is_needed(
+    place: Path, refscale: Refscale, index: References, line: str, code: int, words: list[str]
+) -> None:
+    (place / "linked.png").symlink_to("base.png")
+    before = (place / "base.png").read_bytes()
+    assert_refusal(refscale("refs", "rebase", link(2), *INDEX, *WEIGHTS, *line.split()), code, *words)
+    assert (place / "base.png").read_bytes() == before
+
+
+def test_only_exact_files_are_rebased(place: Path, refscale: Refscale, index: References) -> None:
+    (place / "x.rsc").write_bytes((GOLDEN / "alone.rsc").read_bytes())
+    assert_refusal(refscale("refs", "rebase", "x.rsc", *INDEX, "-o", "x.png"), 6, "x.rsc", "floating point")
+    assert not (place / "x.png").exists()

@@ -1,5 +1,6 @@
-"""What is kept: which files in care would not decode, and which pictures no file in care needs."""
+"""What is kept: which files in care would not decode, which pictures none needs, and coded ones stored as pictures."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from refscale_codec.archive import chains, disk
 from refscale_codec.archive.store import Store
 from refscale_codec.archive.supply import Lost, Supply
-from refscale_codec.errors import ContainerError, ImageError, reason
+from refscale_codec.errors import ContainerError, ImageError, OutputError, UsageError, reason
 from refscale_codec.fileformat import references
+from refscale_codec.picture import files
+from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import formats, pictures
 
 if TYPE_CHECKING:
     from refscale_codec.archive.references import References
@@ -85,3 +89,22 @@ def _refresh(index: "References") -> None:
     for path, _ in index.files():
         with suppress(ImageError, ContainerError):
             index.add(path)
+
+
+def rebase(index: "References", store: Store, supply: Supply, path: Path, output: Path) -> Image:
+    """See `References.rebase`."""
+    kind = formats.of_path(output)
+    image = supply.decoded(path)
+    formats.require_support(kind, image.pixels.dtype, image.bands, image.longest)
+    data = pictures.to_bytes(image, kind)
+    fingerprint = image.fingerprint()
+    if pictures.from_bytes(data, str(output)).fingerprint() != fingerprint:
+        raise OutputError(f"{formats.NAMES[kind]} cannot hold the picture of {path} as it is: name the output .tif")
+    for place in {store.stored(output), store.stored(os.path.realpath(output))}:
+        known = "SELECT 1 FROM picture WHERE path = ? AND fingerprint != ? UNION SELECT 1 FROM file WHERE path = ?"
+        if store.rows(known, (place, fingerprint, place)):
+            raise UsageError(f"{output} is another picture or file of the index; it would be overwritten")
+    files.write_atomically(output, data)
+    said = store.rows("SELECT date FROM picture WHERE path = ?", (store.stored(path),))
+    index.add(output, again=True, date=said[0][0] if said else None)
+    return image

@@ -329,6 +329,23 @@ class References:
         before = None if before is None else require_date(before, "before")
         return keeping.collect(self, self._store, before, delete=delete, lost_files=lost_files, dry_run=dry_run)
 
+    def rebase(self, path: FilePath, output: FilePath) -> Image:
+        """Store what a `.rsc` file decodes to as a picture file without loss, and add that; return the picture.
+
+        Files that were coded against it need neither that file nor its references any more.
+
+        Args:
+            path: of the file, which must be of an exact model.
+            output: of the picture, by its suffix a PNG, WebP or TIFF.
+
+        Raises:
+            ContainerError, ImageError, WeightsError, ReferenceMismatch: the file cannot be decoded, or is not of an
+                exact model.
+            UsageError, OutputError: the picture cannot be stored there, or in that format.
+        """
+        paths = Path(path_of(path, "a file")), Path(path_of(output, "the output"))
+        return keeping.rebase(self, self._store, self._supply, *paths)
+
     def move(self, old: FilePath, new: FilePath) -> int:
         """Change the paths of all that was in a folder to another folder; return how many were changed.
 

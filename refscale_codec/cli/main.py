@@ -112,6 +112,7 @@ _command("list")(refs.list_pictures)
 _command("find")(refs.find)
 _command("check")(refs.check)
 _command("gc")(refs.collect)
+_command("rebase")(refs.rebase)
 _command("move")(refs.move)
 
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refscale_codec.cli import options, terminal
-from refscale_codec.cli.options import FILES, JsonOption, PageOption, QuietOption, RefsOption, WeightsOption, option
+from refscale_codec.cli.options import (
+    FILES,
+    JsonOption,
+    OutputOption,
+    PageOption,
+    QuietOption,
+    RefsOption,
+    WeightsOption,
+    option,
+)
 from refscale_codec.errors import BatchError, ReferenceMismatch, RefscaleError, UsageError, counted, printable
 
 if TYPE_CHECKING:
@@ -237,6 +246,35 @@ def collect(
             number += 1
             _line({"path": str(path), "done": done}, f"{done}: {path}", json_output)
     terminal.say(quiet, f"{number} {'would be ' if dry_run else ''}forgotten")
+
+
+def rebase(
+    file: Annotated[Path, typer.Argument(metavar="FILE.rsc", help="A .rsc file whose net computes exactly.")],
+    output: OutputOption,
+    refs: RefsOption = None,
+    weights: WeightsOption = None,
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a chain of coded references shorter: store what a .rsc file decodes to as a picture.
+
+    The picture, a PNG, WebP or TIFF, is stored without loss and added to the index. What was coded against the file
+    then needs neither it nor its references any more; nothing is coded again.
+    """
+    index_path = options.index_of(refs)
+    if output == "-":
+        raise UsageError("the picture becomes one of the index, so it is a file: name it with -o")
+    terminal.require_output(output, file, *options.index_files(index_path), replace=True, json_output=json_output)
+    with terminal.progress(quiet) as step, terminal.index(index_path, weights) as index:
+        assert index is not None
+        index.require_writable()
+        step("decoding")
+        image = index.rebase(file, output)
+        fingerprint = image.fingerprint()
+        served = sum(fingerprint in needs for _, needs in index.files())
+    facts = {"output": output, "fingerprint": fingerprint.hex(), "files": served}
+    told = f"{output}: {image.width}x{image.height}, which {counted(served, 'file')} in care may use in place of {file}"
+    terminal.summarise([told], facts, json_output=json_output, quiet=quiet)
 
 
 def move(
