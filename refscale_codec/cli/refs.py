@@ -41,7 +41,7 @@ def add(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Add pictures that may be references, and take .rsc files into care.
+    """Add pictures that may be references; take .rsc files into care.
 
     The index is made if there is none. What is in it already, by path, size and time of modification, is not read
     again. What was added before an interruption stays. Several processes may add at the same time.
@@ -110,7 +110,7 @@ def list_pictures(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List what an index has: a line for each picture, or each .rsc file.
+    """List the pictures of an index, or the .rsc files in its care.
 
     What the columns are is said on stderr; links are the .rsc files that are decoded to have the picture, 0 for a
     picture file. With --json, each line is an object.
@@ -256,7 +256,7 @@ def rebase(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make a chain of coded references shorter: store what a .rsc file decodes to as a picture.
+    """Store what a coded reference decodes to as a picture.
 
     The picture, a PNG, WebP or TIFF, is stored without loss and added to the index. What was coded against the file
     then needs neither it nor its references any more; nothing is coded again.
