@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import tiffs
 from numpy.typing import NDArray
@@ -78,6 +79,48 @@ def test_images_are_judged_by_their_role(
     assert notes == ["x.tif: its mask becomes alpha"] * masked
     assert (found.alpha is not None) == masked
     assert not masked or np.array_equal(found.alpha, MASK.samples[..., 0] * 255)
+
+
+FORMS = [
+    (big, order, kind)
+    for big in (False, True)
+    for order in "<>"
+    for kind in ("I", "I, of a directory", *("Q", "Q, of a directory") * big)
+]  # a TIFF's form and order, and the type of its offsets of directories
+
+
+@pytest.mark.parametrize(("big", "order", "kind"), FORMS)
+def test_directories_are_found_by_offsets_of_any_type(
+    big: bool, order: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    preview = replace(REDUCED, children=(replace(RGB, tags={254: ("I", [0])}),), kinds={330: kind})
+    found, _ = read(tiffs.file(preview, big=big, order=order), caplog)
+    assert isinstance(found, Image)
+    assert np.array_equal(found.pixels, RGB.samples)
+    empty = tiffs.file(replace(RGB, tags={34665: (kind, [0])}), big=big, order=order)
+    data = tiffs.file(replace(RGB, tags={34665: (kind, [len(empty)])}), big=big, order=order)
+    speed = struct.pack(f"{order}QHHQHHIQ" if big else f"{order}HHHIHHI", 1, 34855, 3, 1, 400, 0, *[0] * (1 + big))
+    found, notes = read(data + speed, caplog)
+    assert isinstance(found, Image) and not notes
+    exif = PIL.Image.Exif()
+    exif.load(found.metadata.exif)
+    assert exif.get_ifd(34665) == {34855: 400}
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["B", "h", "i", "H", "I", "Q", "q"])
+def test_numbers_may_be_of_any_type_that_gdal_reads(kind: str, order: str, big: bool) -> None:
+    for tag in (254, 256, 257, 258, 259, 262, 277, 278, 284, 322, 323, 339):
+        picture = replace(RGB, tile=16 * (tag in (322, 323)), tags={254: ("I", [0])}, kinds={tag: kind})
+        found = pictures.from_bytes(tiffs.file(picture, order=order, big=big), "x")
+        assert np.array_equal(found.pixels, RGB.samples), tag
+
+
+@pytest.mark.parametrize("tag", [273, 279])
+def test_places_of_blocks_that_gdal_takes_for_none_are_refused(tag: int) -> None:
+    for kind in ("h", "i", "I, of a directory"):
+        assert "the places of its blocks are no integers" in refusal(tiffs.file(replace(RGB, kinds={tag: kind})))
 
 
 def test_several_pictures_are_pages() -> None:

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = tuple[str, list[int] | list[float] | bytes]
-"""Struct's letter of a type, and values."""
+"""A type, see `CODES`, and values."""
 
-CODES = {"B": 1, "s": 2, "H": 3, "I": 4, "b": 6, "h": 8, "d": 12, "Q": 16}  # struct's letters: TIFF's types
+CODES = {  # struct's letters, or names that begin with one: TIFF's types
+    **{"B": 1, "s": 2, "H": 3, "I": 4, "b": 6, "h": 8, "i": 9, "d": 12, "I, of a directory": 13, "Q": 16, "q": 17},
+    "Q, of a directory": 18,
+}
 GEOREFERENCE = {  # tag: (letter, values): EPSG:32630
     33550: ("d", [10.0, 10.0, 0.0]),
     33922: ("d", [0.0, 0.0, 0.0, 7e5, 4.97e6, 0.0]),
@@ -31,6 +34,7 @@ class Picture:
     missing: tuple[int, ...] = ()  # blocks that are not stored
     tags: dict[int, Values] = field(default_factory=dict)
     children: tuple["Picture", ...] = ()
+    kinds: dict[int, str] = field(default_factory=dict)  # by tags, other types than the usual ones
 
     def blocks(self, order: str) -> list[bytes]:
         height, width, _ = self.samples.shape
@@ -94,8 +98,9 @@ def file(*pictures: Picture, big: bool = False, order: str = "<") -> bytes:
         if picture.children:
             entries[330] = ("I", [directory(child)[0] for child in picture.children])
         parts = []
-        for tag, (kind, values) in sorted(entries.items()):
-            data = values if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{kind}", *values)
+        for tag, (usual, values) in sorted(entries.items()):
+            kind = picture.kinds.get(tag, usual)
+            data = values if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{kind[0]}", *values)
             data = data if len(data) <= inline else struct.pack(order + letter, add(data))
             parts.append(struct.pack(f"{order}HH{letter}", tag, CODES[kind], len(values)) + data.ljust(inline, b"\0"))
         at = add(struct.pack(order + size, len(parts)) + b"".join(parts) + bytes(inline))

@@ -10,7 +10,7 @@ import io
 import shlex
 from collections.abc import Container, Iterator
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -25,6 +25,12 @@ from refscale_codec.picture.io import formats, jpeg
 class Tags(ImageFileDirectory_v2):
     """The tags of one image by their numbers."""
 
+    _load_dispatch = ImageFileDirectory_v2._load_dispatch | {
+        kind: (8, lambda tags, data, legacy, letter=letter: tags._unpack(f"{len(data) // 8}{letter}", data))
+        for kind, letter in ((17, "q"), (18, "Q"))  # signed integers of 64 bits, and offsets of directories
+    }
+    """Pillow's readers of values by their types, and those of BigTIFF's types that it lacks."""
+
     def __init__(self, header: bytes) -> None:
         """Read nothing yet but where the first directory is, by the header of the file."""
         big = header[:4] == b"MM\0+"  # which Pillow takes for the form of 32 bits
@@ -32,30 +38,32 @@ class Tags(ImageFileDirectory_v2):
         if big:
             self._bigtiff, self.next = True, int.from_bytes(header[8:16], "big")
 
+    def __getitem__(self, tag: int) -> Any:
+        """Return a value; one that is to be numbers is so of type BYTE, too, which Pillow takes for bytes."""
+        value = super().__getitem__(tag)
+        if tag in _NUMBERS and isinstance(value, bytes):
+            return value[0] if len(value) == 1 else tuple(value)
+        return value
+
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
 _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
 _COLOUR_MAP, _JPEG_TABLES, _THUMBNAIL, _NODATA = 320, 347, 513, 42113
-_PIXELS = {  # how pixels are stored; and what says nothing of them: hints for fax and printers, ranges, padding
+_NUMBERS = (  # that say how pixels are stored
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH),
-    *(_TILE_HEIGHT, _TILES, _TILE_BYTES, _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _CHILDREN, _EXTRA, _SAMPLE_FORMAT),
-    *(_COLOUR_MAP, _JPEG_TABLES, 292, 293, 317, *range(512, 522), *range(529, 533), 50674),
+    *(_TILE_HEIGHT, _TILES, _TILE_BYTES, _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _EXTRA, _SAMPLE_FORMAT),
+)
+_PIXELS = {  # how pixels are stored; and what says nothing of them: hints for fax and printers, ranges, padding
+    *(*_NUMBERS, _CHILDREN, _COLOUR_MAP, _JPEG_TABLES, 292, 293, 317, *range(512, 522), *range(529, 533), 50674),
     *(263, 264, 265, 280, 281, 288, 289, 297, 326, 327, 328, 340, 341, 59932),
 }
-_GDAL = (
-    33550,
-    33920,
-    33922,
-    34264,
-    34735,
-    34736,
-    34737,
-    42112,
-    _NODATA,
-    50844,
-)  # georeference, GDAL's metadata, nodata, RPC
+_GDAL = {  # georeference, GDAL's metadata, nodata, RPC
+    *(33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112, _NODATA, 50844),
+}
+_BLOCK_TYPES = (3, 4, 16, 17)  # of a block's offset and length, as GDAL reads them: 16, 32 and 64 bits
+_GDAL_TYPES = (1, 17, 18)  # of numbers that Pillow does not read: bytes, and BigTIFF's but for unsigned ones of 64 bits
 _UNSIGNED, _SIGNED, _FLOAT, _COMPLEX = 1, 2, 3, {5, 6}  # sample formats
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _GREY: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}  # samples per pixel without extra ones
@@ -270,6 +278,8 @@ def _require_coded(page: Page, name: str) -> None:
     tags = page.tags
     types = set(_tuple(tags.get(_SAMPLE_FORMAT, 1)))
     bits, photometric = page.bits, tags[_PHOTOMETRIC]
+    if any(tags.tagtype.get(tag, 4) not in _BLOCK_TYPES for tag in (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES)):
+        raise ImageError(f"{name} is damaged: the places of its blocks are no integers of 16, 32 or 64 bits")
     if types & _COMPLEX or bits > 32 and types != {_FLOAT}:
         values = "complex" if types & _COMPLEX else f"integers of {bits} bits"
         advice = "" if types & _COMPLEX else ": `gdal_translate -ot Int32` keeps those below 2,147,483,648"
@@ -307,6 +317,7 @@ def gdal_reason(page: Page) -> str:
     for needed, what in (
         (not page.first, "place behind another image"),
         (page.big_endian, "form, a BigTIFF of big-endian order"),
+        (any(tags.tagtype.get(tag) in _GDAL_TYPES for tag in _NUMBERS), "types of numbers"),
         (page.bits not in (1, 2, 4, 8) or page.bits < 8 and page.samples > 1, f"samples of {page.bits} bits"),
         (_SIGNED in _tuple(tags.get(_SAMPLE_FORMAT, 1)), "signed samples"),
         (photometric == _YCBCR or page.white_is_zero and page.samples > 1, "photometric interpretation"),
