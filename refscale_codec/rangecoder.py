@@ -7,6 +7,7 @@ Symbols have given probabilities, or are equally likely. Unbounded integers have
 equally likely symbols (as motion vectors in H.264 and HEVC). `docs/FORMAT.md`, *Range coder*, is normative.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import constriction
@@ -25,6 +26,8 @@ LONGEST = 31
 
 _CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 _BIT = constriction.stream.model.Uniform(2)
+_PLACES = 24  # binary places of a symbol's share
+_EXACT = 0.9  # what a symbol takes is at least this part of what its given probability says: that is rounded
 
 
 class Coder(ABC):
@@ -108,7 +111,11 @@ _NONE = np.zeros(0, np.int32)
 
 
 class Decoder(Coder):
-    """Reads a payload; the values that its methods take are ignored."""
+    """Reads a payload; the values that its methods take are ignored.
+
+    It counts the information in the symbols. No encoder puts more into a payload than its bits, so one that has given
+    more is refused at once: what is read of any payload, and the memory for it, is bounded by its length.
+    """
 
     def __init__(self, payload: bytes, what: str) -> None:
         """Start at the beginning.
@@ -124,27 +131,42 @@ class Decoder(Coder):
         if not payload or len(payload) % 4:
             raise ContainerError(f"{what} is malformed: {len(payload)} bytes of coded symbols, expected words of 4")
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        self._left = 8.0 * len(payload)  # bits
 
     def symbols(self, probabilities: NDArray[np.float64], values: Symbols = _NONE) -> Symbols:
         """See `Coder`; ContainerError if the payload is invalid."""
         try:
-            return np.asarray(self._coder.decode(_CATEGORICAL, probabilities))
+            found = np.asarray(self._coder.decode(_CATEGORICAL, probabilities))
         except (AssertionError, ValueError):
             raise self._damaged("it does not decode") from None
+        count, size = probabilities.shape
+        likely = probabilities.ravel().take(np.arange(0, count * size, size) + found)
+        self._take(-_EXACT * float(np.log2(np.maximum(likely, 2.0**-_PLACES)).sum()))
+        return found
 
     def uniform(self, size: int, value: int = 0) -> int:
         """See `Coder`; ContainerError if the payload is invalid."""
-        return self._next(constriction.stream.model.Uniform(size))
+        found, each = self._next(constriction.stream.model.Uniform(size)), (1 << _PLACES) // size
+        share = each if found < size - 1 else (1 << _PLACES) - each * found  # the last one has the rest
+        self._take(_PLACES - math.log2(share))
+        return found
 
     def bit(self, value: int = 0) -> int:
         """See `Coder`; ContainerError if the payload is invalid."""
-        return self._next(_BIT)
+        found = self._next(_BIT)
+        self._take(1)
+        return found
 
     def _next(self, model: object) -> int:
         try:
             return int(self._coder.decode(model))
         except (AssertionError, ValueError):
             raise self._damaged("it does not decode") from None
+
+    def _take(self, bits: float) -> None:
+        self._left -= bits
+        if self._left < -1:  # far more than sums of floats are off
+            raise self._damaged("it ends before the last symbol")
 
     def require_end(self) -> None:
         """Raise a ContainerError if words are left over."""

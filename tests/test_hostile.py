@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from functools import cache
@@ -22,10 +24,12 @@ from refscale_codec.errors import ContainerError, RefscaleError, WeightsError
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.fileformat.sections import TABLE
+from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.model import Model
 from refscale_codec.picture import metadata
 from refscale_codec.picture.coded import band_section, bands
 from refscale_codec.picture.image import Image
+from refscale_codec.rangecoder import Encoder
 from refscale_codec.reference import blending, warp
 from refscale_codec.reference.warp import Alignment, GainOffset, Transform
 
@@ -144,6 +148,40 @@ def test_a_metadata_section_inflates_to_no_more_than_it_says() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from refscale_codec import model
+from refscale_codec.codec import decoder
+from refscale_codec.errors import ContainerError
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
+
+net, before = model.load(Path(sys.argv[2])), peak()
+try:
+    decoder.decode(Path(sys.argv[1]).read_bytes(), None, net)
+except ContainerError:
+    print(peak() - before)
+"""
+
+
+def test_latents_take_memory_as_their_payload_goes_on(tmp_path: Path) -> None:
+    """A kilobyte that says the picture has 8000 x 8000 pixels, and has its hyper-latents but few of its latents."""
+    pytest.importorskip("resource")
+    net, coder, each = loaded("learned-alone").low_res, Encoder(), 250 * 250
+    assert isinstance(net, GmmCodec)
+    for frequency in net.entropy_model.frequency / 65536:
+        coder.symbols(np.tile(frequency, (each, 1)), np.full(each, frequency.argmax(), np.int32))
+    file = opened("learned-alone")[0]
+    header = replace(file.header, width=8000, height=8000)
+    forged = container.pack(Container(header, bytes(4) + coder.payload() + bytes(1000), output_hash=file.output_hash))
+    (tmp_path / "forged.rsc").write_bytes(forged)
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "forged.rsc"), str(make.weights("learned-alone"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300 << 20  # all features and latents take 1.5 GB
 
 
 def test_files_within_files_are_held_once() -> None:

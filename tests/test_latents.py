@@ -131,6 +131,17 @@ def test_the_bytes_stay_what_they_were() -> None:
     assert [(len(payload), zlib.crc32(payload)) for payload in found] == GOLDEN
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 30), (30, 1), (23, 34)])
+def test_the_bytes_do_not_depend_on_the_parts_in_which_features_are_computed(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, reference = noise(height, width), picture(height, width)
+    payload = latents.encode(drawn, reference, 50, model())
+    monkeypatch.setattr(latents, "_TILE", 4)
+    assert latents.encode(drawn, reference, 50, model()) == payload
+    assert (latents.decode(payload, height, width, reference, 50, model()).y == drawn.y).all()
+
+
 def noise(height: int, width: int, deviation: float = 2.0) -> Latents:
     """Return random latents."""
     rng = np.random.default_rng(3)
@@ -148,10 +159,11 @@ def test_another_reference_or_quality_changes_the_mixtures() -> None:
 
 def test_a_latent_depends_on_what_lies_above_and_to_the_left_only() -> None:
     drawn, entropy = noise(7, 8), model()
-    known = latents.features(entropy, drawn.z, picture(7, 8), 50, 7, 8)
+    side = latents.Side(drawn.z, picture(7, 8), 50)
 
     def mixtures(y: NDArray[np.int64], group: int) -> NDArray[np.int64]:
-        field = latents._Field(entropy, y, known)
+        field = latents._Field(entropy, 7, 8, side)
+        field.y[2:, 2:-2] = y.transpose(1, 2, 0)
         wavefront = field.wavefront(*np.divmod(np.arange(56), 8))
         return np.array(field.mixture(wavefront, group)).reshape(3 * mixture.COMPONENTS, 56, -1)
 

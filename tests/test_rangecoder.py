@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refscale_codec.errors import ContainerError
@@ -86,6 +86,43 @@ def test_bytes_are_those_of_the_format_document(data: st.DataObject) -> None:
             coder.uniform(n, symbol)
         symbols.append((symbol, limits))
     assert coder.payload() == written(symbols)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_no_payload_of_an_encoder_ends_early(data: st.DataObject) -> None:
+    coder, coded = Encoder(), []
+    for _ in range(data.draw(st.integers(1, 12))):
+        n, times = data.draw(st.integers(2, 300)), data.draw(st.sampled_from([1, 40, 900]))
+        weights = np.random.default_rng(n).random(n) ** data.draw(st.sampled_from([0, 1, 30, 300, 3000])) + 1e-300
+        probabilities = np.tile(weights / weights.sum(), (times, 1))
+        symbols = np.full(times, data.draw(st.sampled_from([weights.argmax(), weights.argmin(), 0, n - 1])), np.int32)
+        size = data.draw(st.integers(1, 12).map(lambda bits: 1 << 2 * bits)) - data.draw(st.integers(0, 2))
+        value = data.draw(st.sampled_from([0, size - 1]))
+        coder.symbols(probabilities, symbols)
+        for _ in range(times // 30):
+            coder.uniform(size, value)
+            coder.signed(value)
+        coded.append((probabilities, symbols, size, value, times // 30))
+    back = Decoder(coder.payload(), "it")
+    for probabilities, symbols, size, value, times in coded:
+        assert (back.symbols(probabilities) == symbols).all()
+        assert [(back.uniform(size), back.signed()) for _ in range(times)] == [(value, value)] * times
+    back.require_end()
+
+
+@pytest.mark.parametrize("words", [1, 2, 50])
+def test_a_payload_gives_no_more_than_its_bits(words: int) -> None:
+    bits, bytewise, likely = (Decoder(bytes(4 * words), "it") for _ in range(3))
+    with pytest.raises(ContainerError, match="^it is damaged: it ends before the last symbol"):
+        for _ in range(32 * words + 2):
+            bits.bit()
+    with pytest.raises(ContainerError, match="it ends before"):
+        for _ in range(4 * words + 1):
+            bytewise.uniform(256)
+    with pytest.raises(ContainerError, match="it ends before"):
+        for _ in range(words + 2):
+            likely.symbols(np.tile([0.5, 0.5], (36, 1)))
 
 
 def test_a_carry_runs_through_the_words_before() -> None:

@@ -170,10 +170,14 @@ def low_res_reference(reference: Image, scale: int) -> LowResReference:
     Beyond the picture its last pixels are repeated.
     """
     s, (height, width) = scale, (reference.height, reference.width)
-    padded = np.pad(reference.pixels, ((0, -height % s), (0, -width % s), (0, 0)), "edge").astype(np.int64)
-    sums = padded.reshape(padded.shape[0] // s, s, padded.shape[1] // s, s, 3).sum(axis=(1, 3))
-    means = (2 * sums + s * s) // (2 * s * s)
-    return np.asarray((means if reference.pixels.dtype == np.uint8 else means >> 8).astype(np.uint8))
+    means = np.empty((*low_res_size(height, width, s), 3), np.uint8)
+    for top in range(0, height, s * TILE):
+        part = reference.pixels[top : top + s * TILE]
+        padded = np.pad(part, ((0, -len(part) % s), (0, -width % s), (0, 0)), "edge")
+        sums = padded.reshape(len(padded) // s, s, means.shape[1], s, 3).sum(axis=(1, 3), dtype=np.uint32)
+        rounded = (2 * sums + s * s) // (2 * s * s)
+        means[top // s :][: len(rounded)] = rounded if part.dtype == np.uint8 else rounded >> 8
+    return means
 
 
 def padded_window(window: Box, height: int, width: int, rescaler: Rescaler, tile: int) -> Box:

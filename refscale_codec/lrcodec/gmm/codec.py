@@ -10,6 +10,7 @@ transforms (`net`) run in floating point, so samples may differ by a level betwe
 integer arithmetic (`latents`), so the latents are the same everywhere.
 """
 
+import itertools
 import struct
 import zlib
 from contextlib import AbstractContextManager
@@ -25,8 +26,7 @@ from torch import Tensor
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec import GMM
 from refscale_codec.lrcodec.gmm import export, latents, mixture
-from refscale_codec.lrcodec.gmm.latents import STRIDE, Z_LARGEST, Latents
-from refscale_codec.lrcodec.gmm.mixture import Integers
+from refscale_codec.lrcodec.gmm.latents import STRIDE, Z_LARGEST, Latents, Whole
 from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig, padded
 from refscale_codec.lrcodec.interface import USUAL, CodedLowRes, Floats, LowResReference, finite
 from refscale_codec.picture import tiles
@@ -103,17 +103,18 @@ class GmmCodec:
             y[(..., *tile.reduced(STRIDE).slices)] = part[(..., *tile.within(context).reduced(STRIDE).slices)]
         y *= self.net.gains(torch.tensor([quality / 100], device=lr.device))
         limits = ((y, mixture.LARGEST), (self.net.hyper_transform(y), Z_LARGEST))
-        return Latents(*(finite(x[0].cpu().numpy()).round().clip(-most, most).astype(np.int64) for x, most in limits))
+        return Latents(*(finite(x[0].cpu().numpy()).round().clip(-most, most).astype(np.int16) for x, most in limits))
 
     @torch.inference_mode()
-    def synthesise(self, y: Integers, height: int, width: int, quality: int) -> Tensor:
+    def synthesise(self, y: Whole, height: int, width: int, quality: int) -> Tensor:
         """Return the picture [3, height, width] of latents [n, h, w]."""
         share = torch.tensor([quality / 100], device=self.net.gain.device)
-        scaled = torch.from_numpy(y).to(self.net.gain)[None] / self.net.gains(share)
+        gains = self.net.gains(share)
         bottom, right = STRIDE * y.shape[1], STRIDE * y.shape[2]
-        lr = scaled.new_empty(3, bottom, right)
+        lr = gains.new_empty(3, bottom, right)
         for tile, context in tiles.grid(bottom, right, tiles.TILE, _HALO, STRIDE):
-            part = self.net.inverse_transform(scaled[(..., *context.reduced(STRIDE).slices)], share)[0]
+            own = torch.from_numpy(np.ascontiguousarray(y[(..., *context.reduced(STRIDE).slices)]))
+            part = self.net.inverse_transform(own.to(gains)[None] / gains, share)[0]
             lr[(..., *tile.slices)] = part[(..., *tile.within(context).slices)]
         return lr[:, :height, :width]
 
@@ -128,10 +129,10 @@ class GmmCodec:
 def reference_samples(reference: NDArray[np.uint8] | None, rows: int, columns: int) -> Tensor:
     """Return a low-res reference [h, w, 3] for the entropy model, [3, 8 rows, 8 columns] in -128..127."""
     if reference is None:
-        return torch.zeros(3, STRIDE * rows, STRIDE * columns, dtype=torch.float64)
+        return torch.zeros((), dtype=torch.int8).expand(3, STRIDE * rows, STRIDE * columns)
     bottom, right = STRIDE * rows - reference.shape[0], STRIDE * columns - reference.shape[1]
     extended = np.pad(reference, ((0, bottom), (0, right), (0, 0)), "edge").transpose(2, 0, 1)
-    return torch.from_numpy(extended.astype(np.float64) - 128)
+    return torch.from_numpy((extended ^ 128).view(np.int8))
 
 
 @cache
@@ -152,4 +153,7 @@ def _one_thread() -> AbstractContextManager[object]:
 
 def _check(coded: Latents) -> int:
     """Return the CRC-32 of latents, y before z, as 16-bit integers."""
-    return zlib.crc32(coded.z.astype("<i2").tobytes(), zlib.crc32(coded.y.astype("<i2").tobytes()))
+    check = 0
+    for plane in itertools.chain(coded.y, coded.z):
+        check = zlib.crc32(plane.astype("<i2").tobytes(), check)
+    return check

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.gmm import mixture
 from refscale_codec.lrcodec.gmm.integers import CLAMP, Dense, Layer
 from refscale_codec.lrcodec.gmm.mixture import Integers, Lookup, Mixture, Part, Tables
+from refscale_codec.picture import tiles
+from refscale_codec.picture.tiles import Tile
 from refscale_codec.rangecoder import Decoder, Encoder
 
 TAPS = [(dy, dx) for dy in (-2, -1, 0) for dx in (-2, -1, 0, 1, 2) if (dy, dx) < (0, 0)]
@@ -40,6 +42,11 @@ HYPER = 2  # latents per hyper-latent and axis
 Z_LARGEST = 15  # largest magnitude of a hyper-latent
 _ONE = 1 << 16  # sum of frequencies
 _TOGETHER = 256  # positions whose mixtures the encoder computes at once
+_Z_TOGETHER = 1 << 14  # hyper-latents that the decoder reads at once
+_TILE = 64  # side, in latents, of the parts in which side features are computed
+_HALO = 4  # latents around them that they depend on, a multiple of HYPER
+
+Whole = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,33 +133,30 @@ class Matrices(NamedTuple):
 class Latents(NamedTuple):
     """The latents of a low-res picture."""
 
-    y: Integers  # [n, h, w] within mixture.LARGEST
-    z: Integers  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
+    y: Whole  # [n, h, w] within mixture.LARGEST
+    z: Whole  # [m, ceil(h / HYPER), ceil(w / HYPER)] within Z_LARGEST
 
 
-def features(
-    model: EntropyModel, z: Integers, reference: Tensor, quality: int, height: int, width: int
-) -> NDArray[np.float64]:
-    """Return the inputs of the mixtures apart from y, [height, width, a + r + 2].
+class Side(NamedTuple):
+    """What the mixtures depend on, apart from y."""
 
-    Args:
-        model: the integer networks.
-        z: hyper-latents.
-        reference: [3, 8 height, 8 width] integers within -128..127, zeros for none.
-        quality: 1..100.
-        height: of y.
-        width: of y.
-    """
-    hyper = torch.from_numpy(z.astype(np.float64))[None]
-    for layer in model.hyper:
-        hyper = layer(hyper)
-    reference = reference[None]
-    for layer in model.reference:
-        reference = layer(reference)
-    coarseness = torch.from_numpy(model.quality[:, quality].astype(np.float64))
-    planes = coarseness[:, None, None].expand(-1, height, width)
-    stacked = torch.cat([hyper[0, :, :height, :width], reference[0], planes])
-    return stacked.permute(1, 2, 0).contiguous().numpy()
+    z: Whole  # hyper-latents, as in `Latents`
+    reference: Tensor  # [3, 8 h, 8 w] integers within -128..127, zeros for none
+    quality: int  # 1..100
+
+    def features(self, model: EntropyModel, tile: Tile) -> NDArray[np.int16]:
+        """Return the networks' inputs [h, w, a + r + 2] for a tile of latents with its halo."""
+        rows, columns = tile.box.within(tile.padded).slices
+        hyper = torch.from_numpy(self.z[(slice(None), *tile.padded.reduced(HYPER).slices)].astype(np.float64))[None]
+        for layer in model.hyper:
+            hyper = layer(hyper)
+        top, left, bottom, right = (STRIDE * edge for edge in tile.padded)
+        reference = self.reference[None, :, top:bottom, left:right].double()
+        for layer in model.reference:
+            reference = layer(reference)
+        planes = torch.from_numpy(model.quality[:, self.quality].astype(np.float64))[:, None, None]
+        parts = [x[:, rows, columns] for x in (hyper[0], reference[0], planes.expand(-1, *reference.shape[2:]))]
+        return torch.cat(parts).permute(1, 2, 0).to(torch.int16).contiguous().numpy()
 
 
 class _Wavefront(NamedTuple):
@@ -164,26 +168,35 @@ class _Wavefront(NamedTuple):
 
 
 class _Field:
-    """The latents coded so far, with two rows above and two columns on either side. A row is a position."""
+    """The latents coded so far, with two rows above and two columns on either side.
 
-    def __init__(self, model: EntropyModel, y: Integers, side_features: NDArray[np.float64]) -> None:
-        """Store y [n, h, w] and the result of `features`."""
-        self.groups, self.matrices, self.side_features = model.groups, model.matrices, side_features
-        padded = np.pad(y, ((0, 0), (2, 0), (2, 2)))
-        self.width = padded.shape[2]
+    Arrays are of the whole picture, but memory is taken only for what wavefronts have reached: that of the latents when
+    they are written, that of the side features tile by tile.
+    """
+
+    def __init__(self, model: EntropyModel, height: int, width: int, side: Side) -> None:
+        """Start with latents of zero."""
+        self.model, self.groups, self.matrices, self.side = model, model.groups, model.matrices, side
+        self.y = np.zeros((height + 2, width + 4, model.channels), np.int16)
+        self.width = width + 4
         self.taps = np.array([dy * self.width + dx for dy, dx in TAPS])
-        self.raw = padded.reshape(len(y), -1).T.astype(np.float64, order="C")  # [places, n]
-        self.companded = self.matrices.compand.take(self.raw.astype(np.int64) + mixture.LARGEST)
+        self.raw = self.y.reshape(-1, model.channels)  # a row is a position
+        self.features = np.empty((height, width, len(self.matrices.shared) - len(model.context.weight)), np.int16)
+        grid = tiles.grid(height, width, _TILE, _HALO, HYPER)
+        self.tiles = sorted(grid, key=lambda tile: _time(*tile.box[:2]), reverse=True)  # without features so far
 
     def wavefront(self, ys: Integers, xs: Integers) -> _Wavefront:
         """Return a wavefront of positions whose neighbours are in the field."""
-        own = self.matrices
+        own, last = self.matrices, _time(ys, xs).max()
+        while self.tiles and _time(*self.tiles[-1].box[:2]) <= last:
+            tile = self.tiles.pop()
+            self.features[tile.box.slices] = self.side.features(self.model, tile)
         places = (ys + 2) * self.width + xs + 2
-        around = places[:, None] + self.taps
-        context = own.context(torch.from_numpy(self.companded.take(around, axis=0).reshape(len(places), -1)))
-        inputs = torch.cat([torch.from_numpy(self.side_features[ys, xs]), context], dim=1)
+        raw = self.raw.take(places[:, None] + self.taps, axis=0)
+        context = own.context(torch.from_numpy(self._companded(raw).reshape(len(places), -1)))
+        inputs = torch.cat([torch.from_numpy(self.features[ys, xs]).double(), context], dim=1)
         sums = torch.addmm(own.shared_bias, inputs, own.shared)
-        slope = np.floor((self.raw.take(around, axis=0) * own.slope).sum(axis=1) + own.slope_bias)
+        slope = np.floor((raw * own.slope).sum(axis=1) + own.slope_bias)
         widths = [len(first.bias) for first, *_ in own.parameters]
         return _Wavefront(places, list(torch.split(sums, widths, dim=1)), slope.clip(-CLAMP, CLAMP))
 
@@ -191,7 +204,7 @@ class _Field:
         """Return the mixtures of a group's latents, position by position; the groups before must be in the field."""
         channels = self.groups[group]
         first, *others = self.matrices.parameters[group]
-        before = torch.from_numpy(self.companded[wavefront.places, : channels.start])
+        before = torch.from_numpy(self._companded(self.raw[wavefront.places, : channels.start]))
         hidden = first(before, wavefront.sums[group])
         for layer in others:
             hidden = layer(hidden)
@@ -207,18 +220,23 @@ class _Field:
 
     def fill(self, wavefront: _Wavefront, group: int, values: Integers) -> None:
         """Store a group's latents, position by position."""
-        filled = values.reshape(len(wavefront.places), -1)
-        self.raw[wavefront.places, self.groups[group]] = filled
-        self.companded[wavefront.places, self.groups[group]] = self.matrices.compand.take(filled + mixture.LARGEST)
+        self.raw[wavefront.places, self.groups[group]] = values.reshape(len(wavefront.places), -1)
+
+    def _companded(self, raw: NDArray[np.int16]) -> NDArray[np.float64]:
+        return self.matrices.compand.take(raw + mixture.LARGEST)
+
+
+def _time(y: Any, x: Any) -> Any:
+    """Return when positions are coded."""
+    return 3 * y + x
 
 
 def _wavefronts(height: int, width: int) -> Iterator[tuple[Integers, Integers]]:
     """Yield rows and columns of the positions that can be coded at once, in their order."""
-    time = np.arange(width) + 3 * np.arange(height)[:, None]
-    order = np.argsort(time, axis=None, kind="stable")
-    ends = np.flatnonzero(np.diff(time.ravel()[order])) + 1
-    for positions in np.split(order, ends):
-        yield tuple(np.divmod(positions, width))  # type: ignore[misc]
+    for time in range(_time(height - 1, width - 1) + 1):
+        ys = np.arange(max(0, (time - width) // 3 + 1), min(height - 1, time // 3) + 1)
+        if len(ys):
+            yield ys, time - 3 * ys
 
 
 def _batches(wavefronts: Iterator[tuple[Integers, Integers]]) -> Iterator[list[tuple[Integers, Integers]]]:
@@ -235,14 +253,16 @@ def _batches(wavefronts: Iterator[tuple[Integers, Integers]]) -> Iterator[list[t
 
 @torch.inference_mode()
 def encode(latents: Latents, reference: Tensor, quality: int, model: EntropyModel) -> bytes:
-    """Return the latents of a picture as bytes; the other arguments are those of `features`, quality is in 1..100."""
+    """Return the latents of a picture as bytes; for the other arguments see `Side`."""
     y, z = latents
     coder = Encoder()
     rows = np.repeat(np.arange(len(z)), z[0].size)
     coder.symbols(model.frequency[rows] / _ONE, (z.ravel() + Z_LARGEST).astype(np.int32))
 
-    field = _Field(model, y, features(model, z, reference, quality, *y.shape[1:]))
-    for wavefronts in _batches(_wavefronts(*y.shape[1:])):
+    height, width = y.shape[1:]
+    field = _Field(model, height, width, Side(z, reference, quality))
+    field.y[2:, 2:-2] = y.transpose(1, 2, 0)
+    for wavefronts in _batches(_wavefronts(height, width)):
         ys, xs = (np.concatenate(places) for places in zip(*wavefronts, strict=True))
         together = field.wavefront(ys, xs)
         groups = [
@@ -277,7 +297,7 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         payload: of `encode`.
         height: of y, in latents.
         width: likewise.
-        reference: as for `features`, the one that `encode` was given.
+        reference: as in `Side`, the one that `encode` was given.
         quality: 1..100, likewise.
         model: likewise.
 
@@ -285,15 +305,15 @@ def decode(payload: bytes, height: int, width: int, reference: Tensor, quality: 
         ContainerError: not the payload of such latents.
     """
     coder = Decoder(payload, "the low-res payload")
-    size = (len(model.frequency), -(-height // HYPER), -(-width // HYPER))
-    rows = np.repeat(np.arange(size[0]), size[1] * size[2])
-    z = coder.symbols(model.frequency[rows] / _ONE).astype(np.int64).reshape(size) - Z_LARGEST
-    side_features = features(model, z, reference, quality, height, width)
-    field = _Field(model, np.zeros((model.channels, height, width), np.int64), side_features)
+    z = np.empty((len(model.frequency), -(-height // HYPER), -(-width // HYPER)), np.int16)
+    for channel, frequency in zip(z.reshape(len(z), -1), model.frequency / _ONE, strict=True):
+        for start in range(0, len(channel), _Z_TOGETHER):
+            part = channel[start : start + _Z_TOGETHER]
+            part[:] = coder.symbols(np.tile(frequency, (len(part), 1))) - Z_LARGEST
+    field = _Field(model, height, width, Side(z, reference, quality))
     for ys, xs in _wavefronts(height, width):
         wavefront = field.wavefront(ys, xs)
         for group in range(len(model.groups)):
             field.fill(wavefront, group, mixture.decode(coder, field.parts(wavefront, group)))
     coder.require_end()
-    y = field.raw.T.reshape(-1, height + 2, width + 4)[:, 2:, 2:-2]
-    return Latents(y.astype(np.int64), z)
+    return Latents(field.y[2:, 2:-2].transpose(2, 0, 1), z)
