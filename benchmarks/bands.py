@@ -36,7 +36,7 @@ QUALITIES = (35, 75)
 
 
 def unpredicted(
-    group: Image, older: Sequence[Image], alignments: Sequence[Alignment | None], first: Image | None
+    group: Image, older: Sequence[Image], alignments: Sequence[Alignment | None], *_: object
 ) -> ReferenceSource:
     """Choose as where no group can be predicted."""
     return reference_choice.choose(group, older, alignments)

@@ -3,9 +3,10 @@
     python benchmarks/several_references.py ../shared/data/naip_rgbn.csv    # goes on where it was
 
 The middle of each dev picture whose row has an `older_reference` is encoded as RGB, with the weights that ship, against
-each of the two older pictures and against both. The better single one is that of the lower BD-rate against JPEG after
-the fact, which an encoder cannot know. Reported is the BD-rate (PSNR) of the files with both against that, the worst
-picture's, how many layers the files have, and processor seconds of decoding on one thread against those with one.
+each of the two older pictures and against both, each quality on its own. The better single one is that of the lower
+BD-rate against JPEG after the fact, which an encoder cannot know. Reported is the BD-rate (PSNR) of the files with both
+against that, the worst picture's, how many layers the files have, and processor seconds of decoding on one thread
+against those with one.
 
 Writes benchmarks/results/several-references.json and the table in docs/ARCHIVES.md.
 """
@@ -42,11 +43,10 @@ def rgb(path: Path) -> Image:
 
 
 def curve(target: Image, references: list[Image], net: Model) -> tuple[list[Point], list[bytes], list[int]]:
-    """Return the rate-distortion curve, the files, and how many references each uses."""
-    plan = encoder.prepare(target, references, net)
+    """Return the rate-distortion curve, the files, and how many references each uses; each file is prepared anew."""
     points, files, layers = [], [], []
     for quality in QUALITIES:
-        coded = plan.code(quality)
+        coded = encoder.prepare(target, references, net, encoder.EncodeOptions(quality=quality)).code(quality)
         files.append(coded.file())
         points.append(point(target, coded.picture(), len(files[-1])))
         layers.append(len(coded.groups[0].reference.source.places))

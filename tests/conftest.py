@@ -179,7 +179,7 @@ def data_folder() -> Path:
 
 
 def always_predicted(
-    group: Image, older: Sequence[Image], alignments: Sequence[warp.Alignment | None], first: Image | None
+    group: Image, older: Sequence[Image], alignments: Sequence[warp.Alignment | None], first: Image | None, *_: object
 ) -> ReferenceSource:
     """Choose the prediction for every further band group, whatever it costs, and no reference for the first one."""
     found = [candidate.source for candidate in reference_choice.candidates(group, older, alignments, first)]

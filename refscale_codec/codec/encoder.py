@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from refscale_codec.codec import payloads, reference_choice
+from refscale_codec.codec import payloads, reference_choice, trial
 from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.codec.timing import OnStage, untimed
 from refscale_codec.errors import UsageError
@@ -34,7 +34,10 @@ from refscale_codec.reference.source import PicturePart, ReferenceSource, Unused
 from refscale_codec.rescale import tiled
 from refscale_codec.rescale.tiled import LowRes, MappedReference
 
-Choose = Callable[[Image, Sequence[Image], Sequence[warp.Alignment | None], Image | None], ReferenceSource]
+Choose = Callable[
+    [Image, Sequence[Image], Sequence[warp.Alignment | None], Image | None, Callable[[ReferenceSource], float]],
+    ReferenceSource,
+]
 """See `reference_choice.choose`."""
 
 References = Image | Sequence[Image] | None
@@ -297,8 +300,9 @@ def prepare(
 ) -> Plan:
     """Register the reference and decide how it is used; arguments and errors are those of `encode`.
 
-    `options.quality` matters only for further bands, which may be predicted from the first three at that quality.
-    `choose` decides how a band group uses its reference.
+    `options.quality` matters only where further bands may be predicted from the first three, at that quality, and where
+    one of several references or a blend of them may be used, which is tried at it. `choose` decides how a band group
+    uses its reference.
     """
     options = options or EncodeOptions()
     given = {one.fingerprint(): one for one in listed(reference)}
@@ -317,7 +321,8 @@ def prepare(
             alignments = [registration.estimate(group, *each) for each in zip(others, priors, strict=True)]
             on_stage("align")
             first = plan._first_group(options.quality, USUAL).decoded() if plan.groups else None
-            source = choose(group, others, alignments, first)
+            by_coding = trial.by_coding(group, others, first, model, options.quality, options.tile)
+            source = choose(group, others, alignments, first, by_coding)
             on_stage("choose")
         made = None if source.from_first else plan._reference(group, others, source, None)
         on_stage("net")

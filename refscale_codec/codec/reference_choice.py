@@ -6,16 +6,19 @@ a regular grid of boxes, and only those boxes are warped. The cost is the residu
 the candidate takes. Nothing is coded for it (benchmarks/reference_choice.py measures the loss against coding with every
 candidate).
 
-Of several references, each has these candidates. The best of one is the lowest layer of a blend (`blending`); those of
-the others are laid over it, the most useful first, as long as that lowers the cost.
+Of several references, each has these candidates. The best of all is the lowest layer of a blend (`blending`); those of
+the other references are laid over it, the most useful first, as long as that lowers the cost. Residual detail takes a
+mean of much the same pictures for better than it is, so a trial of coding decides between the best candidate of one
+reference and the best blend (`trial`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from refscale_codec.fileformat.container import FINGERPRINT_SIZE
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, blending, detail, registration, warp
@@ -46,17 +49,26 @@ class Candidate(NamedTuple):
 
 
 def choose(
-    image: Image, older: Sequence[Image], alignments: Sequence[warp.Alignment | None], first: Image | None = None
+    image: Image,
+    older: Sequence[Image],
+    alignments: Sequence[warp.Alignment | None],
+    first: Image | None = None,
+    trial: Callable[[ReferenceSource], float] = lambda source: 0.0,
 ) -> ReferenceSource:
-    """Return the candidate of the least cost.
+    """Return the candidate of the least cost, or the best blend.
 
     Args:
         image: a group of three bands.
         older: the same bands of the references, of any size. One of another size is usable only if it is warped.
         alignments: of each, from `registration.estimate`.
         first: the decoded first group, from which a further one may be predicted; None for none.
+        trial: what a source costs when it is tried, to decide between a blend and others; by default residual detail
+            decides.
     """
-    return min(candidates(image, older, alignments, first), key=_cost).source
+    found = candidates(image, older, alignments, first)
+    kinds = ([one for one in found if isinstance(one.source, Blend) is blended] for blended in (False, True))
+    best = sorted((min(kind, key=_cost) for kind in kinds if kind), key=_cost)
+    return min((one.source for one in best), key=trial) if len(best) > 1 else best[0].source
 
 
 def candidates(
@@ -66,9 +78,11 @@ def candidates(
     sample = _Sample(image)
     single = [_of_one(sample, *each) for each in zip(range(len(older)), older, alignments, strict=True)]
     alone = sample.candidate(Unused(), None)
-    best = [min(tried, key=_cost) for tried in single if tried]
-    useful = min(map(_cost, best), default=math.inf) < alone.cost  # otherwise a mean of what is of no use might seem so
-    tried = [*(candidate for each in single for candidate in each), *(_blends(sample, best) if useful else [])]
+    tried = [candidate for each in single for candidate in each]
+    useful = (
+        min(map(_cost, tried), default=math.inf) < alone.cost
+    )  # otherwise a mean of what is of no use might seem so
+    tried += _blends(sample, single) if useful else []
     if first is not None:
         prediction = band_prediction.fit(first.pixels, image.pixels)
         predicted = Image(band_prediction.predict(sample.of(first).pixels, prediction))
@@ -91,7 +105,7 @@ class _Sample:
 
     def candidate(self, source: ReferenceSource, warped: Image | None) -> Candidate:
         residual = detail.residual(self.spectrum, None if warped is None else detail.spectrum(warped.pixels))
-        cost = float(residual.mean()) + self.share * _bytes(source) + _CHANCE * (warped is not None)
+        cost = float(residual.mean()) + self.share * size_of(source) + _CHANCE * (warped is not None)
         return Candidate(source, warped, cost)
 
 
@@ -121,53 +135,63 @@ def _of_one(sample: _Sample, place: int, older: Image, alignment: warp.Alignment
     return tried
 
 
-def _blends(sample: _Sample, single: list[Candidate]) -> list[Candidate]:
-    """Return blends of the best candidates of single references, each with one layer more than that before it.
+def _blends(sample: _Sample, single: list[list[Candidate]]) -> list[Candidate]:
+    """Return blends of the candidates of single references, each with one layer more than that before it.
 
-    Each layer is the one that lowers the cost most; they end where none does. The sample's squares stand for the blocks
-    of the picture in what their weights cost.
+    Each layer is the one that lowers the cost most; they end where none does, but the first is always there. The
+    sample's squares stand for the blocks of the picture in what their weights cost.
     """
-    if len(single) < 2:
-        return []
-    lowest, *others = sorted(single, key=_cost)
-    spectra = [detail.spectrum(candidate.reference.pixels) for candidate in (lowest, *others)]
-    below, fixed = spectra[0], sample.share * _bytes(lowest.source) + _CHANCE
-    payload = lowest.source.sections([b""] * len(single), lowest.source.places[0]).get("alignment")
-    layers, found = [_layer(lowest, sample.size)], [lowest]
-    left = dict(zip(range(1, len(spectra)), others, strict=True))
+    lowest = min((candidate for tried in single for candidate in tried), key=_cost)
+    (place,) = lowest.source.places
+    below, fixed = detail.spectrum(lowest.reference.pixels), sample.share * size_of(lowest.source) + _CHANCE
+    payload = lowest.source.sections([b""] * len(single), place).get("alignment")
+    layers, found = [_layer(lowest, sample.size)], list[Candidate]()
+    left = [
+        [(one, detail.spectrum(one.reference.pixels)) for one in tried]
+        for at, tried in enumerate(single)
+        if tried and at != place
+    ]
     while left:
-        laid = {at: _laid(sample, below, spectra[at]) for at in left}
-        prices = {at: sample.share * (_LAYER + _bytes(one.source)) + _CHANCE for at, one in left.items()}
-        at = min(left, key=lambda at: laid[at].cost + prices[at])
-        fixed += prices[at]
-        if laid[at].cost + fixed >= found[-1].cost:
+        laid = [
+            min((_laid(sample, below, *variant) for variant in variants), key=lambda one: one.cost) for variants in left
+        ]
+        best = min(laid, key=lambda one: one.cost)
+        if found and best.cost + fixed >= found[-1].cost:
             break
-        layers.append(_layer(left.pop(at), sample.size))
-        below = laid[at].spectrum
-        found.append(Candidate(Blend(tuple(layers), coded=payload), None, laid[at].cost + fixed))
-    return found[1:]
+        layers.append(_layer(best.candidate, sample.size))
+        found.append(Candidate(Blend(tuple(layers), coded=payload), None, best.cost + fixed))
+        below, fixed = best.spectrum, fixed + best.price
+        left = [[one[:2]] for one in laid if one is not best]  # the variant of each that served best over the lowest
+    return found
 
 
 class _Laid(NamedTuple):
-    """A layer laid over what is below it, with the best weights."""
+    """A candidate laid over what is below it, with the best weights."""
 
+    candidate: Candidate
+    own: detail.Spectrum
     cost: float
-    """Without the layer's own bytes, but with those of its weights."""
+    """Of all, but for the bytes of what is below."""
+    price: float
+    """The part of the candidate's own bytes."""
     spectrum: detail.Spectrum
+    """Of what results."""
 
 
-def _laid(sample: _Sample, below: detail.Spectrum, layer: detail.Spectrum) -> _Laid:
+def _laid(sample: _Sample, below: detail.Spectrum, candidate: Candidate, layer: detail.Spectrum) -> _Laid:
     costs = blending.trials(sample.spectrum, below, layer)
     squares = detail.by_squares(costs, SAMPLE[1])
-    price = sample.share * math.prod(warp.grid(*sample.size)) * blending.BITS / 8
+    weighing = sample.share * math.prod(warp.grid(*sample.size)) * blending.BITS / 8
     same = int(costs.mean(axis=(1, 2)).argmin())
-    by_square, alike = float(squares.min(axis=0).mean()) + price, float(costs[same].mean())
+    by_square, alike = float(squares.min(axis=0).mean()) + weighing, float(costs[same].mean())
     weights: Any = same
     if by_square < alike:
         side = SAMPLE[1] // detail.BLOCK
         every = squares.argmin(axis=0).repeat(side, axis=0).repeat(side, axis=1)
         weights = every[: below.shape[0], : below.shape[1], None, None].astype(np.float32)
-    return _Laid(min(by_square, alike), below + weights * ((layer - below) / np.float32(blending.FULL)))
+    price = sample.share * (_LAYER + size_of(candidate.source)) + _CHANCE
+    result = below + weights * ((layer - below) / np.float32(blending.FULL))
+    return _Laid(candidate, layer, min(by_square, alike) + price, price, result)
 
 
 def _layer(candidate: Candidate, size: tuple[int, int]) -> blending.Layer:
@@ -177,19 +201,20 @@ def _layer(candidate: Candidate, size: tuple[int, int]) -> blending.Layer:
     return blending.Layer(place, alignment, blending.uniform(blending.FULL, *size))
 
 
-def _bytes(source: ReferenceSource) -> int:
+def size_of(source: ReferenceSource) -> int:
     """Return the bytes of a source in the file, without the map."""
     base = (*source.places, 0)[0]
-    return sum(_SECTION + len(payload) for payload in source.sections([b""] * (base + 1), base).values())
+    names = [bytes(FINGERPRINT_SIZE)] * (1 + max(source.places, default=0))
+    return sum(_SECTION + len(payload) for payload in source.sections(names, base).values())
 
 
 def _cost(candidate: Candidate) -> float:
     return candidate.cost
 
 
-def sample_boxes(height: int, width: int) -> list[list[Box]]:
+def sample_boxes(height: int, width: int, side: int = SAMPLE[1]) -> list[list[Box]]:
     """Return the boxes of the sample, row by row; a single box for a picture that is not larger."""
-    rows, columns = (_spans(length, *SAMPLE) for length in (height, width))
+    rows, columns = (_spans(length, SAMPLE[0], side) for length in (height, width))
     return [[Box(top, left, bottom, right) for left, right in columns] for top, bottom in rows]
 
 
