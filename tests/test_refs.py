@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,7 @@ from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refscale_codec.archive import description, descriptor, footprint
+from refscale_codec.archive import description, descriptor, disk, footprint
 from refscale_codec.archive.disk import listed
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.references import References
@@ -236,7 +237,9 @@ def test_gc_never_removes_what_a_file_in_care_needs(actions: list[tuple[str, int
                 elif action == "code" and there[second] and index.paths(prints[second]):
                     data = needing(prints[second])
                     with index.care(coded, data):
+                        list(index.collect("2002-01-01", delete=True))
                         coded.write_bytes(data)
+                        list(index.collect("2002-01-01", delete=True))
                     needs[coded] = prints[second]
                 elif action == "lose":
                     coded.unlink(missing_ok=True)
@@ -261,6 +264,100 @@ def test_a_file_that_fails_to_be_written_keeps_what_the_old_one_needs(index: Ref
         raise OSError("full")
     assert list(index.collect("2002-01-01", delete=True)) == [(paths[1], "deleted")]
     assert index.picture(fingerprint(paths[0])) is not None
+
+
+@pytest.fixture
+def three(index: References, tmp_path: Path) -> list[Path]:
+    """Return three old pictures that the index knows."""
+    paths = [save(tmp_path / f"{at}.png", drawn(at)) for at in range(3)]
+    for path in paths:
+        index.add(path, date="2001-01-01")
+    return paths
+
+
+def swept(index: References, **options: bool) -> list[Path]:
+    """Return what another process's gc takes."""
+    with References(index.path) as other:
+        return [path for path, _ in other.collect("2002-01-01", delete=True, **options)]
+
+
+@pytest.mark.parametrize("before", ["nothing", "in care", "not in care", "changed"])
+def test_gc_while_a_file_is_written_takes_neither_what_it_needs_nor_what_the_old_one_does(
+    index: References, tmp_path: Path, three: list[Path], before: str
+) -> None:
+    old, new, _ = map(needing, map(fingerprint, three))
+    coded = tmp_path / "x.rsc"
+    if before != "nothing":
+        coded.write_bytes(old)
+    if before in ("in care", "changed"):
+        index.add(coded)
+    if before == "changed":
+        os.utime(coded, (1, 1))
+    with index.care(coded, new):
+        assert swept(index, lost_files=True) == (
+            [three[2]] if before in ("in care", "changed") else [three[0], three[2]]
+        )
+        coded.write_bytes(new)
+        assert not {three[1], coded}.intersection(swept(index, lost_files=True))
+    swept(index)
+    assert [path.exists() for path in three] == [False, True, False]
+    assert dict(index.check(full=True)) == {coded: None}
+
+
+def test_writers_of_one_path_keep_what_each_of_them_needs(index: References, tmp_path: Path, three: list[Path]) -> None:
+    one, other = map(needing, map(fingerprint, three[:2]))
+    coded = tmp_path / "x.rsc"
+    with index.care(coded, one):
+        with index.care(coded, other):
+            coded.write_bytes(other)
+        with pytest.raises(OSError, match="full"), index.care(coded, one):
+            raise OSError("full")
+        assert swept(index) == [three[2]]
+        coded.write_bytes(one)
+    assert swept(index) == [three[1]]
+    assert dict(index.check(full=True)) == {coded: None}
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_what_a_killed_writer_needs_is_kept_for_a_day_and_then_if_its_file_was_written(
+    index: References, tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    data = needing(fingerprint(three[0]))
+    coded = tmp_path / "x.rsc"
+    writer = index.care(coded, data)
+    writer.__enter__()  # and never ends
+    if written:
+        coded.write_bytes(data)
+    assert swept(index) == three[1:]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 90_000)
+    if written:
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "coded", lambda path: (_ for _ in ()).throw(ContainerError("cannot be read")))
+            assert swept(index) == []
+    assert swept(index) == ([] if written else [three[0]])
+    assert index.files() == ([(coded, [fingerprint(three[0])])] if written else [])
+
+
+def test_a_file_that_is_written_while_the_old_one_is_read_needs_its_new_reference(
+    index: References, tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = map(needing, map(fingerprint, three[:2]))
+    coded = tmp_path / "x.rsc"
+    coded.write_bytes(old)
+    read = disk.unpacked
+
+    def read_too_early(path: Any) -> container.Container:
+        monkeypatch.undo()
+        content = read(path)
+        with References(index.path) as other, other.care(coded, new):
+            coded.write_bytes(new)
+            os.utime(coded, (9, 9))
+        return content
+
+    monkeypatch.setattr(disk, "unpacked", read_too_early)
+    index.add(coded)
+    assert index.files() == [(coded, [fingerprint(three[1])])]
 
 
 def test_a_reference_that_gc_took_meanwhile_is_told_before_the_file_is_written(index: References) -> None:

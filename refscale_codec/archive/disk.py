@@ -60,6 +60,17 @@ def unpacked(path: FilePath) -> Container:
         return container.unpack(data)
 
 
+def is_gone(path: FilePath) -> bool:
+    """Return whether there is no such file, for sure: a place that cannot be looked into is no proof of that."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
 def status(path: FilePath) -> tuple[int, int]:
     """Return size and time of modification of a file; ImageError for one that is missing, a pipe or a device."""
     try:

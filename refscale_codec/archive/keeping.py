@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from refscale_codec.archive import chains, disk
+from refscale_codec.archive import chains, disk, promises
 from refscale_codec.archive.store import Store
 from refscale_codec.archive.supply import Lost, Supply
 from refscale_codec.errors import ContainerError, ImageError, OutputError, UsageError, reason
@@ -32,6 +32,7 @@ def check(index: "References", store: Store, supply: Supply, *, full: bool) -> I
     """See `References.check`."""
     faults: dict[bytes, Lost | None] = {}
     supply.forget()
+    promises.settle(store, index.add)
     for path, needs in index.files():
         try:
             index.add(path, again=full)
@@ -52,15 +53,19 @@ def collect(
     index: "References", store: Store, before: str | None, *, delete: bool, lost_files: bool, dry_run: bool
 ) -> Iterator[tuple[Path, str]]:
     """See `References.collect`."""
+    promises.settle(store, index.add)
     _refresh(index)
-    gone = [path for path, _ in index.files() if lost_files and not path.exists()]
-    for path in gone:
-        if not dry_run:
-            with store.writing():
-                for table in ("file", "need"):
-                    store.do(f"DELETE FROM {table} WHERE path = ?", (store.stored(path),))
-        yield path, "forgotten"
-    kept = {fingerprint for path, needs in index.files() if path not in gone for fingerprint in needs}
+    gone = set()
+    for path, _ in index.files():
+        if lost_files and disk.is_gone(path):
+            gone.add(stored := store.stored(path))
+            if not dry_run:
+                with store.writing():
+                    for table in ("file", "need"):
+                        store.do(f"DELETE FROM {table} WHERE path = ?", (stored,))
+            yield path, "forgotten"
+    needs = store.rows("SELECT path AS owner, fingerprint FROM need")
+    kept = {fingerprint for owner, fingerprint in needs if owner not in gone}
     for stored, fingerprint, date, *status in store.rows(
         "SELECT path, fingerprint, date, size, modified FROM picture ORDER BY path"
     ):

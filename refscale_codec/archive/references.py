@@ -11,14 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refscale_codec.api.arguments import FilePath, Picture, image_of, path_of, whole
-from refscale_codec.archive import chains, disk, keeping, search
+from refscale_codec.archive import chains, disk, keeping, promises, search
 from refscale_codec.archive.description import Description, of_picture, require_date
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.keeping import Problem
 from refscale_codec.archive.store import Store
 from refscale_codec.archive.supply import UNREADABLE, Supply
 from refscale_codec.errors import (
-    IndexFault,
     ReferenceMismatch,
     RefscaleError,
     UsageError,
@@ -117,21 +116,28 @@ class References:
         both = f"{known.format('picture')} UNION {known.format('file')}"
         if not again and self._store.rows(both, (stored, *status) * 2):
             return False
-        if disk.is_coded(path):
-            content = disk.unpacked(path)
-            needs = references.needed(content)
-            with self._store.writing():
-                self._store.do(
-                    "DELETE FROM picture WHERE path = ? AND fingerprint != ? "
-                    "AND fingerprint NOT IN (SELECT fingerprint FROM need)",
-                    (stored, content.output_hash or b""),
-                )
-                self._store.do("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", (stored, *status))
-                self._store.do("DELETE FROM need WHERE path = ?", (stored,))
-                for fingerprint in needs:
-                    self._store.do("INSERT INTO need VALUES (?, ?)", (stored, fingerprint))
+        if not disk.is_coded(path):
+            self._insert(stored, status, pictures.read(Path(path)), date)
             return True
-        self._insert(stored, status, pictures.read(Path(path)), date)
+        while not self._add_file(path, stored, status):
+            status = disk.status(path)
+        return True
+
+    def _add_file(self, path: FilePath, stored: bytes, status: tuple[int, int]) -> bool:
+        """Take a `.rsc` file into care, and return True; False if it is no longer of that size and time when read."""
+        content = disk.unpacked(path)
+        with self._store.writing():
+            if disk.status(path) != status:  # what another process wrote and added meanwhile is not to be forgotten
+                return False
+            self._store.do(
+                "DELETE FROM picture WHERE path = ? AND fingerprint != ? "
+                "AND fingerprint NOT IN (SELECT fingerprint FROM need)",
+                (stored, content.output_hash or b""),
+            )
+            self._store.do("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", (stored, *status))
+            self._store.do("DELETE FROM need WHERE path = ?", (stored,))
+            for fingerprint in references.needed(content):
+                self._store.do("INSERT INTO need VALUES (?, ?)", (stored, fingerprint))
         return True
 
     def _insert(self, stored: bytes, status: tuple[int, int], image: Image, date: str | None) -> None:
@@ -192,38 +198,36 @@ class References:
 
     @contextmanager
     def care(self, path: FilePath, data: bytes) -> Iterator[None]:
-        """Take a `.rsc` file into care that is written inside; what it needs is kept from now on.
+        """Take a `.rsc` file into care that is written inside; what it needs is kept from now on, see `promises`.
 
-        If writing fails, the index is as it was.
+        If writing fails, the index is as it was. If the process is killed, what the file needs is kept for a day, and
+        then `check` and `collect` take it into care if it was written.
 
         Raises:
             ReferenceMismatch: the index no longer has a picture that it needs, or has no other copy of what the file of
                 this path decodes to, and another file needs that.
         """
-        stored = self._store.stored(path)
-        undo: list[tuple[str, tuple[bytes, ...]]] = []
+        stored, needs = self._store.stored(path), references.needed(container.unpack(data))
         with self._store.writing():
             if chains.is_only_copy(self._store, stored) and not disk.holds(path, data):
                 raise ReferenceMismatch(
                     f"{path} is the reference of other files, which would be lost if it were overwritten; "
                     "`refscale refs rebase` makes a picture of it that serves them"
                 )
-            if self._store.do("INSERT OR IGNORE INTO file VALUES (?, NULL, NULL)", (stored,)):
-                undo.append(("DELETE FROM file WHERE path = ?", (stored,)))
-            for fingerprint in references.needed(container.unpack(data)):
+            for fingerprint in needs:
                 if not self._store.rows("SELECT 1 FROM picture WHERE fingerprint = ?", (fingerprint,)):
                     raise ReferenceMismatch(f"{self._store.name} no longer has the reference {fingerprint.hex()}")
-                if self._store.do("INSERT OR IGNORE INTO need VALUES (?, ?)", (stored, fingerprint)):
-                    undo.append(("DELETE FROM need WHERE (path, fingerprint) = (?, ?)", (stored, fingerprint)))
+            promise = promises.make(self._store, stored, needs)
         try:
             yield
         except BaseException:
-            if not disk.holds(path, data):  # an interruption may come when it is written
-                with suppress(IndexFault), self._store.writing():
-                    for statement, values in undo:
-                        self._store.do(statement, values)
+            with suppress(RefscaleError):
+                if disk.holds(path, data):  # an interruption may come when it is written
+                    self.add(path, again=True)
+                promises.take_back(self._store, promise)
             raise
         self.add(path, again=True)
+        promises.take_back(self._store, promise)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ same time wait for each other only for moments.
 import json
 import math
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +64,9 @@ def _is_outline(cell: Any) -> bool:
 
 _CELLS: dict[str, Callable[[Any], bool]] = {
     "path": lambda cell: isinstance(cell, bytes) and b"\0" not in cell and cell != b"",
+    "promise": lambda cell: (
+        isinstance(cell, bytes) and re.fullmatch(rb"[^\0]+\0\d{1,18} [0-9a-f]{8}", cell) is not None
+    ),
     "fingerprint": lambda cell: isinstance(cell, bytes) and len(cell) == container.FINGERPRINT_SIZE,
     "needed": lambda cell: cell is None or isinstance(cell, bytes) and len(cell) == container.FINGERPRINT_SIZE,
     **dict.fromkeys(("width", "height"), lambda cell: isinstance(cell, int) and cell > 0),
