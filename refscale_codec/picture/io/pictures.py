@@ -105,7 +105,7 @@ def from_bytes(
     try:
         image, notes = _decode(data, name, page, need_georeference)
         if beside and page in (None, 1):
-            image, more = sidecars.applied(image, data, list(beside))
+            image, more = sidecars.applied(image, data, name, list(beside))
             notes += more
     except ImageError:
         raise

@@ -6,23 +6,32 @@ at here: it is the coordinate reference system of a picture that has none. Other
 are none.
 """
 
+import os
 import uuid
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.parsers import expat
 
 from refscale_codec.errors import reason
 from refscale_codec.picture import files, geo
-from refscale_codec.picture.geo import Fields
-from refscale_codec.picture.io import gdal_fields, geotiff
+from refscale_codec.picture.io import gdal_bands, gdal_fields, geotiff
+from refscale_codec.picture.io.gdal_bands import Said
 
 if TYPE_CHECKING:
     from refscale_codec.picture.image import Image
 
-_MASK, _SYSTEM = ".msk", ".prj"
+_XML, _MASK, _SYSTEM = ".aux.xml", ".msk", ".prj"
 _UNREAD = (".xmp", ".hdr")
-_OTHERS = ("_RPC.TXT", "_rpc.txt", ".RPB", ".rpb", ".tab", ".TAB")  # behind the name without its suffix
+_OTHERS = ("_rpc.txt", ".rpb", ".tab")  # behind the name without its suffix
+_UNREAD_ELEMENTS = {  # of an `.aux.xml`
+    "CategoryNames": "names of categories", "GDALRasterAttributeTable": "raster attribute table",
+    "Histograms": "histograms",
+}  # fmt: skip
+_MOST_LISTED = 1000  # files in a folder, as for GDAL
 _MOST_BYTES = 1 << 28
 _DRIVERS = ((b"\x89PNG", "PNG", ".png"), (b"\xff\xd8\xff", "JPEG", ".jpg"), (b"RIFF", "WEBP", ".webp"))
 _TIFF = (b"", "GTiff", ".tif")
@@ -34,35 +43,56 @@ class Sidecar(NamedTuple):
     name: str
     """Its name, for messages."""
     suffix: str
-    """What its name has behind that of the picture without suffix."""
+    """What its name has behind that of the picture without suffix, in lower case but for the picture's own."""
     data: bytes
     fault: str
     """Why it cannot be read; empty if it could."""
 
 
 def beside(path: Path) -> list[Sidecar]:
-    """Return the files beside a picture. Their names are looked for one by one, so a large folder takes no time."""
+    """Return the files beside a picture.
+
+    Their names may be in other cases, as for GDAL, which lists the folder for that if it has few files. In larger ones
+    they are looked for one by one, in the lower and in the upper case, so these take no time.
+    """
     kind = path.suffix.lower()[1:]
     worlds = [f".{kind[0]}{kind[-1]}w", f".{kind}w", ".wld"] if kind else [".wld"]
-    wanted = [suffix for world in worlds for suffix in (world, world.upper())]
-    found = next(([suffix] for suffix in wanted if _exists(path, suffix)), [])
-    found += [suffix for suffix in (f"{path.suffix}.aux.xml", path.suffix + _MASK) if _exists(path, suffix)]
+    names = _names(path.parent)
+    found = [(suffix, name) for suffix in worlds if (name := _found(path, suffix, names))][:1]
+    if _is_file(path.with_name(path.name + _XML)):  # in this case alone
+        found.append((path.suffix + _XML, path.name + _XML))
     unread = [start + suffix for suffix in _UNREAD for start in ("", path.suffix)]
-    for suffix in (*_OTHERS, _SYSTEM, _SYSTEM.upper(), *unread, *map(str.upper, unread)):
-        if _exists(path, suffix) and suffix.lower() not in map(str.lower, found):
-            found.append(suffix)
-    return [_read(path.with_name(path.stem + suffix), suffix) for suffix in found]
+    wanted = dict.fromkeys((path.suffix + _MASK, *_OTHERS, _SYSTEM, *unread))
+    found += [(suffix, name) for suffix in wanted if (name := _found(path, suffix, names))]
+    return [_read(path.with_name(name), suffix) for suffix, name in found]
 
 
-def _exists(path: Path, suffix: str) -> bool:
+def _names(folder: Path) -> dict[str, str]:
+    """Return the names in a folder by those in lower case; none if there are many."""
     try:
-        return path.with_name(path.stem + suffix).is_file()
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_LISTED + 1)]
+    except (OSError, ValueError):
+        return {}
+    return {name.lower(): name for name in names} if len(names) <= _MOST_LISTED else {}
+
+
+def _found(path: Path, suffix: str, names: dict[str, str]) -> str:
+    """Return the name of the file with a suffix beside a picture; empty if there is none."""
+    wanted = path.stem + suffix
+    tried = wanted, path.stem + suffix.upper(), names.get(wanted.lower(), "")
+    return next((name for name in tried if name and _is_file(path.with_name(name))), "")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
     except (OSError, ValueError):  # a name that is too long
         return False
 
 
 def _read(path: Path, suffix: str) -> Sidecar:
-    if suffix.lower().endswith(_UNREAD):
+    if suffix.endswith(_UNREAD):
         return Sidecar(path.name, suffix, b"", "refscale does not read it")
     try:
         with path.open("rb") as file:
@@ -72,13 +102,17 @@ def _read(path: Path, suffix: str) -> Sidecar:
         return Sidecar(path.name, suffix, b"", reason(error))
 
 
-def applied(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Image", list[str]]:
+def applied(image: "Image", data: bytes, name: str, sidecars: list[Sidecar]) -> tuple["Image", list[str]]:
     """Return a picture with what the files beside it say, and notes for people on what is not kept as it is there.
 
     Args:
         image: the picture as it is without them.
         data: the bytes of its file.
+        name: of its file, for messages.
         sidecars: the files beside it, at least one.
+
+    Raises:
+        ImageError: what its bands mean by them cannot be coded.
     """
     notes: list[str] = []
     left_out = [f"{sidecar.name} beside it ({sidecar.fault})" for sidecar in sidecars if sidecar.fault]
@@ -87,11 +121,11 @@ def applied(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Imag
         left_out += [f"{sidecar.name} beside it (GDAL is needed: {geotiff.INSTALL})" for sidecar in sidecars]
         sidecars = []
     masks = [sidecar for sidecar in sidecars if sidecar.suffix.endswith(_MASK)]
-    systems = [sidecar for sidecar in sidecars if sidecar.suffix.lower() == _SYSTEM]
+    systems = [sidecar for sidecar in sidecars if sidecar.suffix == _SYSTEM]
     others = [sidecar for sidecar in sidecars if sidecar not in masks + systems]
     if others:
-        image, more = _with_georeference(image, data, others)
-        left_out += more
+        image, more, said = _with_georeference(image, data, name, others)
+        left_out, notes = left_out + more, notes + said
     for sidecar in systems:
         try:
             image = _in_system(image, sidecar.data)
@@ -110,35 +144,55 @@ def applied(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Imag
     return image, [*notes, f"left out: {', '.join(left_out)}"] if left_out else notes
 
 
-def _with_georeference(image: "Image", data: bytes, sidecars: list[Sidecar]) -> tuple["Image", list[str]]:
-    """Return a picture with all that GDAL reads from the files beside it, and the names of what is left out."""
+def _with_georeference(
+    image: "Image", data: bytes, name: str, sidecars: list[Sidecar]
+) -> tuple["Image", list[str], list[str]]:
+    """Return a picture with all that GDAL reads from the files beside it, what is left out, and notes for people."""
     left_out, used = [], []
     plain = _said(data, [])
     for sidecar in sidecars:
-        world = sidecar.suffix.lower().endswith(("w", ".wld"))
+        world = sidecar.suffix.endswith(("w", ".wld"))
+        elements, fault = _elements(sidecar) if sidecar.suffix.endswith(_XML) else (set(), "")
+        unread = [what for element, what in _UNREAD_ELEMENTS.items() if element in elements]
         try:
-            nothing = _said(data, [sidecar]) == plain and not (world and {"transform", "gcps"} & plain.fields.keys())
-            fault = "GDAL finds nothing in it that it uses" if nothing else ""
+            if _said(data, [sidecar]) != plain or world and {"transform", "gcps"} & plain.fields.keys():
+                used.append(sidecar)
+                fault = ""
+            elif not fault and not unread:
+                fault = "GDAL reads nothing new in it"
         except Exception as error:  # of GDAL; rasterio's and its own have no common base
             fault = gdal_fields.why(error)
-        if fault:
-            left_out.append(gdal_fields.named(f"{sidecar.name} beside it", fault))
-        else:
-            used.append(sidecar)
-    image, more = _joined(image, plain, _said(data, used))
-    return image, left_out + more
+        left_out += [gdal_fields.named(f"{sidecar.name} beside it", fault)] if fault else []
+        left_out += [f"{what} in {sidecar.name} beside it" for what in unread]
+    whole = _said(data, used)
+    samples = None
+    if whole.indexed not in (None, plain.indexed):
+        with _opened(data, used) as file:
+            samples = file.read()
+    by = ", ".join(sidecar.name for sidecar in used)
+    image, more, notes = gdal_bands.joined(image, plain, whole, samples, name, by)
+    return image, left_out + more, notes
 
 
-class _Said(NamedTuple):
-    """What GDAL says of a picture."""
+def _elements(sidecar: Sidecar) -> tuple[set[str], str]:
+    """Return the names of the elements in an XML file, and what is wrong with it, which is empty if it is whole."""
+    found, parser = set[str](), expat.ParserCreate()
+    parser.StartElementHandler = lambda name, _: found.add(name)
+    try:
+        parser.Parse(sidecar.data, True)
+    except (expat.ExpatError, ValueError) as error:  # a ValueError for a character set that is not known
+        return found, f"it is damaged: {error}"
+    return found, ""
 
-    fields: Fields
-    left_out: list[str]
-    nodata: float | None
-    bands: int
+
+def _said(data: bytes, sidecars: list[Sidecar]) -> Said:
+    with _opened(data, sidecars) as file:
+        return gdal_bands.said(file)
 
 
-def _said(data: bytes, sidecars: list[Sidecar]) -> _Said:
+@contextmanager
+def _opened(data: bytes, sidecars: list[Sidecar]) -> Iterator[Any]:
+    """Open a picture by rasterio with files beside it, all in memory."""
     import rasterio
 
     _, driver, suffix = next((row for row in _DRIVERS if data.startswith(row[0])), _TIFF)
@@ -147,42 +201,14 @@ def _said(data: bytes, sidecars: list[Sidecar]) -> _Said:
         for sidecar in sidecars:
             stack.enter_context(rasterio.MemoryFile(sidecar.data, folder, "picture" + _inside(sidecar.suffix, suffix)))
         memory = stack.enter_context(rasterio.MemoryFile(data, folder, "picture" + suffix))
-        with memory.open(driver=driver) as file:
-            kinds = [kind.name for kind in file.colorinterp]
-            order = sorted(range(len(kinds)), key=lambda band: kinds[band] == "alpha")
-            fields, left_out = gdal_fields.read(file, [kinds[band] for band in order], order)
-            return _Said(fields, left_out, file.nodata, file.count)
+        yield stack.enter_context(memory.open(driver=driver))
 
 
 def _inside(suffix: str, picture: str) -> str:
     """Return the suffix of a file beside a picture in memory, which has a suffix of its own."""
-    if suffix.endswith(".aux.xml"):
-        return f"{picture}.aux.xml"
+    if suffix.endswith(_XML):
+        return picture + _XML
     return suffix if suffix in _OTHERS else ".wld"
-
-
-def _joined(image: "Image", plain: _Said, whole: _Said) -> tuple["Image", list[str]]:
-    """Return a picture with what GDAL says with the files beside it, and not without."""
-    left_out = [what for what in whole.left_out if what not in plain.left_out]
-    more = {name: value for name, value in whole.fields.items() if value != plain.fields.get(name)}
-    if whole.bands != image.bands + (image.alpha is not None):  # a palette, say
-        left_out += [gdal_fields.named(name, "of other bands") for name in set(more) - {*geo.GEOREFERENCE, "tags"}]
-        more = {name: value for name, value in more.items() if name in (*geo.GEOREFERENCE, "tags")}
-    fields = geo.fields_of(image.metadata.geo)
-    if "tags" in more:
-        known = plain.fields.get("tags", {})
-        new = {key: text for key, text in more["tags"].items() if known.get(key) != text}
-        more["tags"] = fields.get("tags", {}) | new
-    if "gcps" in more and "transform" in fields:
-        del fields["transform"]
-    image = replace(image, metadata=replace(image.metadata, geo=geo.dumped(fields | more)))
-    if whole.nodata == plain.nodata or whole.nodata is None:
-        return image, left_out
-    notes: list[str] = []
-    nodata = geotiff.nodata_of(whole.nodata, image.pixels.dtype, notes)
-    if whole.bands != image.bands + (image.alpha is not None):
-        nodata, notes = None, [f"nodata value {whole.nodata:g}"]
-    return (image if nodata is None else replace(image, nodata=nodata)), left_out + notes
 
 
 def _in_system(image: "Image", data: bytes) -> "Image":
