@@ -15,8 +15,8 @@ import PIL.Image
 import pytest
 from conftest import Outcome, without_torch
 
-from refscale_codec import workers
-from refscale_codec.batch import encoding
+from refscale_codec import __version__, workers
+from refscale_codec.batch import encoding, running, tasks
 from refscale_codec.errors import UsageError
 
 
@@ -331,6 +331,13 @@ def test_a_process_that_dies_twice_is_the_error_of_its_picture(
     assert {line["error"] for line in lines(place / "out")} == {
         "its process ended by itself each time, perhaps for lack of memory; fewer at a time need less"
     }
+
+
+def test_a_process_of_another_version_does_nothing(place: Path) -> None:
+    item = tasks.Item("a", Path("new/a.png"), (), "a.rsc")
+    task = tasks.Task(item, Path("out"), "key", "new", None)
+    line, data = running._work("0.0", encoding.Encoding(None, "of no weights"), str, task)
+    assert (line["error"], data) == (f"its process has refscale {__version__}, and 0.0 is wanted", b"")
 
 
 @pytest.mark.slow

@@ -94,3 +94,11 @@ def test_the_overview_shows_of_all_qualities_the_nearest_in_bytes(common: Any, s
 
     found = overview.nearest(Stepped(), Image(np.zeros((1, 1, 3), np.uint8)), size).bytes_total
     assert abs(found - size) == min(abs(100 * quality - size) for quality in range(1, 101))
+
+
+def test_a_simulated_run_takes_its_work_and_the_time_in_which_tasks_are_handed_out(common: Any) -> None:
+    simulated = runpy.run_path(str(FOLDER / "batch.py"))["simulated"]
+    assert simulated([2.0], 100, 10, 0.0) == (20.0, 20.0)
+    assert simulated([2.0], 101, 10, 0.0) == (22.0, 20.2)
+    seconds, least = simulated([2.0], 1000, 100, 0.1)  # the client is the bottleneck
+    assert seconds == pytest.approx(1000 * 0.1 + 2) and least == pytest.approx(20)

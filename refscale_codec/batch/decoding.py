@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from refscale_codec import __version__
 from refscale_codec.api.models import shipped_as
 from refscale_codec.api.request import device_named
+from refscale_codec.archive.references import References
 from refscale_codec.batch import inputs
 from refscale_codec.batch.tasks import Item, Task, distinct, version
 from refscale_codec.errors import (
@@ -77,7 +78,7 @@ class Decoding:
         if not file.needs:
             return []
         if self.index is not None:
-            return inputs.from_index(self.index, file.needs)
+            return inputs.from_index(inputs.index(self.index, self.weights, self.device), file.needs)
         if not item.references:
             wanted = references.named(file.content, file.needs)
             raise ReferenceMismatch(f"it needs the reference {wanted}: --ref has none of its name, --refs finds any")
@@ -121,7 +122,7 @@ def _shipped(wanted: bytes) -> Path:
 def find(
     source: Path,
     reference: Path | None = None,
-    index: Path | None = None,
+    index: References | None = None,
     *,
     failed: Callable[[str], None] = lambda text: None,
 ) -> list[Item]:
@@ -158,7 +159,7 @@ def find(
         else:
             kind, needs = file.format(), file.needs
         if index is not None:
-            paths = [place for one in needs for place in inputs.index(index).paths(one)[:1]]
+            paths = [place for one in needs for place in index.paths(one)[:1]]
         elif needs and reference is not None:
             paths = older[name.with_suffix("")] if reference.is_dir() else [reference]
         suffix = {"tiff": ".tif"}.get(kind, f".{kind}")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from refscale_codec import __version__
 from refscale_codec.api.functions import encode_image
+from refscale_codec.api.models import shipped_as
 from refscale_codec.api.request import Rate, device_named
 from refscale_codec.archive.stac import Scene
 from refscale_codec.batch import inputs
@@ -38,7 +39,7 @@ class Encoding:
 
     fields: ClassVar[tuple[str, ...]] = ("bpp", "references", "quality", "psnr")
 
-    weights: Path
+    weights: Path | None  # None: those that ship
     fingerprint: str  # of the weights
     rate: Rate = Rate()
     ranges: Callable[[int], Declared] | None = None  # the values to code, by how many bands a picture has
@@ -70,7 +71,7 @@ class Encoding:
         reached = encode_image(
             image,
             [one for one, _ in older],
-            model.kept(self.weights, device_named(self.device)),
+            model.kept(self.weights or shipped_as(bytes.fromhex(self.fingerprint)), device_named(self.device)),
             self.rate,
             value_range=None if self.ranges is None else self.ranges(image.bands),
             output_hash=self.output_hash,
@@ -94,8 +95,9 @@ class Encoding:
         paths: tuple[Path, ...] = item.references
         if paths or self.index is None:
             return list(zip(inputs.from_paths(paths), paths, strict=True))
-        found = [candidate.entry for candidate in inputs.index(self.index).find(image, self.most)]
-        older = inputs.from_index(self.index, [entry.described.fingerprint for entry in found])
+        index = inputs.index(self.index, self.weights, self.device)
+        found = [candidate.entry for candidate in index.find(image, self.most)]
+        older = inputs.from_index(index, [entry.described.fingerprint for entry in found])
         return list(zip(older, (entry.path for entry in found), strict=True))
 
 

@@ -22,14 +22,14 @@ def version(path: Path) -> list[Any]:
     return [*known, [(other.suffix, hashlib.sha256(other.data).hexdigest()) for other in sidecars.beside(path)]]
 
 
-def index(path: Path) -> References:
-    """Return the index of references at a path."""
-    return _opened(path, os.stat(path).st_ino if path.exists() else None)
+def index(path: Path, weights: Path | None, device: str) -> References:
+    """Return the index of references at a path; for weights and device see `References`."""
+    return _opened(path, weights, device, os.stat(path).st_ino if path.exists() else None)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, number: int | None) -> References:
-    return References(path)
+def _opened(path: Path, weights: Path | None, device: str, number: int | None) -> References:
+    return References(path, model=weights, device=device)
 
 
 def from_paths(paths: tuple[Path, ...]) -> list[Image]:
@@ -41,13 +41,13 @@ def from_paths(paths: tuple[Path, ...]) -> list[Image]:
     return _read({(path, str(version(path))): partial(pictures.read, path, need_georeference=False) for path in paths})
 
 
-def from_index(path: Path, fingerprints: list[bytes]) -> list[Image]:
+def from_index(index: References, fingerprints: list[bytes]) -> list[Image]:
     """Return references by their fingerprints.
 
     Raises:
         ReferenceMismatch: the index lacks one.
     """
-    return _read({one: partial(index(path).picture, one) for one in fingerprints})
+    return _read({one: partial(index.picture, one) for one in fingerprints})
 
 
 def _read(sources: Mapping[Hashable, Callable[[], Image]]) -> list[Image]:

@@ -2,13 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refscale_codec import journal, workers
+from refscale_codec import __version__, journal, workers
 from refscale_codec.archive.references import References
 from refscale_codec.batch.tasks import DONE, JOURNAL, Job, Task
 from refscale_codec.errors import OutputError, ReferenceMismatch, printable, writing
@@ -16,7 +16,8 @@ from refscale_codec.picture import files
 
 Line = dict[str, Any]
 Made = tuple[Line, bytes]
-Processes = Callable[[Callable[[Task], Made], Iterable[Task]], Generator[tuple[Task, Made | None], None, None]]
+Results = Generator[tuple[Task, Made | None], None, None]
+Processes = Callable[[Callable[[Task], Made], Sequence[Task]], Results]
 """Yields each task with what a function makes of it, in other processes: `workers.run` or `cluster.run` in part."""
 
 
@@ -48,7 +49,7 @@ def run(
     wanted = [task for task in tasks if task.state != DONE]
     with (
         journal.appending(folder / JOURNAL) as append,
-        closing(processes(partial(_work, job, explain), wanted)) as results,
+        closing(processes(partial(_work, __version__, job, explain), wanted)) as results,
     ):
         for task, made in results:
             if made is None:
@@ -66,7 +67,9 @@ def run(
             files.write_atomically(folder / JOURNAL, text)
 
 
-def _work(job: Job, explain: Callable[[Exception], str], task: Task) -> Made:
+def _work(version: str, job: Job, explain: Callable[[Exception], str], task: Task) -> Made:
+    if version != __version__:
+        return _failed(task, job, f"its process has refscale {__version__}, and {version} is wanted"), b""
     begun = time.monotonic()
     with workers.warnings_of("refscale_codec") as told:
         try:

@@ -49,6 +49,10 @@ JobsOption = Annotated[
     int | None,
     option("--jobs", metavar="N", help="Processes sharing the cores; one a core, on a GPU one.", group=COMPUTING),
 ]
+SchedulerOption = Annotated[
+    str | None,
+    option("--scheduler", metavar="ADDRESS", help="Of Dask, whose workers do it: tcp://HOST:PORT.", group=COMPUTING),
+]
 
 
 def batch(
@@ -91,6 +95,7 @@ def batch(
     output_hash: OutputHashOption = False,
     tile: TileOption = None,
     jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
@@ -110,7 +115,7 @@ def batch(
     does not count. A file that no earlier run has written is left alone, unless it is equal.
 
     A picture that cannot be coded is one line, the run goes on, and the exit code is 9. If the process that codes it
-    ends by itself, it is tried once more.
+    ends by itself, it is tried once more. Workers of --scheduler read and find all files by the same paths as here.
     """
     from refscale_codec.api.request import rate_of, shipping_of
 
@@ -121,7 +126,13 @@ def batch(
     index_path = options.index_named(refs, ref, max_refs)
     if dry_run:
         terminal.require_stdout()
-    with terminal.progress(quiet or dry_run) as step, terminal.index(index_path) as index:
+    at = None if dry_run else scheduler
+    source, ref = many.seen_by(scheduler, source), many.seen_by(scheduler, ref)
+    with (
+        terminal.progress(quiet or dry_run) as step,
+        terminal.index(index_path, weights) as index,
+        many.connected(at, jobs, device, quiet=quiet) as client,
+    ):
         step("starting")
         from refscale_codec.batch import tasks as planning
         from refscale_codec.batch.encoding import Encoding
@@ -133,9 +144,9 @@ def batch(
             terminal.say(False, text)
         if scenes and refs is not None:
             raise UsageError("STAC items are coded against items, so --refs would have no effect")
-        path = weights or weights_files.shipped(*shipping)
+        path = many.seen_by(scheduler, weights) or weights_files.shipped(*shipping)
         job = Encoding(
-            path,
+            None if weights is None else path,
             weights_files.fingerprint(path).hex(),
             rate,
             partial(options.ranges_of, value_range) if value_range else None,
@@ -143,8 +154,8 @@ def batch(
             reference_name=named,
             strip=strip,
             tile=TILE if tile is None else tile,
-            device=device,
-            index=None if index_path is None or scenes else Path(index_path),
+            device=many.device_for(scheduler, device),
+            index=None if index_path is None or scenes else many.seen_by(scheduler, Path(index_path)),
             most=max_refs or 1,
             replace=force,
         )
@@ -155,7 +166,7 @@ def batch(
             many.list_tasks(tasks, None if scenes else index_path, json_output)
             return
         wanted = sum(task.state != planning.DONE for task in tasks)
-        processes = many.local_processes(jobs, device, wanted)
+        processes = many.processes(client, jobs, device, wanted)
         if wanted:
             from refscale_codec import model
 
@@ -178,38 +189,51 @@ def batch_decode(
     dry_run: DryRunOption = False,
     tile: TileOption = None,
     jobs: JobsOption = None,
+    scheduler: SchedulerOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Decode many files: FOLDER/a/x.rsc becomes OUTPUT/a/x.png or .tif.
+    """Decode many files: FOLDER/a/x.rsc becomes OUTPUT/a/x.png.
 
-    Pictures are those of decode. References are those of an index by their fingerprints, with --refs, or of a folder
-    by their names: of a/x.rsc, --ref old has old/a/x.tif or old/a/x.png.
+    Pictures are those of decode, x.tif where a PNG cannot hold all. References are those of an index by their
+    fingerprints, with --refs, or of a folder by their names: of a/x.rsc, --ref old has old/a/x.tif or old/a/x.png.
 
     batch.jsonl in the output gets a line of JSON for each file. A later run decodes only what is missing, has failed,
     or has changed. A picture that no earlier run has written is left alone, unless it is equal.
 
     A file that cannot be decoded is one line, the run goes on, and the exit code is 9. If the process that decodes it
-    ends by itself, it is tried once more.
+    ends by itself, it is tried once more. Workers of --scheduler read and find all files by the same paths as here.
     """
     options.require_positive(jobs=jobs)
     index_path = options.index_named(refs, ref)
     if dry_run:
         terminal.require_stdout()
-    with terminal.progress(quiet or dry_run) as step, terminal.index(index_path):
+    at = None if dry_run else scheduler
+    source, ref = many.seen_by(scheduler, source), many.seen_by(scheduler, ref)
+    with (
+        terminal.progress(quiet or dry_run) as step,
+        terminal.index(index_path, weights) as index,
+        many.connected(at, jobs, device, quiet=quiet) as client,
+    ):
         step("looking into the files")
         from refscale_codec.batch import decoding
         from refscale_codec.batch import tasks as planning
         from refscale_codec.picture.tiles import TILE
 
         unread: list[str] = []  # folders
-        found = Path(index_path) if index_path else None
-        items = decoding.find(source, ref, found, failed=unread.append)
+        items = decoding.find(source, ref, index, failed=unread.append)
         for text in unread:
             terminal.say(False, text)
-        job = decoding.Decoding(weights, found, TILE if tile is None else tile, device, replace=force)
+        device_there = many.device_for(scheduler, device)
+        job = decoding.Decoding(
+            many.seen_by(scheduler, weights),
+            None if index_path is None else many.seen_by(scheduler, Path(index_path)),
+            TILE if tile is None else tile,
+            device_there,
+            replace=force,
+        )
         if not dry_run:
             planning.require_journal(folder, replace=force)
         tasks = planning.plan(items, job, folder)
@@ -217,7 +241,7 @@ def batch_decode(
         if dry_run:
             many.list_tasks(tasks, index_path, json_output)
             return
-        processes = many.local_processes(jobs, device, sum(task.state != planning.DONE for task in tasks))
+        processes = many.processes(client, jobs, device, sum(task.state != planning.DONE for task in tasks))
         counts = many.run(tasks, job, folder, processes, step, quiet=quiet)
     many.summarise(counts, "decoded", folder, unread, json_output=json_output, quiet=quiet)
 

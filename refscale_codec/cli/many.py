@@ -1,22 +1,25 @@
 """What the commands that code and decode many pictures share: the processes, progress, lists and summaries."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from refscale_codec.cli import memory, process, terminal
 from refscale_codec.errors import BatchError, RefscaleError, UsageError, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from refscale_codec.archive.references import References
     from refscale_codec.batch.running import Processes
     from refscale_codec.batch.tasks import Job, Task
+
+AnyPath = TypeVar("AnyPath", Path, Path | None)
 
 _BETWEEN_LINES = 30.0  # seconds, where stderr is no terminal
 
@@ -47,31 +50,81 @@ def list_tasks(tasks: "Sequence[Task]", index: str | None, json_output: bool) ->
         terminal.write("-", text + "\n")
 
 
-def local_processes(jobs: int | None, device: str, wanted: int) -> "Processes":
-    """Return what does tasks in processes of this machine that share its cores: on a GPU one, unless `jobs` says so.
+@contextmanager
+def connected(scheduler: str | None, jobs: int | None, device: str, *, quiet: bool) -> "Iterator[Any]":
+    """Yield a client of a scheduler, None for none; tell if it has no worker yet.
 
     Args:
-        jobs: how many; None for as many as suit the device.
+        scheduler: its address, if it is given.
+        jobs: how many processes, if that is given.
+        device: its name, as given.
+        quiet: whether nothing is told.
+
+    Raises:
+        UsageError: there is no such scheduler, or both it and `jobs` are given.
+    """
+    if scheduler is None:
+        yield None
+        return
+    if jobs is not None:
+        raise UsageError("--jobs would have no effect: the workers are those of --scheduler")
+    from refscale_codec import cluster
+
+    with cluster.connected(scheduler) as client:
+        if not cluster.count(client, _resources(device)):
+            what = "worker with the resource GPU" if _resources(device) else "worker"
+            terminal.say(quiet, f"{scheduler} has no {what} yet: waiting for one")
+        yield client
+
+
+def processes(client: Any, jobs: int | None, device: str, wanted: int) -> "Processes":
+    """Return what does tasks: the workers of a scheduler, or processes of this machine that share its cores.
+
+    Args:
+        client: of the scheduler; None for this machine.
+        jobs: how many processes here; None for as many as suit the device: one a core, on a GPU one.
         device: its name, as given; UsageError if there is none such here.
         wanted: how many tasks there are; for none, torch is not imported.
     """
-    from refscale_codec import workers
+    from refscale_codec import cluster, workers
     from refscale_codec.study.environment import cores
 
+    if client is not None:
+        return partial(cluster.run, client, prepare, _resources(device))
     on_cpu = not wanted or terminal.device_named(device) == "cpu"
     count = min(jobs or (cores() if on_cpu else 1), max(1, wanted))
     threads = max(1, cores() // count)
-    return lambda work, tasks: workers.run(work, tasks, count, partial(prepare, threads))
+    return lambda work, tasks: workers.run(work, tasks, count, partial(_prepare_here, threads))
+
+
+def _resources(device: str) -> dict[str, float]:
+    """Return what a worker of a scheduler must have for a device."""
+    return {"GPU": 1} if device == "cuda" else {}
+
+
+def device_for(scheduler: str | None, device: str) -> str:
+    """Return what `auto` is at a scheduler: the CPU, since workers have a GPU to themselves only if it is asked for."""
+    return "cpu" if scheduler is not None and device == "auto" else device
+
+
+def seen_by(scheduler: str | None, path: AnyPath) -> AnyPath:
+    """Return a path as those see it that do the work: workers of a scheduler are in other folders."""
+    return path if path is None or scheduler is None else path.absolute()
 
 
 def prepare(threads: int) -> None:
-    """Make the settings of a process that codes with at most so many threads, or as few as the environment says."""
-    import torch
-
+    """Make the settings of a process that codes with so many threads."""
     terminal.show_warnings_as_lines()
     process.keep_freed_memory()
     process.lift_pillow_limit()
-    process.limit_threads(min(threads, torch.get_num_threads()))
+    process.limit_threads(threads)
+
+
+def _prepare_here(threads: int) -> None:
+    """Make them with as few threads as the environment says; that of a worker of Dask has one thread for all."""
+    import torch
+
+    prepare(min(threads, torch.get_num_threads()))
 
 
 def run(
@@ -158,8 +211,6 @@ def summarise(
 
 def require_others(tasks: "Sequence[Task]", *held: str | Path) -> None:
     """Raise UsageError if an output is one of the references, or another file that must stay."""
-    import os
-
     kept = {os.path.realpath(path) for path in (*held, *(path for task in tasks for path in task.item.references))}
     for task in tasks:
         output = task.folder / task.item.file
@@ -171,5 +222,5 @@ def _explained(error: Exception) -> str:
     if isinstance(error, RefscaleError):
         return str(error)
     if memory.is_lacking(error):
-        return memory.message(error, "; fewer --jobs and smaller tiles (--tile) need less")
+        return memory.message(error, "; fewer processes at a time and smaller tiles (--tile) need less")
     return f"a fault of refscale: {type(error).__name__}: {error}"
