@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,60 @@ def test_what_is_not_kept_of_a_geotiff_is_told(caplog: pytest.LogCaptureFixture)
         data = geotiff_file(raster(), say)
     pictures.from_bytes(data, "scene.tif")
     assert caplog.messages == ["scene.tif: left out: tags in mine", "scene.tif: its mask becomes alpha"]
+
+
+@pytest.mark.parametrize("internal", [True, False])
+@pytest.mark.parametrize("nodata", [None, 7])
+@pytest.mark.parametrize("depth", [1, 3, 4])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i1", "u4", "i4", "f4"])
+def test_gdal_finds_the_same_samples_masked(
+    dtype: str, depth: int, nodata: int | None, internal: bool, tmp_path: Path
+) -> None:
+    valid = np.arange(33) * np.ones((20, 1)) > 9
+
+    def say(file: object) -> None:
+        file.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (depth - 1)
+        file.write_mask(valid)
+
+    samples = (raster(dtype="u1", depth=depth) // 2).astype(dtype)
+    samples[:3, 15] = 7
+    profile = {"width": 33, "height": 20, "count": depth, "dtype": samples.dtype.name, "nodata": nodata}
+    path, back = tmp_path / "t.tif", tmp_path / "back.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(
+        path, "w", driver="GTiff", photometric="MINISBLACK", crs="EPSG:32630", transform=PLACE, **profile
+    ) as file:  # fmt: skip
+        say(file)
+        file.write(samples.transpose(2, 0, 1))
+    picture = pictures.read(path)
+    assert picture.nodata == nodata
+    pictures.write(replace(picture, metadata=replace(picture.metadata, xmp=b"<x/>")), back)  # moves what is behind it
+    with rasterio.open(back) as file:
+        bands = file.indexes[:depth]
+        assert all(np.array_equal(file.read_masks(band) > 0, valid) for band in bands)
+        assert np.array_equal(file.read(bands).transpose(1, 2, 0), samples)
+        assert file.nodata == nodata
+        as_alpha = nodata is None and dtype in ("u1", "u2") and depth < 4
+        assert file.count == depth + as_alpha
+    again = pictures.read(back)
+    assert (again.metadata.geo, again.nodata) == (picture.metadata.geo, nodata)
+    assert np.array_equal(again.alpha, picture.alpha)
+
+
+def test_alpha_that_gdal_does_not_take_for_a_mask_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    pixels, place = raster(dtype="f4", depth=1), Metadata(geo=b'{"crs":"EPSG:32630"}')
+    for alpha, metadata, told in (
+        (np.float32([[0, 0.5, 1]]), Metadata(geo=b'{"crs":"EPSG:32630","mask":true}'), True),
+        (np.float32([[0, 1, 1]]), place, True),
+        (np.float32([[0, 1, 1]]), Metadata(geo=b'{"mask":true}'), False),
+    ):
+        caplog.clear()
+        data = pictures.to_bytes(Image(pixels[:1, :3], metadata, alpha), "tiff")
+        assert (
+            caplog.messages
+            == ["alpha is a band like others for GDAL, unless it is beside 1 or 3 bands of uint8 or uint16"] * told
+        )
+        back = pictures.from_bytes(data, "x.tif")
+        assert np.array_equal(back.alpha, alpha)
 
 
 GCPS = [(0.0, 0.0, 700_000.0, 4_970_000.0, 12.0), (19.0, 32.0, 700_320.0, 4_969_810.0, 0.0)]

@@ -211,7 +211,7 @@ def test_without_rasterio_they_are_named(
 
 
 @pytest.mark.parametrize("internal", [True, False])
-def test_a_mask_leaves_the_bands_their_scales_and_takes_the_place_of_nodata(tmp_path: Path, internal: bool) -> None:
+def test_a_mask_leaves_the_bands_their_scales_and_nodata_value(tmp_path: Path, internal: bool) -> None:
     path, back = tmp_path / "t.tif", tmp_path / "back.tif"
     samples = np.arange(3 * 48 * 64, dtype=np.uint16).reshape(3, 48, 64)
     valid = np.broadcast_to(np.arange(64) > 20, (48, 64))
@@ -224,11 +224,12 @@ def test_a_mask_leaves_the_bands_their_scales_and_takes_the_place_of_nodata(tmp_
         file.descriptions = ("B4", "B3", "B2")
     assert path.with_name("t.tif.msk").exists() != internal
     read = pictures.read(path)
-    assert read.nodata is None and read.alpha is not None and ((read.alpha > 0) == valid).all()
+    assert read.nodata == 7 and read.alpha is not None and ((read.alpha > 0) == valid).all()
     pictures.write(read, back)
     with rasterio.open(back) as file:
-        assert (file.scales[:3], file.offsets[:3], file.units[:3]) == ((1e-4,) * 3, (-0.1,) * 3, ("1",) * 3)
-        assert file.descriptions == ("B4", "B3", "B2", None)
+        assert (file.scales, file.offsets, file.units) == ((1e-4,) * 3, (-0.1,) * 3, ("1",) * 3)
+        assert file.descriptions == ("B4", "B3", "B2")
+        assert file.nodata == 7
         assert (file.read_masks(1) > 0).tolist() == valid.tolist()
 
 

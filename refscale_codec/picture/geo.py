@@ -32,6 +32,11 @@ INTERPRETATIONS = {
 }  # fmt: skip
 """Names of colour interpretations: those of GDAL in lower case."""
 
+_OF_ALPHA: Fields = {
+    "band_tags": {}, "descriptions": None, "units": None, "scales": 1.0, "offsets": 0.0, "interpretations": "alpha",
+}  # fmt: skip
+"""Fields that have one entry for each band, and what is said of alpha by default."""
+
 GEOREFERENCE = ("crs", "transform", "gcps", "gcp_crs", "rpcs")
 """The fields that say where a picture is."""
 
@@ -101,6 +106,7 @@ _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {  # field: check, and w
     "gcps": (_each(_numbers(5), _MOST_POINTS), f"a list of at most {_MOST_POINTS:,} lists of five finite numbers"),
     "gcp_crs": (lambda value: _text(value, _LONGEST_CRS), "a text"),
     "rpcs": (_rpcs, "an object of rational polynomial coefficients"),
+    "mask": (lambda value: value is True, "true"),
 }
 
 
@@ -181,12 +187,16 @@ def without_tags(geo: bytes) -> bytes:
     return dumped({name: value for name, value in fields_of(geo).items() if name in GEOREFERENCE})
 
 
-def with_alpha(geo: bytes) -> bytes:
-    """Return what is said of bands for these and one more, alpha."""
-    added: Fields = {"band_tags": {}, "descriptions": None, "units": None, "scales": 1.0, "offsets": 0.0}
-    added["interpretations"] = "alpha"
+def with_alpha(geo: bytes, mask: bool = False) -> bytes:
+    """Return what is said of bands for these and one more, alpha; and that alpha is a mask."""
     fields = fields_of(geo)
-    return dumped({name: [*value, added[name]] if name in added else value for name, value in fields.items()})
+    more = {name: [*value, _OF_ALPHA[name]] if name in _OF_ALPHA else value for name, value in fields.items()}
+    return dumped(more | {"mask": True} if mask else more)
+
+
+def without_alpha(fields: Fields) -> Fields:
+    """Return fields of bands and alpha for the bands alone."""
+    return {name: value[:-1] if name in _OF_ALPHA else value for name, value in fields.items()}
 
 
 def transform(geo: bytes) -> tuple[float, ...] | None:

@@ -231,28 +231,51 @@ def _straight(pixels: NDArray[Any], alpha: NDArray[Any], nodata: Number | None) 
 
 
 def _masked(raster: Raster, valid: NDArray[np.bool_]) -> Raster:
-    """Return a picture whose alpha is 0 where a mask says that it is not valid; it takes nodata's place, as in GDAL."""
+    """Return a picture whose alpha is 0 where a mask says that it is not valid."""
     notes = [*raster.notes, "its mask becomes alpha" if raster.alpha is None else "its mask is joined to its alpha"]
-    if raster.nodata is not None:
+    alpha, nodata, fields = masked_alpha(raster.pixels, raster.alpha, raster.nodata, valid, raster.geo)
+    if nodata is None and raster.nodata is not None:
         notes.append(f"nodata value {raster.nodata:g} is left out: the mask says what is valid")
-    alpha, fields = masked_alpha(raster.alpha, valid, raster.pixels.dtype, raster.geo)
-    return raster._replace(alpha=alpha, nodata=None, geo=fields, notes=notes)
+    return raster._replace(alpha=alpha, nodata=nodata, geo=fields, notes=notes)
 
 
 def masked_alpha(
-    alpha: NDArray[Any] | None, valid: NDArray[np.bool_], dtype: np.dtype[Any], fields: bytes
-) -> tuple[NDArray[Any], bytes]:
-    """Return the alpha [h, w] and the georeference of a picture that gets a mask.
+    pixels: NDArray[Any], alpha: NDArray[Any] | None, nodata: Number | None, valid: NDArray[np.bool_], fields: bytes
+) -> tuple[NDArray[Any], Number | None, bytes]:
+    """Return alpha [h, w], nodata value and georeference of a picture that gets a mask.
+
+    Alpha is to be written as a mask again where GDAL would not take it for one: beside a nodata value, which has
+    precedence over alpha and not over a mask, or if `_is_opacity` is false. Joined to an alpha of the picture's own, it
+    takes nodata's place.
 
     Args:
+        pixels: [h, w, bands].
         alpha: that it has already, or None.
+        nodata: its nodata value.
         valid: the mask, [h, w].
-        dtype: of its samples.
         fields: its georeference, see `geo`.
     """
     if alpha is None:
-        alpha, fields = np.full(valid.shape, levels.opaque(dtype)), geo.with_alpha(fields)
-    return np.where(valid, alpha, alpha.dtype.type(0)), fields
+        alpha = np.full(valid.shape, levels.opaque(pixels.dtype))
+        fields = geo.with_alpha(fields, mask=nodata is not None or not _is_opacity(pixels))
+    else:
+        nodata = None
+    return np.where(valid, alpha, alpha.dtype.type(0)), nodata, fields
+
+
+def _is_opacity(pixels: NDArray[Any]) -> bool:
+    """Return whether GDAL takes an alpha band for what is valid beside such bands."""
+    return pixels.dtype in (np.uint8, np.uint16) and pixels.shape[2] in (1, 3)
+
+
+def alpha_is_mask(alpha: NDArray[Any], fields: Fields) -> bool:
+    """Return whether alpha [h, w] is written as a mask: it is from one, and nothing between 0 and opaque."""
+    return "mask" in fields and bool(((alpha == 0) | (alpha == levels.opaque(alpha.dtype))).all())
+
+
+def unused_alpha(pixels: NDArray[Any], alpha: NDArray[Any] | None, fields: Fields) -> bool:
+    """Return whether alpha is written as a band that GDAL does not take for what is valid."""
+    return alpha is not None and not _is_opacity(pixels) and not alpha_is_mask(alpha, fields)
 
 
 def encode(
@@ -262,7 +285,7 @@ def encode(
 
     Args:
         pixels: [h, w, bands] of a type of `levels.TYPES`.
-        alpha: [h, w] of the same type; it becomes the last band.
+        alpha: [h, w] of the same type; it becomes the last band, or a mask, see `alpha_is_mask`.
         nodata: the nodata value.
         fields: see `geo`.
         icc: colour profile, or empty.
@@ -274,6 +297,9 @@ def encode(
     """
     rasterio = _rasterio(name, WRITTEN)
     height, width = pixels.shape[:2]
+    mask = None
+    if alpha is not None and alpha_is_mask(alpha, fields):
+        mask, alpha, fields = alpha != 0, None, geo.without_alpha(fields)
     planes = [*pixels.transpose(2, 0, 1), *([] if alpha is None else [alpha])]
     kinds = fields.get("interpretations", geo.usual_interpretations(pixels.shape[2], alpha is not None))
     options = {
@@ -283,11 +309,14 @@ def encode(
     }  # fmt: skip
     if icc:
         options["SOURCE_ICC_PROFILE"] = base64.b64encode(icc).decode()
-    with rasterio.MemoryFile() as memory, rasterio.MemoryFile() as made:
+    inside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)  # the mask, which is in no file of its own
+    with inside, rasterio.MemoryFile() as memory, rasterio.MemoryFile() as made:
         with memory.open(**options) as file:
             file.colorinterp = [rasterio.enums.ColorInterp[kind] for kind in kinds]
             for band, plane in enumerate(planes, start=1):
                 file.write(plane, band)
+            if mask is not None:
+                file.write_mask(mask)
             gdal_fields.write(file, fields)
         with memory.open() as file:
             importlib.import_module("rasterio.shutil").copy(
@@ -303,7 +332,7 @@ def writable(fields: Fields, bands: int, alpha: bool, dtype: np.dtype[Any]) -> t
     """
     pixels, opacity = np.zeros((1, 1, bands), dtype), np.zeros((1, 1), dtype) if alpha else None
     left_out = []
-    for name in [name for name in fields if name != "gcp_crs"]:
+    for name in [name for name in fields if name not in ("gcp_crs", "mask")]:
         alone = {key: fields[key] for key in (name, *(("gcp_crs",) if name == "gcps" else ())) if key in fields}
         try:
             data = encode(pixels, opacity, None, alone, b"", "the picture")

@@ -225,6 +225,8 @@ def to_bytes(image: Image, format: str) -> bytes:
     variant = _variant(image, kind)
     if variant == "geotiff":
         geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
+        if geotiff.unused_alpha(image.pixels, image.alpha, geo.fields_of(image.metadata.geo)):
+            _log.warning("alpha is a band like others for GDAL, unless it is beside 1 or 3 bands of uint8 or uint16")
     written = 3 if kind == "webp" or kind == "png" and image.alpha is not None and image.pixels.itemsize == 2 else 1
     said = exif.with_resolution(image.metadata) if kind == "png" else image.metadata
     metadata = without_other_profile(said, max(written, image.bands), formats.NAMES[variant])

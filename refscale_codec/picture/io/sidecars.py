@@ -138,7 +138,7 @@ def applied(image: "Image", data: bytes, name: str, sidecars: list[Sidecar]) -> 
             left_out.append(gdal_fields.named(f"{sidecar.name} beside it", gdal_fields.why(error)))
             continue
         notes.append(f"the mask {sidecar.name} beside it becomes alpha")
-        if image.nodata is not None:
+        if masked.nodata is None and image.nodata is not None:
             left_out.append(f"nodata value {image.nodata:g}, since the mask says what is valid")
         image = masked
     return image, [*notes, f"left out: {', '.join(left_out)}"] if left_out else notes
@@ -226,7 +226,7 @@ def _in_system(image: "Image", data: bytes) -> "Image":
 
 
 def _masked(image: "Image", data: bytes) -> "Image":
-    """Return a picture whose alpha is 0 where a `.msk` file is 0; it has no nodata value then."""
+    """Return a picture whose alpha is 0 where a `.msk` file is 0."""
     import rasterio
 
     with rasterio.MemoryFile(data, filename="mask.tif") as memory, memory.open(driver="GTiff") as file:
@@ -235,5 +235,7 @@ def _masked(image: "Image", data: bytes) -> "Image":
         masks = [file.read(band + 1) for band in range(file.count)]
     if any((mask != masks[0]).any() for mask in masks[1:]):
         raise ValueError("bands have masks of their own")
-    alpha, fields = geotiff.masked_alpha(image.alpha, masks[0] != 0, image.pixels.dtype, image.metadata.geo)
-    return replace(image, alpha=alpha, nodata=None, metadata=replace(image.metadata, geo=fields))
+    alpha, nodata, fields = geotiff.masked_alpha(
+        image.pixels, image.alpha, image.nodata, masks[0] != 0, image.metadata.geo
+    )
+    return replace(image, alpha=alpha, nodata=nodata, metadata=replace(image.metadata, geo=fields))
