@@ -213,7 +213,7 @@ def _with_nodata(
     if any((where != missing[0]).any() for where in missing[1:]):
         return image, [f"{_nodata_text(values)}, since bands differ in what is valid and no one value is free in all"]
     notes.append(f"{_nodata_text(values)} become alpha")
-    alpha, fields = geotiff.masked_alpha(image.alpha, ~missing[0], image.pixels.dtype, image.metadata.geo)
+    alpha, _, fields = geotiff.masked_alpha(image.pixels, image.alpha, None, ~missing[0], image.metadata.geo)
     return replace(image, alpha=alpha, nodata=None, metadata=replace(image.metadata, geo=fields)), []
 
 
