@@ -93,6 +93,7 @@ def test_a_palette_picture_gets_its_place_alone(tmp_path: Path, caplog: pytest.L
         ("a.tfw", "x\ny\nz\n1\n2\n3\n", "a.tfw beside it (GDAL reads nothing new in it)"),
         ("a.tfw", "nan\n0\n0\n-1\n0\n0\n", "transform (it must be six finite numbers)"),
         ("a.tif.aux.xml", "<PAMDataset><SRS>", "a.tif.aux.xml beside it (it is damaged: no element found: line 1"),
+        ("a.tif.aux.xml", '<?xml version="1.0" encoding="klingon"?><PAMDataset/>', "it is damaged: unknown encoding"),
         ("a.tif.aux.xml", PLACED[:-9], "a.tif.aux.xml beside it (it is damaged: "),
         ("a.tif.aux.xml", "<PAMDataset/>", "a.tif.aux.xml beside it (GDAL reads nothing new in it)"),
         ("a.tif.msk", "no mask", "a.tif.msk beside it ("),
@@ -491,6 +492,16 @@ def test_nodata_values_of_bands_become_alpha_or_are_told(tmp_path: Path, caplog:
     found = pictures.read(path)
     assert (found.alpha, found.nodata) == (None, None)
     assert "left out: nodata values 1, 2, 3 of bands, since bands differ in what is valid" in caplog.messages[-1]
+
+
+def test_a_nodata_value_beyond_32_bits_is_that_of_its_samples(tmp_path: Path) -> None:
+    samples, lowest = RGB.astype(np.float64), float(np.finfo(np.float64).min)
+    samples[2:4, 1:5] = lowest
+    path = raster(tmp_path / "a.tif", samples)
+    say(path, *none_of(lowest, lowest, lowest))
+    with rasterio.open(path) as file, rasterio.open(written(path)) as back:
+        assert back.nodata == -np.inf
+        assert np.array_equal(back.read_masks(), file.read_masks())
 
 
 def test_a_nodata_value_of_converted_samples_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -196,7 +196,7 @@ def _with_nodata(
     """
     if image.alpha is not None and "alpha" not in whole.kinds:
         return image, [f"{_nodata_text(values)}, since its alpha says what is valid"]
-    nodata = [geotiff.nodata_of(value, image.pixels.dtype, notes) for value in values]
+    nodata = [geotiff.nodata_of(_narrowed(value, image, notes), image.pixels.dtype, notes) for value in values]
     wanted = [value for value in dict.fromkeys(nodata) if value is not None]
     if len(set(nodata)) == 1 or not wanted:
         return replace(image, nodata=nodata[0]), []
@@ -215,6 +215,16 @@ def _with_nodata(
     notes.append(f"{_nodata_text(values)} become alpha")
     alpha, _, fields = geotiff.masked_alpha(image.pixels, image.alpha, None, ~missing[0], image.metadata.geo)
     return replace(image, alpha=alpha, nodata=None, metadata=replace(image.metadata, geo=fields)), []
+
+
+def _narrowed(value: float | None, image: "Image", notes: list[str]) -> float | None:
+    """Return a nodata value as the samples hold it: beyond float32 they have become infinite."""
+    with np.errstate(over="ignore"):
+        narrow = None if value is None or image.pixels.dtype.kind != "f" else float(np.float32(value))
+    if value is None or narrow is None or math.isfinite(narrow) or not math.isfinite(value):
+        return value
+    notes.append(f"the nodata value {value:g} becomes {narrow:g}, as those samples of 64 bits do")
+    return narrow
 
 
 def _nodata_text(values: list[float | None]) -> str:

@@ -180,7 +180,7 @@ def _elements(sidecar: Sidecar) -> tuple[set[str], str]:
     parser.StartElementHandler = lambda name, _: found.add(name)
     try:
         parser.Parse(sidecar.data, True)
-    except (expat.ExpatError, ValueError) as error:  # a ValueError for a character set that is not known
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the others for a character set that is not known
         return found, f"it is damaged: {error}"
     return found, ""
 
