@@ -51,12 +51,24 @@ def test_as_many_tags_and_points_as_the_format_allows_are_read() -> None:
 
 NUMBERS = [True, None, "1", "nan", [], 10**400, [1] * 5]
 TEXTS = [1, None, [], "a\0b", "\ud800"]
+SYSTEMS = [
+    "",
+    "nonsense",
+    "/dev/stdin",
+    "http://a/b",
+    "http:a/b",
+    "/vsicurl/http://a",
+    "+proj=longlat",
+    "{}",
+    "EPSG:4326\n",
+]
+SYSTEMS += ["EPSG:4326+5773", ":1", "EPSG:", f"EPSG:{'1' * 33}", "DICT:a,b", "urn:ogc:def:crs:EPSG::4326", "WKT", "[x]"]
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("crs", value) for value in (*TEXTS, "x" * 70_000)],
+        *[("crs", value) for value in (*TEXTS, *SYSTEMS, f'X["{"x" * 70_000}"]')],
         *[("transform", value) for value in ([], [1] * 5, [1] * 7, "123456", {}, [[1]] * 6)],
         *[("transform", [1, 0, value, 0, 1, 0]) for value in NUMBERS],
         *[("tags", value) for value in ([], "a", {"a": 1}, {"a": None}, {"a": {}}, {"a": "b\0"})],
@@ -67,7 +79,7 @@ TEXTS = [1, None, [], "a\0b", "\ud800"]
         *[("gcps", value) for value in ([], [1], [[1, 2, 3, 4]], [[1, 2, 3, 4, "5"]])],
         *[("tags", dict.fromkeys(map(str, range(4097)), "x")), ("gcps", [[0] * 5] * 8193)],
         *[("band_tags", [dict.fromkeys(map(str, range(count)), "x")] * 5) for count in (3277, 4097)],
-        *[("gcp_crs", value) for value in TEXTS],
+        *[("gcp_crs", value) for value in (*TEXTS, *SYSTEMS)],
         *[("rpcs", value) for value in ([], {}, RPCS | {"lat_off": "1"}, RPCS | {"line_num_coeff": [1] * 19})],
         *[("rpcs", RPCS | {"err_bias": "1"}), ("rpcs", {name: RPCS[name] for name in list(RPCS)[1:]})],
     ],

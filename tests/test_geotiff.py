@@ -288,7 +288,7 @@ def test_control_points_and_polynomials_come_back(say: Callable[..., None], capl
 
 
 def test_only_what_gdal_does_not_take_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    fields = {"crs": "nonsense", "transform": list(PLACE)[:6], "descriptions": ["a"], "tags": {"A": "b"}}
+    fields = {"crs": 'NONSENSE["x"]', "transform": list(PLACE)[:6], "descriptions": ["a"], "tags": {"A": "b"}}
     written = pictures.to_bytes(Image(raster(), Metadata(geo=geo.dumped(fields))), "tiff")
     found = said_by(written)
     assert (found["crs"], found["transform"], found["tags"][0]["A"]) == (None, PLACE, "b")
@@ -368,9 +368,9 @@ def test_a_palette_is_expanded(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_window_knows_its_place() -> None:
-    moved = json.loads(geo.of_window(json.dumps({"transform": list(PLACE)[:6], "crs": "x"}).encode(), 7, 3))
+    moved = json.loads(geo.of_window(json.dumps({"transform": list(PLACE)[:6], "crs": "EPSG:4326"}).encode(), 7, 3))
     assert Affine(*moved["transform"]) == place(7, 3)
-    assert moved["crs"] == "x"
+    assert moved["crs"] == "EPSG:4326"
     assert geo.of_window(b"", 7, 3) == b""
 
 

@@ -19,6 +19,10 @@ MAX_BYTES = 1 << 20
 _DEPTH = 3  # most objects and lists in one another
 _MOST_BANDS = 256  # with alpha
 _LONGEST_CRS = 1 << 16  # characters
+_CODE = re.compile(r"([A-Za-z]\w{0,31}):([\w.-]{1,32})", re.ASCII)
+_WKT = re.compile(r"\s*[A-Za-z]\w{0,31}\s*[\[(].*[\])]\s*", re.ASCII | re.DOTALL)
+_FILES = re.compile(r"grids|file|\b(init|model)=", re.IGNORECASE)  # what PROJ calls the files that a system names
+_PATH = re.compile(r"(?<! )/|/(?! )|[\\~]")  # names of systems have slashes between spaces
 _MOST_TAGS, _MOST_BAND_TAGS = 1 << 12, 1 << 14  # of one object, and of all bands: GDAL's time rises with the square
 _MOST_POINTS = 1 << 13
 _BRACKETS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
@@ -49,6 +53,23 @@ def _encodable(text: str) -> bool:
     with suppress(UnicodeEncodeError):
         return text.encode() is not None
     return False
+
+
+def authority_and_code(crs: str) -> tuple[str, str] | None:
+    """Return both parts of a coordinate reference system such as `EPSG:32630`; None of one that is WKT."""
+    found = _CODE.fullmatch(crs)
+    return None if found is None else (found[1], found[2])
+
+
+def names_a_path(text: str) -> bool:
+    """Return whether a coordinate reference system may name a file that is not PROJ's own, which PROJ would open."""
+    return bool(_FILES.search(text) and _PATH.search(text))
+
+
+def _is_crs(value: object) -> bool:
+    if not isinstance(value, str) or not _text(value, _LONGEST_CRS):
+        return False
+    return bool(_CODE.fullmatch(value) or _WKT.fullmatch(value))
 
 
 def _number(value: object) -> bool:
@@ -91,7 +112,7 @@ def _rpcs(value: object) -> bool:
 
 
 _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {  # field: check, and what it must be
-    "crs": (lambda value: _text(value, _LONGEST_CRS), "a text"),
+    "crs": (_is_crs, "an authority and code, or WKT"),
     "transform": (_numbers(6), "six finite numbers"),
     "tags": (_texts, f"an object of at most {_MOST_TAGS:,} texts"),
     "band_tags": (
@@ -104,7 +125,7 @@ _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {  # field: check, and w
     "scales": (_each(_number), "a list of finite numbers"),
     "offsets": (_each(_number), "a list of finite numbers"),
     "gcps": (_each(_numbers(5), _MOST_POINTS), f"a list of at most {_MOST_POINTS:,} lists of five finite numbers"),
-    "gcp_crs": (lambda value: _text(value, _LONGEST_CRS), "a text"),
+    "gcp_crs": (_is_crs, "an authority and code, or WKT"),
     "rpcs": (_rpcs, "an object of rational polynomial coefficients"),
     "mask": (lambda value: value is True, "true"),
 }

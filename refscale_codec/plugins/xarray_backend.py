@@ -10,6 +10,7 @@ nor what decodes before a file is opened.
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from xarray.core import indexing
 
 import refscale_codec as refscale
 from refscale_codec.picture import tiles
+from refscale_codec.picture.io import gdal_fields
 from refscale_codec.picture.tiles import TILE
 
 if TYPE_CHECKING:
@@ -170,11 +172,6 @@ def _coordinates(reader: "Reader") -> dict[str, Any]:
 
 def _wkt(crs: str) -> str:
     """Return a coordinate reference system as WKT if rasterio is installed and PROJ knows it; else as it is."""
-    try:
-        import rasterio
-    except ImportError:
-        return crs
-    try:
-        return str(rasterio.CRS.from_user_input(crs).to_wkt())
-    except rasterio.errors.CRSError:
-        return crs
+    with suppress(ImportError, ValueError):
+        return str(gdal_fields.system_of(crs).to_wkt())
+    return crs

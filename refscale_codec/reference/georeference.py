@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.picture import geo
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.io import gdal_fields
 
 Matrix = NDArray[np.float64]
 
@@ -34,7 +35,7 @@ class Grid(NamedTuple):
     """The grid of pixels of a georeferenced picture."""
 
     crs: str
-    """Coordinate reference system, as WKT or in any other form that PROJ accepts, such as EPSG:32610."""
+    """Coordinate reference system: an authority and code, such as EPSG:32610, or WKT."""
     transform: tuple[float, ...]
     """(a, b, c, d, e, f): column and row, counted from the first pixel's corner, to x = a column + b row + c and
     y = d column + e row + f."""
@@ -198,13 +199,10 @@ def _system(text: str) -> Any:
         ImageError: PROJ does not know it.
     """
     try:
-        from rasterio.crs import CRS
-        from rasterio.errors import CRSError
+        return gdal_fields.system_of(text)
     except ImportError as error:
         raise UsageError(f"georeferences need rasterio ({error}): pip install 'refscale-codec[geo]'") from error
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
+    except ValueError as error:
         raise ImageError(
             f"unknown coordinate reference system {_short(text)}: {_short(error, _LONGEST_REASON)}"
         ) from None

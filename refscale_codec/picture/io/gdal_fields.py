@@ -97,11 +97,36 @@ def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[st
 
 
 def crs(system: Any) -> str | None:
-    """Return a reference system as a code, where that says all, or as WKT."""
+    """Return a reference system as an authority and code, where that says all, or as WKT."""
     if not system:
         return None
-    code, whole = system.to_string(), system.to_wkt()
-    return str(code if type(system).from_user_input(code).to_wkt() == whole else whole)
+    found, whole = system.to_authority(), str(system.to_wkt())
+    if found is None:
+        return whole
+    code = ":".join(found)
+    return code if system_of(code).to_wkt() == whole else whole
+
+
+def system_of(text: str) -> Any:
+    """Return rasterio's coordinate reference system of an authority and code, or of WKT.
+
+    No file but PROJ's own is opened for it, and no address.
+
+    Raises:
+        ImportError: rasterio is not installed.
+        ValueError: PROJ does not know it, it names a file by its path, or is of another form.
+    """
+    from rasterio.crs import CRS
+
+    if geo.names_a_path(text):
+        raise ValueError("it may name a file, which is not opened")
+    found = geo.authority_and_code(text)
+    if found is None:
+        return CRS.from_wkt(text)
+    authority, code = found
+    if authority.upper() == "EPSG":
+        return CRS.from_epsg(code)
+    return CRS.from_string(f"urn:ogc:def:crs:{authority}::{code}")  # as `authority:code`, GDAL may take it for a file
 
 
 def _tags(file: Any) -> dict[str, str]:
@@ -119,11 +144,11 @@ def write(file: Any, fields: Fields) -> None:
     from rasterio.rpc import RPC
 
     if "crs" in fields:
-        file.crs = rasterio.CRS.from_user_input(fields["crs"])
+        file.crs = system_of(fields["crs"])
     if "transform" in fields:
         file.transform = rasterio.Affine(*fields["transform"])
     if "gcps" in fields:
-        system = rasterio.CRS.from_user_input(fields["gcp_crs"]) if "gcp_crs" in fields else rasterio.CRS()
+        system = system_of(fields["gcp_crs"]) if "gcp_crs" in fields else rasterio.CRS()
         file.gcps = [GroundControlPoint(*point) for point in fields["gcps"]], system
     if "rpcs" in fields:
         file.rpcs = RPC(**fields["rpcs"])

@@ -215,10 +215,13 @@ def _in_system(image: "Image", data: bytes) -> "Image":
     """Return a picture in the coordinate reference system of a `.prj` file, if it has none."""
     import rasterio
 
-    system = rasterio.CRS.from_wkt(data.decode(), morph_from_esri_dialect=True)
+    text = data.decode()
+    if geo.names_a_path(text):
+        raise ValueError("it may name a file, which is not opened")
+    system = rasterio.CRS.from_wkt(text, morph_from_esri_dialect=True)
     fields = geo.fields_of(image.metadata.geo)
     own = [fields[name] for name in ("crs", "gcp_crs") if name in fields]
-    if any(rasterio.CRS.from_user_input(each) != system for each in own):
+    if any(gdal_fields.system_of(each) != system for each in own):
         raise ValueError("the picture has another coordinate reference system")
     name = "gcp_crs" if "gcps" in fields else "crs"
     fields = fields if own else fields | {name: gdal_fields.crs(system)}
