@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 
 PATIENCE = 5.0  # seconds until a scheduler must have answered
 _BETWEEN_COUNTS = 2.0  # seconds, of workers
+
+_AGAIN = "the same command goes on where this one stopped"
 
 _alone = threading.Lock()  # what a task sets up, and collects of warnings, is of the whole process
 
@@ -88,7 +90,7 @@ def run(
 
     waiting, completed = iter(tasks), as_completed(loop=client.loop)
     running: dict[Any, Task] = {}
-    room, counted = 0, -math.inf
+    room, counted, address = 0, -math.inf, client.scheduler.address
 
     def submit() -> None:
         nonlocal room, counted
@@ -110,9 +112,11 @@ def run(
             result = future.result()
         except KilledWorker:
             result = None
+        except (CancelledError, OSError) as error:
+            raise BatchError(f"the scheduler {address} has gone; {_AGAIN}") from error
         except Exception as error:
-            why = f"{client.scheduler.address} or a worker of it: {' '.join(reason(error).split())}"
-            raise BatchError(f"{why}; the same command goes on where this one stopped") from error
+            why = " ".join(reason(error).split())
+            raise BatchError(f"a worker of {address} cannot work: {why}; {_AGAIN}") from error
         del future
         yield task, result
 

@@ -1,5 +1,6 @@
 """What the commands that code and decode many pictures share: the processes, progress, lists and summaries."""
 
+import logging
 import os
 import sys
 import time
@@ -71,6 +72,8 @@ def connected(scheduler: str | None, jobs: int | None, device: str, *, quiet: bo
     from refscale_codec import cluster
 
     with cluster.connected(scheduler) as client:
+        for name in ("distributed", "distributed.client"):  # what they tell of a lost connection is an error, too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         if not cluster.count(client, _resources(device)):
             what = "worker with the resource GPU" if _resources(device) else "worker"
             terminal.say(quiet, f"{scheduler} has no {what} yet: waiting for one")
