@@ -310,6 +310,56 @@ def test_what_is_refused_is_refused_with_and_without_a_georeference(
     assert read(tiffs.file(placed(picture)), caplog)[0] == plain
 
 
+@pytest.mark.parametrize(
+    ("compression", "named"), [(50002, "JPEG XL"), (34712, "JPEG 2000"), (9999, "compression 9999")]
+)
+def test_a_compression_that_gdal_lacks_is_no_damage(compression: int, named: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    data = tiffs.file(replace(RGB, compression=compression))
+    with rasterio.MemoryFile(data) as memory:
+        try:
+            memory.open().close()
+        except rasterio.errors.RasterioIOError:
+            assert refusal(data) == (
+                f"x.tif is compressed by {named}, which this GDAL does not decode in samples of 8 bits: rewrite it, "
+                "for instance with `gdal_translate -co COMPRESS=DEFLATE x.tif picture.tif` of a GDAL that does, or with "
+                "tifffile and imagecodecs"
+            )
+        else:
+            pytest.skip("this GDAL has it")
+
+
+def test_jpeg_of_12_bits_is_no_damage() -> None:
+    said = refusal(tiffs.file(Picture(noise(24, 30, 1, dtype="u2"), bits=12, compression=7)))
+    assert said.startswith("x.tif is compressed by JPEG, which this GDAL does not decode in samples of 12 bits: ")
+
+
+@pytest.mark.parametrize("photometric", [0, 1, 2])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_samples_of_no_type_are_without_sign(photometric: int, dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    depth = 3 if photometric == 2 else 1
+    picture = Picture(noise(24, 30, depth, dtype=dtype), photometric)
+    void = replace(picture, tags={339: ("H", [4] * depth)})
+    usual, notes = read(tiffs.file(picture), caplog)
+    found, others = read(tiffs.file(void), caplog)
+    assert isinstance(usual, Image) and isinstance(found, Image)
+    assert np.array_equal(found.pixels, usual.pixels)
+    assert notes == others
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("bands", [1, 4])
+def test_without_photometric_interpretation_samples_are_grey_as_for_gdal(
+    bands: int, big: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = noise(24, 30, bands)
+    picture = Picture(samples, 1, tags={338: ("H", [0] * (bands - 1))} if bands > 1 else {})
+    data = tiffs.file(picture, big=big).replace(struct.pack("<HH", 262, 3), struct.pack("<HH", 263, 3))
+    assert np.array_equal(pictures.from_bytes(data, "x.tif").pixels, samples)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    assert "needs GDAL, for its photometric interpretation: pip install" in refusal(data)
+
+
 def test_nodata_follows_the_samples() -> None:
     samples = noise(20, 20, 1, top=16)
     grey = Picture(samples, 0, 4, tags={42113: ("s", b"3\0")})

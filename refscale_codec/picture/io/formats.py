@@ -25,6 +25,14 @@ MOST_BYTES = {1: 1, 5: 4096, 7: 2048, 8: 1032, 32773: 64, 32946: 1032}
 """By TIFF's numbers of compressions, the most bytes of samples that a coded byte can give: of none, LZW, JPEG, deflate,
 PackBits and deflate. The format of what is coded forbids more."""
 
+_COMPRESSIONS = {
+    6: "old JPEG", 7: "JPEG", 9: "JBIG", 10: "JBIG", 33003: "JPEG 2000", 33005: "JPEG 2000", 34661: "JBIG",
+    34712: "JPEG 2000", 34715: "JBIG2", 34887: "LERC", 34892: "JPEG", 34925: "LZMA", 34926: "Zstandard", 34927: "WebP",
+    34933: "PNG", 34934: "JPEG XR", 22610: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
+    52546: "JPEG XL",
+}  # fmt: skip
+"""By TIFF's numbers of compressions, names of those that not every GDAL decodes."""
+
 _OF_SUFFIX = {".png": "png", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff"}
 _MAX_WEBP_SIDE = 16_383  # pixels
 _LOSSY_NAMES = {"jpg", "jpeg", "jpe", "jfif"}
@@ -158,6 +166,16 @@ def unreadable(data: bytes, name: str) -> str:
             f"{_by_gdal(name, kind in _SETS) if kind in _MEASURED | _SETS else conversion(name)}"
         )
     return f"{name} is a damaged, truncated or unsupported {kind} file"
+
+
+def undecoded(name: str, compression: int, bits: int) -> str:
+    """Return the message on a TIFF that GDAL does not decode, of a compression by its number and bits of a sample."""
+    kind = _COMPRESSIONS.get(compression, f"compression {compression}")
+    return (
+        f"{name} is compressed by {kind}, which this GDAL does not decode in samples of {bits} bits: rewrite it, for "
+        f"instance with `gdal_translate -co COMPRESS=DEFLATE {shlex.quote(name)} picture.tif` of a GDAL that does, or "
+        "with tifffile and imagecodecs"
+    )
 
 
 def require_page(name: str, number: int, count: int) -> None:

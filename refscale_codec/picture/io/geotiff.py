@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from refscale_codec.errors import ImageError, RefscaleError
 from refscale_codec.picture import geo, levels
 from refscale_codec.picture.geo import Fields
-from refscale_codec.picture.io import gdal_fields, tiff
+from refscale_codec.picture.io import formats, gdal_fields, tiff
 from refscale_codec.picture.io.tiff import Page
 from refscale_codec.picture.levels import Number
 
@@ -52,7 +52,8 @@ def decode(data: bytes, page: Page, name: str, most_pixels: int, most_samples: i
         most_samples: likewise, over all bands.
 
     Raises:
-        ImageError: rasterio is not installed; alpha or a palette of unknown meaning; too large.
+        ImageError: rasterio is not installed; alpha or a palette of unknown meaning; too large; damaged; a compression
+            that GDAL does not decode.
     """
     rasterio = _rasterio(name, tiff.gdal_reason(page) or "georeference")
     (width, height), count = page.size, page.samples
@@ -71,7 +72,12 @@ def decode(data: bytes, page: Page, name: str, most_pixels: int, most_samples: i
                     found = _masked(found, file.read(1) != 0)
             return found
     except rasterio.errors.RasterioError as error:  # its own text may only point to GDAL's
-        raise ImageError(f"{name} is damaged or truncated: {gdal_fields.why(error)}") from error
+        why = gdal_fields.why(error)
+        if "missing codec" in why or page.compression == tiff.JPEG and page.bits > 8:
+            raise ImageError(formats.undecoded(name, page.compression, page.bits)) from error
+        if "Unsupported" in why:
+            raise ImageError(f"{name} is a TIFF of a kind that GDAL does not decode: {why}") from error
+        raise ImageError(f"{name} is damaged or truncated: {why}") from error
 
 
 def _opened(rasterio: Any, memory: Any, page: Page) -> Any:

@@ -59,12 +59,11 @@ _PIXELS = {  # how pixels are stored; and what says nothing of them: hints for f
     *(*_NUMBERS, _CHILDREN, _COLOUR_MAP, _JPEG_TABLES, 292, 293, 317, *range(512, 522), *range(529, 533), 50674),
     *(263, 264, 265, 280, 281, 288, 289, 297, 326, 327, 328, 340, 341, 59932),
 }
-_GDAL = {  # georeference, GDAL's metadata, nodata, RPC
-    *(33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112, _NODATA, 50844),
-}
+_GDAL = {33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112, _NODATA, 50844}
+"""Georeference, GDAL's metadata, nodata, RPC."""
 _BLOCK_TYPES = (3, 4, 16, 17)  # of a block's offset and length, as GDAL reads them: 16, 32 and 64 bits
 _GDAL_TYPES = (1, 17, 18)  # of numbers that Pillow does not read: bytes, and BigTIFF's but for unsigned ones of 64 bits
-_UNSIGNED, _SIGNED, _FLOAT, _COMPLEX = 1, 2, 3, {5, 6}  # sample formats
+_UNSIGNED, _SIGNED, _FLOAT, _VOID, _COMPLEX = 1, 2, 3, 4, {5, 6}  # sample formats; GDAL takes void for unsigned
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _GREY: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}  # samples per pixel without extra ones
 _KINDS = {  # photometric interpretations that are not coded
@@ -73,7 +72,7 @@ _KINDS = {  # photometric interpretations that are not coded
     32845: "a LogLuv picture", 34892: "a linear raw picture",
 }  # fmt: skip
 _PREMULTIPLIED, _ALPHA = 1, 2  # in ExtraSamples
-_FAX, _JPEG = (2, 3, 4), 7  # compressions
+_FAX, JPEG = (2, 3, 4), 7  # compressions
 _LOSSLESS = (1, 5, 8, 32773, 32946)  # compressions that Pillow decodes always: none, LZW, deflate, PackBits, deflate
 
 _BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
@@ -128,19 +127,29 @@ class Page(NamedTuple):
         return place >= 0 and self.extra[place] == _PREMULTIPLIED
 
     @property
+    def photometric(self) -> int:
+        """What its colours are; grey if the file does not say, as for GDAL."""
+        return int(self.tags.get(_PHOTOMETRIC, _GREY))
+
+    @property
+    def compression(self) -> int:
+        """By what its blocks are compressed."""
+        return int(self.tags.get(_COMPRESSION, 1))
+
+    @property
     def white_is_zero(self) -> bool:
         """Whether 0 is white, so that samples have to be inverted."""
-        return bool(self.tags[_PHOTOMETRIC] == _WHITE_IS_ZERO)
+        return self.photometric == _WHITE_IS_ZERO
 
     @property
     def fax(self) -> bool:
         """Whether it is compressed as fax is: CCITT's one- or two-dimensional codes."""
-        return self.tags.get(_COMPRESSION) in _FAX
+        return self.compression in _FAX
 
     @property
     def palette(self) -> bool:
         """Whether the first sample of a pixel is an index of `colours`."""
-        return bool(self.tags[_PHOTOMETRIC] == _PALETTE)
+        return self.photometric == _PALETTE
 
     @property
     def colours(self) -> NDArray[np.uint8]:
@@ -206,7 +215,7 @@ def _pages(data: bytes) -> list[Page]:
     for page in _directories(data):
         kind = int(page.tags.get(_SUBFILE, 0))
         overview = kind & 1 or page.tags.get(_OLD_SUBFILE) == 2
-        if kind & 4 or page.tags[_PHOTOMETRIC] == _MASK:
+        if kind & 4 or page.photometric == _MASK:
             masks += [] if overview else [(max(len(pages) - 1, 0), page)]
         else:
             (reduced if overview else pages).append(page)
@@ -232,8 +241,8 @@ def _directories(data: bytes) -> Iterator[Page]:
             seen.add(at)
             if _THUMBNAIL in child and _STRIPS not in child:  # EXIF's, a JPEG
                 continue
-            if not all(isinstance(child.get(tag), int) for tag in (_WIDTH, _HEIGHT, _PHOTOMETRIC)):
-                raise ValueError(f"the directory at byte {at} has no width, height or photometric interpretation")
+            if not all(isinstance(child.get(tag), int) for tag in (_WIDTH, _HEIGHT)):
+                raise ValueError(f"the directory at byte {at} has no width or height")
             yield Page(child, at, first and at == offset, data[:4] == _STARTS[3])
         offset = tags.next
 
@@ -276,8 +285,8 @@ def _tuple(value: object) -> tuple[int, ...]:
 def _require_coded(page: Page, name: str) -> None:
     """Raise an ImageError if a picture is of a kind that is not coded."""
     tags = page.tags
-    types = set(_tuple(tags.get(_SAMPLE_FORMAT, 1)))
-    bits, photometric = page.bits, tags[_PHOTOMETRIC]
+    types = {_UNSIGNED if kind == _VOID else kind for kind in _tuple(tags.get(_SAMPLE_FORMAT, _UNSIGNED))}
+    bits, photometric = page.bits, page.photometric
     if any(tags.tagtype.get(tag, 4) not in _BLOCK_TYPES for tag in (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES)):
         raise ImageError(f"{name} is damaged: the places of its blocks are no integers of 16, 32 or 64 bits")
     if types & _COMPLEX or bits > 32 and types != {_FLOAT}:
@@ -286,7 +295,7 @@ def _require_coded(page: Page, name: str) -> None:
         raise ImageError(f"{name} has samples that are {values}; refscale codes {levels.NAMES}{advice}")
     if len(set(_tuple(tags.get(_BITS, 1)))) > 1:
         raise ImageError(f"{name} has bands of different depths, {_tuple(tags[_BITS])} bits: bring all to one depth")
-    if photometric == _YCBCR and tags.get(_COMPRESSION) == _JPEG and bits == 8:
+    if photometric == _YCBCR and page.compression == JPEG and bits == 8:
         return
     if photometric in _KINDS or photometric not in _COLOURS:
         kind = _KINDS.get(photometric, f"a picture of photometric interpretation {photometric}")
@@ -312,27 +321,29 @@ def _require_coded(page: Page, name: str) -> None:
 def gdal_reason(page: Page) -> str:
     """Return what of a picture needs GDAL to be decoded; empty if Pillow decodes it to the same samples."""
     tags, blocks = page.tags, _blocks(page)
-    photometric = tags[_PHOTOMETRIC]
+    photometric, types = page.photometric, _tuple(tags.get(_SAMPLE_FORMAT, _UNSIGNED))
     extra = page.samples - _COLOURS[photometric]
-    for needed, what in (
+    reasons = (
         (not page.first, "place behind another image"),
         (page.big_endian, "form, a BigTIFF of big-endian order"),
         (any(tags.tagtype.get(tag) in _GDAL_TYPES for tag in _NUMBERS), "types of numbers"),
         (page.bits not in (1, 2, 4, 8) or page.bits < 8 and page.samples > 1, f"samples of {page.bits} bits"),
-        (_SIGNED in _tuple(tags.get(_SAMPLE_FORMAT, 1)), "signed samples"),
-        (photometric == _YCBCR or page.white_is_zero and page.samples > 1, "photometric interpretation"),
+        (_SIGNED in types, "signed samples"),
+        (_VOID in types, "samples of no type"),
+        (
+            _PHOTOMETRIC not in tags or photometric == _YCBCR or page.white_is_zero and page.samples > 1,
+            "photometric interpretation",
+        ),
         (extra == 1 and page.extra == (_PREMULTIPLIED,), "premultiplied alpha"),
         (extra and page.extra != (_ALPHA,), f"{page.samples} bands"),
         (tags.get(_PLANAR, 1) != 1, "separate planes"),
-        (tags.get(_COMPRESSION, 1) not in _LOSSLESS, "compression"),
+        (page.compression not in _LOSSLESS, "compression"),
         (tags.get(_FILL_ORDER, 1) != 1, "order of bits"),
         (_NODATA in tags, "nodata value"),
         (bool(page.masks), "mask"),
         (blocks is None or not blocks[:, 1].all(), "blocks that are not stored"),
-    ):
-        if needed:
-            return what
-    return ""
+    )
+    return next((what for needed, what in reasons if needed), "")
 
 
 def require_blocks(page: Page, data: bytes, name: str) -> None:
@@ -357,9 +368,9 @@ def require_blocks(page: Page, data: bytes, name: str) -> None:
     if _TILES not in tags:
         size[down - 1 :: down] = size[0] // rows * (height - (down - 1) * rows)
     offsets, lengths = blocks[:count].T
-    least = size // formats.MOST_BYTES.get(tags.get(_COMPRESSION, 1), 1 << 62)
+    least = size // formats.MOST_BYTES.get(page.compression, 1 << 62)
     damaged = (lengths > 0) & ((offsets + lengths > len(data)) | (offsets < 8) | (lengths < least))
-    if tags[_PHOTOMETRIC] == _YCBCR or tags.get(_COMPRESSION) == _JPEG:
+    if page.photometric == _YCBCR or page.compression == JPEG:
         tables = bytes(tags.get(_JPEG_TABLES, b""))
         for index in np.flatnonzero(~damaged & (lengths > 0)):
             block = data[offsets[index] : offsets[index] + lengths[index]]
