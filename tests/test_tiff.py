@@ -322,8 +322,8 @@ def test_a_compression_that_gdal_lacks_is_no_damage(compression: int, named: str
         except rasterio.errors.RasterioIOError:
             assert refusal(data) == (
                 f"x.tif is compressed by {named}, which this GDAL does not decode in samples of 8 bits: rewrite it, "
-                "for instance with `gdal_translate -co COMPRESS=DEFLATE x.tif picture.tif` of a GDAL that does, or with "
-                "tifffile and imagecodecs"
+                "for instance with `gdal_translate -co COMPRESS=DEFLATE x.tif picture.tif` of a GDAL that does, or "
+                "with tifffile and imagecodecs"
             )
         else:
             pytest.skip("this GDAL has it")
