@@ -18,6 +18,7 @@ from conftest import GOLDEN, ROOT, Outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import refscale_codec as refscale_api
 from refscale_codec import model
 from refscale_codec.archive import chains
 from refscale_codec.archive.descriptor import SIZE
@@ -304,3 +305,51 @@ def test_only_exact_files_are_rebased(place: Path, refscale: Refscale, index: Re
     (place / "x.rsc").write_bytes((GOLDEN / "alone.rsc").read_bytes())
     assert_refusal(refscale("refs", "rebase", "x.rsc", *INDEX, "-o", "x.png"), 6, "x.rsc", "floating point")
     assert not (place / "x.png").exists()
+
+
+# --- named references ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_may_be_named_as_a_reference(
+    place: Path, refscale: Refscale, index: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.fromarray(scene(4)).save(place / "new.png")
+    line = ("encode", "new.png", "--ref", link(1), *WEIGHTS, "-o", "new.rsc")
+    assert_refusal(refscale(*line), 6, link(1), "needs a reference itself", "--refs", "REFSCALE_REFS")
+    assert_refusal(refscale(*line, *INDEX, "-o", "i.sqlite"), 2, "i.sqlite")
+    outcome = refscale(*line, *INDEX, "--json")
+    assert outcome.code == 0, outcome.err
+    assert list(json.loads(outcome.text)["references"].items()) == [(output_hash(place / link(1)).hex(), None)]
+    assert "new.rsc" not in refscale("refs", "list", "--files", *INDEX).text
+    line = ("decode", "new.rsc", "--ref", link(1), *WEIGHTS, "-o", "hat.png")
+    monkeypatch.setenv("REFSCALE_REFS", "i.sqlite")
+    assert refscale(*line).code == 0
+    assert pictures.read(place / "hat.png").fingerprint() == output_hash(place / "new.rsc")
+    assert_refusal(refscale(*line, "--ref-page", "1"), 2, "--ref-page would have no effect")
+    for at in range(4, LINKS + 1):
+        claim(index, f"long{at}.rsc", b"pixel%d" % at, *([b"pixel%d" % (at - 1)] if at > 4 else []))
+    (place / "long.rsc").write_bytes(naming(b"pixel%d" % LINKS, b"pixelX"))
+    claim(index, "more1.rsc", b"pixelm")
+    claim(index, "more2.rsc", b"pixeln", b"pixelm")
+    (place / "more.rsc").write_bytes(naming(b"pixeln", b"pixelY"))
+    both = ("--ref", "long.rsc", "--ref", "more.rsc")
+    assert_refusal(
+        refscale("encode", "new.png", *both, *WEIGHTS, "-o", "x.rsc"), 6, "long.rsc, more.rsc", "out of reach"
+    )
+
+
+def test_a_file_alone_may_be_a_reference_in_python(place: Path, exact: Any) -> None:
+    new, old = scene(1), place / "alone.rsc"
+    old.write_bytes(refscale_api.encode(scene(0), model=exact))
+    data = refscale_api.encode(new, old, model=exact)
+    assert list(container.unpack(data).header.reference or b"") == list(output_hash(old))
+    decoded = refscale_api.decode(data, [old, new], model=exact)
+    assert Image(decoded).fingerprint() == container.unpack(data).output_hash
+    with pytest.raises(refscale_api.UsageError, match="a page of"):
+        refscale_api.encode(new, old, model=exact, reference_page=1)
+    with pytest.raises(ReferenceMismatch, match="needs a reference itself"):
+        refscale_api.encode(new, place / link(1), model=exact)
+    with pytest.raises(ReferenceMismatch, match="floating point"):
+        refscale_api.encode(new, GOLDEN / "alone.rsc", model=exact)
+    with pytest.raises(ReferenceMismatch, match="at most 7"):
+        refscale_api.encode(new, [old] * LINKS, model=exact)

@@ -4,7 +4,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.picture.levels import Number
 from refscale_codec.picture.tiles import Box
+
+if TYPE_CHECKING:
+    from refscale_codec.model import Model
 
 FilePath = str | os.PathLike[str]
 Picture = NDArray[Any] | str | os.PathLike[str] | Image
@@ -44,8 +47,22 @@ def image_of(given: Picture, what: str, page: int | None, *, need_georeference: 
     raise UsageError(f"{what} must be a numpy array, a path or an Image, not {type(given).__name__}")
 
 
-def references_of(given: Picture | Sequence[Picture] | None, page: int | Sequence[int] | None) -> list[Image]:
-    """Return the references, one or several or none, as `Image`s; `page` is that of each."""
+def references_of(
+    given: Picture | Sequence[Picture] | None,
+    page: int | Sequence[int] | None,
+    model: "Model | FilePath | None" = None,
+    device: str | None = None,
+) -> list[Image]:
+    """Return the references, one or several or none, as `Image`s.
+
+    Args:
+        given: pictures, or paths of `.rsc` files that need no reference themselves.
+        page: that of each.
+        model: weights of the `.rsc` files, see `coded.model_for`.
+        device: that these are decoded on.
+    """
+    from refscale_codec.api import coded
+
     several = isinstance(given, list | tuple)
     pictures: Sequence[Any] = given if several else [] if given is None else [given]  # type: ignore[assignment]
     if page is None:
@@ -56,10 +73,20 @@ def references_of(given: Picture | Sequence[Picture] | None, page: int | Sequenc
         pages = page if isinstance(page, list | tuple) else [page]  # type: ignore[list-item]
         if len(pages) != len(pictures):
             raise UsageError(f"reference_page has {len(pages)} numbers for {len(pictures)} references")
-    return [
-        image_of(picture, "the reference", number, need_georeference=False)
-        for picture, number in zip(pictures, pages, strict=True)
-    ]
+    among = [one for one in pictures if isinstance(one, str | os.PathLike) and is_coded(one)]
+    decoded = iter(coded.pictures_in(among, model, device))
+    found = []
+    for one, number in zip(pictures, pages, strict=True):
+        from_file = isinstance(one, str | os.PathLike) and is_coded(one)
+        if from_file and number is not None:
+            raise UsageError(f"a page of {os.fspath(one)} would have no effect: it is a .rsc file")
+        found.append(next(decoded) if from_file else image_of(one, "the reference", number, need_georeference=False))
+    return found
+
+
+def is_coded(path: FilePath) -> bool:
+    """Return whether a file begins as a `.rsc` file."""
+    return files.begins(Path(path), container.MAGIC)
 
 
 def bytes_of(data: bytes | FilePath) -> bytes:

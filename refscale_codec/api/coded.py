@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refscale_codec.api.models import load_model, model_of, shipped_as
-from refscale_codec.errors import ReferenceMismatch, WeightsError
+from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsError, naming
+from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Header
+from refscale_codec.fileformat.references import LINKS
+from refscale_codec.picture import files
 from refscale_codec.picture.image import Image
 
 if TYPE_CHECKING:
@@ -43,6 +46,31 @@ def exact_model(header: Header, given: "Model | FilePath | None" = None, device:
             "elsewhere; decode it, and let the picture be the reference"
         )
     return model
+
+
+def pictures_in(
+    paths: Sequence["FilePath"], given: "Model | FilePath | None" = None, device: str | None = None
+) -> list[Image]:
+    """Return what `.rsc` files, which need no reference themselves, decode to as references of one picture.
+
+    Raises:
+        ContainerError, WeightsError: one cannot be decoded.
+        ReferenceMismatch: one is not of an exact model, or needs a reference itself; or they are too many for a chain.
+    """
+    if len(paths) >= LINKS:
+        raise ReferenceMismatch(f"{len(paths)} references are .rsc files; at most {LINKS - 1} may be")
+    found = []
+    for path in map(Path, paths):
+        data = files.read(path, ContainerError, container.most_bytes)
+        with naming(str(path)):
+            content = container.unpack(data)
+            if needed := references.needed(content):
+                raise ReferenceMismatch(
+                    f"it needs a reference itself, {references.named(content, needed)}: name an index that has it, "
+                    "with --refs or in the environment as REFSCALE_REFS (in Python, see References.decoded)"
+                )
+            found.append(picture(data, path, [], exact_model(content.header, given, device)))
+    return found
 
 
 def picture(data: bytes, path: Path, older: Sequence[Image], model: "Model") -> Image:

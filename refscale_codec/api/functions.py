@@ -44,7 +44,8 @@ def encode(
     Args:
         picture: Of any size and up to 255 bands.
         reference: An older picture of the same place with the same bands, of any size, or a list of up to 8, of which
-            those that help are used; None encodes without one.
+            those that help are used; None encodes without one. It may be the path of a `.rsc` file of an exact model
+            that needs no reference itself; for others see `References.decoded`.
         quality: 1..100, higher is better and larger; 75 unless a target is given instead.
         target_bytes: Largest size of the file, in bytes.
         target_bpp: Largest size of the file, in bits per pixel of the picture.
@@ -74,7 +75,7 @@ def encode(
     side, named = whole(tile, "tile"), flag(reference_name, "reference_name", None)
     hashed, stripped = flag(output_hash, "output_hash"), flag(strip, "strip")
     image = image_of(picture, "the picture", page, need_georeference=not stripped)
-    older = references_of(reference, reference_page)
+    older = references_of(reference, reference_page, model, device)
     loaded = model_of(model, scale, codec, device)
     return encode_image(
         image,
@@ -166,7 +167,8 @@ def open(
     Args:
         data: The path of the file, or its bytes.
         reference: The picture that the file was encoded against, with equal pixels; needed only to read pixels. A list
-            of several may be in any order, and have more than the file needs.
+            of several may be in any order, and have more than the file needs. A `.rsc` file, see `encode`, is decoded
+            at once.
         reference_page: Which picture of a reference's file that holds several, from 1; for a list, of each.
         model: The weights that the file was encoded with, loaded or the path of a file; by default they are looked up
             among those that ship.

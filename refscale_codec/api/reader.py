@@ -47,7 +47,7 @@ class Reader:
         with self._named():
             self._content = container.unpack(self._data)
             self._metadata = metadata.unpack(self._content.metadata)
-        self._references = references_of(reference, reference_page)
+        self._references = references_of(reference, reference_page, model, device)
         self._model, self._device, self._tile = model, device, whole(tile, "tile")
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None

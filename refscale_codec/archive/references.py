@@ -294,6 +294,15 @@ class References:
         content = container.unpack(data) if isinstance(data, bytes) else disk.unpacked(path_of(data, "a file"))
         return self._supply.references(references.needed(content))
 
+    def decoded(self, paths: Iterable[FilePath]) -> list[Image]:
+        """Return what `.rsc` files decode to as references of one picture; they need not be in the index.
+
+        Raises:
+            ContainerError, ImageError, WeightsError, ReferenceMismatch: one cannot be decoded, or is not of an exact
+                model, or too many files would have to be decoded.
+        """
+        return self._supply.decoded_together([Path(path_of(path, "a file")) for path in paths])
+
     def place(self, fingerprint: bytes) -> Path:
         """Return where the picture of a fingerprint is; arguments and errors are those of `picture`."""
         return self._supply.read(fingerprint)[0]

@@ -111,6 +111,14 @@ class Supply:
         self._decoded = (*self._decoded[1 - _KEPT :], (version, image))
         return image
 
+    def decoded_together(self, paths: list[Path]) -> list[Image]:
+        """Return what several files decode to as references of one picture; errors are those of `decoded`."""
+        contents = list(map(disk.unpacked, paths))
+        behind = chains.links(self._store, (need for content in contents for need in references.needed(content)))
+        if len(behind | {content.output_hash or b"" for content in contents}) >= LINKS:
+            raise _too_far(f"{', '.join(map(str, paths))}: as references they are")
+        return [self.decoded(path) for path in paths]
+
     def is_exact(self, path: Path) -> bool:
         """Return whether a `.rsc` file is of an exact model; errors are those of `decoded`."""
         if not disk.has_hash(path):

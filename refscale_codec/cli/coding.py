@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from refscale_codec import weights_files
-from refscale_codec.cli import options, terminal
+from refscale_codec.cli import options, sources, terminal
 from refscale_codec.cli.options import (
     FILES,
     CodecOption,
@@ -106,19 +106,19 @@ def encode(
     references.require_count(len(ref or []))
     inputs = picture, *(ref or []), weights
     terminal.require_inputs(*inputs)
-    terminal.require_pictures(picture, *(ref or []))
+    terminal.require_pictures(picture, *(one for one in ref or [] if not options.is_coded(one)))
     replace = force or output is not None
     output = terminal.named_after(picture, ".rsc") if output is None else output
     in_care = not dry_run and output != "-" and (os.path.isfile(output) or not os.path.exists(output))
     if not dry_run:
-        held = (*inputs, *options.index_files(index_path))
+        held = (*inputs, *options.index_files(refs))
         terminal.require_output(output, *held, replace=replace, suffixes=(".rsc",), json_output=json_output)
     with terminal.progress(quiet) as step, terminal.index(index_path, weights, device, threads) as index:
         step("starting")
         if index is not None and in_care:
             index.require_writable()
         image = terminal.read_picture(picture, page, need_georeference=not strip)
-        older = terminal.read_references(ref or [], pages)
+        older = sources.read(ref or [], pages, refs, weights, device, threads)
         from refscale_codec.picture.coded import ranges
 
         if image.alpha is not None:
@@ -250,7 +250,7 @@ def decode(
             format_name = format_name or kind
             output = terminal.named_after(file, "." + format_name.lower().replace("tiff", "tif"))
         supplied = [] if index is None else [path for one in references.needed(content) for path in index.paths(one)]
-        held = (*inputs, *options.index_files(index_path), *supplied)
+        held = (*inputs, *options.index_files(refs), *supplied)
         terminal.require_output(output, *held, replace=replace, json_output=json_output)
         kind = terminal.picture_format(output, format_name)
         formats.require_support(kind, described.dtype, described.depth, longest)
@@ -258,7 +258,7 @@ def decode(
             geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
         depth = described.dtype.itemsize * (described.depth + described.alpha)
         side = options.tile_side(tile, max_memory, header.height, header.width, depth)
-        older = terminal.read_references(ref or [], pages)
+        older = sources.read(ref or [], pages, refs, weights, device, threads)
         if index is not None:
             with naming(name):
                 older = index.references(data)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from refscale_codec import lrcodec, weights_files
-from refscale_codec.cli import facts, options, process, terminal
+from refscale_codec.cli import facts, options, process, sources, terminal
 from refscale_codec.cli.options import (
     FILES,
     DeviceOption,
@@ -121,7 +121,7 @@ def verify(
         return
     with terminal.progress(quiet) as step, terminal.index(index_path, weights, device, threads) as index:
         step("starting")
-        older = terminal.read_references(ref or [], pages)
+        older = sources.read(ref or [], pages, refs, weights, device, threads)
         if index is not None:
             with naming(name):
                 older = index.references(data)

@@ -11,8 +11,8 @@ import typer
 
 from refscale_codec import lrcodec, weights_files
 from refscale_codec.errors import UsageError
-from refscale_codec.fileformat import references
-from refscale_codec.picture import tiles
+from refscale_codec.fileformat import container, references
+from refscale_codec.picture import files, tiles
 
 FILES, CODING, COMPUTING = "Files", "Coding", "Computing"
 """Groups of options in the help; the others are in a last group."""
@@ -50,7 +50,7 @@ RefOption = Annotated[
     option(
         "--ref",
         metavar="PICTURE",
-        help="An older picture; for several, repeat it; - is stdin.",
+        help="An older picture, or a .rsc file of one; for several, repeat it; - is stdin.",
         group=FILES,
     ),
 ]
@@ -161,14 +161,23 @@ def require_positive(**numbers: int | None) -> None:
 
 
 def index_named(refs: str | None, ref: object = None, max_refs: int | None = None) -> str | None:
-    """Return the path of the index of references that is given or, without --ref, that the environment names."""
-    if refs is not None and ref:
+    """Return the path of the index that references are looked for in: the one given or that of the environment.
+
+    With --ref there is none, and --refs is only for what a .rsc file that is given with --ref needs itself.
+    """
+    coded = isinstance(ref, list) and any(map(is_coded, ref))
+    if refs is not None and ref and not coded:
         raise UsageError("--ref and --refs exclude each other: give one")
-    found = refs or (None if ref else os.environ.get("REFSCALE_REFS") or None)
+    found = None if ref else refs or os.environ.get("REFSCALE_REFS") or None
     if max_refs is not None and found is None:
         raise UsageError("--max-refs would have no effect: there is no index, see --refs")
     references.require_count(max_refs or 0)
     return found
+
+
+def is_coded(path: str) -> bool:
+    """Return whether a file begins as a .rsc file."""
+    return files.begins(Path(path), container.MAGIC)
 
 
 def index_of(refs: str | None) -> str:

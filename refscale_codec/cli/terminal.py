@@ -58,13 +58,13 @@ def device_named(name: str) -> str:
 def load_model(path: Path, device: str, threads: int | None = None) -> "Model":
     """Load weights onto a device, and set up the process for computing with at most so many threads."""
     where = device_named(device)
-    _prepare(threads)
+    prepare(threads)
     from refscale_codec import model
 
     return model.load(path, where)
 
 
-def _prepare(threads: int | None) -> None:
+def prepare(threads: int | None) -> None:
     """Set up the process for computing with at most so many threads."""
     process.keep_freed_memory()
     if threads is not None:
@@ -125,22 +125,6 @@ def read_picture(path: str, page: int | None = None, *, need_georeference: bool 
     return pictures.read(Path(path), page=page, need_georeference=need_georeference)
 
 
-def read_references(paths: Sequence[str], pages: Sequence[int]) -> "list[Image]":
-    """Return the references; their georeference is read where that is possible.
-
-    Args:
-        paths: of each.
-        pages: of each; none for files that hold one picture.
-    """
-    if pages and not paths:
-        raise UsageError("--ref-page would have no effect: there is no --ref")
-    if pages and len(pages) != len(paths):
-        raise UsageError(
-            f"--ref-page is given {len(pages)} times for {len(paths)} references: give it for each or none"
-        )
-    return [read_picture(path, page) for path, page in zip(paths, pages or len(paths) * (None,), strict=True)]
-
-
 @contextmanager
 def index(
     path: str | None, weights: Path | None = None, device: str | None = None, threads: int | None = None
@@ -159,7 +143,7 @@ def index(
     from refscale_codec.archive.references import References
 
     process.lift_pillow_limit()
-    _prepare(threads)
+    prepare(threads)
     with References(path, model=weights, device=device) as opened:
         yield opened
 

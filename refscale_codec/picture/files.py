@@ -60,6 +60,17 @@ def contents(file: BinaryIO, name: str, most: Most) -> bytes:
     return bytes(data)
 
 
+def begins(path: Path, magic: bytes) -> bool:
+    """Return whether a regular file begins with some bytes; pipes and devices are not examined."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except (OSError, ValueError):
+        return False
+
+
 def below(folder: Path, suffixes: Sequence[str], failed: Callable[[str], None]) -> Iterator[Path]:
     """Yield the files with these suffixes, in lower case, in a folder and in all folders in it, sorted in each.
 
