@@ -55,7 +55,16 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "picture is a folder": ("encode folder.png -o out.rsc -w", 3, ("folder.png",)),
     "picture is an rsc": ("encode with.rsc -o out.rsc -w", 3, ("with.rsc",)),
     "rsc for a picture, told before the output": ("encode grey.rsc -w", 3, ("grey.rsc is a .rsc file, not a picture",)),
-    "rsc for a reference": ("encode grey.png --ref with.rsc -w", 3, ("with.rsc is a .rsc file, not a picture",)),
+    "rsc with a reference for a reference": (
+        "encode grey.png --ref with.rsc -o out.rsc -w",
+        6,
+        ("with.rsc", "needs a reference itself"),
+    ),
+    "rsc of another net for a reference": (
+        "encode grey.png --ref alone.rsc -o out.rsc -w",
+        6,
+        ("alone.rsc", "floating"),
+    ),
     "no reference, told before the output": ("encode grey.png --ref no.png -w", 3, ("no.png does not exist",)),
     "reference without its option": ("encode target.png ref.png -w", 2, ("ref.png is one file too many", "--ref")),
     "fingerprint of an rsc": ("fingerprint with.rsc", 3, ("with.rsc is a .rsc file, not a picture",)),
