@@ -136,6 +136,9 @@ def test_a_file_alone_is_in_care_too_and_stdout_is_not(indexed: Path, refscale: 
         "decode with.rsc --refs i.sqlite --format png -o i.sqlite-journal",
         "encode target.png --refs i.rsc -o i.rsc",
         "encode target.png --refs i.sqlite -o bare",
+        "decode with.rsc --refs i.sqlite -o other.png",  # which this file does not need
+        "decode alone.rsc --refs i.sqlite -o other.png",
+        "encode grey.png --refs i.sqlite -o bare",
     ],
 )
 def test_no_output_goes_over_the_index_or_what_it_supplies(indexed: Path, refscale: Refscale, line: str) -> None:

@@ -257,6 +257,14 @@ def test_alpha_that_gdal_does_not_take_for_a_mask_is_told(caplog: pytest.LogCapt
         assert np.array_equal(back.alpha, alpha)
 
 
+def test_the_first_tags_are_kept_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
+    said = {f"T{number:04}": "x" for number in range(geo.MOST_TAGS + 904)}
+    data = geotiff_file(raster(depth=1), lambda file: file.update_tags(**said))
+    found = geo.parse(pictures.from_bytes(data, "scene.tif").metadata.geo)["tags"]
+    assert list(found) == list(said)[: geo.MOST_TAGS]
+    assert caplog.messages == ["scene.tif: left out: 904 of 5,000 tags"]
+
+
 GCPS = [(0.0, 0.0, 700_000.0, 4_970_000.0, 12.0), (19.0, 32.0, 700_320.0, 4_969_810.0, 0.0)]
 
 

@@ -604,6 +604,12 @@ def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
         ('manifest = "p.csv"\n[flow]\n[untied]\n', "only one of the tables flow, untied, fgrn"),
         ('manifest = "p.csv"\n[flow]\nscale = 3\n', "scale must be 2 or 4, not 3"),
         ('manifest = "p.csv"\n[flow]\nwidth = "wide"\n', "recipe.toml"),
+        (
+            'manifest = "p.csv"\n[flow]\nwidth = 1000000\n',
+            "recipe.toml: width must be a whole number, 1..1024, not 1000000",
+        ),
+        ('manifest = "p.csv"\n[fgrn]\ngrowth = 1000000\n', "growth must be a whole number, 1..1024, not 1000000"),
+        ('manifest = "p.csv"\n[gmm]\nwidth = 1000000\n', "channels and widths must be whole numbers, 1 to 1024"),
         ('manifest = "p.csv\n', "cannot read the training config"),
         ("manifest = 1 = 2\n", "cannot read the training config"),
     ],

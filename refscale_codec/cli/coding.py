@@ -5,7 +5,7 @@ Torch, numpy and Pillow are imported inside them, so that `--help` starts at onc
 
 import os
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +44,9 @@ from refscale_codec.cli.options import (
 from refscale_codec.errors import OutputError, ReferenceMismatch, naming
 from refscale_codec.fileformat import container, references
 from refscale_codec.picture import metadata
+
+if TYPE_CHECKING:
+    from refscale_codec.archive.references import Entry, References
 
 
 def encode(
@@ -117,6 +120,9 @@ def encode(
         step("starting")
         if index is not None and in_care:
             index.require_writable()
+        if not dry_run:
+            known = (entry.path for entry in _replaceable(index, output) if not entry.links)  # others: see `care`
+            terminal.require_other(output, *known)
         image = terminal.read_picture(picture, page, need_georeference=not strip)
         older = sources.read(ref or [], pages, refs, weights, device, threads)
         from refscale_codec.picture.coded import ranges
@@ -177,6 +183,11 @@ def encode(
     elif given > 1:
         lines.append(f"references: {len(used)} of {given} are used; decoding needs no other")
     terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
+
+
+def _replaceable(index: "References | None", output: str) -> "list[Entry]":
+    """Return the pictures of an index, one of which an output might be; none if there is no such file yet."""
+    return [] if index is None or not os.path.exists(output) else index.entries()
 
 
 def _facts(content: container.Container, data: bytes) -> dict[str, Any]:
@@ -249,8 +260,8 @@ def decode(
             kind = formats.fitting(*described[:2], longest, described.nodata, geo, alpha=described.alpha)
             format_name = format_name or kind
             output = terminal.named_after(file, "." + format_name.lower().replace("tiff", "tif"))
-        supplied = [] if index is None else [path for one in references.needed(content) for path in index.paths(one)]
-        held = (*inputs, *options.index_files(refs), *supplied)
+        known = [entry.path for entry in _replaceable(index, output)]
+        held = (*inputs, *options.index_files(refs), *known)
         terminal.require_output(output, *held, replace=replace, json_output=json_output)
         kind = terminal.picture_format(output, format_name)
         formats.require_support(kind, described.dtype, described.depth, longest)

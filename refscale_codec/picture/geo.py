@@ -23,7 +23,7 @@ _CODE = re.compile(r"([A-Za-z]\w{0,31}):([\w.-]{1,32})", re.ASCII)
 _WKT = re.compile(r"\s*[A-Za-z]\w{0,31}\s*[\[(].*[\])]\s*", re.ASCII | re.DOTALL)
 _FILES = re.compile(r"grids|file|\b(init|model)=", re.IGNORECASE)  # what PROJ calls the files that a system names
 _PATH = re.compile(r"(?<! )/|/(?! )|[\\~]")  # names of systems have slashes between spaces
-_MOST_TAGS, _MOST_BAND_TAGS = 1 << 12, 1 << 14  # of one object, and of all bands: GDAL's time rises with the square
+MOST_TAGS, _MOST_BAND_TAGS = 1 << 12, 1 << 14  # of one object, and of all bands: GDAL's time rises with the square
 _MOST_POINTS = 1 << 13
 _BRACKETS = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 _RPC_NUMBERS = ("height", "lat", "line", "long", "samp")
@@ -85,7 +85,7 @@ def _numbers(count: int) -> Callable[[object], bool]:
 
 
 def _texts(value: object) -> bool:
-    if not isinstance(value, dict) or len(value) > _MOST_TAGS:
+    if not isinstance(value, dict) or len(value) > MOST_TAGS:
         return False
     return all(_text(part) for pair in value.items() for part in pair)
 
@@ -114,10 +114,10 @@ def _rpcs(value: object) -> bool:
 _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {  # field: check, and what it must be
     "crs": (_is_crs, "an authority and code, or WKT"),
     "transform": (_numbers(6), "six finite numbers"),
-    "tags": (_texts, f"an object of at most {_MOST_TAGS:,} texts"),
+    "tags": (_texts, f"an object of at most {MOST_TAGS:,} texts"),
     "band_tags": (
         _band_tags,
-        f"a list of objects of at most {_MOST_TAGS:,} texts, and at most {_MOST_BAND_TAGS:,} in all",
+        f"a list of objects of at most {MOST_TAGS:,} texts, and at most {_MOST_BAND_TAGS:,} in all",
     ),
     "descriptions": (_each(lambda value: value is None or _text(value)), "a list of texts or null"),
     "units": (_each(lambda value: value is None or _text(value)), "a list of texts or null"),

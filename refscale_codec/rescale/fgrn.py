@@ -24,7 +24,7 @@ from torch.nn import functional
 from refscale_codec.picture.tiles import STEP
 from refscale_codec.rescale.blocks import DenseBlock, ResidualBlock, bounded
 from refscale_codec.rescale.interface import Context
-from refscale_codec.rescale.trained import AT_LEAST_ONE, BLOCKS, NetConfig, TrainedRescaler, one_of
+from refscale_codec.rescale.trained import BLOCKS, WIDTHS, NetConfig, TrainedRescaler, one_of
 
 _LAYERS_OF_CELL = 2 * DenseBlock.LAYERS  # one after the other: alpha, then beta and phi
 _CHANNELS = 3
@@ -38,11 +38,11 @@ class FgrnConfig(NetConfig):
 
     kind: ClassVar[str] = "fgrn"
 
-    width: int = one_of(64, range(_CHANNELS, AT_LEAST_ONE.stop))  # channels of G_d and G_u
+    width: int = one_of(64, range(_CHANNELS, WIDTHS.stop))  # channels of G_d and G_u
     down_blocks: int = one_of(4, BLOCKS)  # residual blocks of G_d
     up_blocks: int = one_of(6, BLOCKS)  # residual blocks of G_u
     cells: int = one_of(2, BLOCKS)  # of F
-    growth: int = one_of(32, AT_LEAST_ONE)  # channels that a layer of a dense block adds
+    growth: int = one_of(32, WIDTHS)  # channels that a layer of a dense block adds
 
 
 class Down(nn.Module):

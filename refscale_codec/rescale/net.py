@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from refscale_codec.rescale.blocks import SubNet, haar_stage, paper_stage
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.refnet import RefNet
-from refscale_codec.rescale.trained import AT_LEAST_ONE, BLOCKS, DIVISORS, LEVELS, NetConfig, TrainedRescaler, one_of
+from refscale_codec.rescale.trained import BLOCKS, DIVISORS, LEVELS, WIDTHS, NetConfig, TrainedRescaler, one_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class RescaleConfig(NetConfig):
 
     flow: Literal["haar", "paper"] = one_of("haar", ("haar", "paper"))
     blocks: int = one_of(8, BLOCKS)  # couplings in a stage
-    width: int = one_of(48, AT_LEAST_ONE)  # hidden channels of a sub-net
-    ref_width: int = one_of(32, AT_LEAST_ONE)  # feature channels of the Ref-Net
+    width: int = one_of(48, WIDTHS)  # hidden channels of a sub-net
+    ref_width: int = one_of(32, WIDTHS)  # feature channels of the Ref-Net
     map_divisor: int = one_of(2, DIVISORS)  # low-res side over map side
     map_levels: int = one_of(4, LEVELS)  # integer levels of the map
 

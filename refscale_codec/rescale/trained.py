@@ -6,7 +6,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-AT_LEAST_ONE = range(1, 1 << 31)
+WIDTHS = range(1, 1025)
+"""How many channels a layer may have, so that a config cannot ask for more memory than a machine has."""
 BLOCKS = range(1, 129)
 """How many blocks a net may have in a row, so that a config cannot ask for more work than building one takes."""
 DIVISORS = (1, 2, 4)
@@ -39,8 +40,7 @@ class NetConfig:
 
 def _described(allowed: range | tuple[Any, ...]) -> str:
     if isinstance(allowed, range):
-        end = f"at least {allowed.start}" if allowed.stop == AT_LEAST_ONE.stop else f"{allowed.start}..{allowed[-1]}"
-        return f"a whole number, {end}"
+        return f"a whole number, {allowed.start}..{allowed[-1]}"
     *others, last = map(repr, allowed)
     return f"{', '.join(others)} or {last}" if others else last
 

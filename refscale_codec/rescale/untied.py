@@ -38,7 +38,7 @@ from refscale_codec.rescale.quantised import (
     make_exact,
     straight_through,
 )
-from refscale_codec.rescale.trained import AT_LEAST_ONE, BLOCKS, DIVISORS, LEVELS, NetConfig, TrainedRescaler, one_of
+from refscale_codec.rescale.trained import BLOCKS, DIVISORS, LEVELS, WIDTHS, NetConfig, TrainedRescaler, one_of
 
 GRID = 16  # steps a level of the low-res picture and of Haar coefficients
 BLOCK = 8  # side of the low-res codec's blocks
@@ -54,9 +54,9 @@ class UntiedConfig(NetConfig):
     kind: ClassVar[str] = "untied"
 
     scale: int = one_of(2, (2,))
-    down_width: int = one_of(32, AT_LEAST_ONE)  # channels of the downscaler; multiples of 32 are fast
+    down_width: int = one_of(32, WIDTHS)  # channels of the downscaler; multiples of 32 are fast
     down_blocks: int = one_of(3, BLOCKS)
-    up_width: int = one_of(64, AT_LEAST_ONE)  # channels of the upscaler
+    up_width: int = one_of(64, WIDTHS)  # channels of the upscaler
     up_blocks: int = one_of(8, BLOCKS)
     map_divisor: int = one_of(4, DIVISORS)  # low-res side over map side
     map_levels: int = one_of(4, LEVELS)  # integer levels of the map

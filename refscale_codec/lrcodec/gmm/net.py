@@ -32,6 +32,9 @@ _KNOTS = 9  # at which gains are learned, linear in between
 _RANGE = 2500.0  # the coarsest quantiser of JPEG's, quality 1, over the finest here, quality 99
 
 
+_WIDEST = 1024  # channels of a layer
+
+
 @dataclass(frozen=True)
 class GmmConfig:
     """The architecture; stored in the weights file."""
@@ -43,8 +46,8 @@ class GmmConfig:
     def __post_init__(self) -> None:
         """Reject values that no net can be built for."""
         sizes = (self.channels, self.width, self.reference_channels)
-        if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"channels and widths must be whole numbers, at least 1, not {sizes}")
+        if not all(type(size) is int and 0 < size <= _WIDEST for size in sizes):
+            raise ValueError(f"channels and widths must be whole numbers, 1 to {_WIDEST}, not {sizes}")
         if not 12 <= self.channels <= 192 or self.width % 2:
             raise ValueError(f"channels must be 12 to 192, not {self.channels}, and the width even, not {self.width}")
 

@@ -112,16 +112,20 @@ def joined(
     lost = lost - set(_OF_PICTURE)
     told = lost - {"interpretations"} if samples is not None else lost
     left_out += [gdal_fields.named(key, why) for key in sorted(told)]
-    return _with_fields(image, plain, whole, changed - lost), left_out, notes
+    return _with_fields(image, plain, whole, changed - lost, left_out), left_out, notes
 
 
-def _with_fields(image: "Image", plain: Said, whole: Said, changed: set[str]) -> "Image":
-    """Return a picture with the fields that have changed; those that GDAL no longer says are removed."""
+def _with_fields(image: "Image", plain: Said, whole: Said, changed: set[str], left_out: list[str]) -> "Image":
+    """Return a picture with the fields that have changed; those that GDAL no longer says are removed.
+
+    What is left out of them is added to `left_out`.
+    """
     fields, new = geo.fields_of(image.metadata.geo), {key: whole.fields[key] for key in changed & whole.fields.keys()}
     if "tags" in changed:
         known, tags = plain.fields.get("tags", {}), whole.fields.get("tags", {})
         kept = {key: text for key, text in fields.get("tags", {}).items() if key in tags or key not in known}
-        tags = kept | {key: text for key, text in tags.items() if known.get(key) != text}
+        said = {key: text for key, text in tags.items() if known.get(key) != text}
+        tags = gdal_fields.first_tags(kept | said, left_out)
         new = {key: value for key, value in new.items() if key != "tags"} | ({"tags": tags} if tags else {})
     if image.alpha is not None and image.bands == len(whole.kinds):  # alpha is none of GDAL's bands
         new = geo.fields_of(geo.with_alpha(geo.dumped(new)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from refscale_codec.errors import reason
@@ -65,7 +66,7 @@ def read(file: Any, kinds: list[str], order: list[int]) -> tuple[Fields, list[st
     readers: dict[str, tuple[Callable[[], Any], Any]] = {  # and the default
         "crs": (lambda: crs(file.crs), None),
         "transform": (lambda: None if file.transform.is_identity else list(file.transform)[:6], None),
-        "tags": (lambda: _tags(file), {}),
+        "tags": (lambda: first_tags(_tags(file), left_out), {}),
         "band_tags": (lambda: kept, [{} for _ in order]),
         "descriptions": (lambda: [file.descriptions[band] or None for band in order], no_texts),
         "units": (lambda: [file.units[band] or None for band in order], no_texts),
@@ -127,6 +128,13 @@ def system_of(text: str) -> Any:
     if authority.upper() == "EPSG":
         return CRS.from_epsg(code)
     return CRS.from_string(f"urn:ogc:def:crs:{authority}::{code}")  # as `authority:code`, GDAL may take it for a file
+
+
+def first_tags(tags: dict[str, str], left_out: list[str]) -> dict[str, str]:
+    """Return as many tags as are kept, in their order; the number of the others is added to what is left out."""
+    if len(tags) > geo.MOST_TAGS:
+        left_out.append(f"{len(tags) - geo.MOST_TAGS:,} of {len(tags):,} tags")
+    return dict(islice(tags.items(), geo.MOST_TAGS))
 
 
 def _tags(file: Any) -> dict[str, str]:
