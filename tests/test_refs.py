@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 from commands import drawn, older
 from conftest import GOLDEN
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refscale_codec.archive import description, descriptor, disk, footprint
@@ -176,7 +176,9 @@ def test_nodata_and_transparent_pixels_are_counted_and_do_not_show() -> None:
 def test_neighbours_overlap_across_the_antimeridian_too(west: float, south: float, side: float, shift: float) -> None:
     def square(left: float) -> footprint.Footprint:
         x = np.array([left, left + side, left + side, left])
-        return footprint.around((x + 180) % 360 - 180, np.array([south, south, south + side, south + side]))
+        found = footprint.around((x + 180) % 360 - 180, np.array([south, south, south + side, south + side]))
+        assert found is not None
+        return found
 
     here, there = square(west), square(west + shift * side)
     assert -180 <= here.west < 180
@@ -187,7 +189,40 @@ def test_neighbours_overlap_across_the_antimeridian_too(west: float, south: floa
 def test_a_pole_inside_is_a_cap() -> None:
     turn = np.linspace(-180, 180, 8, endpoint=False)
     cap = footprint.around(turn, np.full(8, 80.0))
+    assert cap is not None
     assert (cap.west, cap.south, cap.east, cap.north) == (-180, 80, 180, 90)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("world")
+
+
+WIDE = (10.0, 0.0, 0.0, 0.0, -0.5, 40.0)  # 960 degrees
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["EPSG:4326", "EPSG:3857", "EPSG:32633", "EPSG:3413"]),
+    st.tuples(*[st.one_of(st.floats(-10, 10), st.floats(-1e7, 1e7), st.floats(allow_nan=False, width=32))] * 6),
+)
+@example("EPSG:4326", WIDE)
+@example("EPSG:4326", (1e300, 0.0, 0.0, 0.0, -0.5, 40.0))
+@example("EPSG:3857", (1e6, 0.0, -2e7, 0.0, -1e3, 0.0))
+@example("EPSG:4326", (4.0, 0.0, -180.0, 0.0, -1.8, 90.0))
+def test_a_picture_of_any_georeference_can_be_read_again(world: Path, crs: str, transform: tuple[float, ...]) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": 96, "width": 96}
+    with rasterio.open(world / "a.tif", "w", **profile, crs=crs, transform=rasterio.Affine(*transform)) as file:
+        file.write(drawn(1, 96, 96)[None, ..., 0])
+    (world / "i.sqlite").unlink(missing_ok=True)
+    with References(world / "i.sqlite", create=True) as index:
+        index.add(world / "a.tif")
+        (entry,) = index.entries()
+        place = entry.described.footprint
+        assert place is None or place.east - place.west < 541
+        assert (place is None) >= (transform == WIDE)
+        index.find(world / "a.tif")
 
 
 @settings(max_examples=30, deadline=None)
@@ -611,7 +646,15 @@ DAMAGE = {
     "width": ["wide", 0, 1.5],
     "bands": [0, 300, b""],
     "type": [b"uint8"],
-    "outline": ["{", "[1, 2, 3, 4]", "[[1], [2], [3], [4]]", "[" * 5000, b"\xff"],
+    "outline": [
+        "{",
+        f"[[{'9' * 400}, 1], [1, 2], [1, 2], [1, 2]]",
+        "[[null, 0], [1, 2], [1, 2], [1, 2]]",
+        "[1, 2, 3, 4]",
+        "[[1], [2], [3], [4]]",
+        "[" * 5000,
+        b"\xff",
+    ],
     "west": ["far", float("inf")],
     "date": ["yesterday", 5, b"\xff"],
     "sensor": [b"\xff"],
@@ -627,6 +670,34 @@ def test_a_cell_that_no_index_has_is_one_message(index: References, tmp_path: Pa
     index._store.do(f"UPDATE picture SET {column} = ?", (value,))
     with pytest.raises(IndexFault, match=f"damaged .a wrong {column}.: restore it"):
         index.entries()
+
+
+@pytest.mark.parametrize("table", ["picture", "file", "need"])
+@pytest.mark.parametrize("change", ["ADD COLUMN more", "DROP COLUMN {}", "RENAME COLUMN {} TO other"])
+def test_tables_with_other_columns_are_one_message_or_serve(
+    index: References, tmp_path: Path, table: str, change: str
+) -> None:
+    path = save(tmp_path / "a.png", drawn(1))
+    index.add(path)
+    (tmp_path / "x.rsc").write_bytes(needing(fingerprint(path)))
+    index.add(tmp_path / "x.rsc")
+    try:
+        index._store._file.execute("DROP INDEX need_fingerprint")
+        index._store._file.execute(
+            f"ALTER TABLE {table} {change.format({'picture': 'cloud', 'file': 'modified'}.get(table, 'fingerprint'))}"
+        )
+    except sqlite3.OperationalError:  # a column of a primary key
+        return
+    for use in (
+        index.entries,
+        index.files,
+        lambda: index.find(Image(older(drawn(1))), 5),
+        lambda: list(index.check(full=True)),
+        lambda: list(index.collect("2100-01-01", dry_run=True)),
+        lambda: index.add(path, again=True),
+    ):
+        with contextlib.suppress(IndexFault):
+            use()
 
 
 @pytest.fixture(scope="module")

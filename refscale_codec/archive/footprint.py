@@ -13,6 +13,13 @@ from refscale_codec.reference import georeference
 _CRS = "EPSG:4326"
 _DENSE = 9  # points along a side that bounds are taken over
 _TURN = 360.0  # degrees
+_WIDEST = 1.5 * _TURN  # of a footprint; grids of the whole Earth may show a part of it twice
+
+_ROUNDING = 1e-6  # degrees
+
+LONGITUDES = -180 - _ROUNDING, 180 + _WIDEST + _ROUNDING
+LATITUDES = -90 - _ROUNDING, 90 + _ROUNDING
+"""The bounds of all that a footprint has."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,19 +39,22 @@ class Footprint(NamedTuple):
 
 
 def of_picture(image: Image) -> Footprint | None:
-    """Return the footprint of a picture; None if it has no georeference, or one that PROJ cannot place on Earth."""
+    """Return the footprint of a picture; None if it has no georeference, or one that cannot be placed on Earth."""
     try:
         border = georeference.outline(image, _CRS, _DENSE)
     except ImageError as error:
         _log.warning("its georeference is not used: %s", error)
         return None
-    if border is None or not np.isfinite(border).all() or (abs(border[1]) > 90 + 1e-6).any():
+    return None if border is None else around(border[0], border[1])
+
+
+def around(longitudes: NDArray[Any], latitudes: NDArray[Any]) -> Footprint | None:
+    """Return the footprint that a closed line of points [n], in degrees, encloses; n is a multiple of 4.
+
+    None if it is no line on Earth: beyond a pole, two turns or more from the prime meridian, or wider than `_WIDEST`.
+    """
+    if not ((abs(latitudes) <= LATITUDES[1]) & (abs(longitudes) < 2 * _TURN)).all():  # nor not a number
         return None
-    return around(border[0], border[1])
-
-
-def around(longitudes: NDArray[Any], latitudes: NDArray[Any]) -> Footprint:
-    """Return the footprint that a closed line of points [n], in degrees, encloses; n is a multiple of 4."""
     steps = np.diff(longitudes, append=longitudes[:1])
     steps -= _TURN * np.rint(steps / _TURN)  # the shorter way round
     south, north = float(latitudes.min()), float(latitudes.max())
@@ -54,6 +64,8 @@ def around(longitudes: NDArray[Any], latitudes: NDArray[Any]) -> Footprint:
         return Footprint(corners, -180.0, min(south, pole), 180.0, max(north, pole))
     unwrapped = longitudes[0] + np.concatenate([[0.0], np.cumsum(steps)[:-1]])
     unwrapped -= _TURN * np.floor((unwrapped.min() + 180) / _TURN)
+    if np.ptp(unwrapped) > _WIDEST:
+        return None
     every = len(unwrapped) // 4
     corners = tuple((float(x), float(y)) for x, y in zip(unwrapped[::every], latitudes[::every], strict=True))
     return Footprint(corners, float(unwrapped.min()), south, float(unwrapped.max()), north)

@@ -15,7 +15,7 @@ from refscale_codec.archive import chains, disk, keeping, promises, search
 from refscale_codec.archive.description import Description, of_picture, require_date
 from refscale_codec.archive.gain import Target
 from refscale_codec.archive.keeping import Problem
-from refscale_codec.archive.store import Store
+from refscale_codec.archive.store import PICTURE, Store
 from refscale_codec.archive.supply import UNREADABLE, Supply
 from refscale_codec.errors import (
     ReferenceMismatch,
@@ -145,7 +145,7 @@ class References:
         if described.date is None:
             described = described._replace(date=date)
         values = stored, *status, *search.columns(described)
-        self._store.do(f"INSERT OR REPLACE INTO picture VALUES ({', '.join('?' * len(values))})", values)
+        self._store.do(f"INSERT OR REPLACE INTO picture ({PICTURE}) VALUES ({', '.join('?' * len(values))})", values)
 
     def add_decoded(
         self, paths: Iterable[FilePath], *, again: bool = False, date: str | None = None
@@ -233,7 +233,7 @@ class References:
 
     def entries(self) -> list[Entry]:
         """Return all pictures, by their paths."""
-        return [self._entry(row) for row in self._store.rows("SELECT * FROM picture ORDER BY path")]
+        return [self._entry(row) for row in self._store.rows(f"SELECT {PICTURE} FROM picture ORDER BY path")]
 
     def files(self) -> list[tuple[Path, list[bytes]]]:
         """Return the `.rsc` files in the index's care, each with the fingerprints that it needs."""

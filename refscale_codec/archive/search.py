@@ -10,7 +10,7 @@ import numpy as np
 from refscale_codec.archive import descriptor, footprint
 from refscale_codec.archive.description import Description
 from refscale_codec.archive.footprint import Footprint
-from refscale_codec.archive.store import Store
+from refscale_codec.archive.store import PICTURE, Store
 
 CANDIDATES = 20
 """Most pictures that are compared with the one a reference is wanted for."""
@@ -52,7 +52,9 @@ def shortlist(store: Store, described: Description) -> list[Row]:
     if place is not None:
         turns = " OR ".join(["west <= ? AND east >= ? AND south <= ? AND north >= ?"] * 3)
         bounds = [(place.east + turn, place.west + turn, place.north, place.south) for turn in (-360.0, 0.0, 360.0)]
-        found = store.rows(f"SELECT * FROM picture WHERE {fits} AND ({turns}) {order}", (*kind, *sum(bounds, ())))
+        found = store.rows(
+            f"SELECT {PICTURE} FROM picture WHERE {fits} AND ({turns}) {order}", (*kind, *sum(bounds, ()))
+        )
         merits = [_merit(described, description(row)) for row in found]
         ranks = sorted(range(len(found)), key=merits.__getitem__)
         rows = [found[at] for at in ranks if -merits[at][0] >= 10 * _OVERLAP]
@@ -62,7 +64,7 @@ def shortlist(store: Store, described: Description) -> list[Row]:
         alike = descriptor.similarities(described.descriptor, [row[1] for row in others])
         best = np.argsort(-alike, kind="stable")[: 2 * CANDIDATES]
         for at in best:
-            rows += store.rows("SELECT * FROM picture WHERE rowid = ?", others[at][:1])
+            rows += store.rows(f"SELECT {PICTURE} FROM picture WHERE rowid = ?", others[at][:1])
     once = {row[3]: row for row in reversed(rows)}
     return list(reversed(once.values()))[:CANDIDATES]
 

@@ -9,7 +9,6 @@ same time wait for each other only for moments.
 """
 
 import json
-import math
 import os
 import re
 import sqlite3
@@ -19,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from refscale_codec.archive import descriptor
+from refscale_codec.archive import descriptor, footprint
 from refscale_codec.archive.description import iso_date
 from refscale_codec.errors import IndexFault, UsageError
 from refscale_codec.fileformat import container
@@ -44,9 +43,18 @@ CREATE TABLE need (path BLOB NOT NULL, fingerprint BLOB NOT NULL, PRIMARY KEY (p
 CREATE INDEX need_fingerprint ON need (fingerprint);
 """
 
+PICTURE = (
+    "path, size, modified, fingerprint, width, height, bands, type, outline, west, south, east, north, "
+    "date, sensor, nodata, cloud, descriptor"
+)
+"""The columns of a picture's row, wherever a damaged index has them, and no others."""
+
 
 def _number(low: float, high: float, *, optional: bool = False) -> Callable[[Any], bool]:
     return lambda cell: (isinstance(cell, int | float) and low <= cell <= high) or (optional and cell is None)
+
+
+_longitude, _latitude = _number(*footprint.LONGITUDES), _number(*footprint.LATITUDES)
 
 
 def _any(cell: Any) -> bool:
@@ -57,7 +65,7 @@ def _is_outline(cell: Any) -> bool:
     """Return whether a text is JSON of four corners."""
     try:
         corners = json.loads(cell)
-        return len(corners) == 4 and all(math.isfinite(x) and math.isfinite(y) for x, y in corners)
+        return len(corners) == 4 and all(_longitude(x) and _latitude(y) for x, y in corners)
     except (ValueError, TypeError, RecursionError):
         return False
 
@@ -72,8 +80,8 @@ _CELLS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("width", "height"), lambda cell: isinstance(cell, int) and cell > 0),
     "bands": lambda cell: isinstance(cell, int) and 0 < cell < 256,
     "outline": lambda cell: cell is None or _is_outline(cell),
-    **dict.fromkeys(("west", "east"), _number(-720, 720, optional=True)),
-    **dict.fromkeys(("south", "north"), _number(-91, 91, optional=True)),
+    **dict.fromkeys(("west", "east"), lambda cell: cell is None or _longitude(cell)),
+    **dict.fromkeys(("south", "north"), lambda cell: cell is None or _latitude(cell)),
     "date": lambda cell: cell is None or isinstance(cell, str) and iso_date(cell) == cell,
     "type": lambda cell: isinstance(cell, str),
     "sensor": lambda cell: cell is None or isinstance(cell, str),
