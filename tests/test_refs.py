@@ -1,6 +1,8 @@
 """The index of references: what is added is found, gc orphans nothing, and faults of a file are told in one line."""
 
+import builtins
 import contextlib
+import io
 import os
 import shutil
 import sqlite3
@@ -540,6 +542,54 @@ def test_a_file_that_fails_to_be_written_is_not_in_care(index: References, tmp_p
     assert index.files() == [(tmp_path / "x.rsc", [fingerprint(tmp_path / "a.png")])]
 
 
+def test_a_date_that_is_given_later_is_that_of_a_picture_without_one(index: References, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", drawn(1))
+    added = [index.add(path, date=date) for date in (None, "2021-05-03", "2021-05-03", "2022-05-03")]
+    assert added == [True, True, False, False]
+    assert [entry.described.date for entry in index.entries()] == ["2021-05-03"]
+    index.add(path, date="2022-05-03", again=True)
+    assert [entry.described.date for entry in index.entries()] == ["2022-05-03"]
+
+
+@pytest.mark.parametrize("year", [1950, 2261, 2262, 2400])
+def test_a_picture_of_any_time_of_modification_is_known_again(index: References, tmp_path: Path, year: int) -> None:
+    path = save(tmp_path / "a.png", drawn(1))
+    seconds = (year - 1970) * 31_556_952
+    os.utime(path, (0, seconds))
+    assert (index.add(path), index.add(path)) == (True, False)
+    os.utime(path, (0, seconds + 1))
+    assert index.add(path)
+
+
+def test_a_folder_behind_a_link_is_the_one_that_the_system_goes_to(index: References, tmp_path: Path) -> None:
+    path = save(tmp_path / "d" / "v.png", drawn(1))
+    (tmp_path / "d" / "e").mkdir()
+    (tmp_path / "link").symlink_to("d/e")
+    index.add(tmp_path / "link" / ".." / "v.png")
+    coded = tmp_path / "link" / ".." / "y.rsc"
+    data = needing(fingerprint(path))
+    with index.care(coded, data):
+        coded.write_bytes(data)
+    assert [entry.path for entry in index.entries()] == [path]
+    assert dict(index.check(full=True)) == {tmp_path / "d" / "y.rsc": None}
+    assert index.move(tmp_path / "link" / "..", tmp_path / "f") == 2
+    assert [entry.path for entry in index.entries()] == [tmp_path / "f" / "v.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["v.png", "./v.png", "a/../v.png", "a/../b/../v.png", "../%s/v.png", "a/b/../../v.png"]
+)
+def test_a_path_is_the_same_however_it_is_written(
+    index: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    save(tmp_path / "v.png", drawn(1))
+    for folder in ("a/b", "b"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert index.add("v.png")
+    assert not index.add(name.replace("%s", tmp_path.name))
+
+
 def test_dates_in_python_are_checked_too(index: References, tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", drawn(1))
     with pytest.raises(UsageError, match="date must be a date"):
@@ -584,21 +634,21 @@ def test_what_is_no_index_is_one_message_and_left_as_it_is(tmp_path: Path) -> No
     other.close()
     cut.write_bytes(cut.read_bytes()[:5000])
     for path, words in {
+        empty: "is empty; `refscale refs add` makes",
+        tmp_path / ("x" * 300): "cannot be opened",
         text: "is not an index of references",
         foreign: "a database of another program",
         newer: "version 99; this refscale reads version 1",
         cut: "is damaged",
         tmp_path / "none": "there is no index",
-        tmp_path: "there is no index",
+        tmp_path: "cannot be opened",
     }.items():
-        before = path.read_bytes() if path.is_file() else b""
+        before = path.read_bytes() if os.path.isfile(path) else b""
         with pytest.raises(IndexFault, match=words), References(path) as index:
             index.entries()
-        assert (path.read_bytes() if path.is_file() else b"") == before
+        assert (path.read_bytes() if os.path.isfile(path) else b"") == before
     with pytest.raises(IndexFault, match="another program"):
         References(foreign, create=True)
-    with pytest.raises(IndexFault, match="another program"):
-        References(empty)
     References(empty, create=True).close()
 
 
@@ -638,6 +688,72 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
     told: list[str] = []
     assert list(listed([tmp_path], told.append)) == [path]
     assert told == [f"cannot read the folder {locked}: Permission denied"]
+
+
+@pytest.fixture
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Return a function after which a folder cannot be entered."""
+
+    def close(folder: Path) -> None:
+        def denying(call: Callable[..., Any]) -> Callable[..., Any]:
+            def called(path: Any, *rest: Any, **options: Any) -> Any:
+                if isinstance(path, str | os.PathLike) and folder in Path(path).parents:
+                    raise PermissionError(13, "Permission denied", str(path))
+                return call(path, *rest, **options)
+
+            return called
+
+        for module, name in ((os, "stat"), (os, "unlink"), (io, "open"), (builtins, "open")):
+            monkeypatch.setattr(module, name, denying(getattr(module, name)))
+        scan = os.scandir
+
+        def scanned(path: Any) -> Any:
+            if Path(path) == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scanned)
+
+    return close
+
+
+def test_a_folder_that_may_not_be_entered_is_told_and_nothing_in_it_is_taken_for_gone(
+    index: References, tmp_path: Path, closed: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path / "old" / "o.png", older(drawn(1, 96, 96)))
+    data = needing(fingerprint(path))
+    for coded in (tmp_path / "old" / "x.rsc", tmp_path / "x.rsc"):
+        coded.write_bytes(data)
+        index.add(coded)
+    index.add(path, date="2001-01-01")
+    index.add(save(tmp_path / "old" / "unneeded.png", drawn(2)), date="2001-01-01")
+    closed(tmp_path / "old")
+    for use in (index.add, index.references):
+        with pytest.raises(RefscaleError, match="Permission denied"):
+            use(tmp_path / "old" / "x.rsc")
+    with pytest.raises(ReferenceMismatch, match=r"is unreadable: .*Permission denied"):
+        index.place(container.unpack(data).header.reference or b"")
+    told: list[str] = []
+    assert list(listed([tmp_path / "old" / "o.png"], told.append)) == [path]
+    assert list(listed([tmp_path / "old"], told.append)) == []
+    assert len(told) == 1
+    assert index.find(Image(drawn(1, 96, 96))) == []
+    assert "2 known pictures that may fit could not be read: cannot read" in caplog.text
+    problems = {one: problem and problem.reason for one, problem in index.check(full=True)}
+    assert problems == dict.fromkeys((tmp_path / "old" / "x.rsc", tmp_path / "x.rsc"), "unreadable")
+    assert list(index.collect(lost_files=True, delete=True)) == []
+    ((taken, done),) = index.collect("2002-01-01", lost_files=True, delete=True)
+    assert (taken.name, done.partition(" (cannot")[0]) == ("unneeded.png", "forgotten, but not deleted")
+
+
+def test_gc_goes_on_behind_a_picture_whose_place_is_now_a_folder(
+    index: References, tmp_path: Path, three: list[Path]
+) -> None:
+    three[1].unlink()
+    three[1].mkdir()
+    found = [(path, done.partition(" (")[0]) for path, done in index.collect("2002-01-01", delete=True)]
+    assert found == [(three[0], "deleted"), (three[1], "forgotten, but not deleted"), (three[2], "deleted")]
+    assert three[1].is_dir()
 
 
 DAMAGE = {

@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
 def listed(paths: Iterable[FilePath], failed: Callable[[str], None]) -> Iterator[Path]:
     """Yield files, and the pictures and `.rsc` files in folders; `failed` is told of each folder that is unreadable."""
     for path in map(Path, paths):
-        yield from files.below(path, SUFFIXES, failed) if path.is_dir() else [path]
+        yield from files.below(path, SUFFIXES, failed) if os.path.isdir(path) else [path]
 
 
 def is_coded(path: FilePath) -> bool:
@@ -72,7 +72,13 @@ def is_gone(path: FilePath) -> bool:
 
 
 def status(path: FilePath) -> tuple[int, int]:
-    """Return size and time of modification of a file; ImageError for one that is missing, a pipe or a device."""
+    """Return size and time of modification of a file, as signed numbers of 64 bits.
+
+    The time is in nanoseconds since 1970, modulo 2**64: later than 2262, it is still another one for each time.
+
+    Raises:
+        ImageError: it is missing, a folder, a pipe or a device, or cannot be looked at.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -83,4 +89,4 @@ def status(path: FilePath) -> tuple[int, int]:
         raise ImageError(
             f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no file, but a pipe or a device'}"
         )
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)

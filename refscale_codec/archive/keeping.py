@@ -38,7 +38,7 @@ def check(index: "References", store: Store, supply: Supply, *, full: bool) -> I
             index.add(path, again=full)
             needs = references.needed(disk.unpacked(path)) if full else chains.needs(store, store.stored(path))
         except (ContainerError, ImageError) as error:
-            yield path, Problem(path, "missing" if not path.exists() else "unreadable", str(error))
+            yield path, Problem(path, "missing" if disk.is_gone(path) else "unreadable", str(error))
             continue
         bad: Lost | None = None
         try:
@@ -70,7 +70,7 @@ def collect(
         "SELECT path, fingerprint, date, size, modified FROM picture ORDER BY path"
     ):
         path = store.real(stored)
-        there = path.exists()
+        there = not disk.is_gone(path)
         old = before is not None and date is not None and date < before
         if fingerprint in kept or there and not old:
             continue
@@ -79,13 +79,14 @@ def collect(
         ):
             continue  # a file needs it since then
         done = "forgotten"
-        if delete and there and list(disk.status(path)) == status and path.suffix.lower() != ".rsc":
-            done = "deleted"
-            if not dry_run:
-                try:
-                    path.unlink()
-                except OSError as error:
-                    done = f"forgotten, but not deleted ({reason(error)})"
+        if delete and there and path.suffix.lower() != ".rsc":
+            try:
+                if list(disk.status(path)) == status:
+                    done = "deleted"
+                    if not dry_run:
+                        path.unlink()
+            except (ImageError, OSError) as error:
+                done = f"forgotten, but not deleted ({reason(error)})"
         yield path, done
 
 

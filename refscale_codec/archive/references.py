@@ -4,6 +4,7 @@ Pictures are known again by size and time of modification, and only then by thei
 `.rsc` file may be a reference, too: then the file has a row of each kind.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from refscale_codec.errors import (
     ReferenceMismatch,
     RefscaleError,
     UsageError,
+    counted,
 )
 from refscale_codec.fileformat import container, references
 from refscale_codec.picture.image import Image
@@ -28,6 +30,8 @@ from refscale_codec.picture.io import pictures
 
 if TYPE_CHECKING:
     from refscale_codec.model import Model
+
+_log = logging.getLogger(__name__)
 
 _LEAST = 0.01  # gain of a candidate that is worth reading again for a try
 
@@ -100,10 +104,10 @@ class References:
         Args:
             path: of the picture or file.
             again: read it even if its size and time of modification are known.
-            date: when it was taken, in ISO 8601, if it does not say so itself.
+            date: when it was taken, in ISO 8601, if it does not say so itself; also of one that is known without.
 
         Returns:
-            Whether it was new or had changed.
+            Whether it was new, had changed or got its date.
 
         Raises:
             ImageError, ContainerError: it cannot be read.
@@ -115,7 +119,8 @@ class References:
         known = "SELECT 1 FROM {} WHERE (path, size, modified) = (?, ?, ?)"
         both = f"{known.format('picture')} UNION {known.format('file')}"
         if not again and self._store.rows(both, (stored, *status) * 2):
-            return False
+            dated = "UPDATE picture SET date = ? WHERE path = ? AND date IS NULL"
+            return date is not None and self._store.do(dated, (date, stored)) > 0
         if not disk.is_coded(path):
             self._insert(stored, status, pictures.read(Path(path)), date)
             return True
@@ -250,14 +255,14 @@ class References:
 
         They are looked for by footprint, and by descriptor where one of them has no footprint; of the 20 that
         fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself,
-        and one that is another now is none until it is added again. What would make a chain of more than `LINKS` files
-        is passed over, see `fileformat.references`. The index is not written to.
+        and one that is another now is none until it is added again; the log says how many could not be read. What would
+        make a chain of more than `LINKS` files is passed over, see `fileformat.references`. Nothing is written to it.
         """
         if whole(most, "most") < 1:
             raise UsageError(f"most must be at least 1, not {most}")
         image = image_of(picture, "the picture", None, need_georeference=True)
         described, target = of_picture(image), Target(image)
-        found = []
+        found, unread = [], []
         for row in search.shortlist(self._store, described):
             entry = self._entry(row)
             if not chains.near(self._store, row[3:4]):
@@ -266,10 +271,14 @@ class References:
                 coded = entry.links > 0
                 older = self.picture(row[3]) if coded else pictures.read(entry.path, need_georeference=False)
                 same = disk.status(entry.path) == row[1:3] or older.fingerprint() == entry.described.fingerprint
-            except UNREADABLE:  # it is no longer there; `check` tells
+            except UNREADABLE as error:
+                unread.append(error)
                 continue
             if same and (gain := target.gain(older)) >= _LEAST:
                 found.append(Candidate(entry, gain))
+        if unread:
+            many = counted(len(unread), "known picture")
+            _log.warning("%s that may fit could not be read: %s", many, unread[0])
         found.sort(key=lambda candidate: -candidate.gain)
         near = chains.near(self._store, (one.entry.described.fingerprint for one in found))
         return [one for one in found if one.entry.described.fingerprint in near][:most]

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from refscale_codec.archive import descriptor, footprint
+from refscale_codec.archive import descriptor, disk, footprint
 from refscale_codec.archive.description import iso_date
 from refscale_codec.errors import IndexFault, UsageError
 from refscale_codec.fileformat import container
@@ -108,7 +108,7 @@ class Store:
         self.name = os.fspath(path)
         self.path = Path(os.path.realpath(path))  # also, that a name such as :memory: is no other than others
         self._lock = threading.RLock()
-        if not create and not self.path.is_file():
+        if not create and disk.is_gone(self.path):
             raise IndexFault(f"there is no index {self.name}; `refscale refs add` makes one")
         with self._errors():
             self._file = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
@@ -128,6 +128,8 @@ class Store:
                     self.do(f"PRAGMA user_version = {VERSION}")
         ((application,),) = self.rows("PRAGMA application_id")
         ((version,),) = self.rows("PRAGMA user_version")
+        if not application and not self.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise IndexFault(f"{self.name} is empty; `refscale refs add` makes an index of it")
         if application != _APPLICATION:
             raise IndexFault(f"{self.name} is a database of another program, not an index of references")
         if version != VERSION:
@@ -173,8 +175,10 @@ class Store:
 
     def stored(self, path: str | os.PathLike[str]) -> bytes:
         """Return a path as it is stored: its folder without links, relative to the index's if it lies below that."""
-        around, name = os.path.split(os.path.abspath(path))
-        whole, folder = os.path.join(os.path.realpath(around), name), str(self.path.parent)
+        around, name = os.path.split(path)
+        named = name not in ("", os.curdir, os.pardir)  # `..` behind a link is not the folder that the link is in
+        whole = os.path.join(os.path.realpath(around), name) if named else os.path.realpath(path)
+        folder = str(self.path.parent)
         inside = os.path.relpath(whole, folder) if whole.startswith(folder.rstrip(os.sep) + os.sep) else whole
         return os.fsencode(inside.replace(os.sep, "/"))
 

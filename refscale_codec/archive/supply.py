@@ -82,7 +82,7 @@ class Supply:
                 faults.append(error)
                 continue
             except UNREADABLE as error:
-                kind = "missing" if not path.exists() else "unreadable"
+                kind = "missing" if disk.is_gone(path) else "unreadable"
                 faults.append(Lost(f"{what} is {kind}: {error}", kind))
                 continue
             if image.fingerprint() == fingerprint:

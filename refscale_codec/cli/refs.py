@@ -26,7 +26,12 @@ PathsArgument = Annotated[
 ]
 DateOption = Annotated[
     str | None,
-    option("--date", metavar="DATE", help="When pictures that have no date were taken: 2021-05-03.", group=FILES),
+    option(
+        "--date",
+        metavar="DATE",
+        help="When pictures that have no date were taken: 2021-05-03; to change it, add -f.",
+        group=FILES,
+    ),
 ]
 
 

@@ -26,6 +26,7 @@ Matrix = NDArray[np.float64]
 _POINTS = 9  # along each side of the target, to which the matrix is fitted
 _BENT = 0.05  # pixels of error of the affine transform above which a homography is used
 _DEGREE = 111_195.0  # metres of a degree of latitude, on the sphere of the mean radius of the Earth
+_FAR = 1e10  # no place on Earth has such a coordinate in any unit; PROJ takes for ever to turn 1e20 m into a longitude
 _LONGEST_REASON = 160  # characters of PROJ's reason in a message: it may quote both systems in full
 
 _log = logging.getLogger(__name__)
@@ -176,6 +177,8 @@ def _transformed(points: Matrix, source: str, wanted: str) -> Matrix:
     if source == wanted:
         return points
     systems = _system(source), _system(wanted)
+    if not (abs(points) < _FAR).all():
+        raise ImageError(f"the picture is outside the area of {_short(source)}")
     from rasterio.warp import transform
 
     try:
