@@ -200,3 +200,27 @@ def test_folders_that_cannot_be_read_are_told(
         assert "cannot read the folder many/locked: Permission denied" in outcome.err
         facts = json.loads(outcome.text)
         assert facts.get("added", facts.get("coded")) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["refs add in --refs i.sqlite", "batch in -o b --jobs 1", "batch-decode in -o b --jobs 1"]
+)
+def test_a_link_to_nothing_is_told(indexed: Path, refscale: Refscale, line: str) -> None:
+    (indexed / "in").mkdir()
+    kind = ".rsc" if "decode" in line else ".png"
+    (indexed / "in" / f"x{kind}").symlink_to("nowhere")
+    outcome = refscale(*line.split(), *(TINY if "batch" in line else ()))
+    assert outcome.err.startswith(f"cannot read in/x{kind}: it is a link, and No such file or directory\n")
+    assert (outcome.code, "Traceback" in outcome.err) == (9 if "add" in line else 2, False)
+    (indexed / ("alone.rsc" if "decode" in line else "target.png")).rename(indexed / "in" / f"a{kind}")
+    outcome = refscale(*line.split(), *(TINY if "batch" in line else ()))
+    assert outcome.code == 9 and f"cannot read in/x{kind}: it is a link" in outcome.err
+
+
+def test_a_reference_that_is_a_link_to_nothing_fails_its_picture(indexed: Path, refscale: Refscale) -> None:
+    for folder in ("in", "old"):
+        (indexed / folder).mkdir()
+    (indexed / "target.png").rename(indexed / "in" / "a.png")
+    (indexed / "old" / "a.png").symlink_to("nowhere")
+    outcome = refscale("batch", "in", "--ref", "old", "-o", "b", "--jobs", "1", *TINY)
+    assert outcome.code == 9 and "old/a.png" in outcome.err

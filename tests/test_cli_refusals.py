@@ -34,6 +34,19 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "damaged weights": ("encode target.png -o out.rsc --weights junk.safetensors", 5, ("junk.safetensors",)),
     "weights are a picture": ("encode target.png -o out.rsc --weights target.png", 5, ("target.png",)),
     "weights are a folder": ("encode target.png -o out.rsc --weights folder.png", 5, ("folder.png",)),
+    # numbers beyond use
+    "digits, window": (f"decode with.rsc -o out.png --window 0,0,{'9' * 5000},1 -w", 2, ("--window must be",)),
+    "digits, range": (f"encode target.png -o out.rsc --range {'9' * 5000}:0,1 -w", 2, ("--range must be",)),
+    "digits, low": (f"encode target.png -o out.rsc --range 0,{'9' * 5000} -w", 2, ("range",)),
+    "digits, qualities": (f"eval grey.csv --qualities {'9' * 5000} -w", 2, ("--qualities must be",)),
+    "digits, threads": (f"encode target.png -o out.rsc --threads {'9' * 5000} -w", 2, ("--threads",)),
+    "too many threads": (
+        "encode target.png -o out.rsc --threads 1025 -w",
+        2,
+        ("--threads must be at most 1024, not 1025",),
+    ),
+    "too many jobs": ("batch . -o out --jobs 1025 -w", 2, ("--jobs must be at most 1024, not 1025",)),
+    "stdin twice": ("fingerprint - -", 2, ("- is given more than once", "stdin can be read only once")),
     # files that are no .rsc
     "not an rsc": ("decode target.png -o out.png -w", 4, ("target.png: not a .rsc file",)),
     "not an rsc, info": ("info target.png", 4, ("target.png: not a .rsc file, but a picture",)),
@@ -107,7 +120,6 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "quality of nothing": ("encode target.png -o out.rsc --quality 0 -w", 2, ("--quality", "1..100", "not 0")),
     "quality beyond the highest": ("encode target.png -o out.rsc --quality 101 -w", 2, ("--quality", "101")),
     "no thread": ("encode target.png -o out.rsc --threads 0 -w", 2, ("--threads", "at least 1")),
-    "too many threads": ("encode target.png -o out.rsc --threads 99999999999 -w", 2, ("--threads", "smaller")),
     "no thread, decode": ("decode alone.rsc -o out.png --threads -1 -w", 2, ("--threads", "at least 1")),
     "two things for stdout, decode": ("decode alone.rsc -o - --json -w", 2, ("--json", "stdout")),
     "two things for stdout, extract-lr": ("extract-lr alone.rsc -o - --json", 2, ("--json", "stdout")),

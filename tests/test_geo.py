@@ -12,6 +12,7 @@ from conftest import Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refscale_codec.cli import facts
 from refscale_codec.errors import ContainerError
 from refscale_codec.picture import geo, metadata
 
@@ -169,3 +170,20 @@ def test_info_refuses_a_hostile_georeference(refscale: Any, tmp_path: Path, monk
             "bad.rsc: malformed: METADATA, georeference and tags: transform: it must be six finite numbers" in done.err
         )
     assert not (tmp_path / "out.tif").exists()
+
+
+HUGE = int("9" * 308)
+
+
+def test_numbers_are_floats_and_those_of_a_window_are_finite() -> None:
+    found = geo.parse(geo.dumped({"transform": [HUGE, 0, 1, 0, 1, 0], "gcps": [[0, 0, 1, 2, 3]]}))
+    assert all(isinstance(number, float) for number in [*found["transform"], *found["gcps"][0]])
+    moved = geo.parse(geo.of_window(geo.dumped(found), 999, 0))
+    assert moved == {"gcps": [[0, -999, 1, 2, 3]]}
+
+
+@pytest.mark.parametrize("transform", [[HUGE, 0, 0, 0, 1, 0], [HUGE, -HUGE, HUGE, 0, 1, 0], [1, 0, 0, 0, -HUGE, 0]])
+def test_bounds_are_finite_or_not_there(transform: list[float]) -> None:
+    parsed = geo.parse(geo.dumped({"transform": transform}))["transform"]
+    assert facts.bounds(parsed, 32, 32) is None
+    assert facts.bounds(parsed, 0, 0) in (None, [parsed[2], parsed[5]] * 2)

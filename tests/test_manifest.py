@@ -210,3 +210,8 @@ def test_a_picture_that_is_missing_is_named_with_its_row(tmp_path: Path) -> None
     pairs = study_pairs.find(manifest(tmp_path, "target;reference\n\na.png;\n"), None)
     with pytest.raises(ImageError, match=r"pairs\.csv, row 3: .*a\.png"):
         study_pairs.check(pairs)
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "target,reference\n" + "a" * 200_000, "sep=\r\nx", 'sep="\nx'])
+def test_cells_that_are_too_long_and_separators_that_are_none_are_one_message(tmp_path: Path, text: str) -> None:
+    refusal(manifest(tmp_path, text))

@@ -127,6 +127,13 @@ def test_a_stream_that_fails_is_one_message_and_an_exit_code(
     assert sorted(place.iterdir()) == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted")
+def test_a_deleted_current_folder_is_one_message(place: Path) -> None:
+    done = shell("mkdir gone && cd gone && rmdir ../gone && refscale refs list --refs i.sqlite")
+    assert done.returncode == 2
+    assert done.stderr == b"error: the current folder has been deleted: change to another\n"
+
+
 PRINTING = [  # each writes to stdout at its end; there are no such inputs, which is told where stdout is all right
     "info cut.rsc",
     "fingerprint no.png",

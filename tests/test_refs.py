@@ -673,6 +673,15 @@ def test_pipes_and_devices_are_no_pictures_of_an_index(index: References, tmp_pa
             index.add(tmp_path / name)
 
 
+def test_links_to_nothing_and_in_a_circle_are_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", drawn(1))
+    for name, target in {"b.png": path, "c.png": "nowhere", "d.png": "d.png", "e.txt": "nowhere"}.items():
+        (tmp_path / name).symlink_to(target)
+    told: list[str] = []
+    assert list(listed([tmp_path], told.append)) == [path, tmp_path / "b.png"]
+    assert [line.rpartition(": ")[0] for line in told] == [f"cannot read {tmp_path / name}.png" for name in "cd"]
+
+
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", drawn(1))
     locked = tmp_path / "locked"

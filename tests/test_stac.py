@@ -279,3 +279,18 @@ def test_dry_run_lists_the_references(archive: Path, batch: Callable[..., Outcom
 def test_an_asset_goes_with_items(archive: Path, batch: Callable[..., Outcome]) -> None:
     outcome = batch("in", "-o", "out", "--asset", "visual")
     assert outcome.code == 2 and "--asset goes with STAC items" in outcome.err
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_json_that_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
+    monkeypatch.setattr(stac, "_MOST_BYTES", 1 << 20)
+    path = tmp_path / "endless.json"
+    path.symlink_to("/dev/zero")
+    if link:
+        catalogue = pystac.Catalog("all", "of one item").to_dict()
+        catalogue["links"] = [{"rel": "item", "href": "./endless.json"}]
+        path = tmp_path / "catalog.json"
+        path.write_text(json.dumps(catalogue))
+    with pytest.raises(UsageError, match="endless.json: over the size limit: it has more than 1,048,576 bytes"):
+        stac.read(path)

@@ -16,7 +16,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
 
 
 def listed(paths: Iterable[FilePath], failed: Callable[[str], None]) -> Iterator[Path]:
-    """Yield files, and the pictures and `.rsc` files in folders; `failed` is told of each folder that is unreadable."""
+    """Yield files, and the pictures and `.rsc` files in folders; `failed` is told of each that is unreadable."""
     for path in map(Path, paths):
         yield from files.below(path, SUFFIXES, failed) if os.path.isdir(path) else [path]
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError, printable, reason
+from refscale_codec.picture import files
 
 if TYPE_CHECKING:
     import pystac
@@ -31,6 +32,7 @@ _FILE_EXTENSION = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 _SHA2_256 = "1220"  # what a multihash of SHA-256 begins with: the function, and the length of 32 bytes
 _TYPES = ("image/tiff", "image/png", "image/jpeg", "image/webp")
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
+_MOST_BYTES = 1 << 28  # of JSON; a device need not end
 _LEAST = 0.1  # share of a picture that its reference must show
 
 
@@ -72,10 +74,10 @@ def read(path: Path, asset: str | None = None) -> list[Scene]:
         """Reads files, and nothing from the network."""
 
         def read_text_from_href(self, href: str) -> str:
-            return _local(href, f"{path} links to").read_text(encoding="utf-8")
+            return _json(_local(href, f"{path} links to")).decode()
 
     try:
-        said = json.loads(path.read_bytes())
+        said = json.loads(_json(path))
         if said.get("type") == "FeatureCollection":
             items = [pystac.Item.from_dict(each) for each in said["features"]]
         elif said.get("type") == "Feature":
@@ -95,6 +97,10 @@ def read(path: Path, asset: str | None = None) -> list[Scene]:
     if not found:
         raise UsageError(f"{path} has no item with {'a picture' if asset is None else f'an asset {asset}'}")
     return found
+
+
+def _json(path: Path) -> bytes:
+    return files.read(path, UsageError, lambda head, name: _MOST_BYTES)
 
 
 def _scene(item: "pystac.Item", path: Path, asset: str | None) -> Scene | None:

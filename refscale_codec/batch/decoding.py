@@ -132,7 +132,7 @@ def find(
         source: a folder, with all folders in it.
         reference: one picture for all files, or a folder of references with their paths, but for the suffix.
         index: of references, instead.
-        failed: called with a line on each folder that cannot be read.
+        failed: called with a line on each file or folder that cannot be read.
 
     Raises:
         UsageError: nothing to decode, or two files that would be one picture.

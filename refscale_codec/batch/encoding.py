@@ -115,7 +115,7 @@ def find(
         reference: nothing, one reference for all pictures of a folder, or a folder of references with their paths;
             pictures without one are coded without.
         split: only rows of this split of a manifest.
-        failed: called with a line on each folder that cannot be read.
+        failed: called with a line on each file or folder that cannot be read.
 
     Raises:
         UsageError: nothing to code, arguments that do not belong together, or two pictures that would be one file.
@@ -154,7 +154,7 @@ def _partner(path: Path, source: Path, reference: Path | None) -> Path | None:
     if reference is None or not reference.is_dir():
         return reference
     other = reference / path.relative_to(source)
-    return other if other.is_file() else None
+    return other if other.is_file() or other.is_symlink() and not other.exists() else None  # a link to nothing is told
 
 
 def _item(name: str, picture: Path, reference: Path | None, base: Path) -> Item:

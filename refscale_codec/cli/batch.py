@@ -138,10 +138,8 @@ def batch(
         from refscale_codec.batch.encoding import Encoding
         from refscale_codec.picture.tiles import TILE
 
-        unread: list[str] = []  # folders
-        items, scenes, older = _found(source, ref, split, asset, folder, force, unread.append)
-        for text in unread:
-            terminal.say(False, text)
+        unread: list[str] = []  # files and folders
+        items, scenes, older = _found(source, ref, split, asset, folder, force, many.told_and_kept(unread))
         if scenes and refs is not None:
             raise UsageError("STAC items are coded against items, so --refs would have no effect")
         path = many.seen_by(scheduler, weights) or weights_files.shipped(*shipping)
@@ -222,10 +220,8 @@ def batch_decode(
         from refscale_codec.batch import tasks as planning
         from refscale_codec.picture.tiles import TILE
 
-        unread: list[str] = []  # folders
-        items = decoding.find(source, ref, index, failed=unread.append)
-        for text in unread:
-            terminal.say(False, text)
+        unread: list[str] = []  # files and folders
+        items = decoding.find(source, ref, index, failed=many.told_and_kept(unread))
         device_there = many.device_for(scheduler, device)
         job = decoding.Decoding(
             many.seen_by(scheduler, weights),

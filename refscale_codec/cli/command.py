@@ -1,11 +1,19 @@
 """What all commands have in common: help in groups of options, and foreign errors as those of refscale."""
 
+import os
 from typing import Any
 
 from typer.core import TyperCommand
 
 from refscale_codec.cli import memory, terminal
 from refscale_codec.errors import OutOfMemory, UsageError
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 class Command(TyperCommand):
@@ -28,11 +36,16 @@ class Command(TyperCommand):
         Raises:
             OutputError: JSON is asked for, and stdout cannot be written to; before any work.
             OutOfMemory: an allocation failed, whoever reported it.
+            UsageError: the current folder has been deleted, and is needed.
         """
         if ctx.params.get("json_output"):
             terminal.require_stdout()
         try:
             return super().invoke(ctx)
+        except FileNotFoundError as error:
+            if error.filename is None and not _has_current_folder():
+                raise UsageError("the current folder has been deleted: change to another") from None
+            raise
         except Exception as error:
             if not memory.is_lacking(error):
                 raise

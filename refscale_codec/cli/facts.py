@@ -3,6 +3,7 @@
 Numpy and Pillow are imported only for files that need them, torch only for a map that is not the same everywhere.
 """
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -77,14 +78,18 @@ def lines_of(name: str, facts: dict[str, Any]) -> list[str]:
 
 
 def bounds(transform: list[float] | None, width: int, height: int) -> list[float] | None:
-    """Return the least x and y and the largest x and y of a picture's corners; None without a transform."""
+    """Return the least x and y and the largest x and y of a picture's corners.
+
+    None without a transform, or if they are not finite.
+    """
     if transform is None:
         return None
     a, b, c, d, e, f = transform
     corners = [(column, row) for column in (0, width) for row in (0, height)]
     xs = [a * column + b * row + c for column, row in corners]
     ys = [d * column + e * row + f for column, row in corners]
-    return [min(xs), min(ys), max(xs), max(ys)]
+    found = [min(xs), min(ys), max(xs), max(ys)]
+    return found if all(map(math.isfinite, xs + ys)) else None
 
 
 def _samples(content: Container) -> dict[str, Any]:

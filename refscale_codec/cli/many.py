@@ -179,7 +179,7 @@ def summarise(
         counts: of the run.
         done: `coded` or `decoded`.
         folder: of the output.
-        unread: folders that could not be read.
+        unread: lines on files and folders that could not be read.
         json_output: whether a summary goes to stdout as JSON.
         quiet: whether none goes to stderr.
 
@@ -205,11 +205,21 @@ def summarise(
     why = f"; {folder / JOURNAL} has why"
     if unread:
         raise BatchError(
-            f"{len(unread)} folders could not be read, nor what is in them"
+            f"{len(unread)} files and folders could not be read"
             + f", and {counts.failed} of {counts.all} pictures not {done}{why}" * bool(counts.failed)
         )
     if counts.failed:
         raise BatchError(f"{counts.failed} of {counted(counts.all, 'picture')} could not be {done}{why}")
+
+
+def told_and_kept(lines: list[str]) -> "Callable[[str], None]":
+    """Return a function that tells a line and puts it into a list."""
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        terminal.say(False, line)
+
+    return tell
 
 
 def require_others(tasks: "Sequence[Task]", *held: str | Path) -> None:

@@ -148,16 +148,17 @@ JsonOption = Annotated[bool, option("--json", help="Print the summary as JSON on
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.rsc", help="A .rsc file; - is stdin.")]
 
 
-_LARGEST = 1 << 16  # more pages or threads than that are a mistake
+_LARGEST = 1 << 16  # more pages than that are a mistake
+_MOST_THREADS = 1 << 10  # also processes; systems refuse many more
 
 
 def require_positive(**numbers: int | None) -> None:
-    """Raise UsageError for a number that is not 1..`_LARGEST`; `numbers` are by the names of their options."""
+    """Raise UsageError for a number below 1 or of no use; `numbers` are by the names of their options."""
     for name, number in numbers.items():
-        if number is not None and not 1 <= number <= _LARGEST:
-            raise UsageError(
-                f"--{name.replace('_', '-')} must be {'at least 1' if number < 1 else 'smaller'}, not {number}"
-            )
+        most = _MOST_THREADS if name in ("threads", "jobs") else _LARGEST
+        if number is not None and not 1 <= number <= most:
+            bound = "at least 1" if number < 1 else f"at most {most}"
+            raise UsageError(f"--{name.replace('_', '-')} must be {bound}, not {number}")
 
 
 def index_named(refs: str | None, ref: object = None, max_refs: int | None = None) -> str | None:
@@ -226,7 +227,7 @@ def tile_side(
 
 def window_of(text: str) -> tiles.Box:
     """Parse x,y,w,h; UsageError for anything else."""
-    numbers = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
+    numbers = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9})", text.replace(" ", ""))
     left, top, width, height = map(int, numbers.groups()) if numbers else (0, 0, 0, 0)
     if not width or not height:
         raise UsageError(f"--window must be x,y,w,h in pixels, such as 1024,0,512,512, not {text!r}")
@@ -243,7 +244,7 @@ def ranges_of(texts: list[str], bands: int) -> dict[int, tuple[float, float]]:
     for_all: dict[int, tuple[float, float]] = {}
     single: dict[int, tuple[float, float]] = {}
     for text in texts:
-        found = re.fullmatch(rf"(?:(\d+):)?({number}),({number})", text.replace(" ", ""))
+        found = re.fullmatch(rf"(?:(\d{{1,9}}):)?({number}),({number})", text.replace(" ", ""))
         if not found:
             raise UsageError(f"--range must be low,high or band:low,high, such as 0,10000 or 2:0,4000, not {text!r}")
         low, high = (float(value) for value in found.groups()[1:])

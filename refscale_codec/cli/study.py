@@ -116,7 +116,7 @@ def evaluate_command(
         if output is not None:
             terminal.require_output(str(output), manifest, weights, replace=True)
         chosen = _choices(modes, names.MODES)
-        wanted = [int(text) if text.isdecimal() else 0 for text in qualities.split(",")]
+        wanted = [int(text) if text.isdecimal() and len(text) <= 3 else 0 for text in qualities.split(",")]
         if not all(1 <= quality <= 100 for quality in wanted):
             raise UsageError(f"--qualities must be numbers from 1 to 100, separated by commas, not {qualities}")
         pairs = read_manifest(manifest, None if split is None else (split,))

@@ -205,7 +205,7 @@ def picture_format(output: str, named: str | None) -> str:
 def require_inputs(*paths: str | Path | None) -> None:
     """Raise UsageError if stdin is to be read twice."""
     if paths.count("-") > 1:
-        raise UsageError("input and --ref are both -, but stdin can be only one of them: give a file for the other")
+        raise UsageError("- is given more than once, but stdin can be read only once: give a file for the others")
 
 
 def require_pictures(*paths: str | None) -> None:

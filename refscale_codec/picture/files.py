@@ -74,7 +74,8 @@ def begins(path: Path, magic: bytes) -> bool:
 def below(folder: Path, suffixes: Sequence[str], failed: Callable[[str], None]) -> Iterator[Path]:
     """Yield the files with these suffixes, in lower case, in a folder and in all folders in it, sorted in each.
 
-    Pipes and devices are left out. `failed` is called with a line on each folder that cannot be read.
+    Pipes and devices are left out, and links to folders are not followed. `failed` is called with a line on each folder
+    that cannot be read, and on each of these files that cannot be examined, such as a link to nothing.
     """
 
     def unreadable(error: OSError) -> None:
@@ -83,16 +84,16 @@ def below(folder: Path, suffixes: Sequence[str], failed: Callable[[str], None]) 
     for inside, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()
         paths = (Path(inside, name) for name in sorted(names))
-        yield from (path for path in paths if path.suffix.lower() in suffixes and _may_be_read(path))
-
-
-def _may_be_read(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except PermissionError:  # which reading it tells
-        return True
-    except OSError:
-        return False
+        for path in (path for path in paths if path.suffix.lower() in suffixes):
+            try:
+                regular = stat.S_ISREG(path.stat().st_mode)
+            except PermissionError:  # which reading it tells
+                regular = True
+            except OSError as error:
+                failed(f"cannot read {path}: {'it is a link, and ' * path.is_symlink()}{reason(error)}")
+                continue
+            if regular:
+                yield path
 
 
 def destination(path: Path) -> Path:

@@ -140,7 +140,7 @@ def fault(name: str, value: object) -> str:
 
 
 def parse(geo: bytes) -> Fields:
-    """Return the fields of JSON, without those of unknown names.
+    """Return the fields of JSON, without those of unknown names; all numbers in it are float.
 
     Raises:
         ValueError: it is too large or too deep, no JSON object, or a field is not as the schema says.
@@ -150,7 +150,7 @@ def parse(geo: bytes) -> Fields:
     if _too_deep(geo):
         raise ValueError(f"more than {_DEPTH} objects and lists in one another")
     try:
-        found = json.loads(geo, parse_constant=_refuse)
+        found = json.loads(geo, parse_constant=_refuse, parse_int=float)
     except UnicodeDecodeError:
         raise ValueError("not in UTF-8") from None
     if not isinstance(found, dict):
@@ -190,7 +190,10 @@ def dumped(fields: Fields) -> bytes:
 
 
 def of_window(geo: bytes, left: int, top: int) -> bytes:
-    """Return the fields of a window of the picture that begins at this column and row."""
+    """Return the fields of a window of the picture that begins at this column and row.
+
+    One whose numbers would not be finite there is left out.
+    """
     fields = fields_of(geo)
     if "transform" in fields:
         a, b, c, d, e, f = fields["transform"]
@@ -200,7 +203,7 @@ def of_window(geo: bytes, left: int, top: int) -> bytes:
     if "rpcs" in fields:
         rpcs = fields["rpcs"]
         fields["rpcs"] = rpcs | {"line_off": rpcs["line_off"] - top, "samp_off": rpcs["samp_off"] - left}
-    return dumped(fields)
+    return dumped({name: value for name, value in fields.items() if not fault(name, value)})
 
 
 def without_tags(geo: bytes) -> bytes:

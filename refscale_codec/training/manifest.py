@@ -62,10 +62,10 @@ def read_manifest(path: Path, splits: tuple[str, ...] | None = None) -> list[Pai
     text, separators = _text(path), _SEPARATORS
     if hint := re.match(r'"?sep=(.)"?[ \t]*(\r\n|\r|\n|$)', text):  # tells spreadsheets the separator
         text, separators = text[hint.end() :], hint[1]
-    separator = max(separators, key=lambda separator: _columns_known(next(_rows(text, separator)).cells))
     try:
+        separator = max(separators, key=lambda separator: _columns_known(next(_rows(text, separator)).cells))
         *rows, last = _rows(text, separator)
-    except csv.Error as error:
+    except (csv.Error, ValueError) as error:  # the latter for a separator that cannot be one
         raise UsageError(f"cannot read the manifest {path}: {error}") from None
     if last.cells != _END:
         raise UsageError(f"{path}, row {last.number}: a quote is opened and never closed")
