@@ -141,7 +141,7 @@ def test_two_pictures_of_one_local_system_are_related(caplog: pytest.LogCaptureF
     assert np.allclose(georeference.prior(here, there), [[1, 0, -5], [0, 1, -3], [0, 0, 1]], atol=1e-9)
     far = placed(pixels, LOCAL, 1, 0, 1064, 0, -1, 0)
     assert georeference.prior(here, far) is None
-    assert "lies 1e+03 units of its coordinate reference system away" in caplog.text
+    assert "lies 1,000 units of its coordinate reference system away" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,8 @@ def test_two_pictures_of_one_local_system_are_related(caplog: pytest.LogCaptureF
     [
         (UTM, (10, 0, 650_640, 0, -10, 4_200_000), "50 km"),
         (UTM, (10, 0, 600_000, 0, -10, 4_199_000), "360 m"),
+        (UTM, (10, 0, 600_000, 0, -10, 4_190_320), "9,040 m"),
+        (UTM, (10, 0, 600_000, 0, -10, 4_198_360.4), "1,000 m"),
         (UTM, (10, 0, 600_640, 0, -10, 4_200_640), ""),  # they touch
         (UTM, (10, 0, 600_000, 0, -10, 4_200_630), ""),
         ("EPSG:4326", (1e-4, 0, -121.0, 0, -1e-4, 37.9), "75 km"),  # from about -121.853, 0.853 degrees of 87.7 km

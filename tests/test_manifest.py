@@ -58,6 +58,16 @@ def test_manifest_paths_may_be_absolute(tmp_path: Path) -> None:
     assert (only.target, only.reference) == (picture, picture)
 
 
+def test_backslashes_separate_folders_where_no_name_has_them(tmp_path: Path) -> None:
+    (tmp_path / "sub" / "old").mkdir(parents=True)
+    for name in ("sub/k.png", "sub/old/k.png", "a\\b.png"):
+        (tmp_path / name).touch()
+    rows = "sub\\k.png,sub\\old\\k.png\na\\b.png,\nsub\\gone.png,\n"
+    found = read_manifest(manifest(tmp_path, f"target,reference\n{rows}"))
+    assert found[0] == Pair("pictures", "k", tmp_path / "sub" / "k.png", tmp_path / "sub" / "old" / "k.png")
+    assert [pair.target for pair in found[1:]] == [tmp_path / "a\\b.png", tmp_path / "sub\\gone.png"]
+
+
 def test_a_split_without_rows_is_named(tmp_path: Path) -> None:
     path = manifest(tmp_path, "split,target,reference\ntrain,a.png,b.png\n")
     with pytest.raises(UsageError, match="no row of the split dev or test"):

@@ -301,6 +301,19 @@ def test_a_sliver_of_the_coded_range_is_told() -> None:
     assert told(np.dstack([noisy(1, 3, U8)] * 5))[-1] == "likewise 4 more bands"
 
 
+def test_a_sliver_of_a_declared_range_is_told() -> None:
+    land = noisy(440, 2960)
+    (line,) = told(land, (0, 65_535))
+    assert "within 440..2959, 3.8 % of the range 0..65535 that is coded" in line
+    assert line.endswith("; --range 1:440,2959 (value_range in Python) codes these finer")
+    assert told(land, (440, 2959)) == told(land, (0, 10_000)) == []
+    land[:30] = 40_000 + land[:30] // 100
+    clipped, line = told(land, (40_000, 60_000))
+    assert clipped.startswith("band 1: 53.1 % of the samples lie beyond the range 40000..60000: clipped")
+    assert "46.9 % of the samples lie within 40004..40029, 0.12 % of the range 40000..60000 that is coded" in line
+    assert line.endswith("codes these finer, but clips others")
+
+
 @pytest.mark.parametrize("values", [(0,), (0, 255), (0, 1), (255,)])
 def test_a_collar_does_not_hide_a_sliver(values: tuple[int, ...]) -> None:
     pixels = noisy(118, 132, U8)

@@ -244,14 +244,15 @@ def meant(
         pixels = (255 if bits <= 8 else top) - pixels
     alpha = values[..., places.pop()] if places else None
     if 1 in extra and alpha is not None:
-        straight = np.floor(pixels * full / np.maximum(alpha, 1)[..., None] + 0.5).clip(0, full)
-        pixels = np.where(alpha[..., None] > 0, straight, 0)
+        colours = pixels[..., : picture.depth - len(extra)]
+        straight = np.floor(colours * full / np.maximum(alpha, 1)[..., None] + 0.5).clip(0, full)
+        colours[:] = np.where(alpha[..., None] > 0, straight, 0)
     return pixels, alpha
 
 
 LAYOUTS = [  # bits, photometric interpretation, meaning of extra samples
     *itertools.product((1, 2, 4, 8, 16), (0, 1), ((), (1,), (2,))),
-    *itertools.product((8, 12, 16), (2,), ((), (0,), (1,), (2,), (0, 2), (2, 0))),
+    *itertools.product((8, 12, 16), (2,), ((), (0,), (1,), (2,), (0, 2), (2, 0), (0, 1), (1, 0))),
     *itertools.product((2, 4, 8), (3,), ((), (2,))),
 ]
 
@@ -280,7 +281,7 @@ def test_samples_and_tags_are_the_same_with_and_without_a_georeference(
         assert b"Maker" in found.metadata.exif
     assert georeferenced.metadata.geo
     assert notes == others
-    told = (bits < 8 and photometric < 2) + (photometric in (0, 3)) + (1 in extra) + (extra == (2, 0))
+    told = (bits < 8 and photometric < 2) + (photometric in (0, 3)) + (1 in extra) + (extra in ((2, 0), (1, 0)))
     assert len(notes) == told
 
 

@@ -105,8 +105,14 @@ def apart(target: Grid, reference: Grid, matrix: Matrix) -> str:
     elif system.is_projected:
         metres = system.linear_units_factor[1] * math.hypot(x, y)
     else:
-        return f"{math.hypot(x, y):.3g} units of its coordinate reference system"
-    return f"{metres / 1000:,.0f} km" if metres >= 10_000 else f"{metres:,.3g} m"
+        return f"{_plain(math.hypot(x, y))} units of its coordinate reference system"
+    return f"{metres / 1000:,.0f} km" if metres >= 10_000 else f"{_plain(metres)} m"
+
+
+def _plain(number: float) -> str:
+    """Return a number to three digits, without an exponent up to a billion."""
+    short = f"{number:.3g}"
+    return f"{float(short):,.0f}" if 1000 <= float(short) < 1e9 else short
 
 
 def _grid(picture: Image) -> Grid | None:

@@ -7,6 +7,7 @@ others, which are ignored.
 Commas, semicolons or tabs separate cells, which may be in quotes. The order of the columns, upper and lower case in
 their names, blanks around cells, empty rows and the kind of line ends make no difference. The text is UTF-8 or UTF-16,
 with a byte order mark or without. Bytes that are not UTF-8 are those of a file name, as in a list that a shell writes.
+A backslash separates folders, as on Windows, where there is no file with one in its name.
 """
 
 import codecs
@@ -139,6 +140,7 @@ def _pair(row: _Row, columns: list[str], path: Path) -> Pair:
     for file in filter(None, (target, reference)):
         if not _is_utf8(file) and not os.path.exists(path.parent / file):
             raise UsageError(f"{where}: there is no file {file}; if it is named otherwise, save the table as UTF-8")
+    target, reference = (_with_separators(file, path.parent) for file in (target, reference))
     return Pair(
         dataset=printable(dataset) or "pictures",
         name=printable(name or Path(target).stem),
@@ -146,6 +148,12 @@ def _pair(row: _Row, columns: list[str], path: Path) -> Pair:
         reference=path.parent / reference if reference else None,
         row=where,
     )
+
+
+def _with_separators(file: str, folder: Path) -> str:
+    """Return a path, with Windows' separators replaced where only then there is such a file."""
+    other = file.replace("\\", "/")
+    return other if not os.path.exists(folder / file) and os.path.exists(folder / other) else file
 
 
 def _is_utf8(name: str) -> bool:

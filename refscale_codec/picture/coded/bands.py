@@ -131,7 +131,7 @@ def describe(
             one = ranges.Chosen(0, 255)
         else:
             one = ranges.measured(plane, valid)
-        sliver = None if band in given else ranges.sliver(band + 1, plane, valid, one.low, one.high)
+        sliver = ranges.sliver(band + 1, plane, valid, one.low, one.high)
         if sliver is not None:
             slivers.append(sliver)
         chosen.append(one)

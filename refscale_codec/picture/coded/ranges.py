@@ -261,13 +261,16 @@ def of_reference(
 def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:
     """Return a message on a band of which nearly all samples lie in a sliver of its coded range, else None.
 
-    Fill values do not count. The band's number is from 1; the other arguments are those of `within`.
+    Fill values and samples beyond the range do not count. The band's number is from 1; the other arguments are those of
+    `within`.
     """
     counted = _counted(plane, valid)
     besides = _fills(counted)
     if len(counted.values) - len(besides) < 2:  # values of classes, say
         besides = []
     counted = counted.without(besides)
+    samples = counted.counts.sum()
+    counted = counted.between(low, high)
     if len(counted.values) < 2 or high <= low:
         return None
     first, last = _usual(counted).ends
@@ -276,7 +279,7 @@ def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high
     part = (last - first) / (high - low)
     if first == last or part > _SLIVER:
         return None
-    inside = float(counted.between(first, last).counts.sum() / counted.counts.sum())
+    inside = float(counted.between(first, last).counts.sum() / samples)
     narrow, clipped = f"{text(first)},{text(last)}", "" if inside == 1 else ", but clips others"
     others = f" that are not {' or '.join(map(text, besides))}" if besides else ""
     return (

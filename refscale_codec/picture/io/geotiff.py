@@ -27,6 +27,7 @@ INSTALL = "pip install 'refscale-codec[geo]'"
 WRITTEN = "16 or 32 bits, bands, nodata value or georeference"
 """What a TIFF that is to be written may need GDAL for."""
 
+_COLOURS = {"gray", "red", "green", "blue"}  # interpretations of bands that alpha may have been multiplied with
 _TILES = 512, 256, 1024, 2048  # sides in pixels, the default first; overviews need powers of two
 _CREATION = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER"}
 
@@ -168,7 +169,7 @@ def _interpreted(file: Any, samples: NDArray[Any], page: Page, name: str) -> Ras
         alpha = _widened(alpha, page.bits)
     if alpha is not None and alphas and page.premultiplied(alphas[0]):
         notes.append("premultiplied alpha, converted to straight colours")
-        pixels = _straight(pixels, alpha, nodata)
+        pixels = _straight(pixels, kinds, alpha, nodata)
     return Raster(np.ascontiguousarray(pixels), alpha, nodata, geo.dumped(fields), notes)
 
 
@@ -221,11 +222,11 @@ def _widened(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     return ((2 * 255 * samples.astype(np.uint16) + top) // (2 * top)).astype(np.uint8)
 
 
-def _straight(pixels: NDArray[Any], alpha: NDArray[Any], nodata: Number | None) -> NDArray[Any]:
-    """Return premultiplied colours divided by alpha, rounded; 0 where alpha is 0."""
-    straight = np.empty_like(pixels)
+def _straight(pixels: NDArray[Any], kinds: list[str], alpha: NDArray[Any], nodata: Number | None) -> NDArray[Any]:
+    """Return premultiplied colours divided by alpha, rounded, and 0 where alpha is 0; other bands as they are."""
+    straight = pixels.copy()
     full = levels.opaque(alpha.dtype)
-    for band in range(pixels.shape[2]):
+    for band in (band for band in range(pixels.shape[2]) if kinds[band] in _COLOURS):
         plane = pixels[..., band]
         if plane.dtype.kind == "f":
             divided = plane / np.where(alpha > 0, alpha, full)
