@@ -10,7 +10,9 @@ from refscale_codec.errors import OutputError, reason, writing
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a journal, none if there is no such file; lines that were cut short are left out.
+    """Return the lines of a journal, none if there is no such file.
+
+    Lines that were cut short, or are damaged so that `line` would not have written them, are left out.
 
     Raises:
         OutputError: it cannot be read, so it cannot be gone on with.
@@ -23,15 +25,15 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise OutputError(f"cannot read {path}: {reason(error)}") from None
     lines = []
     for text in texts:
-        with suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict):
-                lines.append(line)
+        with suppress(ValueError, RecursionError):
+            fields = json.loads(text)
+            if isinstance(fields, dict) and line(fields):
+                lines.append(fields)
     return lines
 
 
 def line(fields: dict[str, Any]) -> bytes:
-    """Return a line of a journal."""
+    """Return a line of a journal; ValueError for a number that is not finite."""
     return json.dumps(fields, allow_nan=False).encode() + b"\n"
 
 

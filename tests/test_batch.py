@@ -284,6 +284,44 @@ def test_a_journal_that_was_cut_short_in_its_first_line_is_gone_on_with(
     assert run("new", "-o", "out")[0].code == 0
 
 
+DAMAGED = [
+    '{"name": "t", "file": [], "key": "1"}',
+    '{"name": "t", "file": {}, "key": "1", "error": null}',
+    "[" * 200_000,
+    '{"a": ' * 200_000,
+    '{"name": "a", "file": "a.rsc", "key": "1", "bpp": NaN}',
+    '{"name": "a", "file": "a.rsc", "key": "1", "bpp": 1e999}',
+    '{"name": "a", "file": "a.rsc", "key": "1", "error": null, "bytes": "x", "sha256": 5}',
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=lambda text: text[:60])
+def test_lines_of_a_journal_that_are_damaged_are_passed_over(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], damaged: str
+) -> None:
+    run("new", "-o", "out")
+    journal = place / "out" / "batch.jsonl"
+    sound = journal.read_text()
+    journal.write_text(f"{damaged}\n{sound}{damaged}\n")
+    outcome, coded = run("new", "-o", "out")
+    assert (outcome.code, coded, journal.read_text()) == (0, [], sound)
+
+
+def test_a_coded_file_that_was_damaged_is_no_longer_done(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]]
+) -> None:
+    run("new", "-o", "out")
+    path = place / "out" / "a.rsc"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    outcome, coded = run("new", "-o", "out")
+    assert (outcome.code, coded) == (9, ["a.rsc"])
+    assert "out/a.rsc exists, and it is not what was written: -f overwrites it" in outcome.err
+    assert run("new", "-o", "out", "-f")[1] == ["a.rsc"]
+    assert path.read_bytes() == sound
+    assert run("new", "-o", "out")[1] == []
+
+
 def test_a_dry_run_lists_what_would_be_done_and_writes_nothing(
     place: Path, run: Callable[..., tuple[Outcome, list[str]]]
 ) -> None:

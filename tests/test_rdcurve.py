@@ -57,6 +57,23 @@ def names(pairs: list[Pair]) -> list[tuple[str, str]]:
     return [(pair.dataset, pair.name) for pair in pairs]
 
 
+def test_lines_that_are_damaged_are_left_out_of_the_rows_of_an_earlier_run(tmp_path: Path) -> None:
+    row = Row("d", "n", "c", 1, 9, {"picture": 9}, 1.5, 30.0, 30.0, 0.9, 0.9, float("nan"), 1.0, {"encode": 1})
+    sound = {"key": "k", **results_files.to_fields(row)}
+    damage: list[dict[str, object]] = [
+        {"key": ["k"]},
+        {"key": 5},
+        {"bpp": "x"},
+        {"seconds": {"encode": []}},
+        {"name": 1},
+    ]
+    lines = [*(json.dumps(sound | change) for change in damage), "[" * 200_000, json.dumps(sound).replace("1.5", "NaN")]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, json.dumps(sound)]))
+    assert str(rdcurve._kept(tmp_path / "rows.jsonl")) == str({"k": row})
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    assert rdcurve._kept(tmp_path / "rows.jsonl") == {}
+
+
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
 

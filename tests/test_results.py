@@ -73,6 +73,14 @@ def with_bytes_map(fields: dict[str, Any]) -> None:
     fields["rows"][0]["bytes_map"] = fields["rows"][0].pop("bytes_by_section")
 
 
+def with_text_for_a_number(fields: dict[str, Any]) -> None:
+    fields["rows"][0]["bpp"] = "x"
+
+
+def with_text_in_a_table(fields: dict[str, Any]) -> None:
+    fields["rows"][0]["seconds"] = {"encode": "x"}
+
+
 def without_coders(fields: dict[str, Any]) -> None:
     del fields["coders"]
 
@@ -87,6 +95,8 @@ def with_more(fields: dict[str, Any]) -> None:
         (without_schema, "older than schemas have numbers.*measure it again"),
         (of_a_later_schema, "has the schema 2.*reads 1"),
         (with_bytes_map, "unexpected or missing: bytes_by_section, bytes_map"),
+        (with_text_for_a_number, "of another type: bpp"),
+        (with_text_in_a_table, "of another type: seconds"),
         (without_coders, "not a results file.*coders"),
         (with_more, "not a results file.*more"),
     ],

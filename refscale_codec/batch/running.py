@@ -10,7 +10,7 @@ from typing import Any
 
 from refscale_codec import __version__, journal, workers
 from refscale_codec.archive.references import References
-from refscale_codec.batch.tasks import DONE, JOURNAL, Job, Task
+from refscale_codec.batch.tasks import DONE, JOURNAL, Job, Task, told
 from refscale_codec.errors import OutputError, ReferenceMismatch, printable, writing
 from refscale_codec.picture import files
 
@@ -59,7 +59,7 @@ def run(
                 line = _saved(task, job, *made, index)
             append(line)
             yield line
-    last = {line.get("file"): line for line in journal.read(folder / JOURNAL)}
+    last = told(folder)
     order = [last.pop(task.item.file) for task in tasks if task.item.file in last]
     text = b"".join(map(journal.line, [*last.values(), *order]))
     with writing(folder / JOURNAL):
@@ -71,7 +71,7 @@ def _work(version: str, job: Job, explain: Callable[[Exception], str], task: Tas
     if version != __version__:
         return _failed(task, job, f"its process has refscale {__version__}, and {version} is wanted"), b""
     begun = time.monotonic()
-    with workers.warnings_of("refscale_codec") as told:
+    with workers.warnings_of("refscale_codec") as warned:
         try:
             facts, data = job.do(task)
         except Exception as error:
@@ -79,7 +79,7 @@ def _work(version: str, job: Job, explain: Callable[[Exception], str], task: Tas
         else:
             sha256, seconds = hashlib.sha256(data).hexdigest(), round(time.monotonic() - begun, 3)
             line = _line(task, job) | facts | {"bytes": len(data), "sha256": sha256, "seconds": seconds}
-    return line | {"warnings": [printable(text) for text in told]}, data
+    return line | {"warnings": [printable(text) for text in warned]}, data
 
 
 def _saved(task: Task, job: Job, line: Line, data: bytes, index: References | None) -> Line:
@@ -92,7 +92,8 @@ def _saved(task: Task, job: Job, line: Line, data: bytes, index: References | No
             if output.exists():
                 there = hashlib.sha256(output.read_bytes()).hexdigest()
                 if not (job.replace or there in (line["sha256"], task.written)):
-                    return _failed(task, job, f"{output} exists, and no earlier run has written it: -f overwrites it")
+                    who = "no earlier run has written it" if task.written is None else "it is not what was written"
+                    return _failed(task, job, f"{output} exists, and {who}: -f overwrites it")
         files.make_folder(output.parent)
         with nullcontext() if index is None else index.care(output, data):
             files.write_atomically(output, data)

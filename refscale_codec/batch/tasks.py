@@ -15,6 +15,11 @@ JOURNAL = "batch.jsonl"
 DONE = "done"
 """The state of an item that is coded or decoded already; the others are new, changed and failed."""
 
+_TYPES: dict[str, Any] = {  # of what is read in a line
+    **dict.fromkeys(("file", "key"), str),
+    **dict.fromkeys(("error", "sha256"), str | None),
+    **{"bytes": int | None, "bpp": float | int | None, "references": dict | None},
+}
 _BEGINNING = b'{"name": '  # of a line
 
 
@@ -76,23 +81,37 @@ def plan(items: Iterable[Item], job: Job, folder: Path) -> list[Task]:
     """Return what is to be done with each item.
 
     Args:
-        items: from `find`.
+        items: from `find`. One is done if the journal says so for the same key and its file is as it was written: a
+            `.rsc` file by its hash, since it may be all that is left of a picture; what was decoded, which may be large
+            and can be decoded again, by its size.
         job: what is to be done with them.
         folder: of the output; need not exist.
     """
-    known = {line.get("file"): line for line in journal.read(folder / JOURNAL)}
+    known = told(folder)
     tasks = []
     for item in items:
         key = hashlib.sha256(json.dumps(job.depends(item)).encode()).hexdigest()[:16]
         line = known.get(item.file)
         if line is None:
             state = "new"
-        elif line.get("error") is not None:
+        elif line["error"] is not None:
             state = "failed"
         else:
-            state = DONE if line.get("key") == key and _size(folder / item.file) == line.get("bytes") else "changed"
-        tasks.append(Task(item, folder, key, state, None if line is None else line.get("sha256")))
+            state = DONE if line["key"] == key and _is_as_written(folder / item.file, line) else "changed"
+        tasks.append(Task(item, folder, key, state, None if line is None else line["sha256"]))
     return tasks
+
+
+def told(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the last line of each file in the journal of a folder; damaged lines are left out."""
+    absent: dict[str, Any] = dict.fromkeys(_TYPES)
+    lines = [absent | line for line in journal.read(folder / JOURNAL)]
+    return {
+        line["file"]: line
+        for line in lines
+        if all(isinstance(line[name], kind) for name, kind in _TYPES.items())
+        and (line["error"] is not None or None not in (line["bytes"], line["sha256"]))
+    }
 
 
 def require_journal(folder: Path, *, replace: bool) -> None:
@@ -110,11 +129,13 @@ def require_journal(folder: Path, *, replace: bool) -> None:
     files.write_atomically(path, b"")
 
 
-def _size(path: Path) -> int | None:
+def _is_as_written(path: Path, line: dict[str, Any]) -> bool:
     try:
-        return path.stat().st_size
+        if path.stat().st_size != line["bytes"]:
+            return False
+        return path.suffix != ".rsc" or hashlib.sha256(path.read_bytes()).hexdigest() == line["sha256"]
     except OSError:
-        return None
+        return False
 
 
 def version(path: Path) -> list[int]:

@@ -111,8 +111,8 @@ def batch(
     it, among themselves or those of --ref; items.json in the output has the items of the files.
 
     batch.jsonl in the output gets a line of JSON for each picture. A later run codes only what is missing, has failed,
-    or has changed: a picture, its reference, the options, the weights or the version; what the process computes with
-    does not count. A file that no earlier run has written is left alone, unless it is equal.
+    or has changed: a picture, its reference, its file, the options, the weights or the version; what the process
+    computes with does not count. A file that is not as an earlier run has written it is left alone, unless it is equal.
 
     A picture that cannot be coded is one line, the run goes on, and the exit code is 9. If the process that codes it
     ends by itself, it is tried once more. Workers of --scheduler read and find all files by the same paths as here.
@@ -272,12 +272,11 @@ def _found(
 
 def _write_items(scenes: "list[Scene]", older: "list[Scene | None]", folder: Path) -> None:
     """Write the items of the files that are coded."""
-    from refscale_codec import journal
     from refscale_codec.archive import stac
-    from refscale_codec.batch.tasks import JOURNAL
+    from refscale_codec.batch import tasks
     from refscale_codec.picture import files
 
-    told = {line.get("file"): line for line in journal.read(folder / JOURNAL) if line.get("error") is None}
+    told = {file: line for file, line in tasks.told(folder).items() if line["error"] is None}
     items = [
         stac.coded_item(scene, old, told[scene.file], folder)
         for scene, old in zip(scenes, older, strict=True)

@@ -158,12 +158,13 @@ def _key(pair: Checked, coder: Coder, quality: int) -> str:
 
 
 def _kept(path: Path) -> dict[str, Row]:
-    """Return the rows of an earlier run by their keys; lines cut short, or of another schema, are left out."""
+    """Return the rows of an earlier run by their keys; lines that are damaged, or of another schema, are left out."""
     rows = {}
     for row in journal.read(path):
-        with suppress(ValueError, AttributeError, KeyError):
-            key = row.pop("key")
-            rows[key] = from_fields(Row, row)
+        key = row.pop("key", None)
+        if isinstance(key, str):
+            with suppress(ValueError):
+                rows[key] = from_fields(Row, row)
     return rows
 
 

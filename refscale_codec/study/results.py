@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 from refscale_codec.errors import UsageError, reason
 from refscale_codec.picture.files import write_atomically
@@ -168,14 +169,26 @@ def to_fields(record: Row | Comparison | CoderInfo) -> dict[str, Any]:
 
 
 def from_fields(kind: type[Record], fields: Mapping[str, Any]) -> Record:
-    """Return the record that `to_fields` wrote; ValueError for missing or unknown fields."""
+    """Return the record that `to_fields` wrote; ValueError for fields that are missing, unknown or of another type."""
     _require_fields(kind, fields)
     types = {field.name: field.type for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {
         name: math.nan if value is None and types[name] is float else tuple(value) if isinstance(value, list) else value
         for name, value in fields.items()
     }
+    if odd := [name for name, value in values.items() if not _is_of(value, types[name])]:
+        raise ValueError(f"fields of another type: {', '.join(sorted(odd))}")
     return kind(**values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Return whether a value is of the type of a field; a whole number is a float, too."""
+    if kind is float:
+        return isinstance(value, float | int)
+    if not isinstance(value, get_origin(kind) or kind if not isinstance(kind, UnionType) else kind):
+        return False
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return all(_is_of(part, get_args(kind)[-1 if isinstance(value, dict) else 0]) for part in parts)
 
 
 def _require_fields(kind: type[Any], fields: Mapping[str, Any]) -> None:
