@@ -145,15 +145,21 @@ def test_wkt_that_may_name_a_file_is_told_from_other(text: str, names: bool) -> 
     assert geo.names_a_path(text) == names
 
 
-def test_a_prj_file_makes_nothing_open(tmp_path: Path, pipe: str) -> None:
-    PIL.Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    (tmp_path / "a.prj").write_text(SHIFTED % pipe)
-    read = (
-        "import pathlib, sys; from refscale_codec.picture.io import pictures; pictures.read(pathlib.Path(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", read, str(tmp_path / "a.png")]
+def test_no_file_beside_a_picture_makes_anything_open(tmp_path: Path, pipe: str) -> None:
+    quoted = (SHIFTED % pipe).replace('"', "&quot;").replace("/", "&#47;")
+    points = f'<GCPList Projection="{quoted}"><GCP Pixel="0" Line="0" X="1" Y="1"/></GCPList>'
+    beside = {"a.prj": SHIFTED % pipe, "b.png.aux.xml": f"<PAMDataset><SRS>{quoted}</SRS></PAMDataset>"}
+    beside["c.png.aux.xml"] = f"<PAMDataset>{points}</PAMDataset>"
+    beside["d.png.aux.xml"] = f"<PAMDataset><srs>+proj=longlat +nadgrids={pipe}</srs></PAMDataset>"
+    for name, text in beside.items():
+        (tmp_path / name).write_text(text)
+        PIL.Image.fromarray(PICTURE).save(tmp_path / f"{name[0]}.png")
+    read = "import pathlib, sys; from refscale_codec.picture.io import pictures\n"
+    read += "for name in sys.argv[1:]: pictures.read(pathlib.Path(name))"
+    command = [sys.executable, "-W", "ignore", "-c", read, *(str(tmp_path / f"{name}.png") for name in "abcd")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
-    assert "a.prj beside it (it may name a file, which is not opened)" in done.stderr
+    for name in beside:
+        assert f"{name} beside it (it may name a file, which is not opened)" in done.stderr
 
 
 def test_an_invalid_system_is_refused_with_what_it_must_be() -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
 from xml.parsers import expat
 
 from refscale_codec.errors import reason
@@ -155,6 +156,7 @@ def _with_georeference(
         elements, fault = _elements(sidecar) if sidecar.suffix.endswith(_XML) else (set(), "")
         unread = [what for element, what in _UNREAD_ELEMENTS.items() if element in elements]
         try:
+            _require_no_path(sidecar)
             if _said(data, [sidecar]) != plain or world and {"transform", "gcps"} & plain.fields.keys():
                 used.append(sidecar)
                 fault = ""
@@ -172,6 +174,20 @@ def _with_georeference(
     by = ", ".join(sidecar.name for sidecar in used)
     image, more, notes = gdal_bands.joined(image, plain, whole, samples, name, by)
     return image, left_out + more, notes
+
+
+def _require_no_path(sidecar: Sidecar) -> None:
+    """Raise ValueError for an `.aux.xml` with a reference system that may name a file: GDAL would open it."""
+    if not sidecar.suffix.endswith(_XML):
+        return
+    try:
+        elements = [*ElementTree.fromstring(sidecar.data).iter()]
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # as in `_elements`
+        raise ValueError(f"it is damaged: {error}") from None
+    for element in elements:
+        said = [(element.tag, "".join(element.itertext())), *element.attrib.items()]
+        if any(name.casefold() in ("srs", "projection") and geo.names_a_path(text) for name, text in said):
+            raise ValueError("it may name a file, which is not opened")
 
 
 def _elements(sidecar: Sidecar) -> tuple[set[str], str]:
