@@ -50,7 +50,7 @@ RefOption = Annotated[
     option(
         "--ref",
         metavar="PICTURE",
-        help="An older picture, or a .rsc file of one; for several, repeat it; - is stdin.",
+        help="Older picture or .rsc file; repeat it for several.",
         group=FILES,
     ),
 ]

@@ -29,7 +29,7 @@ DateOption = Annotated[
     option(
         "--date",
         metavar="DATE",
-        help="When pictures that have no date were taken: 2021-05-03; to change it, add -f.",
+        help="Of pictures that have none: 2021-05-03; -f changes it.",
         group=FILES,
     ),
 ]
