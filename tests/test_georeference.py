@@ -123,6 +123,8 @@ LOCAL = 'LOCAL_CS["site grid",UNIT["metre",1]]'
         (("EPSG:4326", 1, 0, -96, 0, -1, 96), ("EPSG:3857", 1, 0, 0, 0, -1, 0), "outside the area of EPSG:3857"),
         ((UTM, 10, 0, 600_000, 0, -10, 4_200_000), ('NONSENSE["x"]', 1, 0, 0, 0, -1, 0), "NONSENSE"),
         ((UTM, 10, 0, 600_000, 0, -10, 4_200_000), (UTM, 1, 1, 0, 1, 1, 0), "degenerate"),
+        ((UTM, 1e308, 0, 0, 0, 1, 0), (UTM, 10, 0, 600_000, 0, -10, 4_200_000), "out of range"),
+        ((UTM, 10, 0, 600_000, 0, -10, 4_200_000), ("EPSG:4326", 1, -1e308, 0, 1, 0, 0), "out of range"),
     ],
 )
 def test_a_hint_that_fails_is_told_in_one_line_and_not_used(

@@ -25,6 +25,7 @@ Matrix = NDArray[np.float64]
 
 _POINTS = 9  # along each side of the target, to which the matrix is fitted
 _BENT = 0.05  # pixels of error of the affine transform above which a homography is used
+_FAR = 1e15  # largest number of a transform; what is computed from larger ones may not be finite
 _DEGREE = 111_195.0  # metres of a degree of latitude, on the sphere of the mean radius of the Earth
 _FAR = 1e10  # no place on Earth has such a coordinate in any unit; PROJ takes for ever to turn 1e20 m into a longitude
 _LONGEST_REASON = 160  # characters of PROJ's reason in a message: it may quote both systems in full
@@ -46,7 +47,13 @@ class Grid(NamedTuple):
     """Columns, in pixels."""
 
     def matrix(self) -> Matrix:
-        """Return the matrix from (column, row, 1) of a pixel's centre, the first one's being (0, 0), to (x, y, 1)."""
+        """Return the matrix from (column, row, 1) of a pixel's centre, the first one's being (0, 0), to (x, y, 1).
+
+        Raises:
+            ImageError: a number is larger than coordinates are.
+        """
+        if max(map(abs, self.transform)) > _FAR:
+            raise ImageError(f"the georeference {self.transform} is out of range")
         centres = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         return np.asarray(np.array([self.transform[:3], self.transform[3:], (0, 0, 1)]) @ centres)
 
