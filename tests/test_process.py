@@ -106,7 +106,7 @@ FULL = "No space left on device"
     ("line", "code", "error"),
     [
         ("info new.rsc >&-", 10, f"cannot write to stdout: {CLOSED}"),
-        ("encode new.png -o - --weights no.safetensors >&-", 10, f"cannot write to stdout: {CLOSED}"),
+        ("encode new.png -o - --weights new.png >&-", 10, f"cannot write to stdout: {CLOSED}"),
         ("verify cut.rsc --json >/dev/full", 10, f"cannot write to stdout: {FULL}"),
         ("--help >&-", 10, f"cannot write to stdout: {CLOSED}"),
         ("info - <&-", 4, f"cannot read stdin: {CLOSED}"),
@@ -134,13 +134,13 @@ def test_a_deleted_current_folder_is_one_message(place: Path) -> None:
     assert done.stderr == b"error: the current folder has been deleted: change to another\n"
 
 
-PRINTING = [  # each writes to stdout at its end; there are no such inputs, which is told where stdout is all right
+PRINTING = [  # each writes to stdout at its end; inputs or weights are none, which is told where stdout is right
     "info cut.rsc",
     "fingerprint no.png",
     "verify cut.rsc --json",
-    "encode new.png -o - --weights no.safetensors",
-    "encode new.png -o out.rsc --json --weights no.safetensors",
-    "decode new.rsc -o - --weights no.safetensors",
+    "encode new.png -o - --weights new.png",
+    "encode new.png -o out.rsc --json --weights new.png",
+    "decode new.rsc -o - --weights new.png",
     "diff new.png --ref no.png -o -",
     "extract-lr cut.rsc -o out.jpg --json",
     "batch no -o out --json",
