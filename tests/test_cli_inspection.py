@@ -160,8 +160,7 @@ def test_json_of_any_file_is_read_by_every_program(refscale: Callable[..., Outco
     far = Metadata(geo=b'{"transform":[1e308,0,1e308,0,-1e308,0]}')
     content = replace(container.unpack((place / "with.rsc").read_bytes()), metadata=metadata.pack(far))
     (place / "far.rsc").write_bytes(container.pack(content))
-    assert strict(refscale("info", "far.rsc", "--json").text)["bounds"] == [1e308, "-inf", "inf", 0.0]  # type: ignore[index]
-    assert "inf" in refscale("info", "far.rsc", "--all").text
+    assert strict(refscale("info", "far.rsc", "--json").text)["bounds"] is None  # type: ignore[index]
     name = os.fsdecode(b"caf\xe9.png")
     if os.name == "posix":
         (place / "target.png").rename(place / name)

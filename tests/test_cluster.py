@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -25,6 +26,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # those 
 
 PAIRS = 40
 LOCAL: dict[str, Any] = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Take back what Dask sets in the environment for its workers: numbers of threads."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="module")
