@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from refscale_codec import model, weights_files
-from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct import coefficients, entropy, scan
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     """A low-res picture quantised."""
 
     indices: coefficients.Indices
-    steps: entropy.Integers
+    steps: scan.Integers
 
 
 def samples(manifest: Path, seed: int) -> Iterator[Sample]:
@@ -55,7 +55,7 @@ def samples(manifest: Path, seed: int) -> Iterator[Sample]:
             yield Sample(coefficients.quantise(low.lr, quality), coefficients.steps(quality))
 
 
-def groups(sample: Sample, key: tuple[int, int]) -> Iterator[entropy.Group]:
+def groups(sample: Sample, key: tuple[int, int]) -> Iterator[scan.Group]:
     """Yield the groups of a component and frequency as a decoder meets them; frequency 0 means all DC."""
     component, k = key
     indices = sample.indices.transpose(2, 3, 0, 1).astype(np.int64)
@@ -63,29 +63,29 @@ def groups(sample: Sample, key: tuple[int, int]) -> Iterator[entropy.Group]:
     if k == 0:
         dc = np.zeros(values[:, 0].shape)
         dc[:, 0, 0] = values[:, 0, 0, 0]
-        for group in entropy.dc_groups(dc, sample.steps):
+        for group in scan.dc_groups(dc, sample.steps):
             ys, xs, other, _ = group.positions
             if other == component:
                 yield group
             dc[other, ys, xs] = values[other, 0, ys, xs]
         return
-    coded = entropy.CodedPlanes(values[:, 0].astype(np.float64))
+    coded = scan.CodedPlanes(values[:, 0].astype(np.float64))
     for other, before in product(range(3), range(1, k + 1)):
         if before < k or other < component:
-            for phase, (row, column) in enumerate(entropy.PHASES):
+            for phase, (row, column) in enumerate(scan.PHASES):
                 coded.put(other, before, phase, values[other, before, row::2, column::2])
-    for phase, (row, column) in enumerate(entropy.PHASES):
+    for phase, (row, column) in enumerate(scan.PHASES):
         own = values[component, k, row::2, column::2]
         if own.size:
-            yield entropy.ac_group(coded, sample.steps, component, k, phase)
+            yield scan.ac_group(coded, sample.steps, component, k, phase)
             coded.put(component, k, phase, own)
 
 
 class Weights(NamedTuple):
     """Of a set: integers."""
 
-    mean: entropy.Exact
-    spread: entropy.Exact
+    mean: scan.Exact
+    spread: scan.Exact
 
 
 def fit(
@@ -95,8 +95,8 @@ def fit(
     weight = 1 / (0.3 + 3 * abs(signed).mean(axis=0)) if len(signed) else np.ones_like(values)
     gram = (signed * weight) @ signed.T + 1e-5 * values.size * np.eye(len(signed))
     mean = np.linalg.solve(gram, (signed * weight) @ (values - base))
-    mean = np.clip(np.rint(mean * entropy.ONE), -32768, 32767)
-    apart = torch.from_numpy(abs(values - base - (mean / entropy.ONE) @ signed).astype(np.float32)).clamp(max=60)
+    mean = np.clip(np.rint(mean * scan.ONE), -32768, 32767)
+    apart = torch.from_numpy(abs(values - base - (mean / scan.ONE) @ signed).astype(np.float32)).clamp(max=60)
     features = torch.from_numpy(np.concatenate([abs(signed), plain]))
     raw = torch.full((len(features),), -4.0, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=0.1)
@@ -110,7 +110,7 @@ def fit(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     spread = functional.softplus(raw).detach().numpy()
-    return Weights(mean, np.clip(np.rint(spread * entropy.ONE), 0, 65535).astype(np.float64))
+    return Weights(mean, np.clip(np.rint(spread * scan.ONE), 0, 65535).astype(np.float64))
 
 
 def fit_all(samples: list[Sample]) -> entropy.EntropyTables:
@@ -120,7 +120,7 @@ def fit_all(samples: list[Sample]) -> entropy.EntropyTables:
     counts = np.zeros((4, entropy.BINS * entropy.FRACTIONS, SYMBOLS))
     keys = [(component, k) for k in range(64) for component in range(3)]
     for done, key in enumerate(keys):
-        by_key: dict[str, list[tuple[entropy.Group, entropy.Integers]]] = defaultdict(list)
+        by_key: dict[str, list[tuple[scan.Group, scan.Integers]]] = defaultdict(list)
         for sample in samples:
             for group in groups(sample, key):
                 ys, xs, component, k = group.positions
@@ -134,7 +134,7 @@ def fit_all(samples: list[Sample]) -> entropy.EntropyTables:
             sizes = np.concatenate([stacked(group, group.sizes) for group, _ in of], axis=1)[:, chosen] / step
             plain = np.concatenate([sizes[len(signed) :], np.ones_like(sizes[:1]), 16 / step[None]])
             base = np.concatenate([group.chosen(group.base) for group, _ in of])[chosen].astype(np.float32)
-            base = base / entropy.ONE / step
+            base = base / scan.ONE / step
             wanted = np.concatenate([values for _, values in of])[chosen].astype(np.float32)
             means[name], spreads[name] = fit(signed, plain, base, wanted)
             for group, indices in of:
@@ -145,13 +145,13 @@ def fit_all(samples: list[Sample]) -> entropy.EntropyTables:
     return entropy.EntropyTables(means, spreads, distributions(counts))
 
 
-def stacked(group: entropy.Group, inputs: list[entropy.Exact] | list[entropy.Short]) -> NDArray[np.float32]:
+def stacked(group: scan.Group, inputs: list[scan.Exact] | list[scan.Short]) -> NDArray[np.float32]:
     """Return inputs of a group in one piece, [j, n]."""
     none = np.empty((0, group.base.size))
     return group.chosen(np.concatenate([none, *inputs])).astype(np.float32)
 
 
-def distributions(counts: NDArray[np.float64]) -> entropy.Integers:
+def distributions(counts: NDArray[np.float64]) -> scan.Integers:
     """Return frequencies that add up to 2^16, none zero, from counts; classes with few lean on their neighbours."""
     by_size = counts.reshape(4, entropy.BINS, entropy.FRACTIONS, SYMBOLS)
     lent = np.zeros_like(by_size)
@@ -159,7 +159,7 @@ def distributions(counts: NDArray[np.float64]) -> entropy.Integers:
     lent[:, :-1] += by_size[:, 1:]
     smooth = (by_size + 0.05 * lent).reshape(counts.shape) + 0.02
     share = smooth / smooth.sum(axis=-1, keepdims=True)
-    frequency: entropy.Integers = np.floor(share * (65536 - SYMBOLS)).astype(np.int64) + 1
+    frequency: scan.Integers = np.floor(share * (65536 - SYMBOLS)).astype(np.int64) + 1
     most = frequency.argmax(axis=-1)[..., None]
     spare = 65536 - frequency.sum(axis=-1)[..., None]
     np.put_along_axis(frequency, most, np.take_along_axis(frequency, most, -1) + spare, -1)

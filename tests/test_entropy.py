@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from refscale_codec import model, weights_files
 from refscale_codec.errors import ContainerError
-from refscale_codec.lrcodec.dct import coefficients, entropy
+from refscale_codec.lrcodec.dct import coefficients, entropy, scan
 from refscale_codec.lrcodec.dct.coefficients import Floats, Indices
 from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
@@ -147,11 +147,11 @@ def test_sums_are_the_same_in_single_and_in_double_precision(
     widest = 1 << int(rng.integers(1, 11))
     levels = rng.integers(-widest + 1, widest, (rows, columns, 3, 64))
     amplitudes = (levels * steps).astype(np.float32).transpose(2, 3, 0, 1)
-    coded = entropy.CodedPlanes(amplitudes[:, 0].astype(np.float64))
-    for phase, (row, column) in enumerate(entropy.PHASES[: 1 + 3 * min(rows - 1, columns - 1, 1)]):
+    coded = scan.CodedPlanes(amplitudes[:, 0].astype(np.float64))
+    for phase, (row, column) in enumerate(scan.PHASES[: 1 + 3 * min(rows - 1, columns - 1, 1)]):
         for other in range(3):
             coded.put(other, k, phase, amplitudes[other, k, row::2, column::2])
-        group = entropy.ac_group(coded, steps, component, k, phase)
+        group = scan.ac_group(coded, steps, component, k, phase)
         mean, spread = (weights[group.key] for weights in entropy.shipped()[:2])
         single = entropy.context(group, mean, spread)
         double = entropy.context(group._replace(largest=2.0**53), mean, spread)
