@@ -112,7 +112,8 @@ def test_a_trial_decides_between_one_reference_and_a_blend() -> None:
     assert isinstance(choose(target, older, [None, None]), Blend)
     assert isinstance(choose(target, older, [None, None], None, against(Warped)), Blend)
     assert isinstance(choose(target, older, [None, None], None, against(Blend)), Warped)
-    assert [type(source) for source in tried] == [Blend, Warped] * 2
+    assert [type(source) for source in tried] == [Blend, Warped, Warped] * 2
+    assert {source.places for source in tried if isinstance(source, Warped)} == {(0,), (1,)}
     tried.clear()
     for few in (older[:1], [textured(128, 192, 3), textured(128, 192, 4)]):  # nothing to try: no blend, or no use
         choose(target, few, [None] * len(few), None, against(Blend))

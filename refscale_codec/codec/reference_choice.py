@@ -8,8 +8,8 @@ candidate).
 
 Of several references, each has these candidates. The best of all is the lowest layer of a blend (`blending`); those of
 the other references are laid over it, the most useful first, as long as that lowers the cost. Residual detail takes a
-mean of much the same pictures for better than it is, so a trial of coding decides between the best candidate of one
-reference and the best blend (`trial`).
+mean of much the same pictures for better than it is, so a trial of coding decides between the best blend and the best
+candidates of the two references that serve best alone (`trial`).
 """
 
 import math
@@ -29,6 +29,7 @@ SAMPLE = 3, 64
 
 _CHANCE = 0.003  # of ln(residual energy): what an unrelated reference may explain by chance
 _SECTION = 6  # bytes around a short payload in the file
+_BLENDED = "blended"
 _LAYER = 1  # bytes that a layer takes more than its alignment as a section: a fingerprint in place of what is around it
 
 
@@ -55,20 +56,22 @@ def choose(
     first: Image | None = None,
     trial: Callable[[ReferenceSource], float] = lambda source: 0.0,
 ) -> ReferenceSource:
-    """Return the candidate of the least cost, or the best blend.
+    """Return the candidate of the least cost; where there is a blend, the best in a trial of it and two others.
 
     Args:
         image: a group of three bands.
         older: the same bands of the references, of any size. One of another size is usable only if it is warped.
         alignments: of each, from `registration.estimate`.
         first: the decoded first group, from which a further one may be predicted; None for none.
-        trial: what a source costs when it is tried, to decide between a blend and others; by default residual detail
-            decides.
+        trial: what a source costs when it is tried; by default residual detail decides.
     """
-    found = candidates(image, older, alignments, first)
-    kinds = ([one for one in found if isinstance(one.source, Blend) is blended] for blended in (False, True))
-    best = sorted((min(kind, key=_cost) for kind in kinds if kind), key=_cost)
-    return min((one.source for one in best), key=trial) if len(best) > 1 else best[0].source
+    best: dict[Any, ReferenceSource] = {}  # of each kind, the most promising first
+    for one in sorted(candidates(image, older, alignments, first), key=_cost):
+        best.setdefault(_BLENDED if isinstance(one.source, Blend) else one.source.places, one.source)
+    if _BLENDED not in best:
+        return next(iter(best.values()))
+    tried = [_BLENDED, *[kind for kind in best if kind != _BLENDED][:2]]
+    return min((source for kind, source in best.items() if kind in tried), key=trial)
 
 
 def candidates(
