@@ -164,7 +164,7 @@ def main() -> None:
         "least_seconds": round(least, 1),
     }
     head = {
-        "command": f"python benchmarks/batch.py manifest.csv --pictures {args.pictures}",
+        "command": f"python benchmarks/batch.py manifest.csv --pictures {args.pictures} --tasks {args.tasks}",
         "versions": environment.versions(),
         "machine": environment.machine(max(PROCESSES), 1),
     }
