@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -44,6 +44,7 @@ def run(
         Exception: what `work` raises.
     """
     waiting = deque((task, True) for task in tasks)  # with whether it may be tried again
+    pools: list[ProcessPoolExecutor] = []  # all that were begun, for an interrupt may come between any two lines below
     idle: list[ProcessPoolExecutor] = []
     running: dict[Future[Result], tuple[ProcessPoolExecutor, Task, bool]] = {}
     try:
@@ -51,8 +52,8 @@ def run(
             while waiting and len(running) < jobs:
                 task, again = waiting.popleft()
                 with _without_interrupts():
-                    pool, future = _submit(idle, prepare, work, task)
-                running[future] = pool, task, again
+                    pool, future = _submit(pools, idle, prepare, work, task)
+                    running[future] = pool, task, again
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 pool, task, again = running.pop(future)
                 try:
@@ -71,14 +72,18 @@ def run(
             worker.terminate()
         raise
     finally:
-        for pool in (*idle, *(pool for pool, _, _ in running.values())):
+        for pool in pools:
             pool.shutdown(cancel_futures=True)
 
 
 def _submit(
-    idle: list[ProcessPoolExecutor], prepare: Callable[[], None], work: Callable[[Task], Result], task: Task
+    pools: list[ProcessPoolExecutor],
+    idle: list[ProcessPoolExecutor],
+    prepare: Callable[[], None],
+    work: Callable[[Task], Result],
+    task: Task,
 ) -> tuple[ProcessPoolExecutor, Future[Result]]:
-    """Give a task to a process that is idle, or to a new one."""
+    """Give a task to a process that is idle, or to a new one, which is added to `pools`."""
     while idle:
         pool = idle.pop()
         try:
@@ -86,6 +91,7 @@ def _submit(
         except BrokenProcessPool:  # it has ended meanwhile
             pool.shutdown()
     pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (prepare,))
+    pools.append(pool)
     return pool, pool.submit(work, task)
 
 
@@ -107,6 +113,7 @@ def _without_interrupts() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
+    resource_tracker.ensure_running()  # starting it lets Ctrl-C through at its end, whatever was so before
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -34,6 +37,29 @@ def test_a_process_that_dies_costs_its_own_task_only_and_is_tried_once_more(tmp_
     with closing(workers.run(work, tasks, 2, partial(prepare, "ready"))) as results:
         made = {task[0]: result for task, result in results}
     assert made == {number: None if number == 3 else ("ready", number * number) for number in range(1, 6)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a process group is interrupted")
+def test_an_interrupt_at_any_moment_says_so_in_one_line_and_leaves_nothing() -> None:
+    program = """if True:
+        import os, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from refscale_codec.cli import interrupt
+        with interrupt.told():
+            from refscale_codec import workers
+            print("begun", flush=True)
+            for _ in workers.run(abs, range(10**6), 2, os.getpid):
+                pass
+    """
+    for attempt in range(16):
+        running = subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, start_new_session=True)
+        assert running.stdout is not None
+        running.stdout.readline()
+        time.sleep(attempt * 0.04)
+        os.killpg(running.pid, signal.SIGINT)
+        out, err = running.communicate(timeout=60)  # a process that is left would keep them open
+        assert (running.returncode, out, err) == (130, b"", b"interrupted\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
