@@ -337,6 +337,21 @@ def test_a_dry_run_lists_what_would_be_done_and_writes_nothing(
     assert [(line["file"], line["state"]) for line in told] == [("new/a.rsc", "changed"), ("new/more/b.rsc", "done")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a link needs a privilege there")
+def test_a_dry_run_has_the_exit_code_of_what_cannot_be_read(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]], refscale: Callable[..., Outcome]
+) -> None:
+    (place / "new" / "gone.png").symlink_to("nowhere")
+    outcome = run("new", "-o", "out", "--dry-run")[0]
+    assert (outcome.code, len(outcome.text.splitlines())) == (9, 3)
+    assert outcome.err.splitlines()[1:] == ["error: 1 files and folders could not be read"]
+    run("new", "-o", "out", "--ref", "old")
+    (place / "out" / "gone.rsc").symlink_to("nowhere")
+    outcome = refscale("batch-decode", "out", "-o", "back", "--dry-run")
+    assert (outcome.code, len(outcome.text.splitlines())) == (9, 3)
+    assert outcome.err.splitlines()[1:] == ["error: 1 files and folders could not be read"]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [((), "out: 0 of 3 pictures coded; 3 were coded already\n"), (("--dry-run",), "done: new/a.png alone to a.rsc\n")],

@@ -117,6 +117,17 @@ def test_a_chain_decodes_through_the_index_alone_to_the_hashes_in_its_files(plac
     assert refscale("verify", link(3), *INDEX, *WEIGHTS).code == 0
 
 
+def test_diff_takes_a_coded_picture_as_the_older_one(place: Path, refscale: Refscale, index: References) -> None:
+    line = ("diff", "base.png", "-o", "diff.png", *WEIGHTS, "--json", "--ref")
+    assert refscale("decode", link(3), *INDEX, *WEIGHTS, "-o", "hat.png").code == 0
+    told = [refscale(*line, older, *more) for older, more in (("hat.png", ()), (link(3), INDEX))]
+    assert told[0].code == told[1].code == 0, told[1].err
+    assert told[0].out == told[1].out
+    assert_refusal(refscale(*line, link(3)), 6, "needs", "REFSCALE_REFS")
+    assert_refusal(refscale(*line, link(3), *INDEX, "--ref-page", "1"), 2, "--ref-page")
+    assert_refusal(refscale(*line, "hat.png", *INDEX), 2, "--ref and --refs exclude each other")
+
+
 def test_a_missing_link_is_one_message_with_its_name(place: Path, refscale: Refscale, index: References) -> None:
     (place / "base.png").unlink()
     words = ["3.rsc needs", "is missing", "base.png does not exist"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from commands import TINY, assert_refusal, contents
 from conftest import Outcome
@@ -80,7 +81,27 @@ def test_adding_tells_what_is_new_and_a_bad_file_is_one_line(indexed: Path, refs
         told = json.loads(refscale("refs", "add", "ref.png", *INDEX, "--json", "--date", "2021-05-03").text)
         assert (told["added"], told["unchanged"]) == (added, 1 - added)
     assert [line for line in outcome.err.splitlines() if "text.png" in line]
-    assert_refusal(refscale("refs", "add", "ref.png", *INDEX, "--date", "May"), 2, "--date must be a date")
+    for bad in ("May", "2021-05-033", "2021-05-03 10:11"):
+        assert_refusal(refscale("refs", "add", "ref.png", *INDEX, "--date", bad), 2, "--date must be a date")
+
+
+def test_a_date_that_is_not_used_is_told(indexed: Path, refscale: Refscale, caplog: pytest.LogCaptureFixture) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0110] = "X100"
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:08 10:11:12"
+    PIL.Image.open("target.png").save("dated.png", exif=exif)
+    for line in (("ref.png", "--date", "2021-05-03"), ("ref.png", "--date", "2021-05-03"), ("dated.png",)):
+        assert refscale("refs", "add", *line, *INDEX).code == 0
+    assert caplog.messages == []
+    for name, options, known in (("ref.png", (), "2021-05-03"), ("dated.png", ("-f",), "2019-07-08T10:11:12")):
+        assert refscale("refs", "add", name, *INDEX, "--date", "2022-01-01", *options).code == 0
+        said = caplog.messages.pop()
+        caplog.clear()
+        assert said.endswith(f"{name}: the date 2022-01-01 is not used: it has one already, {known}")
+        assert f"  {known}  " in refscale("refs", "list", *INDEX).text
+    assert refscale("refs", "add", "ref.png", *INDEX, "--date", "2022-01-01", "-f").code == 0
+    assert caplog.messages == []
+    assert "  2022-01-01  " in refscale("refs", "list", *INDEX).text
 
 
 def test_check_gc_and_move(indexed: Path, refscale: Refscale) -> None:

@@ -127,6 +127,18 @@ def test_a_stream_that_fails_is_one_message_and_an_exit_code(
     assert sorted(place.iterdir()) == before
 
 
+def test_a_fault_that_names_no_file_is_not_said_to_be_one_of_stdout(
+    place: Path, refscale: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(terminal, "read", fails)
+    with pytest.raises(RuntimeError) as raised:
+        refscale("info", "with.rsc")
+    assert "Too many open files" in str(raised.value.__cause__)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted")
 def test_a_deleted_current_folder_is_one_message(place: Path) -> None:
     done = shell("mkdir gone && cd gone && rmdir ../gone && refscale refs list --refs i.sqlite")

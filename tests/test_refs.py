@@ -148,10 +148,14 @@ def test_georeferenced_pictures_are_found_by_place_and_sorted_by_date(index: Ref
         ("2021-02-30", None),
         ("yesterday", None),
         ("0001-01-01T00:00:00+14:00", None),
+        ("0987:01:02 10:11:12+00:00", "0987-01-02T10:11:12Z"),
+        ("\uff12\uff10\uff12\uff11-05-03", None),
     ],
 )
 def test_dates_are_iso_8601_or_nothing(text: str, wanted: str | None) -> None:
-    assert description.iso_date(text) == wanted
+    found = description.iso_date(text)
+    assert found == wanted
+    assert found is None or description.iso_date(found) == found
 
 
 def test_a_date_of_exif_is_in_utc_if_its_time_zone_is_known() -> None:

@@ -68,16 +68,20 @@ def of_picture(image: Image) -> Description:
     )
 
 
-def iso_date(text: str, zone: str = "") -> str | None:
+_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:[T ](\d\d):?(\d\d):?(\d\d)(?:\.\d+)?\s*(Z|[-+]\d\d:?\d\d)?)?", re.ASCII)
+
+
+def iso_date(text: str, zone: str = "", *, whole: bool = False) -> str | None:
     """Return a date, or a date and time, in ISO 8601; None for any other text.
 
     Args:
         text: as in EXIF, `2021:05:03 10:11:12`, or as in ISO 8601 with `-` or without.
         zone: its time zone, such as `+02:00`, where the text has none.
+        whole: whether nothing may follow.
     """
-    text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text.strip())
-    found = re.match(r"(\d{4})-?(\d\d)-?(\d\d)(?:[T ](\d\d):?(\d\d):?(\d\d)(?:\.\d+)?\s*(Z|[-+]\d\d:?\d\d)?)?", text)
-    if not found:
+    text = re.sub(r"^([0-9]{4}):([0-9]{2}):([0-9]{2})", r"\1-\2-\3", text.strip())
+    found = _DATE.match(text)
+    if not found or whole and found.end() < len(text):
         return None
     with suppress(ValueError, OverflowError):
         day = "-".join(found.group(1, 2, 3))
@@ -89,13 +93,13 @@ def iso_date(text: str, zone: str = "") -> str | None:
         if not re.fullmatch(r"[-+]\d{4}", zone):
             return datetime.strptime(time, "%Y-%m-%dT%H:%M:%S").isoformat()
         known = datetime.strptime(time + zone, "%Y-%m-%dT%H:%M:%S%z").astimezone(timezone.utc)
-        return known.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return known.replace(tzinfo=None).isoformat() + "Z"
     return None
 
 
 def require_date(text: str, name: str) -> str:
     """Return a date that a user gives, see `iso_date`; UsageError for anything else."""
-    found = iso_date(text) if isinstance(text, str) else None
+    found = iso_date(text, whole=True) if isinstance(text, str) else None
     if found is None:
         raise UsageError(f"{name} must be a date, such as 2021-05-03, not {text!r}")
     return found

@@ -5,6 +5,7 @@ Pictures are known again by size and time of modification, and only then by thei
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -104,7 +105,8 @@ class References:
         Args:
             path: of the picture or file.
             again: read it even if its size and time of modification are known.
-            date: when it was taken, in ISO 8601, if it does not say so itself; also of one that is known without.
+            date: when it was taken, in ISO 8601, if it does not say so itself; also of one that is known without. A
+                warning through `logging` tells that one which has another date keeps it.
 
         Returns:
             Whether it was new, had changed or got its date.
@@ -120,7 +122,11 @@ class References:
         both = f"{known.format('picture')} UNION {known.format('file')}"
         if not again and self._store.rows(both, (stored, *status) * 2):
             dated = "UPDATE picture SET date = ? WHERE path = ? AND date IS NULL"
-            return date is not None and self._store.do(dated, (date, stored)) > 0
+            if date is not None and self._store.do(dated, (date, stored)) > 0:
+                return True
+            for (known_date,) in self._store.rows("SELECT date FROM picture WHERE path = ?", (stored,)):
+                _tell_unused(path, date, known_date)
+            return False
         if not disk.is_coded(path):
             self._insert(stored, status, pictures.read(Path(path)), date)
             return True
@@ -149,6 +155,7 @@ class References:
         described = of_picture(image)
         if described.date is None:
             described = described._replace(date=date)
+        _tell_unused(self._store.real(stored), date, described.date)
         values = stored, *status, *search.columns(described)
         self._store.do(f"INSERT OR REPLACE INTO picture ({PICTURE}) VALUES ({', '.join('?' * len(values))})", values)
 
@@ -379,3 +386,9 @@ class References:
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         path = self._store.real(row[0])
         return Entry(path, search.description(row), self.links(path))
+
+
+def _tell_unused(path: FilePath, given: str | None, known: str | None) -> None:
+    """Warn of a date that is given for a picture that has another one."""
+    if given is not None and known not in (None, given):
+        _log.warning("%s: the date %s is not used: it has one already, %s", os.fspath(path), given, known)

@@ -161,7 +161,7 @@ def batch(
             planning.require_journal(folder, replace=force)
         tasks = planning.plan(items, job, folder)
         if dry_run:
-            many.list_tasks(tasks, None if scenes else index_path, json_output)
+            many.list_tasks(tasks, None if scenes else index_path, unread, json_output)
             return
         wanted = sum(task.state != planning.DONE for task in tasks)
         processes = many.processes(client, jobs, device, wanted)
@@ -235,7 +235,7 @@ def batch_decode(
         tasks = planning.plan(items, job, folder)
         many.require_others(tasks, *options.index_files(index_path))
         if dry_run:
-            many.list_tasks(tasks, index_path, json_output)
+            many.list_tasks(tasks, index_path, unread, json_output)
             return
         processes = many.processes(client, jobs, device, sum(task.state != planning.DONE for task in tasks))
         counts = many.run(tasks, job, folder, processes, step, quiet=quiet)

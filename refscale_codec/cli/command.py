@@ -48,6 +48,8 @@ class Command(TyperCommand):
             raise
         except Exception as error:
             if not memory.is_lacking(error):
+                if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and error.filename is None:
+                    raise RuntimeError("a fault of the system that names no file") from error  # it is not of stdout
                 raise
             tiled = any(parameter.name == "max_memory" for parameter in self.params)
             advice = "; smaller tiles need less: give --max-memory, such as 500M" if tiled else ""

@@ -156,6 +156,7 @@ def diff(
     file: Annotated[str, typer.Argument(metavar="NEW", help="A picture or a .rsc file; - is stdin.")],
     ref: RequiredRefOption,
     output: OutputOption,
+    refs: RefsOption = None,
     page: PageOption = None,
     ref_page: RefPageOption = None,
     format_name: FormatOption = None,
@@ -172,6 +173,7 @@ def diff(
     much as unrelated parts of the picture do.
     """
     options.require_positive(threads=threads, page=page, ref_page=ref_page)
+    options.index_named(refs, [ref])
     inputs = file, ref, weights
     terminal.require_inputs(*inputs)
     terminal.require_output(output, *inputs, replace=True, json_output=json_output)
@@ -188,7 +190,8 @@ def diff(
             raise UsageError(f"--page would have no effect: {name} is a .rsc file")
         beside = [] if file == "-" else sidecars.beside(Path(file))
         picture = None if header is not None else pictures.from_bytes(data, name, page=page, beside=beside)
-        reference = terminal.read_picture(ref, ref_page)
+        pages = [] if ref_page is None else [ref_page]
+        (reference,) = sources.read([ref], pages, refs, weights, device, threads)
         from refscale_codec.codec import decoder
         from refscale_codec.study import change
 

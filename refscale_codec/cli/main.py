@@ -130,10 +130,10 @@ def main() -> NoReturn:
         code = error.exit_code
     except BrokenPipeError:  # who reads stdout has gone
         code = 1
-    except OSError as error:
+    except OSError as error:  # of help or completion, which Typer writes; see `Command.invoke`
         if error.filename is not None or error.errno is None:  # a bug, or lack of memory: see `memory.told`
             raise
-        unwritable = reason(error)  # help and completion are written by Typer
+        unwritable = reason(error)
     unflushed, _ = process.flush(sys.stdout), process.flush(sys.stderr)
     unwritable = unwritable or unflushed
     if unwritable is not None and code == 0:

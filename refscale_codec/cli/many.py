@@ -36,8 +36,8 @@ class Counts(NamedTuple):
     seconds: float
 
 
-def list_tasks(tasks: "Sequence[Task]", index: str | None, json_output: bool) -> None:
-    """Write what would be done, a line each."""
+def list_tasks(tasks: "Sequence[Task]", index: str | None, unread: Sequence[str], json_output: bool) -> None:
+    """Write what would be done, a line each; BatchError if files or folders could not be read, as in `summarise`."""
     for state, item in ((task.state, task.item) for task in tasks):
         given, needs = [str(path) for path in item.references], list(item.needs)
         facts = {"state": state, "picture": str(item.picture), "reference_pictures": given, "file": item.file}
@@ -49,6 +49,8 @@ def list_tasks(tasks: "Sequence[Task]", index: str | None, json_output: bool) ->
         older = f"with {', '.join(given)}" if given else older
         text = terminal.as_json(facts) if json_output else f"{state}: {item.picture} {older} to {item.file}"
         terminal.write("-", text + "\n")
+    if unread:
+        raise BatchError(f"{len(unread)} files and folders could not be read")
 
 
 @contextmanager

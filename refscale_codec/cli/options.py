@@ -55,7 +55,7 @@ RefOption = Annotated[
     ),
 ]
 RequiredRefOption = Annotated[
-    str, option("--ref", metavar="PICTURE", help="An older picture; - is stdin.", group=FILES)
+    str, option("--ref", metavar="PICTURE", help="An older picture, or a .rsc file; - is stdin.", group=FILES)
 ]
 OutputOption = Annotated[str, option("--output", "-o", metavar="FILE", help="Output; - is stdout.", group=FILES)]
 NamedOutputOption = Annotated[
