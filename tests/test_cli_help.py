@@ -31,7 +31,7 @@ COMMANDS = [
     "eval",
     "rd-curve",
 ]
-REFS = ["add", "list", "find", "check", "gc", "rebase", "move"]
+REFS = ["add", "list", "find", "check", "gc", "rebase", "move", "bundle"]
 ALL = [*COMMANDS, *(f"refs {name}" for name in REFS)]
 
 

@@ -49,13 +49,13 @@ def links(store: Store, fingerprints: Iterable[bytes]) -> set[bytes]:
     return found
 
 
-def near(store: Store, fingerprints: Iterable[bytes]) -> set[bytes]:
-    """Return those of some pictures, the first ones first, with which a file is one of at most `LINKS` to decode."""
+def near(store: Store, fingerprints: Iterable[bytes], most: int = LINKS) -> set[bytes]:
+    """Return those of some pictures, the first ones first, with which a file is one of at most `most` to decode."""
     chosen: set[bytes] = set()
     behind: set[bytes] = set()
     for fingerprint in fingerprints:
         more = behind | links(store, [fingerprint])
-        if len(more) < LINKS:
+        if len(more) < most:
             chosen.add(fingerprint)
             behind = more
     return chosen

@@ -26,6 +26,7 @@ from refscale_codec.errors import (
     counted,
 )
 from refscale_codec.fileformat import container, references
+from refscale_codec.fileformat.references import LINKS
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 
@@ -257,13 +258,13 @@ class References:
             found.setdefault(path, []).extend([fingerprint] * (fingerprint is not None))
         return [(self._store.real(path), needs) for path, needs in found.items()]
 
-    def find(self, picture: Picture, most: int = 1) -> list[Candidate]:
+    def find(self, picture: Picture, most: int = 1, *, links: int = LINKS) -> list[Candidate]:
         """Return the pictures that would save most as a reference of another, the best first.
 
         They are looked for by footprint, and by descriptor where one of them has no footprint; of the 20 that
         fit best the gain is estimated, and those of next to none are left out. A picture is not a candidate for itself,
         and one that is another now is none until it is added again; the log says how many could not be read. What would
-        make a chain of more than `LINKS` files is passed over, see `fileformat.references`. Nothing is written to it.
+        make a chain of more than `links` files, that of the picture included, is passed over. Nothing is written to it.
         """
         if whole(most, "most") < 1:
             raise UsageError(f"most must be at least 1, not {most}")
@@ -272,7 +273,7 @@ class References:
         found, unread = [], []
         for row in search.shortlist(self._store, described):
             entry = self._entry(row)
-            if not chains.near(self._store, row[3:4]):
+            if not chains.near(self._store, row[3:4], links):
                 continue
             try:
                 coded = entry.links > 0
@@ -287,7 +288,7 @@ class References:
             many = counted(len(unread), "known picture")
             _log.warning("%s that may fit could not be read: %s", many, unread[0])
         found.sort(key=lambda candidate: -candidate.gain)
-        near = chains.near(self._store, (one.entry.described.fingerprint for one in found))
+        near = chains.near(self._store, (one.entry.described.fingerprint for one in found), links)
         return [one for one in found if one.entry.described.fingerprint in near][:most]
 
     def paths(self, fingerprint: bytes) -> list[Path]:

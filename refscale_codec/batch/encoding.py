@@ -21,6 +21,7 @@ from refscale_codec.batch import inputs
 from refscale_codec.batch.tasks import Item, Task, distinct
 from refscale_codec.errors import UsageError, printable
 from refscale_codec.fileformat import container, references
+from refscale_codec.fileformat.references import LINKS
 from refscale_codec.picture import files
 from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
@@ -50,6 +51,7 @@ class Encoding:
     device: str = "cpu"
     index: Path | None = None  # of references for pictures that have none of their own
     most: int = 1  # how many references of the index a picture may have
+    links: int = LINKS  # most `.rsc` files to decode for one, itself included
     replace: bool = False
 
     def depends(self, item: Item) -> list[Any]:
@@ -96,7 +98,7 @@ class Encoding:
         if paths or self.index is None:
             return list(zip(inputs.from_paths(paths), paths, strict=True))
         index = inputs.index(self.index, self.weights, self.device)
-        found = [candidate.entry for candidate in index.find(image, self.most)]
+        found = [candidate.entry for candidate in index.find(image, self.most, links=self.links)]
         older = inputs.from_index(index, [entry.described.fingerprint for entry in found])
         return list(zip(older, (entry.path for entry in found), strict=True))
 
@@ -123,9 +125,7 @@ def find(
     if source.is_dir():
         if split is not None:
             raise UsageError("--split goes with a manifest")
-        found = sorted(files.below(source, SUFFIXES, failed))
-        if not found:
-            raise UsageError(f"{source} has no picture: no file ends in {', '.join(SUFFIXES)}")
+        found = _below(source, failed)
         older = {path: _partner(path, source, reference) for path in found}
         if reference is not None and not any(older.values()):
             raise UsageError(f"{source} and {reference} have no picture of the same name")
@@ -142,11 +142,27 @@ def find(
     return distinct(items, source)
 
 
+def of_paths(paths: Iterable[Path], *, failed: Callable[[str], None] = lambda text: None) -> list[Item]:
+    """Return pictures, and those in folders, without references of their own; arguments and errors as in `find`."""
+    items = []
+    for path in paths:
+        base, found = (path, _below(path, failed)) if path.is_dir() else (path.parent, [path])
+        items += [_item(printable(one.stem), one, None, base) for one in found]
+    return distinct(items, "the command line")
+
+
 def of_scenes(scenes: Iterable[Scene], references: Iterable[Scene | None], source: Path) -> list[Item]:
     """Return the pictures of STAC items, with their references; errors as in `find`."""
     pairs = zip(scenes, references, strict=True)
     items = [Item(printable(at.item.id), at.picture, (old.picture,) if old else (), at.file) for at, old in pairs]
     return distinct(items, source)
+
+
+def _below(folder: Path, failed: Callable[[str], None]) -> list[Path]:
+    """Return the pictures in a folder; UsageError for none."""
+    if not (found := sorted(files.below(folder, SUFFIXES, failed))):
+        raise UsageError(f"{folder} has no picture: no file ends in {', '.join(SUFFIXES)}")
+    return found
 
 
 def _partner(path: Path, source: Path, reference: Path | None) -> Path | None:

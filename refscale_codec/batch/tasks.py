@@ -65,7 +65,7 @@ class Job(Protocol):
         """
 
 
-def distinct(items: list[Item], source: Path) -> list[Item]:
+def distinct(items: list[Item], source: Path | str) -> list[Item]:
     """Return the items; UsageError for two that would be one file, or are one picture."""
     first: dict[str, Item] = {}
     for item in items:

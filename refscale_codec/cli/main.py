@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from refscale_codec import __version__
-from refscale_codec.cli import batch, coding, inspection, interrupt, process, refs, study, terminal
+from refscale_codec.cli import batch, bundle, coding, inspection, interrupt, process, refs, study, terminal
 from refscale_codec.cli.command import Command
 from refscale_codec.errors import OutputError, RefscaleError, UsageError, reason
 
@@ -114,6 +114,7 @@ _command("check")(refs.check)
 _command("gc")(refs.collect)
 _command("rebase")(refs.rebase)
 _command("move")(refs.move)
+_command("bundle")(bundle.bundle)
 
 
 def main() -> NoReturn:
