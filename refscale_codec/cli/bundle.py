@@ -75,7 +75,7 @@ def bundle(
             planning.require_journal(folder, replace=force)
         tasks = planning.plan(items, job, folder)
         if dry_run:
-            many.list_tasks(tasks, str(to), json_output)
+            many.list_tasks(tasks, str(to), unread, json_output)
             return
         from refscale_codec import model
         from refscale_codec.archive.references import References
