@@ -22,14 +22,13 @@ import torch
 from common import RESULTS, bd_rate, kept, replace_table
 
 from refscale_codec import model, weights_files
-from refscale_codec.codec import encoder
+from refscale_codec.codec import encoder, trial
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.training.losses import SLOPE
 from refscale_codec.training.manifest import Pair, read_manifest
 
 QUALITIES = (10, 30, 55, 80)
@@ -83,7 +82,7 @@ def coded(target: Image, warped: Image | None, alignment: Alignment | None, net:
 def best(of: dict[str, list[Tried]], names: tuple[str, ...]) -> list[Tried]:
     """Return, at each quality, what codes best."""
     choices = zip(*(of[name] for name in names), strict=True)
-    return [min(each, key=lambda x: math.log(x[0]) + SLOPE * math.log(x[1] + 0.25)) for each in choices]
+    return [min(each, key=lambda x: trial.cost(*x)) for each in choices]
 
 
 def against(anchor: list[Tried], tried: list[Tried], pixels: int) -> float:

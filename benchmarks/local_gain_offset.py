@@ -27,11 +27,11 @@ from common import RESULTS, kept, middle, replace_table
 from numpy.typing import NDArray
 
 from refscale_codec import model, weights_files
+from refscale_codec.codec.trial import cost
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
-from refscale_codec.training.losses import SLOPE
 from refscale_codec.training.manifest import Pair, read_manifest
 
 SIDE = 256
@@ -152,11 +152,6 @@ def measured(
             changed, size = corrected(target, warped, DESIGNS[name])
             result[name] = (*alignment.coded(target, changed, used, net, quality), size)
     return result
-
-
-def cost(size: float, error: float) -> float:
-    """Return what the encoder minimises."""
-    return math.log(size) + SLOPE * math.log(error + 0.25)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ Writes benchmarks/results/reference-choice.json and the table in docs/TRAINING.m
 """
 
 import argparse
-import math
 import platform
 from collections import defaultdict
 from pathlib import Path
@@ -24,14 +23,13 @@ from common import RESULTS as FOLDER
 from common import kept, middle, replace_table, write
 
 from refscale_codec import model, weights_files
-from refscale_codec.codec import encoder, reference_choice
+from refscale_codec.codec import encoder, reference_choice, trial
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.study.pairs import cut_to, unrelated
-from refscale_codec.training.losses import SLOPE
 from refscale_codec.training.manifest import read_manifest
 
 RESULTS = FOLDER / "reference-choice.json"
@@ -44,7 +42,7 @@ def cost(target: Image, reference: Image, source: ReferenceSource, net: Model, q
     """Return what the whole file costs with a source."""
     coded = encoder.prepare(target, reference, net, choose=lambda *_: source).code(quality)
     error = np.square(target.pixels.astype(float) - coded.picture().pixels).mean()
-    return float(math.log(coded.size()) + SLOPE * math.log(error + 0.25))
+    return trial.cost(coded.size(), error)
 
 
 def measured(target: Image, reference: Image, net: Model, quality: int) -> dict[str, Any]:

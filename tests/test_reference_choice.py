@@ -151,7 +151,7 @@ def test_a_trial_of_a_small_picture_costs_what_its_file_does(
     own = sum(parts.get(name, 0) for name in ("alignment", "references"))
     size = len(group.file.lr) + own
     cost = trial.by_coding(target, older, None, net, 60, 512)(source)
-    assert cost == pytest.approx(np.log(size) + trial._SLOPE * np.log(error + trial._ROUNDING), abs=0.01)
+    assert cost == pytest.approx(trial.cost(size, error), abs=0.01)
 
 
 def test_a_trial_of_16_bits_and_of_a_large_picture(tiny_model: Model) -> None:

@@ -16,14 +16,26 @@ from refscale_codec.rescale import tiled
 SIDE = 128
 """The sample is 3 x 3 boxes of at most this side, in pixels."""
 
-_SLOPE = 1.45  # d ln(bytes) / -d ln(squared error) on curves of refscale, as in training
+SLOPE = 1.45
+"""How steep curves of refscale are: d ln(bytes) / -d ln(squared error). Training weighs errors by it, too."""
+
 _ROUNDING = 0.25  # squared 8-bit levels that no one sees: lossless is not infinitely good
+
+
+def cost(size: float, error: float) -> float:
+    """Return what the encoder minimises: ln(bytes) + `SLOPE` ln(squared error), equal along a usual curve.
+
+    Args:
+        size: in bytes, above 0.
+        error: mean squared error in 8-bit levels, 0 or more.
+    """
+    return math.log(size) + SLOPE * math.log(error + _ROUNDING)
 
 
 def by_coding(
     group: Image, older: Sequence[Image], first: Image | None, model: Model, quality: int, tile: int
 ) -> Callable[[ReferenceSource], float]:
-    """Return a function of the cost of a source: ln(bytes) + `_SLOPE` ln(squared error).
+    """Return a function of the `cost` of a picture that is coded with a source, by that of the sample.
 
     Args:
         group: three bands.
@@ -37,7 +49,7 @@ def by_coding(
     sample = reference_choice.gathered(group, boxes)
     share = sample.height * sample.width / (group.height * group.width)
 
-    def cost(source: ReferenceSource) -> float:
+    def cost_with(source: ReferenceSource) -> float:
         made, picture = source.made(group, older, None if first is None else first.pixels)
         reference = None if picture is None else reference_choice.gathered(picture, boxes)
         mapped = tiled.map_reference(sample, reference, model.rescaler, tile)
@@ -57,6 +69,6 @@ def by_coding(
         levels = 255 / np.iinfo(sample.pixels.dtype).max
         error = np.square(levels * (sample.pixels.astype(np.float32) - decoded)).mean()
         size = len(coded.payload) + share * reference_choice.size_of(made)
-        return math.log(size) + _SLOPE * math.log(float(error) + _ROUNDING)
+        return cost(size, float(error))
 
-    return cost
+    return cost_with

@@ -27,7 +27,6 @@ from refscale_codec.lrcodec import gradient
 from refscale_codec.lrcodec.dct import coefficients
 from refscale_codec.lrcodec.dct.coefficients import DCT, LARGEST, YCBCR
 
-SLOPE = 1.45  # d ln(bits) / -d ln(squared error) on refscale's own curves
 BITS_A_UNIT, BITS_A_BLOCK = 2.24, 1.27  # by least squares on low-res pictures of qualities 15 to 95
 BIT_WORTH = 0.006  # squared error of a bit per pixel at quality 50, but for the factor in `error_weight`
 GREY = 128 / 255  # what a JPEG codes as 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from refscale_codec.codec.trial import SLOPE
 from refscale_codec.errors import UsageError
 from refscale_codec.lrcodec.gmm.latents import STRIDE
 from refscale_codec.lrcodec.gmm.net import GmmConfig
@@ -12,7 +13,6 @@ from refscale_codec.model import RESCALERS
 from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.trained import NetConfig
 from refscale_codec.training import recipe_file
-from refscale_codec.training.losses import SLOPE
 
 _KINDS = {str: "a text", int: "a whole number", float: "a number", tuple: "a list"}
 _BOUNDS: dict[str, tuple[float, float]] = {  # of numbers; those of all others, which are shares, are 0 and 1
