@@ -257,9 +257,10 @@ LAYOUTS = [  # bits, photometric interpretation, meaning of extra samples
 ]
 
 
+@pytest.mark.parametrize("planar", [1, 2])
 @pytest.mark.parametrize(("bits", "photometric", "extra"), LAYOUTS)
 def test_samples_and_tags_are_the_same_with_and_without_a_georeference(
-    bits: int, photometric: int, extra: tuple[int, ...], caplog: pytest.LogCaptureFixture
+    bits: int, photometric: int, extra: tuple[int, ...], planar: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     depth = (3 if photometric == 2 else 1) + len(extra)
     samples = noise(21, 19, depth, dtype="u1" if bits <= 8 else "u2", top=1 << bits)
@@ -268,7 +269,7 @@ def test_samples_and_tags_are_the_same_with_and_without_a_georeference(
         tags[338] = ("H", list(extra))
     if photometric == 3:
         tags[320] = ("H", noise(3 << bits, top=1 << 16, dtype="u2").tolist())
-    picture = Picture(samples, photometric, bits, planar=1 + bits % 3 // 2, tile=16 * (depth % 2), tags=tags)
+    picture = Picture(samples, photometric, bits, planar=planar, tile=16 * (depth % 2), tags=tags)
     plain, notes = read(tiffs.file(picture, order=">"), caplog)
     georeferenced, others = read(tiffs.file(placed(picture), big=True), caplog)
     assert isinstance(plain, Image) and isinstance(georeferenced, Image)

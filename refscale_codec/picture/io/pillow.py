@@ -80,8 +80,9 @@ def decode_tiff(data: bytes, page: tiff.Page, name: str, most_pixels: int) -> ND
     if not isinstance(picture, TiffImageFile):
         raise ImageError(formats.unreadable(data, name))
     stored = tiff.as_stored(picture)
-    if page.palette:
-        return np.asarray(page.colours[np.array(stored)])
+    if page.palette:  # of bytes, and alpha maybe
+        bands = np.atleast_3d(np.array(stored))
+        return np.dstack([page.colours[bands[..., 0]], bands[..., 1:]])
     return _array(stored, _COLOURS[picture.mode])
 
 
