@@ -60,6 +60,32 @@ def test_another_system_is_followed(wanted: str) -> None:
         assert np.allclose(placed[:2] / placed[2], there, atol=residual + 1e-6)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4807"])  # in degrees, and in gon
+@pytest.mark.parametrize("turns", [-1, 0, 1, 2])
+def test_longitudes_go_round_the_earth(crs: str, turns: int, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    target = placed(pixels, crs, 0.001, 0, 179.95, 0, -0.001, 10)
+    west = 179.94 + turns * (360 if crs == "EPSG:4326" else 400)
+    matrix = georeference.prior(target, placed(pixels, crs, 0.001, 0, west, 0, -0.001, 10))
+    assert matrix is not None and np.allclose(matrix, [[1, 0, 10], [0, 1, 0], [0, 0, 1]], atol=1e-6)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("west", [-180.05, 179.95])
+def test_a_picture_across_the_antimeridian_is_not_torn(west: float) -> None:
+    from rasterio.warp import transform
+
+    target = Grid("EPSG:32660", (10, 0, 828_000, 0, -10, 100_000), 900, 1000)
+    reference = Grid("EPSG:4326", (1e-4, 0, west, 0, -1e-4, 0.91), 1000, 1000)
+    matrix, residual = georeference.between(target, reference)
+    assert residual < 0.1
+    for row, column in [(0, 0), (899, 999), (450, 500)]:
+        (x,), (y,) = transform(target.crs, reference.crs, [828_005 + 10 * column], [99_995 - 10 * row])
+        wanted = np.array([(x - west + 180) % 360 - 180, 0.91 - y]) / 1e-4 - 0.5
+        place = matrix @ [column, row, 1]
+        assert np.allclose((place / place[2])[:2], wanted, atol=0.2)
+
+
 def test_a_tilt_is_seen_where_it_is_more_than_a_small_part_of_a_pixel() -> None:
     target = Grid(UTM, (30, 0, 400_000, 0, -30, 4_400_000), 5000, 5000)  # 150 km across
     matrix, residual = georeference.between(target, Grid("EPSG:4326", (3e-4, 0, -124.2, 0, -3e-4, 39.8), 5000, 6000))
@@ -105,9 +131,12 @@ def test_a_damaged_georeference_is_none(said: bytes) -> None:
 
 
 def test_a_missing_rasterio_is_told_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "rasterio.crs", None)
+    monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
     target = Grid(UTM, (10, 0, 600_000, 0, -10, 4_200_000), 70, 90)
-    assert np.allclose(georeference.between(target, target)[0], np.eye(3))  # one system needs no PROJ
+    beside = target._replace(transform=(10, 0, 601_000, 0, -10, 4_200_000))
+    one = registration.scaling(1, 1)
+    one[0, 2] = -100
+    assert np.allclose(georeference.between(target, beside)[0], one)  # one system needs no PROJ
     with pytest.raises(UsageError, match=r"refscale-codec\[geo\]"):
         georeference.between(target, target._replace(crs="EPSG:4326"))
 

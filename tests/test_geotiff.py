@@ -22,7 +22,7 @@ from refscale_codec.errors import ImageError, OutputError
 from refscale_codec.picture import geo
 from refscale_codec.picture.coded import bands
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.io import pictures
+from refscale_codec.picture.io import gdal_fields, pictures
 from refscale_codec.picture.metadata import Metadata
 
 rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
@@ -103,6 +103,15 @@ def test_grey_and_rgb_geotiffs_too(depth: int) -> None:
     picture = pictures.from_bytes(data, "scene.tif")
     assert picture.metadata.geo
     assert said_by(pictures.to_bytes(picture, "tiff"))["transform"] == PLACE
+
+
+@pytest.mark.parametrize("text", ["EPSG:999999", "IAU_2015:99999999", 'PROJCS["x"', "PROJCRS[]"])
+def test_an_unknown_coordinate_system_is_an_error_that_gdal_does_not_print(
+    text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"unknown|could not be parsed"):
+        gdal_fields.system_of(text)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_coordinate_system_is_a_code_where_that_says_it_all() -> None:

@@ -137,6 +137,17 @@ def test_a_prj_is_the_reference_system(
     assert f"left out: {beside} beside it (the picture has another coordinate reference system)" in caplog.text
 
 
+@pytest.mark.parametrize("coding", ["utf-8-sig", "latin-1", "utf-8"])
+def test_a_prj_may_have_a_byte_order_mark_and_names_in_latin_1(
+    tmp_path: Path, coding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = drawn(tmp_path, "a.png")
+    (tmp_path / "a.prj").write_bytes(ESRI.replace("WGS_1984_UTM_Zone_33N", "Système", 1).encode(coding))
+    found = geo.crs(pictures.read(path).metadata.geo)
+    assert found is not None and "Système" in found
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(
     ("beside", "text", "told"),
     [
@@ -148,13 +159,19 @@ def test_a_prj_is_the_reference_system(
     ],
 )
 def test_other_files_beside_it_are_told(
-    tmp_path: Path, beside: str, text: str, told: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    beside: str,
+    text: str,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     path = drawn(tmp_path, "a.png")
     (tmp_path / beside).write_text(text)
     assert pictures.read(path).metadata == pictures.from_bytes(path.read_bytes(), "x").metadata
     (message,) = caplog.messages
     assert message.startswith(f"{path}: left out: {told}")
+    assert capfd.readouterr().err == ""  # nothing of GDAL itself
 
 
 def test_statistics_are_told_and_the_rest_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

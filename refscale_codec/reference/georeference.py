@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from refscale_codec.errors import ImageError, UsageError
 from refscale_codec.picture import geo
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.io import gdal_fields
+from refscale_codec.picture.io import gdal_fields, geotiff
 
 Matrix = NDArray[np.float64]
 
 _POINTS = 9  # along each side of the target, to which the matrix is fitted
 _BENT = 0.05  # pixels of error of the affine transform above which a homography is used
-_FAR = 1e15  # largest number of a transform; what is computed from larger ones may not be finite
 _DEGREE = 111_195.0  # metres of a degree of latitude, on the sphere of the mean radius of the Earth
+_HALF_TURN = 180.0  # degrees; other units of longitudes give more, 200 gon
 _FAR = 1e10  # no place on Earth has such a coordinate in any unit; PROJ takes for ever to turn 1e20 m into a longitude
 _LONGEST_REASON = 160  # characters of PROJ's reason in a message: it may quote both systems in full
 
@@ -176,13 +176,31 @@ def between(target: Grid, reference: Grid) -> tuple[Matrix, float]:
     """
     columns, rows = (np.linspace(-0.5, side - 0.5, _POINTS) for side in (target.width, target.height))
     here = np.stack([*map(np.ravel, np.meshgrid(columns, rows)), np.ones(_POINTS**2)])
+    placed = _transformed(target.matrix() @ here, target.crs, reference.crs)
     try:
-        there = np.linalg.inv(reference.matrix()) @ _transformed(target.matrix() @ here, target.crs, reference.crs)
+        there = np.linalg.inv(reference.matrix()) @ _unwound(placed, target, reference)
     except np.linalg.LinAlgError:
         raise ImageError(f"the georeference {reference.transform} is degenerate") from None
     found = [fit(here, there) for fit in (_affine, _homography)]
     affine, bent = ((matrix, float(_errors(matrix, here, there).max())) for matrix in found)
     return bent if bent[1] + _BENT < affine[1] else affine
+
+
+def _unwound(points: Matrix, target: Grid, reference: Grid) -> Matrix:
+    """Return points [(x, y, 1), n] of a target in the reference's system, with whole turns added to longitudes.
+
+    So the points are not torn at the antimeridian, and their middle lies less than half a turn from the reference's.
+    """
+    middle = points[0, points.shape[1] // 2]
+    away = (reference.matrix() @ [reference.width / 2, reference.height / 2, 1])[0] - middle
+    if target.crs == reference.crs and (abs(away) < _HALF_TURN or not geotiff.installed()):
+        return points
+    system = _system(reference.crs)
+    if not system.is_geographic:
+        return points
+    turn = 2 * math.pi / system.units_factor[1]
+    turns = 0 if target.crs == reference.crs else np.rint((middle - points[0]) / turn)
+    return np.stack([points[0] + turn * (turns + np.rint(away / turn)), *points[1:]])
 
 
 def _transformed(points: Matrix, source: str, wanted: str) -> Matrix:

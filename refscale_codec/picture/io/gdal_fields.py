@@ -117,17 +117,19 @@ def system_of(text: str) -> Any:
         ImportError: rasterio is not installed.
         ValueError: PROJ does not know it, it names a file by its path, or is of another form.
     """
-    from rasterio.crs import CRS
+    import rasterio
 
     if geo.names_a_path(text):
         raise ValueError("it may name a file, which is not opened")
     found = geo.authority_and_code(text)
-    if found is None:
-        return CRS.from_wkt(text)
-    authority, code = found
-    if authority.upper() == "EPSG":
-        return CRS.from_epsg(code)
-    return CRS.from_string(f"urn:ogc:def:crs:{authority}::{code}")  # as `authority:code`, GDAL may take it for a file
+    with rasterio.Env():  # GDAL's errors are raised, and not printed
+        if found is None:
+            return rasterio.CRS.from_wkt(text)
+        authority, code = found
+        if authority.upper() == "EPSG":
+            return rasterio.CRS.from_epsg(code)
+        # As `authority:code`, GDAL may take it for a file.
+        return rasterio.CRS.from_string(f"urn:ogc:def:crs:{authority}::{code}")
 
 
 def first_tags(tags: dict[str, str], left_out: list[str]) -> dict[str, str]:

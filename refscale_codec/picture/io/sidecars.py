@@ -231,10 +231,14 @@ def _in_system(image: "Image", data: bytes) -> "Image":
     """Return a picture in the coordinate reference system of a `.prj` file, if it has none."""
     import rasterio
 
-    text = data.decode()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
     if geo.names_a_path(text):
         raise ValueError("it may name a file, which is not opened")
-    system = rasterio.CRS.from_wkt(text, morph_from_esri_dialect=True)
+    with rasterio.Env():  # GDAL's errors are raised, and not printed
+        system = rasterio.CRS.from_wkt(text, morph_from_esri_dialect=True)
     fields = geo.fields_of(image.metadata.geo)
     own = [fields[name] for name in ("crs", "gcp_crs") if name in fields]
     if any(gdal_fields.system_of(each) != system for each in own):
