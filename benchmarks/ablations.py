@@ -38,6 +38,7 @@ from refscale_codec.lrcodec.interface import Floats
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Warped
 from refscale_codec.rescale import blocks, refnet, tiled
@@ -46,7 +47,6 @@ from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study.coders import jpeg as jpeg_coder
 from refscale_codec.study.qualities import JPEG_DENSE
 from refscale_codec.training import data, loop, losses
-from refscale_codec.training.manifest import Pair, read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 

@@ -26,10 +26,10 @@ from refscale_codec.codec import encoder, trial
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.training.manifest import Pair, read_manifest
 
 QUALITIES = (10, 30, 55, 80)
 NONE, UNMOVED, GLOBAL, BLOCKS = "none", "as it is", "transform", "transform, vectors"

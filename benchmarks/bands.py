@@ -28,9 +28,9 @@ from refscale_codec.model import Model
 from refscale_codec.picture.coded import bands
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (35, 75)
 

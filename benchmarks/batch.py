@@ -36,8 +36,8 @@ from common import RESULTS as FOLDER
 from common import replace_table, write
 
 from refscale_codec import cluster
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.study import environment
-from refscale_codec.training.manifest import Pair, read_manifest
 
 RESULTS = FOLDER / "batch.json"
 PROCESSES = (1, 2)

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from refscale_codec import model, weights_files
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.rescale import tiled
 from refscale_codec.study.coders import jpeg
 from refscale_codec.training import losses
-from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (30, 75, 92)
 

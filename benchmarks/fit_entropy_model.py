@@ -24,8 +24,8 @@ from refscale_codec import model, weights_files
 from refscale_codec.lrcodec.dct import coefficients, entropy, scan
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.rescale import tiled
-from refscale_codec.training.manifest import read_manifest
 
 ROUNDS, CROP, QUALITIES = 4, 384, (8, 99)  # of each training picture: how many crops, of what side, at what qualities
 SUBSET = 60_000  # coefficients that a set of weights is fitted to

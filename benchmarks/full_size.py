@@ -38,13 +38,13 @@ from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.reference.source import Unused, Warped
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.tiled import LowRes
 from refscale_codec.training import data, loop, low_res
 from refscale_codec.training import step as steps
 from refscale_codec.training.losses import HEADER_BPP
-from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.recipe import TrainConfig
 
 RUN = ROOT / "build" / "full-size"

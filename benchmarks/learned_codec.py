@@ -28,9 +28,9 @@ from refscale_codec.lrcodec.gmm.codec import GmmCodec, reference_samples
 from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import Floats, LowResReference
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
-from refscale_codec.training.manifest import read_manifest
 
 QUALITIES = (35, 75)
 

@@ -31,8 +31,8 @@ from refscale_codec.codec.trial import cost
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.reference import registration, warp
-from refscale_codec.training.manifest import Pair, read_manifest
 
 SIDE = 256
 QUALITIES = (35, 70)

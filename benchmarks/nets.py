@@ -34,6 +34,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from refscale_codec import model
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.rescale import untied
 from refscale_codec.rescale.fgrn import FgrnConfig
 from refscale_codec.rescale.interface import Context, Rescaler
@@ -41,7 +42,6 @@ from refscale_codec.rescale.net import RescaleConfig
 from refscale_codec.rescale.quantised import IntegerConv, fastest_carrier
 from refscale_codec.rescale.untied import Untied, UntiedConfig
 from refscale_codec.training import data, loop, nets
-from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at
 

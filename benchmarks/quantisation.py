@@ -21,8 +21,8 @@ from refscale_codec.codec import encoder
 from refscale_codec.lrcodec.dct import codec
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.study import metrics
-from refscale_codec.training.manifest import read_manifest
 
 SIDE = 192
 QUALITIES = (15, 35, 60, 80, 93)

@@ -27,10 +27,10 @@ from refscale_codec.codec import encoder, reference_choice, trial
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.reference import registration
 from refscale_codec.reference.source import ReferenceSource
 from refscale_codec.study.pairs import cut_to, unrelated
-from refscale_codec.training.manifest import read_manifest
 
 RESULTS = FOLDER / "reference-choice.json"
 SIDE = 256

@@ -50,7 +50,7 @@ from refscale_codec.codec import encoder
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
-from refscale_codec.training.manifest import Pair, read_manifest
+from refscale_codec.picture.manifest import Pair, read_manifest
 
 RESULTS = FOLDER / "refs.json"
 ROWS = 100_000

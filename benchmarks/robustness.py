@@ -33,8 +33,8 @@ from refscale_codec import model, weights_files
 from refscale_codec.codec import decoder, encoder
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.training.data import Pixels
-from refscale_codec.training.manifest import Pair, read_manifest
 
 NONE, FIRST = "none", "as it was"
 QUALITIES = (10, 30, 55, 78, 92)

@@ -26,8 +26,8 @@ from refscale_codec.errors import TargetError
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.study import metrics
-from refscale_codec.training.manifest import Pair, read_manifest
 
 SIDE = 128
 SIZES = (0.25, 0.5, 1.0, 1.5)  # bits per pixel

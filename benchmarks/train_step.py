@@ -27,8 +27,8 @@ import torch
 from common import RESULTS, ROOT, write
 from torch.utils.flop_counter import FlopCounterMode
 
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.training import data, flow, loop, losses
-from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 

@@ -22,6 +22,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run(
     work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int, prepare: Callable[[], None]
 ) -> Generator[tuple[Task, Result | None], None, None]:

@@ -16,8 +16,11 @@ import pytest
 from conftest import Outcome, without_torch
 
 from refscale_codec import __version__, workers
+from refscale_codec.archive import disk
 from refscale_codec.batch import encoding, running, tasks
+from refscale_codec.cli import terminal
 from refscale_codec.errors import UsageError
+from refscale_codec.study import pairs
 
 
 def drawn(seed: int, side: int = 32) -> PIL.Image.Image:
@@ -93,6 +96,19 @@ def test_files_have_the_paths_of_their_pictures(place: Path) -> None:
     assert found(place / "pairs.csv") == [("new/a.rsc", "old/a.png"), ("new/more/b.rsc", "old/more/b.png")]
     (place / "old" / "list.csv").write_text(f"target,reference\n../new/a.png,\n{place}/new/c.png,\n")
     assert found(place / "old" / "list.csv") == [("new/a.rsc",), ("new/c.rsc",)]
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".JFIF", ".jpeg"])
+def test_folders_are_searched_for_pictures_by_every_suffix_of_them(tmp_path: Path, suffix: str) -> None:
+    folders = [tmp_path / "new", tmp_path / "old"]
+    for folder in folders:
+        folder.mkdir()
+        drawn(1).save(folder / f"a{suffix}", "JPEG")
+    new, old = (folder / f"a{suffix}" for folder in folders)
+    assert [(item.picture, item.references) for item in encoding.find(*folders)] == [(new, (old,))]
+    assert list(disk.listed(folders, pytest.fail)) == [new, old]
+    assert [(pair.target, pair.reference) for pair in pairs.find(*folders)] == [(new, old)]
+    assert terminal.named_after(str(new), ".rsc") == str(tmp_path / "new" / "a.rsc")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from refscale_codec import model, weights_files
 from refscale_codec.errors import ImageError
 from refscale_codec.model import Model
+from refscale_codec.picture import manifest
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.reference import georeference, warp
 from refscale_codec.study import change
-from refscale_codec.training import manifest
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 3), (29, 37), (64, 40)])

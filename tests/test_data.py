@@ -8,9 +8,9 @@ import PIL.Image
 import pytest
 
 from refscale_codec.errors import ImageError
+from refscale_codec.picture.manifest import Pair
 from refscale_codec.training import data
 from refscale_codec.training.data import Crops
-from refscale_codec.training.manifest import Pair
 
 CROP = 16
 

@@ -18,6 +18,7 @@ from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct.codec import DctCodec
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
 from refscale_codec.study import evaluate, metrics
 from refscale_codec.study import results as results_files
@@ -26,7 +27,6 @@ from refscale_codec.study.coders.names import MODES
 from refscale_codec.study.coders.protocol import Coder
 from refscale_codec.study.comparison import compare
 from refscale_codec.study.results import Row
-from refscale_codec.training.manifest import Pair, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from refscale_codec.lrcodec.gmm.net import Gmm, GmmConfig
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.picture.tiles import Box
 from refscale_codec.reference import band_prediction, warp
 from refscale_codec.reference import source as sources
@@ -37,7 +38,6 @@ from refscale_codec.rescale.untied import UntiedConfig
 from refscale_codec.study import metrics
 from refscale_codec.training import loop, low_res
 from refscale_codec.training.data import Crops
-from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig
 
@@ -354,7 +354,7 @@ def test_the_low_res_reference_is_the_rounded_mean(net: Model) -> None:
 
 
 def test_a_real_pair_comes_back(net: Model, data_folder: Path) -> None:
-    from refscale_codec.training.manifest import read_manifest
+    from refscale_codec.picture.manifest import read_manifest
 
     pair = next(p for p in read_manifest(data_folder / "manifest.csv", ("dev",)) if p.reference)
     assert pair.reference is not None

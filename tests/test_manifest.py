@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refscale_codec.errors import ImageError, UsageError
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.study import pairs as study_pairs
-from refscale_codec.training.manifest import Pair, read_manifest
 
 
 def manifest(folder: Path, text: str) -> Path:

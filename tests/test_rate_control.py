@@ -15,11 +15,11 @@ from refscale_codec.errors import TargetError
 from refscale_codec.fileformat import container
 from refscale_codec.lrcodec.dct import coefficients, entropy
 from refscale_codec.model import Model
+from refscale_codec.picture import manifest
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.rescale import tiled
 from refscale_codec.study import metrics
-from refscale_codec.training import manifest
 
 
 def coder(level: float, slope: float, thrift_slope: float, tried: list[tuple[int, float]]):

@@ -20,6 +20,7 @@ from refscale_codec import model, workers
 from refscale_codec.codec import encoder
 from refscale_codec.errors import ImageError, OutOfMemory, UsageError
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair
 from refscale_codec.study import evaluate, output, rdcurve
 from refscale_codec.study import pairs as study_pairs
 from refscale_codec.study import results as results_files
@@ -27,7 +28,6 @@ from refscale_codec.study.coders import baselines
 from refscale_codec.study.coders.names import EVERYTHING
 from refscale_codec.study.rdcurve import Setup
 from refscale_codec.study.results import Row
-from refscale_codec.training.manifest import Pair
 
 
 def drawn(seed: int, height: int = 40, width: int = 48) -> np.ndarray:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from refscale_codec.picture import manifest
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.warp import Alignment, Transform
-from refscale_codec.training import manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 INNER = np.s_[128:-128, 128:-128]

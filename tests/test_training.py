@@ -26,6 +26,7 @@ from refscale_codec.lrcodec.gmm.codec import GmmCodec
 from refscale_codec.lrcodec.gmm.net import GmmConfig
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.rescale.fgrn import Fgrn, FgrnConfig
 from refscale_codec.rescale.interface import Context
 from refscale_codec.rescale.net import RescaleConfig, RescaleNet
@@ -36,7 +37,6 @@ from refscale_codec.training import loop as training
 from refscale_codec.training import losses, nets
 from refscale_codec.training.data import Crops
 from refscale_codec.training.losses import through_jpeg
-from refscale_codec.training.manifest import read_manifest
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate
 from refscale_codec.training.untied import maps

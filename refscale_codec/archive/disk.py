@@ -10,8 +10,9 @@ from refscale_codec.errors import ContainerError, ImageError, naming, reason
 from refscale_codec.fileformat import container
 from refscale_codec.fileformat.container import Container
 from refscale_codec.picture import files
+from refscale_codec.picture.io import formats
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".rsc")
+SUFFIXES = (*formats.SUFFIXES, ".rsc")
 """Of what is looked at in folders."""
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import UsageError, printable, reason
 from refscale_codec.picture import files
+from refscale_codec.picture.io import formats
 
 if TYPE_CHECKING:
     import pystac
@@ -31,7 +32,6 @@ MEDIA_TYPE = "image/x.refscale"
 _FILE_EXTENSION = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 _SHA2_256 = "1220"  # what a multihash of SHA-256 begins with: the function, and the length of 32 bytes
 _TYPES = ("image/tiff", "image/png", "image/jpeg", "image/webp")
-_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
 _MOST_BYTES = 1 << 28  # of JSON; a device need not end
 _LEAST = 0.1  # share of a picture that its reference must show
 
@@ -125,7 +125,7 @@ def _pictures(item: "pystac.Item") -> list[str]:
         for key, asset in item.assets.items()
         if (asset.media_type or "").split(";")[0].strip().lower() in _TYPES
         or asset.media_type is None
-        and asset.href.lower().endswith(_SUFFIXES)
+        and asset.href.lower().endswith(formats.SUFFIXES)
     }
     by_role = ([key for key, roles in pictures.items() if role in roles] for role in ("data", "visual"))
     return next(filter(None, by_role), [key for key, roles in pictures.items() if not roles])

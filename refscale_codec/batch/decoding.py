@@ -33,7 +33,6 @@ from refscale_codec.picture.coded import band_section
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import formats, geotiff, pictures
 from refscale_codec.picture.tiles import TILE
-from refscale_codec.study.pairs import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def find(
         raise UsageError(f"{source} has no file that ends in .rsc")
     older = defaultdict(list)  # by their paths without suffixes
     if reference is not None and reference.is_dir():
-        for path in files.below(reference, SUFFIXES, failed):
+        for path in files.below(reference, formats.SUFFIXES, failed):
             older[path.relative_to(reference).with_suffix("")].append(path)
     items = []
     for path in found:

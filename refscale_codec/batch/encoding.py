@@ -25,11 +25,10 @@ from refscale_codec.fileformat.references import LINKS
 from refscale_codec.picture import files
 from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.io import pictures
+from refscale_codec.picture.io import formats, pictures
+from refscale_codec.picture.manifest import SUFFIXES as MANIFESTS
+from refscale_codec.picture.manifest import read_manifest
 from refscale_codec.picture.tiles import TILE
-from refscale_codec.study.pairs import SUFFIXES
-from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
-from refscale_codec.training.manifest import read_manifest
 
 _MOST_BANDS = 255
 
@@ -160,8 +159,8 @@ def of_scenes(scenes: Iterable[Scene], references: Iterable[Scene | None], sourc
 
 def _below(folder: Path, failed: Callable[[str], None]) -> list[Path]:
     """Return the pictures in a folder; UsageError for none."""
-    if not (found := sorted(files.below(folder, SUFFIXES, failed))):
-        raise UsageError(f"{folder} has no picture: no file ends in {', '.join(SUFFIXES)}")
+    if not (found := sorted(files.below(folder, formats.SUFFIXES, failed))):
+        raise UsageError(f"{folder} has no picture: no file ends in {', '.join(formats.SUFFIXES)}")
     return found
 
 

@@ -92,13 +92,12 @@ def processes(client: Any, jobs: int | None, device: str, wanted: int) -> "Proce
         wanted: how many tasks there are; for none, torch is not imported.
     """
     from refscale_codec import cluster, workers
-    from refscale_codec.study.environment import cores
 
     if client is not None:
         return partial(cluster.run, client, prepare, _resources(device))
     on_cpu = not wanted or terminal.device_named(device) == "cpu"
-    count = min(jobs or (cores() if on_cpu else 1), max(1, wanted))
-    threads = max(1, cores() // count)
+    count = min(jobs or (workers.cores() if on_cpu else 1), max(1, wanted))
+    threads = max(1, workers.cores() // count)
     return lambda work, tasks: workers.run(work, tasks, count, partial(_prepare_here, threads))
 
 

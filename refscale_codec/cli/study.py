@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from refscale_codec.picture.manifest import Pair
     from refscale_codec.study.results import Comparison, Results, Row
-    from refscale_codec.training.manifest import Pair
 
 
 MEASURING = "Measuring"  # another group of options
@@ -110,8 +110,8 @@ def evaluate_command(
         terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
+        from refscale_codec.picture.manifest import read_manifest
         from refscale_codec.study.coders import names
-        from refscale_codec.training.manifest import read_manifest
 
         if output is not None:
             terminal.require_output(str(output), manifest, weights, replace=True)
@@ -231,7 +231,7 @@ def rd_curve(
     terminal.require_stdout()
     with terminal.progress(quiet) as step:
         step("starting")
-        from refscale_codec.study import environment
+        from refscale_codec import workers
         from refscale_codec.study import folder as of_results
         from refscale_codec.study import pairs as study_pairs
         from refscale_codec.study.coders import names as coder_names
@@ -258,7 +258,7 @@ def rd_curve(
         files.make_folder(folder)
         process.keep_freed_memory()
         torch.set_num_threads(1)
-        jobs = jobs or environment.cores()
+        jobs = jobs or workers.cores()
         begun = time.monotonic()
         first: list[int] = []
 

@@ -45,8 +45,6 @@ PATIENCE = 2.0  # seconds before progress is shown
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what Python has for bytes of a file name that are not UTF-8
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".rsc")  # that `named_after` replaces
-
 
 def device_named(name: str) -> str:
     """Return the device by torch's name; UsageError for one that is unknown or not available."""
@@ -158,7 +156,9 @@ def named_after(path: str, suffix: str) -> str:
     """Return the name of the output that belongs to an input: beside it with another suffix, stdout for stdin."""
     if path == "-":
         return "-"
-    known = Path(path).suffix.lower() in _SUFFIXES
+    from refscale_codec.picture.io import formats
+
+    known = Path(path).suffix.lower() in (*formats.SUFFIXES, ".rsc")
     return str(Path(path).with_suffix(suffix)) if known else f"{path}{suffix}"
 
 

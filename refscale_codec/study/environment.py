@@ -1,6 +1,5 @@
 """Where a measurement runs: the machine, and the versions of what its figures depend on."""
 
-import os
 import platform
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import refscale_codec
+from refscale_codec import workers
 
 PACKAGES = ("torch", "numpy", "pillow", "av", "pillow-jxl-plugin", "bjontegaard", "pytorch-msssim")
 
@@ -23,13 +23,6 @@ def versions() -> dict[str, str]:
     return numbers
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def machine(processes: int, threads: int) -> dict[str, Any]:
     """Return what times depend on: the system, the CPU and its cores, and how many processes and threads measured.
 
@@ -41,7 +34,7 @@ def machine(processes: int, threads: int) -> dict[str, Any]:
         "system": platform.system(),
         "processor": platform.machine(),
         "cpu": cpu(),
-        "cores": cores(),
+        "cores": workers.cores(),
         "processes": processes,
         "threads": threads,
     }

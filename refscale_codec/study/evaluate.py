@@ -19,6 +19,7 @@ from refscale_codec.codec.reconstruction import reconstruct
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair
 from refscale_codec.picture.tiles import TILE
 from refscale_codec.reference import registration, warp
 from refscale_codec.rescale import tiled
@@ -30,7 +31,6 @@ from refscale_codec.study.coders.refscale import Refscale
 from refscale_codec.study.pairs import cut_to, unrelated
 from refscale_codec.study.qualities import DOWNSCALED, JPEG_DENSE
 from refscale_codec.study.results import CoderInfo, Comparison, Results, Row
-from refscale_codec.training.manifest import Pair
 
 
 def evaluate(

@@ -12,14 +12,11 @@ import numpy as np
 
 from refscale_codec.errors import UsageError, printable
 from refscale_codec.picture.image import Image
-from refscale_codec.picture.io import pictures
-from refscale_codec.training.manifest import SUFFIXES as MANIFESTS
-from refscale_codec.training.manifest import Pair, read_manifest
+from refscale_codec.picture.io import formats, pictures
+from refscale_codec.picture.manifest import SUFFIXES as MANIFESTS
+from refscale_codec.picture.manifest import Pair, read_manifest
 
 _log = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-"""Of pictures in a folder."""
 
 
 class Checked(NamedTuple):
@@ -65,7 +62,7 @@ def find(source: Path, reference: Path | None, split: str | None = None) -> list
 
 def _of_folders(targets: Path, references: Path) -> list[Pair]:
     names = {
-        folder: {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+        folder: {path.name for path in folder.iterdir() if path.suffix.lower() in formats.SUFFIXES}
         for folder in (targets, references)
     }
     common = sorted(names[targets] & names[references])

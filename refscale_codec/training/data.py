@@ -23,9 +23,9 @@ from refscale_codec.errors import ImageError, OutputError
 from refscale_codec.picture.files import make_folder, write_atomically
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
+from refscale_codec.picture.manifest import Pair
 from refscale_codec.reference import registration, warp
 from refscale_codec.reference.warp import Alignment
-from refscale_codec.training.manifest import Pair
 
 Pixels = NDArray[np.uint8]  # [h, w, 3] RGB
 Bands = NDArray[np.uint8]  # [h, w, 3 or more], the first three RGB

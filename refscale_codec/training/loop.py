@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from refscale_codec.errors import UsageError, WeightsError, writing
 from refscale_codec.picture import files
+from refscale_codec.picture.manifest import Pair, read_manifest
 from refscale_codec.rescale.quantised import faster_float
 from refscale_codec.training.data import Crops, Mask, Pixels
-from refscale_codec.training.manifest import Pair, read_manifest
 from refscale_codec.training.muon import Muon
 from refscale_codec.training.nets import Trained
 from refscale_codec.training.recipe import TrainConfig, crop_at, learning_rate

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refscale_codec.errors import UsageError, reason
-from refscale_codec.training.manifest import read_manifest
+from refscale_codec.picture.manifest import read_manifest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -15,6 +15,9 @@ from refscale_codec.picture.image import kind_of
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF")
 """Formats that are read, by Pillow's names."""
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff")
+"""Of files that are read, in lower case: what is looked for in a folder, and replaced in the name of an output."""
+
 WRITABLE = ("png", "webp", "tiff")
 """Formats that are written."""
 
