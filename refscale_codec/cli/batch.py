@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from refscale_codec import weights_files
-from refscale_codec.cli import many, options, terminal
+from refscale_codec.cli import many, options
 from refscale_codec.cli.options import (
     COMPUTING,
     FILES,
@@ -124,18 +124,12 @@ def batch(
     named = options.reference_name_of(ref_name)
     options.require_positive(jobs=jobs, max_refs=max_refs)
     index_path = options.index_named(refs, ref, max_refs)
-    if dry_run:
-        terminal.require_stdout()
-    at = None if dry_run else scheduler
     source, ref = many.seen_by(scheduler, source), many.seen_by(scheduler, ref)
-    with (
-        terminal.progress(quiet or dry_run) as step,
-        terminal.index(index_path, weights) as index,
-        many.connected(at, jobs, device, quiet=quiet) as client,
-    ):
+    with many.opened(index_path, weights, scheduler, jobs, device, dry_run=dry_run, quiet=quiet) as opened:
+        step, index, client = opened
         step("starting")
-        from refscale_codec.batch import tasks as planning
         from refscale_codec.batch.encoding import Encoding
+        from refscale_codec.batch.tasks import DONE
         from refscale_codec.picture.tiles import TILE
 
         unread: list[str] = []  # files and folders
@@ -157,15 +151,12 @@ def batch(
             most=max_refs or 1,
             replace=force,
         )
-        if not dry_run:
-            planning.require_journal(folder, replace=force)
-        tasks = planning.plan(items, job, folder)
-        if dry_run:
-            many.list_tasks(tasks, None if scenes else index_path, unread, json_output)
+        searched = None if scenes else index_path
+        tasks = many.plan(items, job, folder, searched, unread, dry_run=dry_run, json_output=json_output)
+        if tasks is None:
             return
-        wanted = sum(task.state != planning.DONE for task in tasks)
-        processes = many.processes(client, jobs, device, wanted)
-        if wanted:
+        processes = many.processes(client, jobs, device, tasks)
+        if any(task.state != DONE for task in tasks):
             from refscale_codec import model
 
             model.load(path)  # so that wrong weights are refused at once
@@ -206,38 +197,26 @@ def batch_decode(
     """
     options.require_positive(jobs=jobs)
     index_path = options.index_named(refs, ref)
-    if dry_run:
-        terminal.require_stdout()
-    at = None if dry_run else scheduler
     source, ref = many.seen_by(scheduler, source), many.seen_by(scheduler, ref)
-    with (
-        terminal.progress(quiet or dry_run) as step,
-        terminal.index(index_path, weights) as index,
-        many.connected(at, jobs, device, quiet=quiet) as client,
-    ):
+    with many.opened(index_path, weights, scheduler, jobs, device, dry_run=dry_run, quiet=quiet) as opened:
+        step, index, client = opened
         step("looking into the files")
         from refscale_codec.batch import decoding
-        from refscale_codec.batch import tasks as planning
         from refscale_codec.picture.tiles import TILE
 
         unread: list[str] = []  # files and folders
         items = decoding.find(source, ref, index, failed=many.told_and_kept(unread))
-        device_there = many.device_for(scheduler, device)
         job = decoding.Decoding(
             many.seen_by(scheduler, weights),
             None if index_path is None else many.seen_by(scheduler, Path(index_path)),
             TILE if tile is None else tile,
-            device_there,
+            many.device_for(scheduler, device),
             replace=force,
         )
-        if not dry_run:
-            planning.require_journal(folder, replace=force)
-        tasks = planning.plan(items, job, folder)
-        many.require_others(tasks, *options.index_files(index_path))
-        if dry_run:
-            many.list_tasks(tasks, index_path, unread, json_output)
+        tasks = many.plan(items, job, folder, index_path, unread, dry_run=dry_run, json_output=json_output)
+        if tasks is None:
             return
-        processes = many.processes(client, jobs, device, sum(task.state != planning.DONE for task in tasks))
+        processes = many.processes(client, jobs, device, tasks)
         counts = many.run(tasks, job, folder, processes, step, quiet=quiet)
     many.summarise(counts, "decoded", folder, unread, json_output=json_output, quiet=quiet)
 

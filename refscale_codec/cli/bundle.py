@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from refscale_codec import weights_files
-from refscale_codec.cli import many, options, terminal
+from refscale_codec.cli import many, options
 from refscale_codec.cli.batch import DryRunOption, ForceFolderOption, JobsOption, OutputFolderOption
 from refscale_codec.cli.options import (
     FILES,
@@ -49,9 +49,7 @@ def bundle(
 
     rate = rate_of(quality)
     options.require_positive(jobs=jobs)
-    if dry_run:
-        terminal.require_stdout()
-    with terminal.progress(quiet or dry_run) as step:
+    with many.opened(None, weights, None, jobs, device, dry_run=dry_run, quiet=quiet) as (step, _, client):
         step("starting")
         from refscale_codec.batch import encoding
         from refscale_codec.batch import tasks as planning
@@ -71,11 +69,8 @@ def bundle(
             links=LINKS - 1,
             replace=force,
         )
-        if not dry_run:
-            planning.require_journal(folder, replace=force)
-        tasks = planning.plan(items, job, folder)
-        if dry_run:
-            many.list_tasks(tasks, str(to), unread, json_output)
+        tasks = many.plan(items, job, folder, str(to), unread, dry_run=dry_run, json_output=json_output)
+        if tasks is None:
             return
         from refscale_codec import model
         from refscale_codec.archive.references import References
@@ -86,7 +81,7 @@ def bundle(
                 "cannot be references there; name exact weights with --weights"
             )
         with References(to, create=True, model=weights, device=device) as index:
-            processes = many.processes(None, jobs, device, sum(task.state != planning.DONE for task in tasks))
+            processes = many.processes(client, jobs, device, tasks)
             counts = many.run(tasks, job, folder, processes, step, index=index, quiet=quiet)
             step("decoding")
             told = planning.told(folder)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from refscale_codec.cli import memory, process, terminal
+from refscale_codec.cli import memory, options, process, terminal
 from refscale_codec.errors import BatchError, RefscaleError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from refscale_codec.archive.references import References
     from refscale_codec.batch.running import Processes
-    from refscale_codec.batch.tasks import Job, Task
+    from refscale_codec.batch.tasks import Item, Job, Task
 
 AnyPath = TypeVar("AnyPath", Path, Path | None)
 
@@ -36,7 +36,79 @@ class Counts(NamedTuple):
     seconds: float
 
 
-def list_tasks(tasks: "Sequence[Task]", index: str | None, unread: Sequence[str], json_output: bool) -> None:
+@contextmanager
+def opened(
+    index: str | None,
+    weights: Path | None,
+    scheduler: str | None,
+    jobs: int | None,
+    device: str,
+    *,
+    dry_run: bool,
+    quiet: bool,
+) -> "Iterator[tuple[Callable[[str], None], References | None, Any]]":
+    """Yield a function that sets the progress text, the index of references, and the client of the scheduler.
+
+    Args:
+        index: its path; None for none.
+        weights: those of coded pictures that are references, if they do not ship.
+        scheduler: its address; None for none. It is not asked for a dry run.
+        jobs: how many processes, if that is given.
+        device: its name, as given.
+        dry_run: whether stdout gets a list, so that there is no progress.
+        quiet: whether nothing is told.
+
+    Raises:
+        UsageError, IndexFault, OutputError: of scheduler, index and stdout.
+    """
+    if dry_run:
+        terminal.require_stdout()
+    with (
+        terminal.progress(quiet or dry_run) as step,
+        terminal.index(index, weights) as references,
+        connected(None if dry_run else scheduler, jobs, device, quiet=quiet) as client,
+    ):
+        yield step, references, client
+
+
+def plan(
+    items: "Sequence[Item]",
+    job: "Job",
+    folder: Path,
+    index: str | None,
+    unread: Sequence[str],
+    *,
+    dry_run: bool,
+    json_output: bool,
+) -> "list[Task] | None":
+    """Return what is to be done with each item; for a dry run it is listed instead, and None returned.
+
+    Args:
+        items: to encode or decode.
+        job: what is to be done with them.
+        folder: of the output; need not exist.
+        index: path of the index that is searched for references, if one is.
+        unread: lines on files and folders that could not be read.
+        dry_run: whether nothing is done.
+        json_output: whether the list is of JSON.
+
+    Raises:
+        UsageError: the folder has the journal of another program, or an output would replace a reference or the index.
+        BatchError: of a dry run, if something could not be read.
+    """
+    from refscale_codec.batch import tasks as planning
+
+    if not dry_run:
+        planning.require_journal(folder, replace=job.replace)
+    tasks = planning.plan(items, job, folder)
+    _require_others(tasks, *options.index_files(index))
+    if not dry_run:
+        return tasks
+    _list(tasks, index, unread, json_output)
+    return None
+
+
+def _list(tasks: "Sequence[Task]", index: str | None, unread: Sequence[str], json_output: bool) -> None:
     """Write what would be done, a line each; BatchError if files or folders could not be read, as in `summarise`."""
     for state, item in ((task.state, task.item) for task in tasks):
         given, needs = [str(path) for path in item.references], list(item.needs)
@@ -82,19 +154,21 @@ def connected(scheduler: str | None, jobs: int | None, device: str, *, quiet: bo
         yield client
 
 
-def processes(client: Any, jobs: int | None, device: str, wanted: int) -> "Processes":
+def processes(client: Any, jobs: int | None, device: str, tasks: "Sequence[Task]") -> "Processes":
     """Return what does tasks: the workers of a scheduler, or processes of this machine that share its cores.
 
     Args:
         client: of the scheduler; None for this machine.
         jobs: how many processes here; None for as many as suit the device: one a core, on a GPU one.
         device: its name, as given; UsageError if there is none such here.
-        wanted: how many tasks there are; for none, torch is not imported.
+        tasks: of the run; if none is to be done, torch is not imported.
     """
     from refscale_codec import cluster, workers
+    from refscale_codec.batch.tasks import DONE
 
     if client is not None:
         return partial(cluster.run, client, prepare, _resources(device))
+    wanted = sum(task.state != DONE for task in tasks)
     on_cpu = not wanted or terminal.device_named(device) == "cpu"
     count = min(jobs or (workers.cores() if on_cpu else 1), max(1, wanted))
     threads = max(1, workers.cores() // count)
@@ -223,7 +297,7 @@ def told_and_kept(lines: list[str]) -> "Callable[[str], None]":
     return tell
 
 
-def require_others(tasks: "Sequence[Task]", *held: str | Path) -> None:
+def _require_others(tasks: "Sequence[Task]", *held: str | Path) -> None:
     """Raise UsageError if an output is one of the references, or another file that must stay."""
     kept = {os.path.realpath(path) for path in (*held, *(path for task in tasks for path in task.item.references))}
     for task in tasks:
