@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from refscale_codec.errors import BatchError, UsageError, reason
+from refscale_codec.errors import BatchError, UsageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -39,11 +39,14 @@ def connected(address: str) -> Iterator[Any]:
     except ImportError as error:
         why = f"a scheduler needs Dask's distributed ({error}): pip install 'refscale-codec[dask]'"
         raise UsageError(why) from error
+
+    # It is closed below. The finaliser of one that never connected would wait, and complain.
+    closed: Any = type("Closed", (Client,), {"__del__": lambda self: None})
     made: Future[Client] = Future()
 
     def connect() -> None:
         try:
-            made.set_result(Client(address, timeout=PATIENCE, set_as_default=False))
+            made.set_result(closed(address, timeout=PATIENCE, set_as_default=False))
         except Exception as error:
             made.set_exception(error)
 
@@ -51,7 +54,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         client = made.result(1.5 * PATIENCE)
     except Exception as error:
-        raise UsageError(f"there is no Dask scheduler at {address}: {reason(error)}") from None
+        raise UsageError(f"there is no Dask scheduler at {address}: {_why(error)}") from None
     with client:
         yield client
 
@@ -115,10 +118,14 @@ def run(
         except (CancelledError, OSError) as error:
             raise BatchError(f"the scheduler {address} has gone; {_AGAIN}") from error
         except Exception as error:
-            why = " ".join(reason(error).split())
-            raise BatchError(f"a worker of {address} cannot work: {why}; {_AGAIN}") from error
+            raise BatchError(f"a worker of {address} cannot work: {_why(error)}; {_AGAIN}") from error
         del future
         yield task, result
+
+
+def _why(error: Exception) -> str:
+    """Return what Dask says in one line, even of a type that `reason` takes for a fault of hostile bytes."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _do(prepare: Callable[[int], None], work: Callable[[Task], Result], task: Task) -> Result:

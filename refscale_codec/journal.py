@@ -1,6 +1,7 @@
 """Journals: files of JSON lines, one for each thing that was done, so that a later run goes on where one stopped."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         OutputError: it cannot be read, so it cannot be gone on with.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device need not end
+        raise OutputError(f"cannot read {path}: it is no file")
     try:
         texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):

@@ -353,6 +353,46 @@ def test_a_dry_run_lists_what_would_be_done_and_writes_nothing(
     assert [(line["file"], line["state"]) for line in told] == [("new/a.rsc", "changed"), ("new/more/b.rsc", "done")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes by name there")
+def test_a_pipe_where_a_file_or_the_journal_would_be_is_told(
+    place: Path, run: Callable[..., tuple[Outcome, list[str]]]
+) -> None:
+    (place / "out").mkdir()
+    os.mkfifo(place / "out" / "a.rsc")
+    outcome = run("new", "-o", "out")[0]
+    assert outcome.code == 9
+    assert outcome.err.startswith("a.rsc: out/a.rsc exists, and no earlier run has written it: -f overwrites it\n")
+    assert (place / "out" / "c.rsc").is_file()
+    (place / "other").mkdir()
+    os.mkfifo(place / "other" / "batch.jsonl")
+    outcome = run("new", "-o", "other")[0]
+    assert (outcome.code, outcome.err) == (10, "error: cannot read other/batch.jsonl: it is no file\n")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"batch {LONG} -o out",
+        f"batch {LONG}.json -o out",
+        f"batch-decode {LONG} -o out",
+        f"rd-curve {LONG} -o out",
+        f"rd-curve {LONG} {LONG} -o out",
+        f"rd-curve new {LONG} -o out",
+    ],
+)
+def test_a_source_whose_name_is_too_long_is_one_message(
+    place: Path, refscale: Callable[..., Outcome], line: str
+) -> None:
+    outcome = refscale(*line.split())
+    assert (outcome.code, outcome.err.count("\n")) in ((2, 1), (3, 1)), outcome.err
+    assert outcome.err.startswith("error: ")
+    assert ("File name too long" in outcome.err) == ("new" not in line)
+    assert not (place / "out").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a link needs a privilege there")
 def test_a_dry_run_has_the_exit_code_of_what_cannot_be_read(
     place: Path, run: Callable[..., tuple[Outcome, list[str]]], refscale: Callable[..., Outcome]

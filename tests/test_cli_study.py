@@ -113,12 +113,13 @@ def test_a_command_is_recorded_with_the_last_name_of_each_path(
     assert study._command() == f"refscale rd-curve {told}"
 
 
+@pytest.mark.parametrize("text", ['{"precious": 1}\n', "[" * 100_000])
 @pytest.mark.parametrize("name", ["results.json", "report.html", "rows.jsonl", "summary.csv", "rd-log.svg"])
 def test_rd_curve_leaves_files_of_another_origin_alone(
-    refscale: Callable[..., Outcome], place: Path, name: str
+    refscale: Callable[..., Outcome], place: Path, name: str, text: str
 ) -> None:
     (place / "report").mkdir()
-    (place / "report" / name).write_text('{"precious": 1}\n')
+    (place / "report" / name).write_text(text)
     before = contents(place)
     outcome = refscale("rd-curve", "target.png", "ref.png", "-o", "report", "--coders", "jpeg", "--jobs", "1")
     assert_refusal(outcome, 2, f"{name} exists, and no earlier run has written it")

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -200,6 +202,14 @@ def test_a_scheduler_that_is_not_there_is_one_message(
     outcome = refscale(*command.split(), "-o", "out", "--scheduler", "tcp://127.0.0.1:1", "--jobs", "2")
     assert outcome.err == "error: --jobs would have no effect: the workers are those of --scheduler\n"
     assert not (place / "out").exists()
+
+
+def test_an_address_that_is_none_is_one_message_in_a_process_of_its_own(place: Path) -> None:
+    line = [sys.executable, "-m", "refscale_codec", "batch", "new", "-o", "out", "--scheduler", "127.0.0.1"]
+    done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no Dask scheduler at 127.0.0.1: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_server_of_another_kind_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,15 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "warning: damaged EXIF\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_a_warning_of_a_picture_is_one_line_whatever_its_name(place: Path) -> None:
+    PIL.Image.open("new.png").convert("P").save("\x1b[31mof\ntwo lines.png")
+    done = shell("refscale fingerprint *lines.png")
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, 1)
+    assert done.stderr.startswith(rb"\x1b[31mof\ntwo lines.png: ")
+    assert done.stderr.count(b"\n") == 1
+
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 

@@ -612,6 +612,8 @@ def test_a_recipe_is_read_with_defaults_and_a_net(tmp_path: Path) -> None:
         ('manifest = "p.csv"\n[gmm]\nwidth = 1000000\n', "channels and widths must be whole numbers, 1 to 1024"),
         ('manifest = "p.csv\n', "cannot read the training config"),
         ("manifest = 1 = 2\n", "cannot read the training config"),
+        (f"manifest = {'[' * 10_000}\n", "cannot read the training config"),
+        (f"steps = {'9' * 5_000}\n", "cannot read the training config"),
     ],
 )
 def test_a_bad_recipe_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:

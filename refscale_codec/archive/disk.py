@@ -44,7 +44,7 @@ def has_hash(path: FilePath) -> bool:
 def holds(path: FilePath, data: bytes) -> bool:
     """Return whether a file has been written."""
     try:
-        return Path(path).read_bytes() == data
+        return os.path.isfile(path) and Path(path).read_bytes() == data
     except (OSError, ValueError):
         return False
 

@@ -4,6 +4,7 @@ A file's picture has its path with the suffix of a format that can hold all of i
 decoded again when the file or the version has changed. A reference may come and go: a file names the pixels it needs.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,14 +138,15 @@ def find(
         UsageError: nothing to decode, or two files that would be one picture.
         IndexFault: of the index.
     """
-    if not source.is_dir():
-        is_file = "is no folder; `refscale decode` decodes one file" if source.exists() else "does not exist"
-        raise UsageError(f"{source} {is_file}")
+    if not os.path.isdir(source):
+        is_file = f"{source} is no folder; `refscale decode` decodes one file"
+        raise UsageError(files.absence(source) or is_file)
     found = sorted(files.below(source, (".rsc",), failed))
     if not found:
         raise UsageError(f"{source} has no file that ends in .rsc")
     older = defaultdict(list)  # by their paths without suffixes
-    if reference is not None and reference.is_dir():
+    in_folder = reference is not None and os.path.isdir(reference)
+    if reference is not None and in_folder:
         for path in files.below(reference, formats.SUFFIXES, failed):
             older[path.relative_to(reference).with_suffix("")].append(path)
     items = []
@@ -160,7 +162,7 @@ def find(
         if index is not None:
             paths = [place for one in needs for place in index.paths(one)[:1]]
         elif needs and reference is not None:
-            paths = older[name.with_suffix("")] if reference.is_dir() else [reference]
+            paths = older[name.with_suffix("")] if in_folder else [reference]
         suffix = {"tiff": ".tif"}.get(kind, f".{kind}")
         output = printable(str(name.with_suffix(suffix)))
         items.append(Item(printable(path.stem), path, tuple(paths), output, tuple(one.hex() for one in needs)))

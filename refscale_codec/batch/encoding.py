@@ -121,7 +121,7 @@ def find(
     Raises:
         UsageError: nothing to code, arguments that do not belong together, or two pictures that would be one file.
     """
-    if source.is_dir():
+    if os.path.isdir(source):
         if split is not None:
             raise UsageError("--split goes with a manifest")
         found = _below(source, failed)
@@ -134,10 +134,9 @@ def find(
             raise UsageError(f"{source} names the references itself; --ref would have no effect")
         pairs = read_manifest(source, None if split is None else (split,))
         items = [_item(pair.name, pair.target, pair.reference, source.parent) for pair in pairs]
-    elif source.exists():
-        raise UsageError(f"{source} is neither a folder nor a manifest; `refscale encode` codes one picture")
     else:
-        raise UsageError(f"{source} does not exist")
+        neither = f"{source} is neither a folder nor a manifest; `refscale encode` codes one picture"
+        raise UsageError(files.absence(source) or neither)
     return distinct(items, source)
 
 
@@ -166,10 +165,12 @@ def _below(folder: Path, failed: Callable[[str], None]) -> list[Path]:
 
 def _partner(path: Path, source: Path, reference: Path | None) -> Path | None:
     """Return the reference of a picture in a folder; None if it has none."""
-    if reference is None or not reference.is_dir():
+    if reference is None or not os.path.isdir(reference):
         return reference
     other = reference / path.relative_to(source)
-    return other if other.is_file() or other.is_symlink() and not other.exists() else None  # a link to nothing is told
+    return (
+        other if os.path.isfile(other) or os.path.islink(other) and not os.path.exists(other) else None
+    )  # a link to nothing is told
 
 
 def _item(name: str, picture: Path, reference: Path | None, base: Path) -> Item:

@@ -24,7 +24,7 @@ def version(path: Path) -> list[Any]:
 
 def index(path: Path, weights: Path | None, device: str) -> References:
     """Return the index of references at a path; for weights and device see `References`."""
-    return _opened(path, weights, device, os.stat(path).st_ino if path.exists() else None)
+    return _opened(path, weights, device, os.stat(path).st_ino if os.path.exists(path) else None)
 
 
 @lru_cache(maxsize=1)

@@ -90,7 +90,8 @@ def _saved(task: Task, job: Job, line: Line, data: bytes, index: References | No
     try:
         with writing(output):
             if output.exists():
-                there = hashlib.sha256(output.read_bytes()).hexdigest()
+                readable = output.is_file() or output.is_dir()  # a pipe or a device need not end
+                there = hashlib.sha256(output.read_bytes()).hexdigest() if readable else ""
                 if not (job.replace or there in (line["sha256"], task.written)):
                     who = "no earlier run has written it" if task.written is None else "it is not what was written"
                     return _failed(task, job, f"{output} exists, and {who}: -f overwrites it")

@@ -1,5 +1,6 @@
 """The commands that code and decode many pictures; see `cli`."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -235,14 +236,14 @@ def _found(
     from refscale_codec.batch import encoding
     from refscale_codec.batch.tasks import JOURNAL
 
-    if source.suffix.lower() != ".json" or source.is_dir():
+    if source.suffix.lower() != ".json" or os.path.isdir(source):
         if asset is not None:
             raise UsageError("--asset goes with STAC items")
         return encoding.find(source, ref, split, failed=failed), [], []
     if split is not None:
         raise UsageError("--split goes with a manifest")
     output = folder / stac.ITEMS
-    if output.exists() and (not (folder / JOURNAL).exists() or output.samefile(source)) and not force:
+    if os.path.exists(output) and (not (folder / JOURNAL).exists() or output.samefile(source)) and not force:
         raise UsageError(f"{output} exists, and no earlier run has written it: -f overwrites it")
     scenes = stac.read(source, asset)
     older = stac.best_earlier(scenes, scenes if ref is None else stac.read(ref, asset))

@@ -7,6 +7,7 @@ Torch, numpy and Pillow are imported inside the functions that need them, so tha
 
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -329,8 +330,18 @@ def summarise(lines: Sequence[str], facts: dict[str, Any], *, json_output: bool,
         say(quiet, line)
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def show_warnings_as_lines() -> None:
-    """Print Python warnings, of Pillow or rasterio, as one line each, and not that a TIFF has no georeference."""
+    """Print warnings of Python and of `logging` as one line each, and not that a TIFF has no georeference.
+
+    They are those of refscale, Pillow and rasterio; names of files in them may be of any letters.
+    """
+    if logging.lastResort is not None:  # which prints what no handler takes
+        logging.lastResort.setFormatter(_OneLine())
     warnings.filterwarnings("ignore", "Dataset has no geotransform")
     warnings.showwarning = lambda message, *_: say(False, f"warning: {message}")
 

@@ -71,6 +71,17 @@ def begins(path: Path, magic: bytes) -> bool:
         return False
 
 
+def absence(path: Path) -> str:
+    """Return the message on a file or folder that is not there, or cannot be looked at; none if it is there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path} does not exist"
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that must not be entered
+        return f"cannot read {path}: {reason(error)}"
+    return ""
+
+
 def below(folder: Path, suffixes: Sequence[str], failed: Callable[[str], None]) -> Iterator[Path]:
     """Yield the files with these suffixes, in lower case, in a folder and in all folders in it, sorted in each.
 
@@ -120,7 +131,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        why = "there is a file of that name" if path.is_file() else reason(error)
+        why = "there is a file of that name" if os.path.isfile(path) else reason(error)
         raise OutputError(f"cannot make the folder {path}: {why}") from None
 
 

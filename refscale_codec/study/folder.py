@@ -15,7 +15,7 @@ def require_own(folder: Path, metrics: Iterable[Metric]) -> None:
     """Raise UsageError if a file that `output.write` writes is in a folder, and no earlier run has written it."""
     if any({"key", "coder"} <= row.keys() for row in journal.read(folder / "rows.jsonl")):
         return
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         if {"convention", "rows"} <= set(json.loads((folder / "results.json").read_bytes())):
             return
     plots = [

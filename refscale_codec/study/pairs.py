@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -39,11 +40,11 @@ def find(source: Path, reference: Path | None, split: str | None = None) -> list
     Raises:
         UsageError: nothing to measure, or the two do not belong together.
     """
-    is_manifest = source.suffix.lower() in MANIFESTS and not source.is_dir()
+    is_manifest = source.suffix.lower() in MANIFESTS and not os.path.isdir(source)
     if split is not None and not is_manifest:
         raise UsageError("--split goes with a CSV of pairs")
-    if source.is_dir():
-        if reference is None or not reference.is_dir():
+    if os.path.isdir(source):
+        if reference is None or not os.path.isdir(reference):
             raise UsageError(f"{source} is a folder: give a folder of references with the same file names, too")
         pairs = _of_folders(source, reference)
     elif is_manifest:

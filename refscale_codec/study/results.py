@@ -145,7 +145,7 @@ def read(path: Path) -> Results:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the results {path}: {reason(error)}") from None
     schema = fields.pop("schema", None) if isinstance(fields, dict) else None
     if schema != SCHEMA:

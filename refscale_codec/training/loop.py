@@ -14,6 +14,7 @@ import copy
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -181,7 +182,7 @@ def fit(
     started = saved = time.monotonic()
     where, weights = torch.device(device), folder / "weights.safetensors"
     before = folder / "config.json"
-    if before.exists() and _fixed(_recipe(before)) != _fixed(json.loads(json.dumps(asdict(config)))):
+    if os.path.exists(before) and _fixed(_recipe(before)) != _fixed(json.loads(json.dumps(asdict(config)))):
         raise UsageError(f"{folder} was begun with another recipe ({before}); choose another folder")
     files.make_folder(folder)
     run = Run(net.to(where), config)

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from refscale_codec.errors import UsageError, reason
+from refscale_codec.picture import files
 from refscale_codec.picture.manifest import read_manifest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_MOST_BYTES = 1 << 20  # a device need not end
 
 
 def read(path: Path, manifests: Sequence[Path] = ()) -> dict[str, Any]:
@@ -25,8 +28,10 @@ def read(path: Path, manifests: Sequence[Path] = ()) -> dict[str, Any]:
         UsageError: it is missing or no TOML.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        with path.open("rb") as file:
+            data = files.contents(file, str(path), lambda head, name: _MOST_BYTES)
+        table = tomllib.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the training config {path}: {reason(error)}") from None
     if manifests:
         first, *further = (str(manifest.absolute()) for manifest in manifests)
