@@ -38,8 +38,12 @@ def shipped(scale: int, codec: str = "jpeg") -> Path:
     return path
 
 
-def shipped_as(wanted: bytes) -> Path:
+def shipped_as(wanted: bytes, option: str = "model") -> Path:
     """Return the path of the weights with this fingerprint among all that come with the package, old ones too.
+
+    Args:
+        wanted: 6 bytes, see `fingerprint`.
+        option: the name by which others can be given, for the message.
 
     Raises:
         WeightsError: none of them has it.
@@ -47,7 +51,7 @@ def shipped_as(wanted: bytes) -> Path:
     for path in sorted(_folder().glob("*.safetensors")):
         if fingerprint(path) == wanted:
             return path
-    raise WeightsError(f"no weights with the fingerprint {wanted.hex()} come with this installation")
+    raise WeightsError(f"no weights with the fingerprint {wanted.hex()} come with this installation; give {option}")
 
 
 def _folder() -> Path:

@@ -265,7 +265,7 @@ def test_what_does_not_fit_a_file_is_refused(
         refscale.decode(data, model=tiny)
     with pytest.raises(errors.ReferenceMismatch, match="this picture is"):
         refscale.decode(data, new, model=tiny)
-    with pytest.raises(errors.WeightsError, match="come with this installation"):
+    with pytest.raises(errors.WeightsError, match="come with this installation; give model"):
         refscale.decode(data, old)
     with pytest.raises(errors.ContainerError, match="not a .rsc file"):
         refscale.open(b"GIF89a")

@@ -13,8 +13,9 @@ from commands import PRECIOUS, REF, TINY, assert_refusal, contents, drawn, older
 from conftest import Outcome
 
 from refscale_codec import weights_files
-from refscale_codec.cli import terminal
+from refscale_codec.cli import coding, terminal
 from refscale_codec.codec import decoder, encoder, payloads
+from refscale_codec.codec.rate_control import Reached, Target
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture import tiles
@@ -22,6 +23,8 @@ from refscale_codec.picture.image import Image
 from refscale_codec.picture.io import pictures
 from refscale_codec.picture.metadata import Metadata
 from refscale_codec.study import metrics
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("with_reference", [True, False], ids=["reference", "alone"])
@@ -232,13 +235,21 @@ def test_encode_tells_the_psnr_where_the_picture_was_decoded(refscale: Callable[
     assert f", {told:.2f} dB" in outcome.err
 
 
+@pytest.mark.parametrize(("tries", "told"), [(1, "after 1 try"), (2, "after 2 tries")])
+def test_tries_are_counted_in_words(tries: int, told: str) -> None:
+    reached = Reached((GOLDEN / "alone.rsc").read_bytes(), 75, 31.05, tries)
+    facts, lines = coding._summary("out.rsc", reached, Target("psnr", 31.0))
+    assert facts["tries"] == tries
+    assert lines[1] == f"target: 31.05 dB, at quality 75 {told}"
+
+
 def test_a_target_is_told_with_what_was_reached(refscale: Callable[..., Outcome], place: Path) -> None:
     outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-bpp", "3", "--json", *TINY)
     size, told = len((place / "out.rsc").read_bytes()), json.loads(outcome.text)
     assert size <= 3 * 33 * 20 / 8
     assert (told["bytes"], told["quality"]) == (size, json.loads(refscale("info", "out.rsc", "--json").text)["quality"])
     assert 1 <= told["tries"] <= 6
-    assert f"of 247 bytes, at quality {told['quality']} after {told['tries']} tries" in outcome.err
+    assert f"of 247 bytes, at quality {told['quality']} after {told['tries']} tr" in outcome.err
     outcome = refscale("encode", "target.png", *REF, "-o", "out.rsc", "--target-psnr", "20", "--json", *TINY)
     told = json.loads(outcome.text)
     assert told["psnr"] >= 20

@@ -67,7 +67,7 @@ def test_info_says_how_much_of_the_picture_uses_the_reference(
 ) -> None:
     assert f"{older_fingerprint()}, used in part\n" in refscale("info", "mapped.rsc").text  # by unknown weights
     cell = model.load(place / "tiny.safetensors").rescaler.cell
-    monkeypatch.setattr(weights_files, "shipped_as", lambda _: place / "tiny.safetensors")
+    monkeypatch.setattr(weights_files, "shipped_as", lambda *_: place / "tiny.safetensors")
     monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a net is loaded"))
     [share] = json.loads(refscale("info", "mapped.rsc", "--json").text)["uses_of_reference"]
     content = container.unpack((place / "mapped.rsc").read_bytes())

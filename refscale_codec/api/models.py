@@ -61,6 +61,6 @@ def model_of(
 
 
 @lru_cache
-def shipped_as(wanted: bytes) -> Path:
-    """Return the path of the shipped weights with this fingerprint; WeightsError if there are none."""
-    return weights_files.shipped_as(wanted)
+def shipped_as(wanted: bytes, option: str = "model") -> Path:
+    """See `weights_files.shipped_as`; what is found is kept."""
+    return weights_files.shipped_as(wanted, option)

@@ -23,7 +23,6 @@ from refscale_codec.errors import (
     ReferenceMismatch,
     RefscaleError,
     UsageError,
-    WeightsError,
     naming,
     printable,
 )
@@ -63,7 +62,7 @@ class Decoding:
             file = _File.of(data)
             file.require_gdal(kind)
             older = self._older(item, file)
-            weights = self.weights or _shipped(file.content.header.weights)
+            weights = self.weights or shipped_as(file.content.header.weights, "--weights")
             loaded = model.kept(weights, device_named(self.device))
             picture = decoder.decode(data, older, loaded, tile=self.tile)
         facts = {
@@ -110,13 +109,6 @@ class _File(NamedTuple):
         dtype, bands, nodata, *_ = self.described
         if kind == "tiff" and formats.needs_gdal(dtype, bands, nodata, self.geo):
             geotiff.require_gdal("a TIFF of this picture", geotiff.WRITTEN, OutputError)
-
-
-def _shipped(wanted: bytes) -> Path:
-    try:
-        return shipped_as(wanted)
-    except WeightsError as error:
-        raise WeightsError(f"{error}; give --weights") from None
 
 
 def find(

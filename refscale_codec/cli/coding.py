@@ -4,6 +4,7 @@ Torch, numpy and Pillow are imported inside them, so that `--help` starts at onc
 """
 
 import os
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +47,9 @@ from refscale_codec.fileformat import container, references
 from refscale_codec.picture import metadata
 
 if TYPE_CHECKING:
-    from refscale_codec.archive.references import Entry, References
+    from refscale_codec.archive.references import Candidate, Entry, References
+    from refscale_codec.codec.rate_control import Reached, Target
+    from refscale_codec.picture.image import Image
 
 
 def encode(
@@ -127,62 +130,46 @@ def encode(
         older = sources.read(ref or [], pages, refs, weights, device, threads)
         from refscale_codec.picture.coded import ranges
 
-        if image.alpha is not None:
-            hidden = int((image.alpha == 0).sum())
-            colours = f"; the colours of {hidden:,} fully transparent pixels are not kept" if hidden else ""
-            terminal.say(quiet, f"{terminal.name_of(picture)}: alpha is stored losslessly{colours}")
+        _say_what_of_alpha_is_kept(image, terminal.name_of(picture), quiet)
         depth = image.pixels.itemsize * (image.bands + (image.alpha is not None))
         side = options.tile_side(tile, max_memory, image.height, image.width, depth, searched=rate.searched)
         limits = options.ranges_of(value_range, image.bands) if value_range else None
         ranges.by_band(limits, image.pixels.dtype, image.bands)  # refused before torch is loaded
         model = terminal.load_model(weights or weights_files.shipped(*shipping), device, threads)
-        step("encoding")
-        choices: dict[str, Any] = {
-            "value_range": limits,
-            "output_hash": output_hash,
-            "reference_name": named,
-            "strip": strip,
-            "tile": side,
-            "step": step,
-        }
-        found = []
+        found = None
         if index is not None:
             step("looking for references")
             found = index.find(image, max_refs or 1)
             if not dry_run:
                 terminal.require_other(output, *(one.entry.path for one in found))
             older = [index.picture(one.entry.described.fingerprint) for one in found]
-            step("encoding")
-        reached = encode_image(image, older, model, rate, **choices)
-        data, target = reached.data, rate.target(image)
+        step("encoding")
+        reached = encode_image(
+            image,
+            older,
+            model,
+            rate,
+            value_range=limits,
+            output_hash=output_hash,
+            reference_name=named,
+            strip=strip,
+            tile=side,
+            step=step,
+        )
         if not dry_run:
-            with index.care(output, data) if index is not None and in_care else nullcontext():
-                terminal.write(output, data)
-    content = container.unpack(data)
-    psnr_reached = None if reached.psnr is None else round(reached.psnr, 3)
-    facts = _facts(content, data) | {"quality": reached.quality, "psnr": psnr_reached}
-    if target is not None:
-        facts["tries"] = reached.tries
-    parts = ", ".join(f"{part} {size}" for part, size in terminal.parts(facts["bytes_by_section"]))
-    psnr = "" if reached.psnr is None else f", {reached.psnr:.2f} dB"
+            with index.care(output, reached.data) if index is not None and in_care else nullcontext():
+                terminal.write(output, reached.data)
     name = ("not written: " if dry_run else "") + ("stdout" if output == "-" else output)
-    lines = [f"{name}: {len(data)} bytes, {facts['bpp']} bits per pixel{psnr} ({parts})"]
-    if target is not None:
-        off = 100 * len(data) / target.value - 100
-        got = f"{off:+.2f} % of {target.value} bytes" if target.measure == "bytes" else f"{reached.psnr:.2f} dB"
-        lines.append(f"target: {got}, at quality {reached.quality} after {reached.tries} tries")
-    used, given = facts["references"], len(older)
-    if index is not None:
-        names = {one.entry.described.fingerprint.hex(): str(one.entry.path) for one in found}
-        facts |= {"reference_pictures": [names[one] for one in used], "tried": given}
-        told = ", ".join(facts["reference_pictures"]) or "none helps; decoding needs none"
-        lines.append(f"reference{'s' * (len(used) > 1)}: {told} (of {given} that the index has for it)")
-    elif given and not used:
-        each = "does not help, so it is" if given == 1 else "do not help, so they are"
-        lines.append(f"reference{'s' * (given > 1)}: {each} left out; decoding needs none")
-    elif given > 1:
-        lines.append(f"references: {len(used)} of {given} are used; decoding needs no other")
-    terminal.summarise(lines, facts, json_output=json_output, quiet=quiet)
+    facts, lines = _summary(name, reached, rate.target(image))
+    more_facts, more_lines = _on_references(facts["references"], len(older), found)
+    terminal.summarise([*lines, *more_lines], facts | more_facts, json_output=json_output, quiet=quiet)
+
+
+def _say_what_of_alpha_is_kept(image: "Image", name: str, quiet: bool) -> None:
+    if image.alpha is not None:
+        hidden = int((image.alpha == 0).sum())
+        colours = f"; the colours of {hidden:,} fully transparent pixels are not kept" if hidden else ""
+        terminal.say(quiet, f"{name}: alpha is stored losslessly{colours}")
 
 
 def _replaceable(index: "References | None", output: str) -> "list[Entry]":
@@ -190,17 +177,54 @@ def _replaceable(index: "References | None", output: str) -> "list[Entry]":
     return [] if index is None or not os.path.exists(output) else index.entries()
 
 
-def _facts(content: container.Container, data: bytes) -> dict[str, Any]:
-    """Return what `--json` tells of a new file."""
+def _summary(name: str, reached: "Reached", target: "Target | None") -> tuple[dict[str, Any], list[str]]:
+    """Return what `--json` and people are told of a new file: its size, how it was coded, how close a target came."""
+    content, size = container.unpack(reached.data), len(reached.data)
     header = content.header
-    return {
-        "bytes": len(data),
+    facts: dict[str, Any] = {
+        "bytes": size,
         "bytes_by_section": container.bytes_by_section(content),
-        "bpp": round(8 * len(data) / (header.width * header.height), 4),
+        "bpp": round(8 * size / (header.width * header.height), 4),
         "width": header.width,
         "height": header.height,
         "references": references.file_names(content),
+        "quality": reached.quality,
+        "psnr": None if reached.psnr is None else round(reached.psnr, 3),
     }
+    parts = ", ".join(f"{part} {number}" for part, number in terminal.parts(facts["bytes_by_section"]))
+    psnr = "" if reached.psnr is None else f", {reached.psnr:.2f} dB"
+    lines = [f"{name}: {size} bytes, {facts['bpp']} bits per pixel{psnr} ({parts})"]
+    if target is not None:
+        facts["tries"] = reached.tries
+        off = 100 * size / target.value - 100
+        got = f"{off:+.2f} % of {target.value} bytes" if target.measure == "bytes" else f"{reached.psnr:.2f} dB"
+        tries = "1 try" if reached.tries == 1 else f"{reached.tries} tries"
+        lines.append(f"target: {got}, at quality {reached.quality} after {tries}")
+    return facts, lines
+
+
+def _on_references(
+    used: Collection[str], given: int, found: "list[Candidate] | None"
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what `--json` and people are told of the references of a new file.
+
+    Args:
+        used: fingerprints of those that decoding needs.
+        given: how many were tried.
+        found: those of the index; None if none was searched.
+    """
+    if found is not None:
+        paths = {one.entry.described.fingerprint.hex(): str(one.entry.path) for one in found}
+        pictures = [paths[one] for one in used]
+        told = ", ".join(pictures) or "none helps; decoding needs none"
+        line = f"reference{'s' * (len(used) > 1)}: {told} (of {given} that the index has for it)"
+        return {"reference_pictures": pictures, "tried": given}, [line]
+    if given and not used:
+        each = "does not help, so it is" if given == 1 else "do not help, so they are"
+        return {}, [f"reference{'s' * (given > 1)}: {each} left out; decoding needs none"]
+    if given > 1:
+        return {}, [f"references: {len(used)} of {given} are used; decoding needs no other"]
+    return {}, []
 
 
 def decode(
@@ -275,7 +299,7 @@ def decode(
                 older = index.references(data)
         from refscale_codec.codec import decoder
 
-        model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
+        model = terminal.load_model(weights or weights_files.shipped_as(header.weights, "--weights"), device, threads)
         step("decoding")
         with naming(name):
             picture = decoder.decode(data, older, model, tile=side, window=box)

@@ -127,7 +127,7 @@ def verify(
                 older = index.references(data)
         from refscale_codec.codec import decoder
 
-        model = terminal.load_model(weights or terminal.wanted_weights(header), device, threads)
+        model = terminal.load_model(weights or weights_files.shipped_as(header.weights, "--weights"), device, threads)
         with naming(name):
             if header.reference is not None and not older:
                 decoder.check_without_reference(content, model)
@@ -196,7 +196,9 @@ def diff(
         from refscale_codec.study import change
 
         if weights is None:
-            weights = weights_files.shipped(2) if header is None else terminal.wanted_weights(header)
+            weights = (
+                weights_files.shipped(2) if header is None else weights_files.shipped_as(header.weights, "--weights")
+            )
         model = terminal.load_model(weights, device, threads)
         step("comparing")
         with naming(name):

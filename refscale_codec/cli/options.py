@@ -73,10 +73,10 @@ PageOption = Annotated[
     int | None, option("--page", metavar="N", help="Which picture of a file that holds several, from 1.", group=FILES)
 ]
 RefPageOption = Annotated[
-    int | None, option("--ref-page", metavar="N", help="The same, of the reference.", group=FILES)
+    int | None, option("--ref-page", metavar="N", help="Which picture of the reference's file.", group=FILES)
 ]
 RefPagesOption = Annotated[
-    list[int] | None, option("--ref-page", metavar="N", help="The same, of each reference.", group=FILES)
+    list[int] | None, option("--ref-page", metavar="N", help="Which picture of each reference's file.", group=FILES)
 ]
 RefsOption = Annotated[
     str | None,

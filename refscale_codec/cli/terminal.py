@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refscale_codec import weights_files
 from refscale_codec.cli import process
 from refscale_codec.cli.options import index_files
 from refscale_codec.errors import (
@@ -28,7 +27,6 @@ from refscale_codec.errors import (
     OutputError,
     RefscaleError,
     UsageError,
-    WeightsError,
     naming,
     printable,
     reason,
@@ -68,14 +66,6 @@ def prepare(threads: int | None) -> None:
     process.keep_freed_memory()
     if threads is not None:
         process.limit_threads(threads)
-
-
-def wanted_weights(header: container.Header) -> Path:
-    """Return the path of the shipped weights that a file names; WeightsError if there are none."""
-    try:
-        return weights_files.shipped_as(header.weights)
-    except WeightsError as error:
-        raise WeightsError(f"{error}; give --weights") from None
 
 
 def name_of(path: str) -> str:

@@ -36,7 +36,7 @@ class LowResCodec(Protocol):
 
     @property
     def id(self) -> int:
-        """The number in the header of a file, 0..255."""
+        """The number in the header of a file, 1..255; those in `lrcodec.CODECS` are taken."""
 
     @property
     def exact(self) -> bool:
