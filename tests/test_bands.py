@@ -404,7 +404,7 @@ def test_a_reference_of_the_same_values_has_no_ranges_of_its_own() -> None:
     picture = Image(drawn(0, 3, np.dtype("u2")))
     described = bands.describe(picture)
     cloudy = np.where(np.arange(33)[None, :, None] < 9, np.uint16(60_000), picture.pixels)
-    for reference in (None, picture, Image(cloudy), Image(np.zeros((4, 4, 3), np.uint8))):
+    for reference in (None, picture, Image(cloudy), Image(np.zeros((4, 4, 2), np.uint8))):
         assert bands.with_reference(described, picture, reference) is described
     eight = Image(drawn(0, 3))
     assert bands.with_reference(bands.describe(eight), eight, Image(255 - eight.pixels)).reference_ranges == ()
@@ -569,9 +569,24 @@ def test_targets_are_for_all_kinds(kind: str, tiny_model: Model) -> None:
     assert reached.psnr >= 20
 
 
-@pytest.mark.parametrize(
-    ("kind", "other"), [("two", "rgb"), ("rgb16", "rgb"), ("four signed", "seven"), ("rgb", "two")]
-)
+@pytest.mark.parametrize("depth", [1, 3, 4])
+@pytest.mark.parametrize(("dtype", "other"), [(U8, U16), (U16, U8), (U8, F32), (I16, U8), (F32, U8)])
+def test_a_reference_of_another_type_serves(depth: int, dtype: np.dtype, other: np.dtype, tiny_model: Model) -> None:
+    pixels = drawn(1, depth, dtype, 64, 64)
+    target, same, reference = Image(pixels), Image(older(pixels)), Image(older(drawn(1, depth, other, 64, 64)))
+    data = encoder.encode(target, reference, tiny_model)
+    file = container.unpack(data)
+    assert file.header.reference == reference.fingerprint()
+    decoded = decoder.decode(data, reference, tiny_model)
+    assert (decoded.pixels.dtype, decoded.pixels.shape) == (dtype, pixels.shape)
+    assert bands.psnr(target, decoded, bands.describe(target)) > 20
+    section = len(file.bands or b"")
+    assert len(data) - section <= 1.2 * len(encoder.encode(target, same, tiny_model))
+    with pytest.raises(ReferenceMismatch):
+        decoder.decode(data, same, tiny_model)
+
+
+@pytest.mark.parametrize(("kind", "other"), [("two", "rgb"), ("four signed", "seven"), ("rgb", "two")])
 def test_a_reference_of_other_bands_is_refused(kind: str, other: str, tiny_model: Model) -> None:
     with pytest.raises(ImageError, match="bring both to the same"):
         encoder.encode(KINDS[kind][0], KINDS[other][1], tiny_model)

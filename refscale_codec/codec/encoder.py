@@ -340,7 +340,7 @@ def listed(reference: References) -> list[Image]:
 
 def _described(image: Image, older: list[Image], options: EncodeOptions) -> Bands:
     """Return how the bands are stored, with one range of each for all references."""
-    described = bands.describe(image, options.value_range)
+    described = bands.describe(image, options.value_range, older=older)
     found = [bands.with_reference(described, image, one).reference_ranges for one in older]
     if not any(found):
         return described

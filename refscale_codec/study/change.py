@@ -50,7 +50,8 @@ def change(
         ImageError: the reference has other bands, or cannot be brought onto the picture's grid.
     """
     bands.require_related(image, reference)
-    described = bands.with_reference(bands.describe(image, tell=lambda text: None), image, reference)
+    described = bands.describe(image, tell=lambda text: None, older=[reference])
+    described = bands.with_reference(described, image, reference)
     where = cache(lambda: georeference.prior(image, reference))  # asked for only where something is to be estimated
     older = bands.split_groups(reference, described, reference=True)
     by_group = (

@@ -15,7 +15,7 @@ An 8-bit RGB picture is its own only band group.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +100,10 @@ class Bands(NamedTuple):
 
 
 def describe(
-    image: Image, declared: ranges.Declared | None = None, tell: Callable[[str], None] = _log.warning
+    image: Image,
+    declared: ranges.Declared | None = None,
+    tell: Callable[[str], None] = _log.warning,
+    older: Sequence[Image] = (),
 ) -> Bands:
     """Return how the bands of a picture are to be stored.
 
@@ -108,6 +111,7 @@ def describe(
         image: the picture.
         declared: lowest and highest value of all or some bands. Otherwise 8 bits are coded as they are, and other
             samples in the range of those in their band that count, without nodata and transparent ones.
+        older: its references: where one has not 8 bits, those of a picture have the range 0..255.
         tell: called with each line for people: on what is clipped or kept exactly, how finely values are told apart,
             and bands that use a sliver of their range.
 
@@ -139,7 +143,7 @@ def describe(
         tell(line)
     if len(slivers) > 1:
         tell(f"likewise {len(slivers) - 1} more band{'s' * (len(slivers) > 2)}")
-    as_they_are = dtype == np.uint8 and not given
+    as_they_are = dtype == np.uint8 and not given and all(one.pixels.dtype == np.uint8 for one in older)
     return Bands(
         dtype,
         image.bands,
@@ -188,8 +192,8 @@ def with_reference(described: Bands, image: Image, reference: Image | None) -> B
 
 
 def _serves(reference: Image, bands: Bands) -> bool:
-    """Return whether the bands of a reference serve for those of a picture."""
-    if (reference.pixels.dtype == np.uint8) != (bands.dtype == np.uint8):
+    """Return whether the bands of a reference serve for those of a picture; without ranges, only 8 bits do."""
+    if not bands.ranges and reference.pixels.dtype != np.uint8:
         return False
     return bands.depth in (reference.bands, *_SERVED.get(reference.bands, ()))
 
@@ -220,8 +224,6 @@ def require_related(image: Image, reference: Image | None) -> None:
         ImageError: it is not known which of three or four bands are red, green and blue.
     """
     if reference is None or reference.bands == image.bands or image.bands not in _SERVED.get(reference.bands, ()):
-        return
-    if (reference.pixels.dtype == np.uint8) != (image.pixels.dtype == np.uint8):  # which `split_groups` refuses
         return
     kinds = f"the reference is {_kind(reference)} and the picture {_kind(image)}"
     if reference.bands == 1:
@@ -254,12 +256,12 @@ def split_groups(image: Image, bands: Bands, *, reference: bool = False) -> Iter
         reference: whether it is the reference: its alpha is ignored, and its nodata value is the picture's.
 
     Raises:
-        ImageError: the reference has bands that do not serve for the picture's, or is of 8 bits and the picture not, or
-            the other way round.
+        ImageError: the reference has bands that do not serve for the picture's, or not 8 bits where that has no ranges.
     """
     if not _serves(image, bands):
         raise ImageError(
-            f"the reference is {image.kind} and the picture {kind_of(bands.dtype, bands.depth)}: bring both to the same"
+            f"the reference is {image.kind} and the picture {kind_of(bands.dtype, bands.depth)}: "
+            "bring both to the same bands, for instance with `gdal_translate -b 1 -b 2`"
         )
     if image.bands != bands.depth:
         image = Image(_in_bands(image.pixels, bands.depth))

@@ -6,6 +6,7 @@ many samples have, far from all others, such as a collar of 0 or saturation. Wha
 samples that are clipped to a declared range, and a band whose samples lie in a sliver of the coded range.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -226,10 +227,11 @@ def _sorted(plane: NDArray[Any], valid: Mask | None) -> NDArray[Any]:
 def of_reference(
     plane: NDArray[Any], valid: Mask | None, older: NDArray[Any], older_valid: Mask | None, one: tuple[Number, Number]
 ) -> tuple[Number, Number]:
-    """Return the range of a band of the reference: that of the picture's band, unless much would be clipped to it.
+    """Return the range of a band of the reference: that of the picture's band, unless the reference does not fit it.
 
-    Then it is the range that the reference's median and the spread of its samples correspond to: values may have an
-    offset or scale of their own, such as those of Sentinel-2 before and after the processing baseline 04.00.
+    If much would be clipped to it, or its samples spread over a sliver of what the picture's do, it is the range that
+    the reference's median and the spread of its samples correspond to: values may have an offset or scale of their own,
+    such as bytes beside floats, or those of Sentinel-2 before and after the processing baseline 04.00.
 
     Args:
         plane: [h, w] the band of the picture.
@@ -249,13 +251,15 @@ def of_reference(
     middle, there = float(ends[0][1]), float(ends[1][1])
     low, high = (there + scale * (value - middle) for value in one)
     if plane.dtype.kind != "f":
-        low, high = round(low), round(high)
+        fractions = older.dtype.kind == "f"
+        low, high = (math.floor(low), math.ceil(high)) if fractions else (round(low), round(high))
 
     def clipped(low: Number, high: Number) -> float:
         return float(((others < low) | (others > high)).mean())
 
     before = clipped(*one)
-    return (low, high) if before > _CLIPPED and clipped(low, high) < before / 2 else one
+    better = before > _CLIPPED and clipped(low, high) < before / 2
+    return (low, high) if low < high and (better or scale < _SLIVER) else one
 
 
 def sliver(band: int, plane: NDArray[Any], valid: Mask | None, low: Number, high: Number) -> str | None:
