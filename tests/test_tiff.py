@@ -134,6 +134,21 @@ def test_several_pictures_are_pages() -> None:
     assert np.array_equal(pictures.from_bytes(tiffs.file(REDUCED), "x").pixels, REDUCED.samples)
 
 
+@pytest.mark.parametrize("place", [{}, tiffs.GEOREFERENCE])
+def test_a_volume_in_one_image_is_refused(place: dict[int, tiffs.Values]) -> None:
+    samples, stack = noise(21, 19, 1), ("s", b"ImageJ=1.54f\nimages=4\nslices=4\n\0")
+    for picture, behind in (
+        (Picture(samples, tags={32997: ("I", [4])} | place), b""),
+        (Picture(samples, tags={270: stack} | place), bytes(3 * samples.nbytes)),
+    ):
+        said = refusal(tiffs.file(picture) + behind)
+        assert said.startswith("x.tif is a volume of 4 slices in one image, which refscale does not code: ")
+    for tags, behind in (({32997: ("I", [1])}, b""), ({270: stack}, b"")):  # the latter taken out of a stack
+        found = pictures.from_bytes(tiffs.file(Picture(samples, tags=tags | place)) + behind, "x")
+        assert np.array_equal(found.pixels, samples)
+    assert "holds 2 pictures" in refusal(tiffs.file(*[Picture(samples, tags={270: stack})] * 2))
+
+
 def test_a_mask_of_another_size_is_told(caplog: pytest.LogCaptureFixture) -> None:
     found, notes = read(tiffs.file(RGB, replace(MASK, samples=MASK.samples[:5])), caplog)
     assert isinstance(found, Image) and found.alpha is None

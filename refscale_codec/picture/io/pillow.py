@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageFile
 import PIL.PngImagePlugin
@@ -32,6 +33,16 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
 
 _COLOURS = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 """Pillow's modes and what they are converted to; others are refused."""
+
+_BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_90,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_270,
+}
 
 _NAMES = {"1": "black and white", "P": "palette", "PA": "palette", "CMYK": "CMYK"}  # for messages
 
@@ -79,11 +90,18 @@ def decode_tiff(data: bytes, page: tiff.Page, name: str, most_pixels: int) -> ND
     picture = _opened(data, name, most_pixels)
     if not isinstance(picture, TiffImageFile):
         raise ImageError(formats.unreadable(data, name))
-    stored = tiff.as_stored(picture)
+    stored = _as_stored(picture)
     if page.palette:  # of bytes, and alpha maybe
         bands = np.atleast_3d(np.array(stored))
         return np.dstack([page.colours[bands[..., 0]], bands[..., 1:]])
     return _array(stored, _COLOURS[picture.mode])
+
+
+def _as_stored(picture: TiffImageFile) -> PIL.Image.Image:
+    """Load a TIFF and undo the transposition that Pillow applies for its orientation tag."""
+    inverse = _BACK_TO_STORED.get(picture.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+    picture.load()
+    return picture if inverse is None else picture.transpose(inverse)
 
 
 def _opened(data: bytes, name: str, most_pixels: int) -> PIL.Image.Image:

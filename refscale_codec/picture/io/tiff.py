@@ -7,6 +7,8 @@ alone is decided here, so it is the same with and without a georeference, and wh
 """
 
 import io
+import math
+import re
 import shlex
 from collections.abc import Container, Iterator
 from contextlib import suppress
@@ -15,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from refscale_codec.errors import ImageError, reason
 from refscale_codec.picture import levels
@@ -49,8 +51,8 @@ class Tags(ImageFileDirectory_v2):
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 257, 258, 259, 262, 277, 284
 _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 273, 278, 279, 322, 323, 324, 325
-_SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _ORIENTATION, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 274, 330, 338, 339
-_COLOUR_MAP, _JPEG_TABLES, _THUMBNAIL, _NODATA = 320, 347, 513, 42113
+_SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _CHILDREN, _EXTRA, _SAMPLE_FORMAT = 254, 255, 266, 330, 338, 339
+_COLOUR_MAP, _JPEG_TABLES, _THUMBNAIL, _NODATA, _DESCRIPTION, _DEPTH = 320, 347, 513, 42113, 270, 32997
 _NUMBERS = (  # that say how pixels are stored
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _STRIPS, _ROWS, _STRIP_BYTES, _TILE_WIDTH),
     *(_TILE_HEIGHT, _TILES, _TILE_BYTES, _SUBFILE, _OLD_SUBFILE, _FILL_ORDER, _EXTRA, _SAMPLE_FORMAT),
@@ -74,16 +76,6 @@ _KINDS = {  # photometric interpretations that are not coded
 _PREMULTIPLIED, _ALPHA = 1, 2  # in ExtraSamples
 _FAX, JPEG = (2, 3, 4), 7  # compressions
 _LOSSLESS = (1, 5, 8, 32773, 32946)  # compressions that Pillow decodes always: none, LZW, deflate, PackBits, deflate
-
-_BACK_TO_STORED = {  # orientation: the inverse of the transposition that Pillow applies to such a TIFF
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_90,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_270,
-}
 
 
 class Page(NamedTuple):
@@ -190,7 +182,8 @@ def read_page(data: bytes, name: str, number: int | None) -> Page:
         number: which picture, from 1; None for the only one.
 
     Raises:
-        ImageError: there are several pictures, or no such one; the picture is of a kind that is not coded; damaged.
+        ImageError: there are several pictures, or no such one; the picture is a volume, or of a kind that is not coded;
+            damaged.
     """
     try:
         found = _pages(data)
@@ -203,8 +196,21 @@ def read_page(data: bytes, name: str, number: int | None) -> Page:
     if number is not None:
         formats.require_page(name, number, len(found))
     page = found[(number or 1) - 1]
+    if (slices := _slices(page, data, len(found))) > 1:
+        raise ImageError(
+            f"{name} is a volume of {slices} slices in one image, which refscale does not code: write each as an image "
+            "of its own, for instance with tifffile"
+        )
     _require_coded(page, name)
     return page
+
+
+def _slices(page: Page, data: bytes, pictures: int) -> int:
+    """Return how many images lie one behind the other in a picture of a file that has so many pictures."""
+    said = re.match(r"ImageJ=.*?^images=(\d{1,9})\b", str(page.tags.get(_DESCRIPTION, "")), re.DOTALL | re.MULTILINE)
+    stack = int(said[1]) if said and pictures == 1 else 1  # the text stays where one image is taken out of a stack
+    whole = stack * math.prod(page.size) * page.samples * page.bits // 8 <= len(data)
+    return max(*_tuple(page.tags.get(_DEPTH, 1)), stack if whole else 1)
 
 
 def _pages(data: bytes) -> list[Page]:
@@ -391,10 +397,3 @@ def _blocks(page: Page) -> NDArray[np.int64] | None:
     blocks = np.array([offsets, lengths], np.int64).T
     blocks[blocks[:, 0] == 0] = 0
     return blocks
-
-
-def as_stored(picture: TiffImageFile) -> PIL.Image.Image:
-    """Load a picture and undo the transposition that Pillow applies for its orientation tag."""
-    inverse = _BACK_TO_STORED.get(picture.getexif().get(_ORIENTATION, 1))
-    picture.load()
-    return picture if inverse is None else picture.transpose(inverse)
