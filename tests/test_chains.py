@@ -145,7 +145,7 @@ def test_what_cannot_be_decoded_yet_is_in_care_and_tried_again(place: Path, refs
     assert outcome.err.splitlines()[0].startswith(f"{link(2)}: in care, but no reference now: ")
     assert "is unknown" in outcome.err
     assert len(refscale("refs", "list", "--files", *INDEX).text.splitlines()) == 1
-    assert "name their file (--weights" in refscale("refs", "add", "base.png", link(1), *INDEX).err
+    assert "give their file (--weights" in refscale("refs", "add", "base.png", link(1), *INDEX).err
     outcome = refscale("refs", "add", link(2), link(1), *INDEX, *WEIGHTS, "--json")
     assert json.loads(outcome.text) == {"added": 0, "decoded": 2, "unchanged": 2, "failed": 0}
 

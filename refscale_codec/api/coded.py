@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refscale_codec.api.models import load_model, model_of, shipped_as
-from refscale_codec.errors import ContainerError, ReferenceMismatch, WeightsError, naming
+from refscale_codec.errors import ContainerError, ReferenceMismatch, naming
 from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Header
 from refscale_codec.fileformat.references import LINKS
@@ -26,10 +26,7 @@ def model_for(header: Header, given: "Model | FilePath | None" = None, device: s
     """
     if given is not None and (model := model_of(given, device=device)).fingerprint == header.weights:
         return model
-    try:
-        return load_model(shipped_as(header.weights), device=device)
-    except WeightsError as error:
-        raise WeightsError(f"{error}; name their file (--weights, in Python model)") from None
+    return load_model(shipped_as(header.weights, "their file (--weights, in Python model)"), device=device)
 
 
 def exact_model(header: Header, given: "Model | FilePath | None" = None, device: str | None = None) -> "Model":
