@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 import threading
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
             files.write_atomically(tmp_path / name, b"bytes")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert existing.read_bytes() == b"the old one"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions there")
+def test_what_replaces_a_private_file_is_never_readable_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "private"
+    path.touch(0o600)
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda number: modes.append(stat.S_IMODE(os.fstat(number).st_mode)))
+    files.write_atomically(path, b"secret")
+    assert modes == [0o600]
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"secret", 0o600)
 
 
 def test_a_new_file_has_the_usual_permissions_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:

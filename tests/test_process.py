@@ -140,12 +140,15 @@ def test_a_fault_that_names_no_file_is_not_said_to_be_one_of_stdout(
     place: Path, refscale: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(errors.pop(), "why")
 
+    errors = [errno.EMFILE, errno.EIO]
     monkeypatch.setattr(terminal, "read", fails)
     with pytest.raises(RuntimeError) as raised:
         refscale("info", "with.rsc")
-    assert "Too many open files" in str(raised.value.__cause__)
+    assert "why" in str(raised.value.__cause__)
+    outcome = refscale("info", "with.rsc")
+    assert (outcome.code, outcome.err) == (8, "error: the system gives no more: why; fewer --jobs need less\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted")
@@ -270,6 +273,20 @@ def test_an_interrupt_is_told_at_any_moment_and_leaves_nothing_behind(place: Pat
     program = [sys.executable, "-c", INTERRUPTED, module, *line.split()]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end processes of Windows at once")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("limit", ["", "ulimit -v 30000000; "])
+def test_a_signal_that_ends_a_process_leaves_nothing_half_written(place: Path, name: str, limit: str) -> None:
+    before = sorted(place.iterdir())
+    program = INTERRUPTED.replace(
+        "number: os.kill(os.getpid(), signal.SIGINT)", f"_: os.kill(os.getpid(), signal.{name})"
+    )
+    line = ["sh", "-c", f'{limit}exec "$@"', "sh", sys.executable, "-c", program, "output", "extract-lr", "new.rsc"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "", "")
     assert sorted(place.iterdir()) == before
 
 

@@ -1,12 +1,15 @@
 """What all commands have in common: help in groups of options, and foreign errors as those of refscale."""
 
+import errno
 import os
 from typing import Any
 
 from typer.core import TyperCommand
 
 from refscale_codec.cli import memory, terminal
-from refscale_codec.errors import OutOfMemory, UsageError
+from refscale_codec.errors import OutOfMemory, UsageError, reason
+
+_LIMITS = errno.EMFILE, errno.ENFILE, errno.EAGAIN
 
 
 def _has_current_folder() -> bool:
@@ -35,7 +38,7 @@ class Command(TyperCommand):
 
         Raises:
             OutputError: JSON is asked for, and stdout cannot be written to; before any work.
-            OutOfMemory: an allocation failed, whoever reported it.
+            OutOfMemory: an allocation failed, whoever reported it, or there may be no more open files or processes.
             UsageError: the current folder has been deleted, and is needed.
         """
         if ctx.params.get("json_output"):
@@ -47,6 +50,8 @@ class Command(TyperCommand):
                 raise UsageError("the current folder has been deleted: change to another") from None
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _LIMITS and error.filename is None:
+                raise OutOfMemory(f"the system gives no more: {reason(error)}; fewer --jobs need less") from None
             if not memory.is_lacking(error):
                 if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and error.filename is None:
                     raise RuntimeError("a fault of the system that names no file") from error  # it is not of stdout

@@ -82,7 +82,9 @@ def _go_on_in_a_child() -> None:
         return
     os.close(writing)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child tells of it
-    signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: os.kill(child, number))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0 and signal.Signals(-code).name in _BY_OTHERS:

@@ -6,6 +6,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -161,7 +162,7 @@ def _write(path: Path, data: bytes) -> None:
         return
     temporary = target.with_name(f".refscale-{secrets.token_hex(8)}.part")
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=partial(os.open, mode=0o666 if mode is None else 0o600)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
