@@ -195,6 +195,10 @@ def test_a_picture_is_encoded_and_decoded_without_naming_an_output(
         outcome = refscale("decode", file, "-f", "--json", *TINY)
         assert json.loads(outcome.text) == {"output": back, "format": "png", "width": 33, "height": 20}
     assert refscale("decode", "deep.rsc", "--format", "tiff", *TINY).err == "deep.tif: 33x20\n"
+    for name in ("other.png", "other.jpg", "other.TIF", "other.dat"):
+        said = refscale("decode", "deep.rsc", "--format", "tiff", "-o", name, *TINY).err
+        told = f"{name}: what is written is a TIFF file, by --format\n" if name in ("other.png", "other.jpg") else ""
+        assert said == f"{told}{name}: 33x20\n"
     assert refscale("extract-lr", "deep.rsc").err == "deep.jpg: 17x10\n"
 
 

@@ -41,6 +41,7 @@ def test_verify_says_what_it_proves_and_succeeds_only_then(refscale: Callable[..
     outcome = refscale("verify", "hashed.rsc", *REF, "--json", "-q", *TINY)
     assert json.loads(outcome.text) == {"proved": ["structure", "weights", "reference", "decoding", "picture"]}
     assert outcome.err == ""
+    assert_refusal(refscale("verify", "with.rsc", "--structure", *REF), 2, "--structure")
     assert json.loads(refscale("verify", "with.rsc", "--structure", "--json").text) == {"proved": ["structure"]}
 
 

@@ -85,6 +85,13 @@ def test_adding_tells_what_is_new_and_a_bad_file_is_one_line(indexed: Path, refs
         assert_refusal(refscale("refs", "add", "ref.png", *INDEX, "--date", bad), 2, "--date must be a date")
 
 
+def test_a_damaged_index_is_one_message_without_a_heading(indexed: Path, refscale: Refscale) -> None:
+    with sqlite3.connect("i.sqlite") as file:
+        file.execute("UPDATE picture SET width = 0")
+    file.close()
+    assert_refusal(refscale("refs", "list", *INDEX), 11, "is damaged (a wrong width)")
+
+
 def test_a_date_that_is_not_used_is_told(indexed: Path, refscale: Refscale, caplog: pytest.LogCaptureFixture) -> None:
     exif = PIL.Image.Exif()
     exif[0x0110] = "X100"

@@ -114,6 +114,8 @@ def verify(
     content = terminal.unpacked(data, name)
     header = content.header
     if structure:
+        if ref or refs is not None:
+            raise UsageError("--ref and --refs would have no effect with --structure, which needs no reference")
         with naming(name):
             facts.of_file(content, len(data))
         text = f"{name}: structure and checksums are intact; not tried: weights, reference, decoding"

@@ -128,8 +128,9 @@ def list_pictures(
                 names = [fingerprint.hex() for fingerprint in needs]
                 _line({"file": str(path), "needs": names}, f"{path}  {' '.join(names) or 'alone'}", json_output)
             return
+        entries = index.entries()
         terminal.say(quiet or json_output, f"{'fingerprint':<12}  {'taken':<20}  {'size and type':<22}  links  picture")
-        for entry in index.entries():
+        for entry in entries:
             facts = _facts(entry)
             described = f"{facts['width']}x{facts['height']}x{facts['bands']} {facts['type']}"
             columns = facts["fingerprint"], f"{facts['date'] or '-':<20}", f"{described:<22}", f"{entry.links:>5}"

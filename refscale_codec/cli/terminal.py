@@ -185,11 +185,18 @@ def _to_stdout() -> Iterator[None]:
 
 
 def picture_format(output: str, named: str | None) -> str:
-    """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout."""
+    """Return the format to write a picture in: as named, else by the output's suffix, PNG on stdout.
+
+    A suffix of another format than the one that is named is told.
+    """
     from refscale_codec.picture.io import formats
 
     if named is not None:
-        return formats.named(named)
+        kind = formats.named(named)
+        suffix = "" if output == "-" else Path(output).suffix.lower()
+        if suffix in formats.SUFFIXES and suffix[1:].replace("tiff", "tif") != kind.replace("tiff", "tif"):
+            say(False, f"{output}: what is written is a {formats.NAMES[kind]} file, by --format")
+        return kind
     return "png" if output == "-" else formats.of_path(Path(output))
 
 
