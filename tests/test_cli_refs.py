@@ -14,6 +14,7 @@ from conftest import Outcome
 
 from refscale_codec.archive import store
 from refscale_codec.archive.references import References
+from refscale_codec.errors import IndexFault
 
 Refscale = Callable[..., Outcome]
 INDEX = ("--refs", "i.sqlite")
@@ -83,6 +84,21 @@ def test_adding_tells_what_is_new_and_a_bad_file_is_one_line(indexed: Path, refs
     assert [line for line in outcome.err.splitlines() if "text.png" in line]
     for bad in ("May", "2021-05-033", "2021-05-03 10:11"):
         assert_refusal(refscale("refs", "add", "ref.png", *INDEX, "--date", bad), 2, "--date must be a date")
+
+
+def test_a_full_disk_of_an_index_is_told_though_sqlite_has_rolled_back(
+    indexed: Path, refscale: Refscale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = store.Store.do
+
+    def full(self: store.Store, statement: str, values: Any = ()) -> int:
+        if statement.startswith("PRAGMA user_version ="):
+            do(self, "ROLLBACK")
+            raise IndexFault("i.sqlite cannot be used: database or disk is full")
+        return do(self, statement, values)
+
+    monkeypatch.setattr(store.Store, "do", full)
+    assert_refusal(refscale("encode", "target.png", *INDEX, *TINY, "-o", "x.rsc"), 11, "database or disk is full")
 
 
 def test_a_damaged_index_is_one_message_without_a_heading(indexed: Path, refscale: Refscale) -> None:

@@ -171,7 +171,8 @@ class Store:
             try:
                 self.do(f"PRAGMA user_version = {VERSION}")
             finally:
-                self.do("ROLLBACK")
+                with suppress(IndexFault):  # on a full disk SQLite has done so by itself
+                    self.do("ROLLBACK")
 
     def stored(self, path: str | os.PathLike[str]) -> bytes:
         """Return a path as it is stored: its folder without links, relative to the index's if it lies below that."""
