@@ -108,8 +108,12 @@ def test_what_cannot_be_a_reference_there_is_not_coded(
     place: Path, refscale: Callable[..., Outcome], tiny_weights: Path
 ) -> None:
     line = ("refs", "bundle", "ground/old", "ground/more/b.png", "-o", "up", *TO)
-    assert_refusal(refscale(*line, "--weights", tiny_weights), 5, str(tiny_weights), "floating point", "--weights")
-    assert not Path("up").exists() and not Path("ground/there.sqlite").exists()
+    Path("up").mkdir()
+    Path("up/batch.jsonl").write_text("of others\n")
+    wrong = refscale(*line, "--weights", tiny_weights, "-f")
+    assert_refusal(wrong, 5, str(tiny_weights), "floating point", "--weights")
+    assert Path("up/batch.jsonl").read_text() == "of others\n" and not Path("ground/there.sqlite").exists()
+    Path("up/batch.jsonl").unlink()
     assert_refusal(refscale(*line, *WEIGHTS, "ground/old/a.png"), 2, "lists", "a.png", "more than once")
     Path("ground/old/bad.png").write_bytes(b"no picture")
     outcome = refscale(*line, *WEIGHTS)

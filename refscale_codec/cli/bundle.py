@@ -51,6 +51,7 @@ def bundle(
     options.require_positive(jobs=jobs)
     with many.opened(None, weights, None, jobs, device, dry_run=dry_run, quiet=quiet) as (step, _, client):
         step("starting")
+        from refscale_codec.archive.references import References
         from refscale_codec.batch import encoding
         from refscale_codec.batch import tasks as planning
         from refscale_codec.picture.tiles import TILE
@@ -59,6 +60,8 @@ def bundle(
         tell = many.told_and_kept(unread)
         items = encoding.of_paths(paths, failed=tell)
         path = weights or weights_files.shipped(2)
+        if not dry_run:
+            _require_exact(path)
         job = encoding.Encoding(
             weights,
             weights_files.fingerprint(path).hex(),
@@ -72,14 +75,6 @@ def bundle(
         tasks = many.plan(items, job, folder, str(to), unread, dry_run=dry_run, json_output=json_output)
         if tasks is None:
             return
-        from refscale_codec import model
-        from refscale_codec.archive.references import References
-
-        if not model.load(path).exact:
-            raise WeightsError(
-                f"{path} computes with floating point, so that its files may decode to other pixels elsewhere and "
-                "cannot be references there; name exact weights with --weights"
-            )
         with References(to, create=True, model=weights, device=device) as index:
             processes = many.processes(client, jobs, device, tasks)
             counts = many.run(tasks, job, folder, processes, step, index=index, quiet=quiet)
@@ -90,3 +85,14 @@ def bundle(
                 if problem is not None:
                     tell(f"{one}: no reference now: {problem}")
     many.summarise(counts, "coded", folder, unread, json_output=json_output, quiet=quiet)
+
+
+def _require_exact(path: Path) -> None:
+    """Raise WeightsError for weights whose files cannot be references elsewhere."""
+    from refscale_codec import model
+
+    if not model.load(path).exact:
+        raise WeightsError(
+            f"{path} computes with floating point, so that its files may decode to other pixels elsewhere and "
+            "cannot be references there; name exact weights with --weights"
+        )
