@@ -25,6 +25,7 @@ from refscale_codec.lrcodec.gmm.net import Gmm
 from refscale_codec.lrcodec.interface import LowResCodec
 from refscale_codec.picture import files
 from refscale_codec.rescale.fgrn import Fgrn
+from refscale_codec.rescale.identity import Identity
 from refscale_codec.rescale.interface import Rescaler
 from refscale_codec.rescale.net import RescaleNet
 from refscale_codec.rescale.quantised import IntegerConv
@@ -34,7 +35,7 @@ from refscale_codec.rescale.untied import Untied
 KEPT = 8
 """Most models that stay in memory."""
 
-RESCALERS: dict[str, type[TrainedRescaler]] = {"flow": RescaleNet, "untied": Untied, "fgrn": Fgrn}
+RESCALERS: dict[str, type[TrainedRescaler]] = {"flow": RescaleNet, "untied": Untied, "fgrn": Fgrn, "identity": Identity}
 """The families of rescalers, by the `kind` in a config, which is also the name of their table in a recipe."""
 
 _LARGEST_HEADER = 1 << 20  # bytes of JSON: the arrays of such a net, by far

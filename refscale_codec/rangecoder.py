@@ -44,6 +44,10 @@ class Coder(ABC):
         """Code a value of 0 .. size - 1, all equally likely; at most 2^24 of them."""
 
     @abstractmethod
+    def uniforms(self, size: int, values: Symbols) -> Symbols:
+        """Code the values [n], each as `uniform` does."""
+
+    @abstractmethod
     def bit(self, value: int) -> int:
         """Code a bit, 0 and 1 equally likely."""
 
@@ -97,6 +101,11 @@ class Encoder(Coder):
         self._coder.encode(value, constriction.stream.model.Uniform(size))
         return value
 
+    def uniforms(self, size: int, values: Symbols) -> Symbols:
+        """See `Coder`."""
+        self._coder.encode(values, constriction.stream.model.Uniform(size))
+        return values
+
     def bit(self, value: int) -> int:
         """See `Coder`."""
         self._coder.encode(value, _BIT)
@@ -149,6 +158,15 @@ class Decoder(Coder):
         found, each = self._next(constriction.stream.model.Uniform(size)), (1 << _PLACES) // size
         share = each if found < size - 1 else (1 << _PLACES) - each * found  # the last one has the rest
         self._take(_PLACES - math.log2(share))
+        return found
+
+    def uniforms(self, size: int, values: Symbols) -> Symbols:
+        """See `Coder`; ContainerError if the payload is invalid."""
+        try:
+            found = np.asarray(self._coder.decode(constriction.stream.model.Uniform(size), len(values)))
+        except (AssertionError, ValueError):
+            raise self._damaged("it does not decode") from None
+        self._take(_EXACT * len(values) * math.log2(size))
         return found
 
     def bit(self, value: int = 0) -> int:

@@ -8,8 +8,12 @@ from refscale_codec.fileformat import container
 
 
 def test_ids_in_files_never_change() -> None:
-    assert {number: entry.name for number, entry in lrcodec.CODECS.items()} == {1: "jpeg", 2: "gmm"}
-    assert (lrcodec.JPEG, lrcodec.GMM) == (1, 2)
+    assert {number: entry.name for number, entry in lrcodec.CODECS.items()} == {
+        1: "jpeg",
+        2: "gmm",
+        3: "predictive",
+    }
+    assert (lrcodec.JPEG, lrcodec.GMM, lrcodec.PREDICTIVE) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("number", lrcodec.CODECS)
@@ -21,12 +25,12 @@ def test_an_entry_is_what_its_codec_says_and_what_ships(number: int) -> None:
         if scale in entry.scales:
             assert weights_files.shipped(scale, entry.name).name == f"refscale-x{scale}{entry.suffix}.safetensors"
         else:
-            with pytest.raises(UsageError, match=f"the codec {entry.name} ships at scale 2 only"):
+            with pytest.raises(UsageError, match=f"the codec {entry.name} ships at scale .* only"):
                 weights_files.shipped(scale, entry.name)
 
 
 def test_there_is_one_default() -> None:
     assert [entry.name for entry in lrcodec.CODECS.values() if not entry.suffix] == ["jpeg"]
-    assert lrcodec.choices() == "jpeg (default) or gmm (only at scale 2)"
-    with pytest.raises(UsageError, match="unknown codec 'webp': use jpeg or gmm"):
+    assert lrcodec.choices() == "jpeg (default), gmm (scale 2) or predictive (scale 1)"
+    with pytest.raises(UsageError, match="unknown codec 'webp': use one of jpeg, gmm, predictive"):
         lrcodec.named("webp")

@@ -10,6 +10,7 @@ from refscale_codec.api.arguments import FilePath, Picture, flag, image_of, rang
 from refscale_codec.api.models import model_of
 from refscale_codec.api.reader import Reader
 from refscale_codec.api.request import Rate, rate_of
+from refscale_codec.errors import UsageError
 from refscale_codec.picture.coded.ranges import Declared
 from refscale_codec.picture.image import Image
 from refscale_codec.picture.tiles import TILE
@@ -27,6 +28,8 @@ def encode(
     target_bytes: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
+    lossless: bool = False,
+    max_error: float | None = None,
     model: "Model | FilePath | None" = None,
     scale: int | None = None,
     codec: str | None = None,
@@ -50,9 +53,11 @@ def encode(
         target_bytes: Largest size of the file, in bytes.
         target_bpp: Largest size of the file, in bits per pixel of the picture.
         target_psnr: Lowest PSNR of the decoded picture, in dB.
+        lossless: Decode to equal samples.
+        max_error: Decode to samples that are off by no more than this, in their units.
         model: Weights, loaded or the path of a file; by default those that ship for `scale` and `codec`.
-        scale: Downscaling factor, 2 (default) or 4.
-        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`.
+        scale: Downscaling factor, 2 (default) or 4; 1 for samples as they are.
+        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`; `predictive` at scale 1.
         device: `auto` (default), `cpu`, `cuda` or `mps`; not with a loaded model.
         value_range: Lowest and highest value to code, or a dict of such pairs by the number of the band, from 1; by
             default those of each band, and 0 and 255 for uint8.
@@ -70,13 +75,15 @@ def encode(
         WeightsError: The weights cannot be used.
         TargetError: No quality reaches the target.
     """
-    rate = rate_of(quality, target_bytes, target_bpp, target_psnr)
+    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, max_error, flag(lossless, "lossless"))
+    if rate.max_error is not None and value_range is not None:
+        raise UsageError("value_range would have no effect: it follows from the bound on the error")
     limits = None if value_range is None else ranges_of(value_range)
     side, named = whole(tile, "tile"), flag(reference_name, "reference_name", None)
     hashed, stripped = flag(output_hash, "output_hash"), flag(strip, "strip")
     image = image_of(picture, "the picture", page, need_georeference=not stripped)
     older = references_of(reference, reference_page, model, device)
-    loaded = model_of(model, scale, codec, device)
+    loaded = model_of(model, scale, codec, device, rate)
     return encode_image(
         image,
         older,
@@ -107,7 +114,7 @@ def encode_image(
 
     `step` is called with a line on each try of a search.
     """
-    from refscale_codec.codec import rate_control
+    from refscale_codec.codec import bounded, rate_control
     from refscale_codec.codec.encoder import EncodeOptions
 
     options = EncodeOptions(
@@ -117,6 +124,8 @@ def encode_image(
         store_metadata=not strip,
         reference_name=reference_name,
     )
+    if rate.max_error is not None:
+        return bounded.encode(image, reference, model, rate.max_error, options, on_try=step)
     if rate.quality is not None:
         options = replace(options, quality=rate.quality)
     return rate_control.encode(image, reference, model, rate.target(image), options, step=step)

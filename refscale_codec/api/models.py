@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from refscale_codec import weights_files
 from refscale_codec.api.arguments import FilePath
-from refscale_codec.api.request import device_named, shipping_of
+from refscale_codec.api.request import Rate, device_named, shipping_of
 from refscale_codec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def load_model(
 
     Args:
         path: A `.safetensors` file; by default the weights that ship for `scale` and `codec`.
-        scale: Downscaling factor, 2 (default) or 4.
-        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`.
+        scale: Downscaling factor, 2 (default) or 4; 1 for samples as they are.
+        codec: Codec of the low-res picture, `jpeg` (default) or `gmm`; `predictive` at scale 1.
         device: `auto` (default: the fastest available), `cpu`, `cuda` or `mps`.
 
     Raises:
@@ -38,17 +38,21 @@ def load_model(
 
 
 def model_of(
-    given: "Model | FilePath | None", scale: int | None = None, codec: str | None = None, device: str | None = None
+    given: "Model | FilePath | None",
+    scale: int | None = None,
+    codec: str | None = None,
+    device: str | None = None,
+    rate: Rate | None = None,
 ) -> "Model":
-    """Return the model that arguments ask for; see `load_model`.
+    """Return the model that arguments ask for; see `load_model`. A bound on the error, in `rate`, asks for its own.
 
     Raises:
         UsageError: they exclude each other, or there is no such model.
         WeightsError: its file cannot be read.
     """
+    chosen = shipping_of(scale, codec, None if given is None else "model", rate)
     if given is None:
-        return load_model(scale=scale, codec=codec, device=device)
-    shipping_of(scale, codec, "model")
+        return load_model(scale=chosen[0], codec=chosen[1], device=device)
     if isinstance(given, str | os.PathLike):
         return load_model(given, device=device)
     from refscale_codec.model import Model

@@ -24,12 +24,13 @@ Name = Callable[[str], str]
 
 
 class Rate(NamedTuple):
-    """A quality or one of the targets; nothing for the default quality."""
+    """A quality, one of the targets or a bound on the error; nothing for the default quality."""
 
     quality: int | None = None
     target_bytes: int | None = None
     target_bpp: float | None = None
     target_psnr: float | None = None
+    max_error: float | None = None
 
     @property
     def searched(self) -> bool:
@@ -48,7 +49,14 @@ class Rate(NamedTuple):
 
 
 def rate_of(
-    quality: Any = None, target_bytes: Any = None, target_bpp: Any = None, target_psnr: Any = None, name: Name = str
+    quality: Any = None,
+    target_bytes: Any = None,
+    target_bpp: Any = None,
+    target_psnr: Any = None,
+    max_error: Any = None,
+    lossless: bool = False,
+    *,
+    name: Name = str,
 ) -> Rate:
     """Return what arguments ask for, each None if it is not given.
 
@@ -56,7 +64,8 @@ def rate_of(
         UsageError: several of them are given, or one is of a wrong type or out of range.
     """
     targets = {"target_bytes": target_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr}
-    given = {key: value for key, value in {"quality": quality, **targets}.items() if value is not None}
+    every = {"quality": quality, **targets, "max_error": max_error, "lossless": lossless or None}
+    given = {key: value for key, value in every.items() if value is not None}
     if len(given) > 1:
         *some, last = map(name, given)
         raise UsageError(f"{', '.join(some)} and {last} exclude each other: give one")
@@ -68,29 +77,47 @@ def rate_of(
             raise UsageError(f"{name(key)} must be a positive number, not {value!r}")
         if value is not None and value > _LARGEST_TARGET:
             raise UsageError(f"a target must be at most {_LARGEST_TARGET:,}")
+    if max_error is not None:
+        number = isinstance(max_error, Real) and not isinstance(max_error, bool)
+        if not (number and 0 <= max_error <= _LARGEST_TARGET):
+            raise UsageError(f"{name('max_error')} must be a number from 0 on, not {max_error!r}")
     size = None if target_bytes is None else whole(target_bytes, name("target_bytes"))
-    return Rate(None if quality is None else whole(quality, name("quality")), size, target_bpp, target_psnr)
+    bound = 0 if lossless else max_error
+    return Rate(None if quality is None else whole(quality, name("quality")), size, target_bpp, target_psnr, bound)
 
 
-def shipping_of(scale: Any, codec: Any, weights: str | None = None, name: Name = str) -> tuple[int, str]:
+def shipping_of(
+    scale: Any, codec: Any, weights: str | None = None, rate: Rate | None = None, *, name: Name = str
+) -> tuple[int, str]:
     """Return the scale and the codec of the shipped weights that are asked for, None for the default.
 
     Args:
-        scale: 2 or 4.
+        scale: one of `container.SCALES`.
         codec: name of a low-res codec.
         weights: name of the argument that names weights, if it is given.
+        rate: that is asked for; a bound on the error takes samples of full size.
         name: see `Name`.
 
     Raises:
-        UsageError: an unknown one, two of which none ship, or either together with weights.
+        UsageError: an unknown one, two of which none ship, or what follows from another argument.
     """
-    entry = lrcodec.CODECS[lrcodec.JPEG] if codec is None else lrcodec.named(codec)
+    bounded = rate is not None and rate.max_error is not None
+    cause = weights or ("the bound on the error" if bounded else None)
     for key, value in (("scale", scale), ("codec", codec)):
-        if value is not None and weights is not None:
-            raise UsageError(f"{name(key)} would have no effect: it follows from {weights}")
-    factor = 2 if scale is None else whole(scale, name("scale"))
+        if value is not None and cause is not None:
+            raise UsageError(f"{name(key)} would have no effect: it follows from {cause}")
+    if bounded:
+        if weights is not None:
+            raise UsageError(f"{weights} would have no effect: with a bound on the error no net is used")
+        scale, codec = lrcodec.CODECS[lrcodec.PREDICTIVE].scales[0], lrcodec.CODECS[lrcodec.PREDICTIVE].name
+    entry = None if codec is None else lrcodec.named(codec)
+    usual = 2 if entry is None or 2 in entry.scales else entry.scales[0]
+    factor = usual if scale is None else whole(scale, name("scale"))
     if factor not in container.SCALES:
-        raise UsageError(f"{name('scale')} must be {' or '.join(map(str, container.SCALES))}, not {factor}")
+        *some, last = map(str, container.SCALES)
+        raise UsageError(f"{name('scale')} must be {', '.join(some)} or {last}, not {factor}")
+    if entry is None:
+        entry = next(each for each in lrcodec.CODECS.values() if factor in each.scales)
     return factor, lrcodec.shipping(factor, entry.name).name
 
 

@@ -15,6 +15,8 @@ from refscale_codec.cli.options import (
     CodecOption,
     DeviceOption,
     JsonOption,
+    LosslessOption,
+    MaxErrorOption,
     MaxRefsOption,
     OutputHashOption,
     QualityOption,
@@ -88,6 +90,8 @@ def batch(
     target_bytes: TargetBytesOption = None,
     target_bpp: TargetBppOption = None,
     target_psnr: TargetPsnrOption = None,
+    lossless: LosslessOption = False,
+    max_error: MaxErrorOption = None,
     scale: ScaleOption = None,
     codec_name: CodecOption = None,
     value_range: RangeOption = None,
@@ -120,8 +124,9 @@ def batch(
     """
     from refscale_codec.api.request import rate_of, shipping_of
 
-    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
-    shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
+    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, max_error, lossless, name=options.named)
+    shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", rate, name=options.named)
+    options.require_no_range(value_range, rate.max_error)
     named = options.reference_name_of(ref_name)
     options.require_positive(jobs=jobs, max_refs=max_refs)
     index_path = options.index_named(refs, ref, max_refs)

@@ -3,6 +3,7 @@
 Torch, numpy and Pillow are imported inside them, so that `--help` starts at once.
 """
 
+import math
 import os
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from refscale_codec.cli.options import (
     ForceOption,
     FormatOption,
     JsonOption,
+    LosslessOption,
+    MaxErrorOption,
     MaxRefsOption,
     MemoryOption,
     NamedOutputOption,
@@ -68,6 +71,8 @@ def encode(
     target_bytes: TargetBytesOption = None,
     target_bpp: TargetBppOption = None,
     target_psnr: TargetPsnrOption = None,
+    lossless: LosslessOption = False,
+    max_error: MaxErrorOption = None,
     scale: ScaleOption = None,
     codec_name: CodecOption = None,
     value_range: RangeOption = None,
@@ -104,8 +109,9 @@ def encode(
     from refscale_codec.api.functions import encode_image
     from refscale_codec.api.request import rate_of, shipping_of
 
-    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, options.named)
-    shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", options.named)
+    rate = rate_of(quality, target_bytes, target_bpp, target_psnr, max_error, lossless, name=options.named)
+    shipping = shipping_of(scale, codec_name, None if weights is None else "--weights", rate, name=options.named)
+    options.require_no_range(value_range, rate.max_error)
     named = options.reference_name_of(ref_name)
     options.require_positive(threads=threads, page=page, max_refs=max_refs)
     index_path, pages = options.index_named(refs, ref, max_refs), options.positive_each(ref_page or [], "--ref-page")
@@ -192,7 +198,10 @@ def _summary(name: str, reached: "Reached", target: "Target | None") -> tuple[di
         "psnr": None if reached.psnr is None else round(reached.psnr, 3),
     }
     parts = ", ".join(f"{part} {number}" for part, number in terminal.parts(facts["bytes_by_section"]))
-    psnr = "" if reached.psnr is None else f", {reached.psnr:.2f} dB"
+    psnr = "" if reached.psnr in (None, math.inf) else f", {reached.psnr:.2f} dB"
+    if reached.max_error is not None:
+        facts["max_error"] = reached.max_error
+        psnr += f", no sample off by more than {reached.max_error:g}" if reached.max_error else ", lossless"
     lines = [f"{name}: {size} bytes, {facts['bpp']} bits per pixel{psnr} ({parts})"]
     if target is not None:
         facts["tries"] = reached.tries

@@ -13,7 +13,7 @@ from refscale_codec.fileformat import container, references
 from refscale_codec.fileformat.container import Container, Header
 from refscale_codec.picture import geo, metadata
 
-CODECS = {"jpeg": "DCT coefficients", "gmm": "learned, Gaussian mixtures"}
+CODECS = {"jpeg": "DCT coefficients", "gmm": "learned, Gaussian mixtures", "predictive": "predicted samples"}
 """The low-res codecs in words."""
 
 _DATES = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME")  # tags of a GeoTIFF

@@ -101,8 +101,15 @@ TargetBppOption = Annotated[
 TargetPsnrOption = Annotated[
     float | None, option("--target-psnr", metavar="DB", help="Lowest PSNR of the decoded picture.", group=CODING)
 ]
+LosslessOption = Annotated[
+    bool, option("--lossless", help="Decode to equal samples, instead of --quality.", group=CODING)
+]
+MaxErrorOption = Annotated[
+    float | None,
+    option("--max-error", metavar="N", help="Bound on the error of each sample, in its units.", group=CODING),
+]
 ScaleOption = Annotated[
-    int | None, option("--scale", metavar="2|4", help="Downscaling factor; 2 by default.", group=CODING)
+    int | None, option("--scale", metavar="1|2|4", help="Downscaling factor; 2 by default.", group=CODING)
 ]
 CodecOption = Annotated[str | None, option("--codec", metavar="NAME", help=f"{lrcodec.choices()}.", group=CODING)]
 RangeOption = Annotated[
@@ -258,6 +265,12 @@ def ranges_of(texts: list[str], bands: int) -> dict[int, tuple[float, float]]:
 def named(argument: str) -> str:
     """Return the option for an argument of Python, such as --target-bytes for target_bytes."""
     return f"--{argument.replace('_', '-')}"
+
+
+def require_no_range(value_range: object, max_error: float | None) -> None:
+    """Raise UsageError for a range of values beside a bound on the error, from which it follows."""
+    if value_range and max_error is not None:
+        raise UsageError("--range would have no effect: it follows from the bound on the error")
 
 
 def reference_name_of(choice: str | None) -> bool | None:

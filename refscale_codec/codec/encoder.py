@@ -13,6 +13,7 @@ the similarity map, each once. `Plan.code` computes and codes the low-res pictur
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from refscale_codec.codec import payloads, reference_choice, trial
 from refscale_codec.codec.reconstruction import reconstruct
@@ -54,6 +55,7 @@ class EncodeOptions:
     value_range: Declared | None = None  # values that are coded; by default see `bands.describe`
     store_metadata: bool = True  # or use it alone: it says what bands mean, and where the picture lies
     reference_name: bool | None = None  # keep the name of the reference; None: beside metadata, if it takes < 0.1 %
+    bounded: bool = False  # a level is a value as far as possible, so nothing is to be told about ranges
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -340,7 +342,8 @@ def listed(reference: References) -> list[Image]:
 
 def _described(image: Image, older: list[Image], options: EncodeOptions) -> Bands:
     """Return how the bands are stored, with one range of each for all references."""
-    described = bands.describe(image, options.value_range, older=older)
+    quiet: dict[str, Any] = {"tell": lambda line: None} if options.bounded else {}
+    described = bands.describe(image, options.value_range, older=older, **quiet)
     found = [bands.with_reference(described, image, one).reference_ranges for one in older]
     if not any(found):
         return described

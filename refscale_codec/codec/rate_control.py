@@ -53,6 +53,7 @@ class Reached(NamedTuple):
     quality: int
     psnr: float | None  # dB, of what the file decodes to; None if it was not decoded
     tries: int
+    max_error: float | None = None  # of a sample, in its units, where a bound on it is proved
 
 
 class _Try(NamedTuple):

@@ -14,7 +14,7 @@ MAGIC = b"\x89RSC"
 VERSION = 1
 MAX_SIDE = 1 << 20  # pixels
 MAX_PIXELS = 400_000_000  # width * height
-SCALES = (2, 4)
+SCALES = (1, 2, 4)
 REFERENCE = 1 << 0  # required flag: coded against a reference, whose fingerprint the header has
 FINGERPRINT_SIZE = 6  # bytes, of weights, reference and output alike
 
@@ -35,7 +35,7 @@ class Header:
     height: int
     """Height of the decoded picture in pixels, 1..`MAX_SIDE`."""
     scale: int
-    """Ratio of high-res to low-res side, 2 or 4."""
+    """Ratio of high-res to low-res side, one of `SCALES`."""
     codec: int
     """Id of the low-res codec, 1..255. Which of them exist is `lrcodec`'s business."""
     quality: int
@@ -131,7 +131,7 @@ def _problem(header: Header) -> str | None:
     if width * height > MAX_PIXELS:
         return f"over the size limit: {width}x{height} = {width * height} pixels, expected up to {MAX_PIXELS}"
     if header.scale not in SCALES:
-        return f"malformed: scale {header.scale}, expected {' or '.join(map(str, SCALES))}"
+        return f"malformed: scale {header.scale}, expected {', '.join(map(str, SCALES[:-1]))} or {SCALES[-1]}"
     if not 1 <= header.codec <= 255:
         return f"malformed: low-res codec {header.codec}, expected 1..255"
     if not 1 <= header.quality <= 100:

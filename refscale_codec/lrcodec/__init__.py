@@ -1,6 +1,7 @@
 """Codecs of the low-res picture; files name them by their numbers, options and weights by their names.
 
-A codec implements `interface.LowResCodec`. `dct` entropy-codes the coefficients of JPEG's transform, `gmm` is learned.
+A codec implements `interface.LowResCodec`. `dct` entropy-codes the coefficients of JPEG's transform, `gmm` is learned,
+`predictive` codes the samples themselves, of pictures that are not made small.
 A new one needs a module that implements the interface, and a `Model` that holds it; to be chosen by name, a line in
 `CODECS` and weights that ship under its name and name it in their config, whether the codec has parameters or not.
 Torch and numpy are imported by the functions in that table, not by it.
@@ -14,6 +15,7 @@ from refscale_codec.errors import UsageError
 
 JPEG = 1
 GMM = 2
+PREDICTIVE = 3
 
 
 def _dct() -> Any:
@@ -26,6 +28,12 @@ def _gmm() -> Any:
     from refscale_codec.lrcodec.gmm.codec import GmmCodec
 
     return GmmCodec
+
+
+def _predictive() -> Any:
+    from refscale_codec.lrcodec.predictive.codec import PredictiveCodec
+
+    return PredictiveCodec
 
 
 def _jpeg_of_dct(payload: bytes, size: tuple[int, int], quality: int) -> bytes:
@@ -58,6 +66,7 @@ class Entry:
 CODECS = {
     JPEG: Entry("jpeg", (2, 4), _dct, trained=False, to_jpeg=_jpeg_of_dct),
     GMM: Entry("gmm", (2,), _gmm, trained=True),
+    PREDICTIVE: Entry("predictive", (1,), _predictive, trained=False),
 }
 """The codecs by their numbers in the header of a file. A number is never used for another one."""
 
@@ -67,7 +76,7 @@ def named(name: str) -> Entry:
     for entry in CODECS.values():
         if entry.name == name:
             return entry
-    raise UsageError(f"unknown codec {name!r}: use {' or '.join(entry.name for entry in CODECS.values())}")
+    raise UsageError(f"unknown codec {name!r}: use one of {', '.join(entry.name for entry in CODECS.values())}")
 
 
 def shipping(scale: int, name: str) -> Entry:
@@ -79,11 +88,7 @@ def shipping(scale: int, name: str) -> Entry:
 
 
 def choices() -> str:
-    """Return the names with what limits them, for the help of an option."""
-    every = set[int]().union(*(entry.scales for entry in CODECS.values()))
-    return " or ".join(
-        entry.name
-        + ("" if entry.suffix else " (default)")
-        + ("" if set(entry.scales) == every else f" (only at scale {' and '.join(map(str, entry.scales))})")
-        for entry in CODECS.values()
-    )
+    """Return the names with the scales of those that are not the default, for the help of an option."""
+    default, *others = CODECS.values()
+    *some, last = (f"{entry.name} (scale {' and '.join(map(str, entry.scales))})" for entry in others)
+    return f"{', '.join([f'{default.name} (default)', *some])} or {last}"

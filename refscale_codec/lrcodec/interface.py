@@ -1,6 +1,6 @@
 """The interface of low-res codecs, `LowResCodec`. `model.Model` holds one."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ from refscale_codec.errors import WeightsError
 
 Floats = NDArray[np.float32]
 """A low-res picture [h, w, 3]: RGB on 0..255, real-valued; samples may lie outside."""
-LowResReference = NDArray[np.uint8]
-"""The warped reference at the size of the low-res picture, [h, w, 3] RGB."""
+LowResReference = NDArray[Any]
+"""The warped reference at the size of the low-res picture, [h, w, 3] RGB: uint8; of 16 bits only at scale 1."""
 
 USUAL = 1.0
 """The thrift of a file of a quality."""

@@ -167,8 +167,10 @@ def low_res_size(height: int, width: int, scale: int) -> tuple[int, int]:
 def low_res_reference(reference: Image, scale: int) -> LowResReference:
     """Return the mean of each square of scale x scale pixels, rounded half up, of 16 bits the upper 8.
 
-    Beyond the picture its last pixels are repeated.
+    Beyond the picture its last pixels are repeated. At scale 1 it is the reference itself, with all its bits.
     """
+    if scale == 1:
+        return reference.pixels
     s, (height, width) = scale, (reference.height, reference.width)
     means = np.empty((*low_res_size(height, width, s), 3), np.uint8)
     for top in range(0, height, s * TILE):

@@ -166,6 +166,12 @@ def _fills(image: Image, marks: NDArray[np.uint8] | None, given: dict[int, tuple
             yield from ranges.fills(plane, valid)
 
 
+def extents(image: Image) -> list[tuple[Number, Number]]:
+    """Return the lowest and the highest sample that counts of each band, without nodata and transparent ones."""
+    marks = _marks(image.pixels, levels.special(image.pixels.dtype, image.nodata))
+    return [ranges.extent(plane, valid) for plane, valid in _valid(image, marks)]
+
+
 def _valid(image: Image, marks: NDArray[np.uint8] | None) -> Iterator[tuple[NDArray[Any], Mask | None]]:
     """Yield each band, and which of its samples count: neither marked nor fully transparent; None for all."""
     for band in range(image.bands):
@@ -332,15 +338,25 @@ def psnr(image: Image, decoded: Image, bands: Bands) -> float:
     value and fully transparent pixels do not count.
     """
     total, count = 0.0, 0
-    for band in range(bands.depth):
+    for band, error in enumerate(_errors(image, decoded, bands)):
         low, high = bands.ranges[band] if bands.ranges else (0, 255)
-        counts = np.ones(image.pixels.shape[:2], bool) if bands.marks is None else bands.marks[..., band] == 0
-        if bands.alpha is not None:
-            counts &= bands.alpha != 0
-        error = image.pixels[..., band][counts].astype(np.float64) - decoded.pixels[..., band][counts]
         total += float(np.square(error).sum()) / ((high - low) or 1) ** 2
         count += len(error)
     return 10 * math.log10(count / total) if total else math.inf
+
+
+def largest_error(image: Image, decoded: Image, bands: Bands) -> float:
+    """Return how far the samples that count are off at most, see `psnr`, in their units."""
+    return max(float(abs(error).max(initial=0)) for error in _errors(image, decoded, bands))
+
+
+def _errors(image: Image, decoded: Image, bands: Bands) -> Iterator[NDArray[np.float64]]:
+    """Yield the errors of all samples that count, of one band after another."""
+    for band in range(bands.depth):
+        counts = np.ones(image.pixels.shape[:2], bool) if bands.marks is None else bands.marks[..., band] == 0
+        if bands.alpha is not None:
+            counts &= bands.alpha != 0
+        yield image.pixels[..., band][counts].astype(np.float64) - decoded.pixels[..., band][counts]
 
 
 def _filled(pixels: NDArray[Any], hidden: Mask) -> NDArray[Any]:

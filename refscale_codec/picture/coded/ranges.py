@@ -105,12 +105,12 @@ def measured(plane: NDArray[Any], valid: Mask | None) -> Chosen:
 
     Arguments are those of `within`. A band without valid samples has the range 0..0.
     """
-    low, high = _extent(plane, valid)
+    low, high = extent(plane, valid)
     limits = _limits(_counted(plane, valid), low, high)
     if limits is not None:
         kept, share = _beyond(plane, valid, *limits)
         if 0 < share <= 1 / LEAST_PER_KEPT:
-            return Chosen(*_extent(plane, ~kept if valid is None else valid & ~kept), kept)
+            return Chosen(*extent(plane, ~kept if valid is None else valid & ~kept), kept)
     return Chosen(low, high)
 
 
@@ -208,7 +208,8 @@ def _outermost(found: _Counted, enough: float, most: int) -> list[Number]:
     return []
 
 
-def _extent(plane: NDArray[Any], valid: Mask | None) -> tuple[Number, Number]:
+def extent(plane: NDArray[Any], valid: Mask | None) -> tuple[Number, Number]:
+    """Return the lowest and the highest sample [h, w] that counts; zeros if none does."""
     if valid is None:
         return number(plane.min()), number(plane.max())
     if not valid.any():
