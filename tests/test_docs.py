@@ -103,7 +103,7 @@ def geotiff(source: Path, path: Path) -> None:
 @pytest.mark.slow
 def test_every_command_runs_in_the_order_of_the_readme(desk: Path) -> None:
     rest = README.partition("## Quick start")[2].partition("\n## ")[2]
-    assert len(blocks("sh", rest)) == 10
+    assert len(blocks("sh", rest)) == 11
     for block in blocks("sh", rest):
         done = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", runnable(block)], cwd=desk, capture_output=True, text=True
