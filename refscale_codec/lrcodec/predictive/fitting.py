@@ -21,7 +21,7 @@ _SIDE = 224  # of the parts of a picture that coefficients are fitted to, at mos
 _RIDGE = 1e-4
 _PASSES = 2
 _STEPS = 6
-_LOWEST, _HIGHEST = -3.5, 11.0  # ln of scales
+_LOWEST, _HIGHEST = -3.5, 11.0  # ln of scales in steps
 _SHARES = (1.0, 0.5, 0.2, 0.05, 0.0)  # of a step of scoring that are tried
 
 
@@ -104,35 +104,36 @@ def _improved(seen: _Seen, mean: Floats, scale: Floats | None, step: int) -> tup
     x, y, s = seen
     if scale is None:
         mean = mean + _solved(x, np.ones(len(y)), y - x @ mean)
-    error = y - x @ mean
-    afresh = _solved(s, np.ones(len(y)), np.log(abs(error) + 0.4)) - 0.4 * (np.arange(s.shape[1]) == 0)
+    coded = _coded(y, x @ mean, step)
+    afresh = _solved(s, np.ones(len(y)), np.log(abs(coded) + 0.4 * step)) - 0.4 * (np.arange(s.shape[1]) == 0)
     starts = [afresh] if scale is None else [scale, afresh]
-    scale = min(starts, key=lambda start: _Likelihood(error, _ln(s, start), step).bits())
+    scale = min(starts, key=partial(_bits_of_scale, s, coded, step))
     for _ in range(_STEPS):
-        ln = _ln(s, scale)
+        wide = np.exp(2 * _ln(s, scale, step)) + (step * step - 1) / 12  # with what steps add to what is predicted from
+        ln = np.log(wide) / 2
+        by_mean = _Likelihood(y - x @ mean, ln, 1).by_mean()
+        towards = _solved(x, 1 / (3 * wide + 0.25), by_mean, scored=True)
+        mean = _stepped(mean, towards, partial(_bits_of_mean, x, y, ln))
+        coded, ln = _coded(y, x @ mean, step), _ln(s, scale, step)
         wide = np.exp(2 * ln)
-        by_mean = _Likelihood(y - x @ mean, ln, step).by_mean()
-        mean = _stepped(
-            mean,
-            _solved(x, 1 / (3 * wide + step * step / 4), by_mean, scored=True),
-            partial(_bits_of_mean, x, y, ln, step),
-        )
-        error = y - x @ mean
-        by_scale = _Likelihood(error, ln, step).by_scale()
-        scale = _stepped(
-            scale,
-            _solved(s, 1.43 * wide / (wide + step * step / 10) + 0.05, by_scale, scored=True),
-            partial(_bits_of_scale, s, error, step),
-        )
-    return _whole(mean, x, 1 / (3 * np.exp(2 * _ln(s, scale)) + step * step / 4)), scale
+        by_scale = _Likelihood(coded, ln, step).by_scale()
+        towards = _solved(s, 1.43 * wide / (wide + step * step / 10) + 0.05, by_scale, scored=True)
+        scale = _stepped(scale, towards, partial(_bits_of_scale, s, coded, step))
+    return _whole(mean, x, 1 / (3 * np.exp(2 * _ln(s, scale, step)) + step * step / 4)), scale
 
 
-def _bits_of_mean(x: Floats, y: Floats, ln: Floats, step: int, mean: Floats) -> float:
-    return _Likelihood(y - x @ mean, ln, step).bits()
+def _coded(y: Floats, mean: Floats, step: int) -> Floats:
+    """Return how far the levels that are coded lie from the predictions."""
+    middle = np.rint(mean)
+    return np.asarray(middle + step * np.rint((y - middle) / step) - mean)
 
 
-def _bits_of_scale(s: Floats, error: Floats, step: int, scale: Floats) -> float:
-    return _Likelihood(error, _ln(s, scale), step).bits()
+def _bits_of_mean(x: Floats, y: Floats, ln: Floats, mean: Floats) -> float:
+    return _Likelihood(y - x @ mean, ln, 1).bits()
+
+
+def _bits_of_scale(s: Floats, coded: Floats, step: int, scale: Floats) -> float:
+    return _Likelihood(coded, _ln(s, scale, step), step).bits()
 
 
 def _stepped(start: Floats, step: Floats, cost: Callable[[Floats], float]) -> Floats:
@@ -140,8 +141,8 @@ def _stepped(start: Floats, step: Floats, cost: Callable[[Floats], float]) -> Fl
     return min((start + share * step for share in _SHARES), key=cost)
 
 
-def _ln(s: Floats, scale: Floats) -> Floats:
-    return np.asarray(np.clip(s @ scale, _LOWEST, _HIGHEST))
+def _ln(s: Floats, scale: Floats, step: int) -> Floats:
+    return np.asarray(np.clip(s @ scale, _LOWEST + np.log(step), _HIGHEST + np.log(step)))
 
 
 class _Likelihood:
