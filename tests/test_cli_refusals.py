@@ -82,7 +82,6 @@ REFUSALS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "reference without its option": ("encode target.png ref.png -w", 2, ("ref.png is one file too many", "--ref")),
     "fingerprint of an rsc": ("fingerprint with.rsc", 3, ("with.rsc is a .rsc file, not a picture",)),
     "CMYK picture": ("encode cmyk.jpg -o out.rsc -w", 3, ("cmyk.jpg", "CMYK")),
-    "16-bit reference": ("encode target.png --ref deep.png -o out.rsc -w", 3, ("reference", "16-bit")),
     "range of no band": ("encode target.png -o out.rsc --range 4:0,9 -w", 2, ("range", "band 4", "has 3")),
     "range of one number": ("encode target.png -o out.rsc --range 9 -w", 2, ("--range", "low,high")),
     "range given twice": (

@@ -209,9 +209,7 @@ def test_a_folder_of_results_that_cannot_be_written_is_told_with_its_code(
         (place / "out").write_text("")
     outcome = refscale(command, source, "-o", "out", "--weights", tiny_weights, *others)
     assert (outcome.code, outcome.out) == (10, b"")
-    assert outcome.err.startswith(
-        ("error: cannot make the folder out", f"error: cannot read {blocked}: Is a directory")
-    )
+    assert outcome.err.startswith(("error: cannot make the folder out", f"error: cannot read {blocked}: it is no file"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -121,7 +121,7 @@ def test_a_codec_without_parameters_is_chosen_by_its_name(
 ) -> None:
     monkeypatch.setitem(lrcodec.CODECS, 200, lrcodec.Entry("lossless", (2,), lambda: LosslessWebp, trained=False))
     monkeypatch.setattr(weights_files, "SHIPPED", tmp_path)
-    assert lrcodec.choices().endswith(" or lossless (only at scale 2)")
+    assert lrcodec.choices().endswith(" or lossless (scale 2)")
     assert lrcodec.choices().count("default") == 1
     target, _ = place(40, 40)
     (tmp_path / "refscale-x2.safetensors").write_bytes(tiny_weights.read_bytes())

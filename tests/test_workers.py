@@ -71,7 +71,7 @@ def test_a_journal_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> No
         append({"a": 1})
     with pytest.raises(OutputError, match="^cannot write .*: Is a directory$"), journal.appending(tmp_path):
         pass
-    with pytest.raises(OutputError, match="^cannot read .*: Is a directory$"):
+    with pytest.raises(OutputError, match="^cannot read .*: it is no file$"):
         journal.read(tmp_path)
 
 

@@ -101,6 +101,8 @@ def shipping_of(
     Raises:
         UsageError: an unknown one, two of which none ship, or what follows from another argument.
     """
+    if codec is not None:
+        lrcodec.named(codec)
     bounded = rate is not None and rate.max_error is not None
     cause = weights or ("the bound on the error" if bounded else None)
     for key, value in (("scale", scale), ("codec", codec)):
