@@ -22,6 +22,7 @@ _SIGNS = re.compile(  # as torch, oneDNN, OpenCV, C++, the system and the dynami
     "|could not create a (primitive|memory)|failed to map segment|cannot map zero-fill pages",
     re.IGNORECASE,
 )
+_VAGUE_SIGNS = "can't start new thread", "returned NULL without setting an exception"  # where memory is limited
 _BY_OTHERS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGPIPE")  # signals that have nothing to do with memory
 
 
@@ -32,8 +33,8 @@ def is_lacking(error: BaseException) -> bool:
         if isinstance(cause, OSError) and cause.errno is not None:  # the dynamic linker's have none
             found = cause.errno == errno.ENOMEM
         else:
-            no_stack = "can't start new thread" in str(cause) and limit() is not None
-            found = not isinstance(cause, RefscaleError) and (no_stack or _SIGNS.search(str(cause)) is not None)
+            vague = any(words in str(cause) for words in _VAGUE_SIGNS) and limit() is not None
+            found = not isinstance(cause, RefscaleError) and (vague or _SIGNS.search(str(cause)) is not None)
         if found or isinstance(cause, MemoryError):
             return True
         cause = cause.__context__
