@@ -53,7 +53,16 @@ def test_golden_files_show_each_section_and_codec() -> None:
         (1, 4, False),
         (2, 2, True),
         (2, 2, False),
+        (3, 1, True),
+        (3, 1, False),
     }
+
+
+@pytest.mark.parametrize("name", make.BOUNDS)
+def test_golden_files_keep_their_bounds(name: str) -> None:
+    with np.load(GOLDEN / f"{name}.npz") as expected:
+        away = abs(expected["pixels"].astype(int) - make.target(name).pixels)
+    assert away.max() == make.BOUNDS[name]
 
 
 def test_golden_files_show_each_way_to_code_the_map_and_the_warp() -> None:
@@ -101,7 +110,10 @@ def test_golden_files_show_each_way_to_name_and_to_blend_references() -> None:
 
 
 def test_golden_files_of_exact_nets_hold_their_hash() -> None:
-    hashes = {name: container.unpack((GOLDEN / f"{name}.rsc").read_bytes()).output_hash for name in EXACT}
+    hashes = {
+        name: container.unpack((GOLDEN / f"{name}.rsc").read_bytes()).output_hash for name in [*EXACT, *make.BOUNDS]
+    }
+    assert len(hashes) == 6
     for name, found in hashes.items():
         with np.load(GOLDEN / f"{name}.npz") as expected:
             assert Image(expected["pixels"]).fingerprint() == found

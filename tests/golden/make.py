@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from refscale_codec import model, weights_files
-from refscale_codec.codec import decoder, encoder, reference_choice
+from refscale_codec.codec import bounded, decoder, encoder, reference_choice
 from refscale_codec.codec.encoder import EncodeOptions
 from refscale_codec.fileformat import container
 from refscale_codec.picture.image import Image
@@ -53,6 +53,22 @@ def shifted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def deep(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """Return 16-bit samples."""
     return pixels.astype(np.uint16) * 13 + 400
+
+
+def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a part, [40, 50, bands]."""
+    return np.ascontiguousarray(pixels[20:60, 30:80])
+
+
+def near(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture that differs from the cut of the reference by an eighth."""
+    return np.asarray((7 * cut("reference").astype(int) + pixels) // 8, np.uint8)
+
+
+def fine(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Return four bands of 16-bit samples that use the last bits."""
+    y, x = np.mgrid[: len(pixels), : pixels.shape[1]]
+    return deep(pixels[..., [0, 1, 2, 1]]) + (x * y % 7)[..., None].astype(np.uint16)
 
 
 def striped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -159,7 +175,11 @@ NAMES: dict[str, tuple[int, str, Make, Make | None]] = {
     "exact-sixteen-bits": (2, "jpeg", lambda x: Image(deep(doubled(x))), lambda x: Image(deep(shifted(doubled(x))))),
     "blended": (2, "jpeg", lambda x: Image(twice(x)), lambda x: Image(shifted(twice(x)))),  # see `blended`
     "third-reference": (2, "gmm", lambda x: Image(tripled(x)), lambda x: Image(tripled(x), name="first.tif")),
+    "lossless": (1, "predictive", lambda x: Image(small(near(x))), lambda x: Image(small(x))),  # see `BOUNDS`
+    "lossless-alone": (1, "predictive", lambda x: Image(small(x[..., 1:2])), None),
+    "bounded": (1, "predictive", lambda x: Image(fine(small(near(x)))), lambda x: Image(fine(small(x)))),
 }
+BOUNDS = {"lossless": 0, "lossless-alone": 0, "bounded": 3}  # on the error of a sample
 FURTHER: dict[str, list[Make]] = {  # references after the first
     "blended": [lambda x: Image(enlarged(x))],
     "third-reference": [lambda x: Image(shifted(tripled(x))), lambda x: Image(torn(tripled(x)), name="third.tif")],
@@ -274,8 +294,11 @@ def main() -> None:
     for name in sys.argv[1:] or NAMES:
         net = model.load(weights(name))
         options = EncodeOptions(60, output_hash=name == "everything", reference_name=name in WITH_NAMES)
-        choose = as_given(name) or reference_choice.choose
-        data = encoder.prepare(target(name), references(name), net, options, choose=choose).code(60).file()
+        if name in BOUNDS:
+            data = bounded.encode(target(name), references(name), net, BOUNDS[name], options).data
+        else:
+            choose = as_given(name) or reference_choice.choose
+            data = encoder.prepare(target(name), references(name), net, options, choose=choose).code(60).file()
         if name in ("map", "constant-map"):
             data = with_map(data, net.rescaler, name == "constant-map")
         (FOLDER / f"{name}.rsc").write_bytes(data)

@@ -13,6 +13,7 @@ from reader import bands, container, dct, learned, similarity_map
 from reader.container import BANDS, EXTRA_BANDS, MAP, OUTPUT_HASH, PREDICTION, File
 from reader.fgrn import Fgrn
 from reader.flow import Flow
+from reader.predictive import Samples
 from reader.references import Layers
 from reader.synthesis import Synthesis
 from reader.untied import Untied
@@ -29,13 +30,18 @@ def fingerprint(pixels: np.ndarray) -> bytes:
 
 
 def low_res_picture(file: File, weights: Weights, tables: dct.Tables, reference: np.ndarray | None) -> Tensor:
-    """Return [3, lh, lw] on about 0..255; `reference` is the warped one of codec 2."""
+    """Return [3, lh, lw] on about 0..255, for codec 3 whole numbers up to 65535; `reference` is the warped one of the
+    codecs 2 and 3.
+    """
     height, width = file.low_res
     rows, columns = -(-height // 8), -(-width // 8)
     payload = file.payloads[container.LR]
     if file.codec == 1:
         coefficients = dct.Decoder(payload, rows, columns, file.quality, tables).decode()
         return torch.from_numpy(dct.picture(coefficients, height, width).astype(np.float32)).permute(2, 0, 1)
+    if file.codec == 3:
+        samples = Samples(payload, file.low_res, reference, file.quality)
+        return torch.from_numpy(samples.decode() * (65535 // samples.full)).permute(2, 0, 1)
     if file.codec != 2:
         raise ValueError("unknown codec")
     seen = learned.low_res_reference(reference, file.scale, rows, columns)
@@ -50,6 +56,8 @@ def group(
     height, width = file.low_res
     exact = None if PREDICTION in file.payloads else reference
     low_res = low_res_picture(file, weights, tables, exact)
+    if weights.config.get("kind") == "identity":
+        return (low_res if dtype == np.uint16 else (2 * low_res + 257) // 514).permute(1, 2, 0).numpy().astype(dtype)
     levels, x, full = None, None, int(np.iinfo(dtype).max)
     if reference is not None:
         size = -(-height // weights.config["map_divisor"]), -(-width // weights.config["map_divisor"])
@@ -98,7 +106,7 @@ def decode(
         if EXTRA_BANDS in file.payloads:
             file = container.parse(file.payloads[EXTRA_BANDS])
     picture = described.joined(groups)
-    exact = weights.config.get("kind") == "untied" and "gmm" not in weights.config
+    exact = weights.config.get("kind") in ("untied", "identity") and "gmm" not in weights.config
     if exact and output_hash != fingerprint(picture):
         raise ValueError("the decoded picture is not the one of the file's hash")
     return picture, described

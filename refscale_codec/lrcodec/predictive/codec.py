@@ -26,9 +26,9 @@ class PredictiveCodec:
     has_thrift = False
 
     def code(self, lr: Floats, reference: LowResReference | None, quality: int, thrift: float = USUAL) -> CodedLowRes:
-        """See `LowResCodec`. Samples are rounded to 8 bits if all of them are whole, else to 16."""
+        """See `LowResCodec`. Samples are rounded to 8 bits if all of them are whole, else to 16, and clipped."""
         highest = 255 if np.array_equal(lr, np.rint(lr)) else 0xFFFF
-        planes = [np.rint(np.float32(highest // 255) * lr[..., band]) for band in ORDER]
+        planes = [np.rint(np.float32(highest // 255) * lr[..., band]).clip(0, highest) for band in ORDER]
         coder = Encoder()
         coder.bit(int(highest > 255))
         received = _code(coder, planes, lr.shape[:2], _planes(reference, highest), step_of(quality), highest)

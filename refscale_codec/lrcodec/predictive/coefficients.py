@@ -1,24 +1,28 @@
-"""The coefficients of a plane in a payload: Rice codes, with a parameter for each kind."""
+"""The coefficients of a plane in a payload: the offset, then Rice codes, with a parameter for each kind."""
 
 import numpy as np
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.predictive.neighbourhood import OWN, Counts, Exact
-from refscale_codec.lrcodec.predictive.scan import LARGEST, Coefficients
+from refscale_codec.lrcodec.predictive.scan import LARGEST, LARGEST_OFFSET, Coefficients
 from refscale_codec.rangecoder import Coder
 
 _PARAMETERS = 16
+_OUT_OF_RANGE = "the LR payload is damaged: a coefficient is out of range"
 
 
 def code(coder: Coder, counts: Counts, fitted: Coefficients | None) -> Coefficients:
     """Code the coefficients of a plane; `fitted` are those of an encoder.
 
     Raises:
-        ContainerError: one is larger than `scan.LARGEST`.
+        ContainerError: one is larger than `scan.LARGEST`, or the offset than `scan.LARGEST_OFFSET`.
     """
-    sizes = len(OWN), *counts
-    kinds = [np.zeros(size) for size in sizes] if fitted is None else list(fitted)
-    return Coefficients(*(_coded(coder, kind) for kind in kinds))
+    own, values, own_activity, activity = fitted or (np.zeros(size) for size in (len(OWN), *counts))
+    offset = coder.signed(int(values[0]))
+    if abs(offset) > LARGEST_OFFSET:
+        raise ContainerError(_OUT_OF_RANGE)
+    own, rest, own_activity, activity = (_coded(coder, kind) for kind in (own, values[1:], own_activity, activity))
+    return Coefficients(own, np.append(float(offset), rest), own_activity, activity)
 
 
 def _coded(coder: Coder, kind: Exact) -> Exact:
@@ -31,9 +35,11 @@ def _coded(coder: Coder, kind: Exact) -> Exact:
         while not coder.bit(int(above == value >> parameter)):
             above += 1
             if above << parameter > 2 * LARGEST:
-                raise ContainerError("the LR payload is damaged: a coefficient is out of range")
+                raise ContainerError(_OUT_OF_RANGE)
         value = above << parameter
         for place in reversed(range(parameter)):
             value |= coder.bit(folded[index] >> place & 1) << place
+        if value > 2 * LARGEST:
+            raise ContainerError(_OUT_OF_RANGE)
         found[index] = -(value + 1) // 2 if value % 2 else value // 2
     return found

@@ -23,8 +23,8 @@ _HIGHEST = 2 * OCTAVE  # larger ones have larger cells: this is 4 of them
 SCALES = _HIGHEST - LOWEST
 
 _TAIL, _WIDER = 0.03, 3.0  # share of the wider distribution, and its scale in those of the narrower one
-_ONE = 1 << 22  # sum of the frequencies in a row, about
-_FLOOR = 2  # least frequency: no symbol is impossible
+_ONE = 1 << 22  # probabilities are rounded to whole parts of it
+_FLOOR = 2  # so many at least: no symbol is impossible
 
 
 def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,13 +32,13 @@ def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @lru_cache(1)
-def frequencies() -> NDArray[np.float64]:
-    """Return the frequencies of all symbols, [SCALES * PHASES, SYMBOLS], whole numbers.
+def probabilities() -> NDArray[np.float64]:
+    """Return the probabilities of all symbols, [SCALES * PHASES, SYMBOLS], multiples of 2^-22; rows add up to about 1.
 
     Row `scale * PHASES + phase` is for the scale 2^((LOWEST + scale) / OCTAVE) of a cell and a prediction that lies
     (phase + 1/2) / PHASES - 1/2 of a cell above the middle of its own.
     """
-    return np.maximum(np.rint(_ONE * _masses()), _FLOOR)
+    return np.maximum(np.rint(_ONE * _masses()), _FLOOR) / _ONE
 
 
 def _masses() -> NDArray[np.float64]:

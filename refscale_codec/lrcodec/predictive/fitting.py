@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.lrcodec.predictive import neighbourhood
 from refscale_codec.lrcodec.predictive.neighbourhood import FRACTION, LG, OWN, Exact, Known
-from refscale_codec.lrcodec.predictive.scan import LARGEST, PLACES, Coefficients, Front, run
+from refscale_codec.lrcodec.predictive.scan import LARGEST, LARGEST_OFFSET, PLACES, Coefficients, Front, run
 
 Floats = NDArray[np.float64]
 
@@ -189,7 +189,10 @@ def _rounded(mean: Floats, scale: Floats, known: Known, with_reference: bool) ->
     count = neighbourhood.counts(0, with_reference).own_activity
     whole = np.zeros(count + len(known.activity))
     whole[: len(scale)] = scale
-    mean, whole = (np.clip(np.rint(each * (1 << PLACES)), -LARGEST, LARGEST) for each in (mean, whole))
+    most = np.full(len(mean), LARGEST)
+    most[len(OWN)] = LARGEST_OFFSET
+    mean = np.clip(np.rint(mean * (1 << PLACES)), -most, most)
+    whole = np.clip(np.rint(whole * (1 << PLACES)), -LARGEST, LARGEST)
     return Coefficients(mean[: len(OWN)], mean[len(OWN) :], whole[:count], whole[count:])
 
 

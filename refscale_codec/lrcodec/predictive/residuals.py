@@ -31,7 +31,7 @@ class ResidualCoder:
         """
         self._coder, self._step, self._highest, self._plane = coder, step, highest, plane
         self._coarser = round(OCTAVE * math.log2(step)) + LOWEST
-        self._frequencies = distributions.frequencies()
+        self._probabilities = distributions.probabilities()
 
     def __call__(self, front: Front) -> Exact:
         """Return the samples of a wavefront as the decoder has them."""
@@ -42,7 +42,7 @@ class ResidualCoder:
         half = np.floor(size / 2)  # so many steps below the middle its cell begins
         off = (front.mean - FRACTION * middle) * (PHASES / FRACTION) / self._step + (shift > 0) * (PHASES / 2)
         row = np.clip(scale - OCTAVE * shift, 0, SCALES - 1) * PHASES + np.floor(off / size) + PHASES // 2
-        probabilities = self._frequencies[row.astype(np.intp)]
+        probabilities = self._probabilities[row.astype(np.intp)]
 
         away = np.zeros(len(middle))
         if self._plane is not None:

@@ -17,6 +17,8 @@ PLACES = 12
 """Binary places of coefficients."""
 LARGEST = 1 << 18
 """Magnitude of a coefficient at most: 64."""
+LARGEST_OFFSET = 1 << 30
+"""Likewise of an offset: 2^18 levels."""
 
 _RING = 16  # wavefronts: 7 before the current one, and 3 after it
 _REACH = 3  # rows and columns
@@ -28,7 +30,7 @@ class Coefficients(NamedTuple):
     own: Exact
     """Of the samples at `OWN`."""
     values: Exact
-    """Of what is known of values before the plane."""
+    """Of what is known of values before the plane; the first, of 1, is the offset."""
     own_activity: Exact
     """Of `neighbourhood.activity`."""
     activity: Exact
