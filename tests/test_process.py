@@ -394,6 +394,13 @@ def test_a_file_that_is_named_like_a_lack_of_memory_is_none(refscale: Callable[.
     assert refscale("info", "out of memory.rsc").code == 4
 
 
+def test_an_import_that_fails_for_no_reason_lacks_memory_where_it_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = SystemError("<function _find_and_load at 0x7fc22056fce0> returned NULL without setting an exception")
+    assert not memory.is_lacking(error)
+    monkeypatch.setattr(memory, "limit", lambda: 1 << 27)
+    assert memory.is_lacking(error)
+
+
 def test_a_lack_on_the_gpu_is_said_so() -> None:
     error = RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 1 GiB")
     assert memory.is_lacking(error)
