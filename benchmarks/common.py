@@ -63,7 +63,7 @@ def point(target: Image, decoded: Image, size: int) -> Point:
     return bpp, metrics.psnr(target.pixels, decoded.pixels)
 
 
-def bd_rate(anchor: Sequence[Point], curve: Sequence[Point]) -> metrics.BdRate:
-    """Return the BD-rate of a curve against another over the range of rates that counts everywhere here."""
+def bd_rate(anchor: Sequence[Point], curve: Sequence[Point], between: tuple[float, float] = RANGE) -> metrics.BdRate:
+    """Return the BD-rate of a curve against another over a range of rates, by default the one that counts mostly."""
     (rates_a, psnrs_a), (rates_b, psnrs_b) = zip(*anchor, strict=True), zip(*curve, strict=True)
-    return metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, *RANGE)
+    return metrics.bd_rate(rates_a, psnrs_a, rates_b, psnrs_b, *between)

@@ -127,9 +127,9 @@ def summary(results: Results) -> list[str]:
     return lines
 
 
-def page(by_split: Mapping[str, Results]) -> str:
-    """Return docs/RESULTS.md."""
-    lines = ["# Results", "", "Written by `benchmarks/rd.py` from `benchmarks/results/rd-*.json`; do not edit.", ""]
+def page(by_split: Mapping[str, Results]) -> list[str]:
+    """Return what stands in docs/RESULTS.md between this program's marks."""
+    lines = ["Written by `benchmarks/rd.py` from `benchmarks/results/rd-*.json`; do not edit.", ""]
     for split, results in by_split.items():
         versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
         named = ", ".join(f"{name} {fingerprint}" for name, fingerprint in results.weights.items())
@@ -147,8 +147,7 @@ def page(by_split: Mapping[str, Results]) -> str:
             *("<details><summary>Notes on single figures</summary>", "", *(notes or ["- none"]), "", "</details>", ""),
         ]
     labels = {coder.name: coder.label for results in by_split.values() for coder in results.coders}
-    lines += ["## Coders", "", *(f"- `{name}`: {label}" for name, label in labels.items()), ""]
-    return "\n".join(lines)
+    return [*lines, "## Coders", "", *(f"- `{name}`: {label}" for name, label in labels.items())]
 
 
 def main() -> None:
@@ -175,7 +174,7 @@ def main() -> None:
     for split, results in by_split.items():
         plots = plot.save_curves(results, ROOT / "build" / "rd", only=few(results.coders))
         (ROOT / "docs" / f"rd-{split}.png").write_bytes(next(p for p in plots if p.name == "rd.png").read_bytes())
-    (ROOT / "docs" / "RESULTS.md").write_text(page(by_split), encoding="utf-8")
+    replace_table("docs/RESULTS.md", "benchmarks/rd.py", page(by_split))
     replace_table("README.md", "benchmarks/rd.py", summary(by_split["test"]))
 
 

@@ -1,5 +1,7 @@
 """The programs in `benchmarks/` can be started, and go on only from results that were measured with the same."""
 
+import math
+import re
 import runpy
 import subprocess
 import sys
@@ -41,9 +43,8 @@ def test_every_program_can_be_imported_and_has_a_main() -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_results_that_a_program_names_are_there(name: str) -> None:
     text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
-    for table in ("docs/TRAINING.md", "README.md"):
-        if f'replace_table("{table}", "benchmarks/{name}.py"' in text:
-            assert (FOLDER.parent / table).read_text(encoding="utf-8").count(f"<!-- by benchmarks/{name}.py -->") == 2
+    for table in re.findall(rf'replace_table\("([^"]+)", "benchmarks/{name}.py"', text):
+        assert (FOLDER.parent / table).read_text(encoding="utf-8").count(f"<!-- by benchmarks/{name}.py -->") == 2
 
 
 def test_results_are_gone_on_from_only_with_the_same_settings_and_fields(common: Any, tmp_path: Path) -> None:
@@ -102,3 +103,47 @@ def test_a_simulated_run_takes_its_work_and_the_time_in_which_tasks_are_handed_o
     assert simulated([2.0], 101, 10, 0.0) == (22.0, 20.2)
     seconds, least = simulated([2.0], 1000, 100, 0.1)  # the client is the bottleneck
     assert seconds == pytest.approx(1000 * 0.1 + 2) and least == pytest.approx(20)
+
+
+def test_lossless_files_are_compared_picture_by_picture_with_the_smallest(common: Any) -> None:
+    import lossless
+
+    def rows(name: str, sizes: dict[str, int]) -> list[dict[str, Any]]:
+        head = {"dataset": "set", "name": name, "bands": 3, "pixels": 800, "psnr": None, "encode": 1.0, "decode": 0.5}
+        return [head | {"coder": coder, "setting": 0, "bytes": size} for coder, size in sizes.items()]
+
+    first = rows("a", {"refscale": 90, "refscale-alone": 99, "jxl": 100, "webp": 120, "jpeg2000": 180})
+    second = rows("b", {"refscale-alone": 210, "jxl": 300, "webp": 200, "jpeg2000": 250})
+    _, _, line, _, *rest = lossless.sizes(first + second)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:3] == ["set, 3 bands (2)", "0.90 (1)", "1.54"]
+    assert cells[3:8] == ["-10.0 (1)", "-10.0 (1)", "-25.0 (1)", "-50.0 (1)", "+2.0"]
+    assert cells[8:] == ["–"] * 4
+    assert rest[-2:] == [f"- {name}, 3 bands: alone, against the smallest: +2.0 %" for name in ("set", "all")]
+    assert "| refscale-alone | 0 | 1250.00 | 625.00 |" in lossless.seconds(first + second)
+
+
+def test_a_file_that_breaks_its_bound_ends_the_measurement(common: Any) -> None:
+    import lossless
+
+    target = Image(np.full((2, 2, 3), 7, np.uint8))
+    coder = lossless.Coder(lambda pixels: b"file", lambda data: target.pixels + np.uint8(2))
+    row = lossless.through(coder, target, 2, "x")
+    assert (row["bytes"], row["setting"], row["psnr"]) == (4, 2, pytest.approx(42.11, abs=0.01))
+    with pytest.raises(SystemExit, match="x: a sample is off by 2, the bound is 1"):
+        lossless.through(coder, target, 1, "x")
+
+
+def test_what_a_comparison_lacks_is_named_with_how_to_install_it(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lossless
+
+    monkeypatch.setattr(lossless, "NEEDED", {"json": "json", "no_such_module": "such-a-package"})
+    with pytest.raises(SystemExit, match="not installed here: pip install such-a-package"):
+        lossless.require()
+
+
+def test_a_bd_rate_counts_only_between_two_rates(common: Any) -> None:
+    anchor = [(rate, 30 + 6 * math.log2(rate)) for rate in (1.0, 2, 4, 8)]
+    curve = [(rate * (1.5 if rate < 2 else 0.8), psnr) for rate, psnr in anchor]
+    assert common.bd_rate(anchor, curve, (2.0, 8.0)).percent == pytest.approx(-20, abs=0.1)
+    assert common.bd_rate(anchor, curve, (1.0, 8.0)).percent > -19
