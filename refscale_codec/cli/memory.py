@@ -22,7 +22,6 @@ _SIGNS = re.compile(  # as torch, oneDNN, OpenCV, C++, the system and the dynami
     "|could not create a (primitive|memory)|failed to map segment|cannot map zero-fill pages",
     re.IGNORECASE,
 )
-_VAGUE_SIGNS = "can't start new thread", "returned NULL without setting an exception"  # where memory is limited
 _BY_OTHERS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGPIPE")  # signals that have nothing to do with memory
 
 
@@ -33,7 +32,10 @@ def is_lacking(error: BaseException) -> bool:
         if isinstance(cause, OSError) and cause.errno is not None:  # the dynamic linker's have none
             found = cause.errno == errno.ENOMEM
         else:
-            vague = any(words in str(cause) for words in _VAGUE_SIGNS) and limit() is not None
+            vague = isinstance(cause, SystemError) or "can't start new thread" in str(
+                cause
+            )  # of C without an exception
+            vague = vague and limit() is not None
             found = not isinstance(cause, RefscaleError) and (vague or _SIGNS.search(str(cause)) is not None)
         if found or isinstance(cause, MemoryError):
             return True
