@@ -119,7 +119,7 @@ def test_lossless_files_are_compared_picture_by_picture_with_the_smallest(common
     assert cells[:3] == ["set, 3 bands (2)", "0.90 (1)", "1.54"]
     assert cells[3:8] == ["-10.0 (1)", "-10.0 (1)", "-25.0 (1)", "-50.0 (1)", "+2.0"]
     assert cells[8:] == ["–"] * 4
-    assert rest[-2:] == [f"- {name}, 3 bands: alone, against the smallest: +2.0 %" for name in ("set", "all")]
+    assert rest[-2:] == [f"- {name}, 3 bands: alone, against the smallest: +2.0" for name in ("set", "all")]
     assert "| refscale-alone | 0 | 1250.00 | 625.00 |" in lossless.seconds(first + second)
 
 

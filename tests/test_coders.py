@@ -15,7 +15,7 @@ from refscale_codec.errors import UsageError
 from refscale_codec.fileformat import container
 from refscale_codec.model import Model
 from refscale_codec.picture.image import Image
-from refscale_codec.study import metrics
+from refscale_codec.study import metrics, qualities
 from refscale_codec.study.coders import baselines, jpeg, names, video
 from refscale_codec.study.coders.protocol import CodedPicture, Coder
 from refscale_codec.study.coders.refscale import Refscale
@@ -326,3 +326,8 @@ def test_pyav_without_an_encoder_counts_as_missing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(av, "codecs_available", {"libx265"})
     assert set(baselines.available()[1]) >= {"av1", "av1-reference"}
     assert not {"x265", "x265-reference"} & set(baselines.available()[1])
+
+
+def test_curves_have_rising_qualities_at_every_scale() -> None:
+    assert qualities.REFSCALE.keys() == set(container.SCALES)
+    assert all(list(some) == sorted(set(some)) for some in qualities.REFSCALE.values())

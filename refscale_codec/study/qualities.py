@@ -1,6 +1,6 @@
 """Qualities that curves are measured at: of each coder, from about 0.1 bits per pixel to beyond 1."""
 
-REFSCALE = {2: (10, 35, 60, 78, 90, 96), 4: (8, 30, 55, 75, 88, 96)}
+REFSCALE = {1: (75, 84, 90, 94, 97, 99), 2: (10, 35, 60, 78, 90, 96), 4: (8, 30, 55, 75, 88, 96)}
 """Of refscale among other coders, by scale."""
 
 DOWNSCALED = (5, 15, 30, 50, 70, 83, 92, 97)
