@@ -238,8 +238,8 @@ def sizes(rows: list[Row]) -> list[str]:
         cells = [f"{name} ({len(of)})", *(bits(of, coder) for coder in (OURS, ALONE))]
         found = {head: mean(map(compared, of)) for head, compared in COMPARISONS.items()}
         lines.append(f"| {' | '.join([*cells, *found.values()])} |")
-        worse += [f"- {name}: {head}: {cell} %" for head, cell in found.items() if cell.startswith("+")]
-    return [*lines, "", "Where refscale takes more bytes:", "", *(worse or ["- nowhere"])]
+        worse += [f"- {name}: {head}: {cell}" for head, cell in found.items() if cell.startswith("+")]
+    return [*lines, "", "Where refscale takes more bytes, in %:", "", *(worse or ["- nowhere"])]
 
 
 def seconds(rows: list[Row]) -> list[str]:
