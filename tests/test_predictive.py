@@ -451,3 +451,14 @@ def test_decoding_takes_memory_in_proportion_to_the_picture(with_reference: bool
         peaks.append(tracemalloc.get_traced_memory()[1] / (side * 4 * side))
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_a_payload_too_short_for_the_size_is_refused_before_memory_is_taken() -> None:
+    flat = np.full((160, 200, 3), 77, np.uint8)
+    payload = CODEC.code(levels(flat), None, 100).payload
+    assert np.array_equal(CODEC.decode(payload, (160, 200), None, 100), levels(flat))
+    tracemalloc.start()
+    with pytest.raises(ContainerError, match=f"^the LR payload is damaged: {len(payload)} bytes are too few for the "):
+        CODEC.decode(payload, (20_000, 20_000), None, 100)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()

@@ -1,5 +1,6 @@
 """The codec of samples: `PredictiveCodec`."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from refscale_codec.errors import ContainerError
 from refscale_codec.lrcodec.interface import USUAL, CodedLowRes, Floats, LowResReference
-from refscale_codec.lrcodec.predictive import coefficients, fitting, neighbourhood, scan
+from refscale_codec.lrcodec.predictive import coefficients, distributions, fitting, neighbourhood, scan
 from refscale_codec.lrcodec.predictive.neighbourhood import ORDER, REACH, Exact
 from refscale_codec.lrcodec.predictive.residuals import ResidualCoder
 from refscale_codec.lrcodec.predictive.scan import Coefficients
@@ -35,12 +36,20 @@ class PredictiveCodec:
         return CodedLowRes(coder.payload(), _joined(received, highest))
 
     def decode(self, payload: bytes, size: tuple[int, int], reference: LowResReference | None, quality: int) -> Floats:
-        """See `LowResCodec`."""
+        """See `LowResCodec`; a payload that is too short for any picture of the size is refused at once."""
+        _require_length(payload, *size)
         coder = Decoder(payload, "the LR payload")
         highest = 0xFFFF if coder.bit() else 255
         received = _code(coder, None, size, _planes(reference, highest), step_of(quality), highest)
         coder.require_end()
         return _joined(received, highest)
+
+
+def _require_length(payload: bytes, height: int, width: int) -> None:
+    """Raise a ContainerError for too few bytes: no symbol is certain, so each takes a part of a bit at least."""
+    bits = -3 * height * width * math.log2(float(distributions.probabilities().max()))
+    if 8 * len(payload) + 64 < 0.9 * bits:  # the range coder ends within two words, and rounds probabilities
+        raise ContainerError(f"the LR payload is damaged: {len(payload)} bytes are too few for the picture's size")
 
 
 def step_of(quality: int) -> int:
